@@ -1,0 +1,41 @@
+//! The nouns and units of Twill: ids, the job spec and its field effects, task states, stored records, error codes.
+//!
+//! No I/O, no clock, no randomness. Every other crate of the workspace may depend on this one.
+
+// First: its macros declare the types of the others.
+#[macro_use]
+mod schema;
+
+mod author;
+mod change;
+mod code;
+mod duration;
+mod effect;
+mod id;
+mod job;
+mod path;
+mod python;
+mod record;
+mod reference;
+mod report;
+mod stage;
+mod template;
+mod units;
+mod values;
+
+pub use author::{Decoder, Location, Problem, nearest};
+pub use change::{Change, ChangeKind, JobChange, diff_jobs};
+pub use code::{Code, CodeInfo};
+pub use effect::Effect;
+pub use id::{DEFAULT_NAMESPACE, IdError, Incarnation, JobId, MachineId, Name, TaskId, Version};
+pub use job::*;
+pub use path::FieldPath;
+pub use python::module as python_module;
+pub use record::*;
+pub use reference::spec_reference;
+pub use report::{Endpoint, Exit, Phase, TaskReport, TaskUsage};
+pub use schema::{FieldInfo, Keyed, Rule, SpecType, StructInfo};
+pub use stage::Stage;
+pub use template::{Template, TemplateError, TemplateValue};
+pub use units::{Bytes, Cores, Millis, Timestamp};
+pub use values::{CommandLine, Digest, EnvName, PortName, RepoPath};

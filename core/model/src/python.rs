@@ -1,0 +1,123 @@
+//! The Python classes of the spec language, generated from its schema.
+
+use std::fmt::Write;
+
+use crate::{FieldInfo, JobSpec, StructInfo};
+
+const HEADER: &str = r#""""The typed classes of the spec language.
+
+Generated from Twill's schema by `make docs`; edit `core/model/src/job.rs` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from ._runtime import EMPTY, Spec
+from .units import DAY, HOUR, MILLISECOND, MINUTE, SECOND, GiB, KiB, MiB, TiB
+
+"#;
+
+/// The text of `stdlib_py/tw/_schema.py`.
+pub fn module() -> String {
+    let tables = JobSpec::tables();
+    let mut names: Vec<String> = tables
+        .iter()
+        .map(|table| format!("\"{}\"", table.name))
+        .collect();
+    names.sort();
+    let mut text = HEADER.to_owned();
+    let used = |unit: &str| {
+        tables
+            .iter()
+            .flat_map(|t| &t.fields)
+            .any(|f| f.default.as_deref().is_some_and(|d| d.contains(unit)))
+    };
+    let units: Vec<&str> = [
+        "DAY",
+        "HOUR",
+        "MILLISECOND",
+        "MINUTE",
+        "SECOND",
+        "GiB",
+        "KiB",
+        "MiB",
+        "TiB",
+    ]
+    .into_iter()
+    .filter(|unit| used(unit))
+    .collect();
+    text = text.replace(
+        "DAY, HOUR, MILLISECOND, MINUTE, SECOND, GiB, KiB, MiB, TiB",
+        &units.join(", "),
+    );
+    let _ = writeln!(text, "__all__ = [{}]", names.join(", "));
+    for table in &tables {
+        write_class(&mut text, table);
+    }
+    text
+}
+
+fn write_class(text: &mut String, table: &StructInfo) {
+    let _ = write!(
+        text,
+        "\n\nclass {}(Spec):\n{}\n",
+        table.name,
+        docstring(&table.doc)
+    );
+    for field in table.fields.iter().filter(|field| !field.resolved) {
+        let default = field
+            .default
+            .as_deref()
+            .map(|default| format!(" = {}", immutable(default)))
+            .unwrap_or_default();
+        let _ = write!(
+            text,
+            "    {}: {}{default}\n{}",
+            field.name,
+            field.python_type,
+            docstring(&field_doc(field))
+        );
+    }
+    text.push_str(table.python_extra);
+}
+
+fn field_doc(field: &FieldInfo) -> String {
+    format!("{}\n\nA change: {}.", field.doc, effect_words(field.effect))
+}
+
+/// What a change of the field does, in words.
+pub(crate) fn effect_words(effect: &str) -> &'static str {
+    match effect {
+        "none" => "no task notices",
+        "scale" => "tasks are added or removed",
+        "in_place" => "applied to running tasks",
+        "restart" => "tasks start again",
+        "recreate" => "the job is removed and made anew",
+        _ => "depends on the values",
+    }
+}
+
+fn docstring(doc: &str) -> String {
+    let indented = doc.replace('\n', "\n    ").replace("    \n", "\n");
+    match doc.contains('\n') {
+        true => format!("    \"\"\"{indented}\n    \"\"\"\n"),
+        false => format!("    \"\"\"{indented}\"\"\"\n"),
+    }
+}
+
+/// Defaults are shared by all objects, so none of them may be a list or a dict.
+fn immutable(default: &str) -> String {
+    match default {
+        "{}" => "EMPTY".to_owned(),
+        "[]" => "()".to_owned(),
+        list => match list
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
+            Some(items) => format!("({items},)"),
+            None => list.to_owned(),
+        },
+    }
+}

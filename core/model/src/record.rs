@@ -1,0 +1,351 @@
+//! The rows that the store holds. Their keys and the meaning of each are in `docs/design/loop.md`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Bytes, Cores, Exit, Incarnation, JobId, JobSpec, MachineId, Name, TaskId, Timestamp, Version,
+};
+
+/// The format number of stored records; a cluster with a higher one is refused.
+pub const RECORD_FORMAT: u64 = 1;
+
+/// How many events of a job are kept.
+pub const EVENTS_KEPT: u64 = 200;
+
+/// How many ended tasks of an index are kept, for their logs.
+pub const ENDED_TASKS_KEPT: usize = 3;
+
+/// A job and how far it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobRecord {
+    pub id: JobId,
+    /// The version that is wanted.
+    pub version: Version,
+    /// The newest version that all tasks have run healthily; 0 before the first.
+    pub stable_version: Version,
+    /// The incarnation that the next placement gets.
+    pub next_incarnation: Incarnation,
+    /// The number of the next event.
+    pub next_event: u64,
+    /// Whether someone stopped the job.
+    pub stopped: bool,
+    /// The update under way, or the last one where it halted.
+    pub rollout: Option<RolloutRecord>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// How far an update is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutRecord {
+    pub from: Version,
+    pub to: Version,
+    /// Index into the stages of the new version.
+    pub stage: u32,
+    pub state: RolloutState,
+    /// Why it halted; empty otherwise.
+    pub reason: String,
+    pub started_at: Timestamp,
+    /// When the stage that runs now began.
+    pub stage_started_at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutState {
+    Running,
+    /// A new task did not become healthy; what runs stays as it is.
+    Halted,
+}
+
+/// A spec that a job has had. Never changed once written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VersionRecord {
+    pub job: JobId,
+    pub version: Version,
+    pub spec: JobSpec,
+    pub source: SourceRef,
+    /// The digest of the plan that was applied.
+    pub plan: String,
+    /// Who applied it.
+    pub by: String,
+    pub at: Timestamp,
+}
+
+/// Where a spec came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceRef {
+    /// Relative to the repository's root.
+    pub file: String,
+    pub line: u32,
+    /// The commit; empty for a work tree.
+    pub revision: String,
+}
+
+/// What is wanted of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Desired {
+    Run,
+    Stop,
+}
+
+/// Where a task is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// Waits for a machine, for its dependencies, or for the end of its backoff.
+    Pending,
+    /// Has a machine and does not run yet.
+    Starting,
+    Running,
+    /// Asked to end.
+    Stopping,
+    /// Ended as it should: on request, or a batch task with exit code 0.
+    Done,
+    /// Ended as it should not.
+    Failed,
+    /// Its machine was lost.
+    Lost,
+}
+
+impl TaskState {
+    pub const ALL: [TaskState; 7] = [
+        TaskState::Pending,
+        TaskState::Starting,
+        TaskState::Running,
+        TaskState::Stopping,
+        TaskState::Done,
+        TaskState::Failed,
+        TaskState::Lost,
+    ];
+
+    /// Whether nothing of the task runs any more, nor ever will.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, TaskState::Done | TaskState::Failed | TaskState::Lost)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TaskState::Pending => "pending",
+            TaskState::Starting => "starting",
+            TaskState::Running => "running",
+            TaskState::Stopping => "stopping",
+            TaskState::Done => "done",
+            TaskState::Failed => "failed",
+            TaskState::Lost => "lost",
+        }
+    }
+}
+
+impl std::fmt::Display for TaskState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One placement of one index of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskRecord {
+    pub id: TaskId,
+    /// The spec that it runs, or will run.
+    pub version: Version,
+    pub state: TaskState,
+    pub desired: Desired,
+    /// None while pending.
+    pub machine: Option<MachineId>,
+    /// The machine's epoch when it was placed there.
+    pub machine_epoch: u64,
+    /// The number of each port.
+    pub ports: BTreeMap<Name, u16>,
+    /// Null without checks, or before the first answer.
+    pub healthy: Option<bool>,
+    /// Since when it has been as healthy as it is.
+    pub healthy_since: Option<Timestamp>,
+    /// Why it is in its state, in words for people; empty where nothing needs saying.
+    pub reason: String,
+    /// No start before this moment.
+    pub not_before: Option<Timestamp>,
+    /// Starts of this index that were not asked for: failures and lost machines, not updates.
+    pub restarts: u32,
+    /// Failures in a row, for the backoff.
+    pub failures: u32,
+    pub created_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    pub exit: Option<Exit>,
+}
+
+/// What a machine can give to tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capacity {
+    #[serde(rename = "cpu_millicores")]
+    pub cpu: Cores,
+    #[serde(rename = "memory_bytes")]
+    pub memory: Bytes,
+    #[serde(rename = "disk_bytes")]
+    pub disk: Bytes,
+    /// The first port that may be given out.
+    pub port_first: u16,
+    /// The last one.
+    pub port_last: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MachineState {
+    Up,
+    /// No word from it for longer than it may be silent.
+    Lost,
+}
+
+/// A machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineRecord {
+    pub id: MachineId,
+    /// Raised whenever everything that ran there is known or declared to have ended.
+    pub epoch: u64,
+    /// Changes when the machine restarts.
+    pub boot_id: String,
+    pub state: MachineState,
+    pub capacity: Capacity,
+    pub facts: MachineFacts,
+    pub registered_at: Timestamp,
+    /// When `state` last changed.
+    pub changed_at: Timestamp,
+}
+
+/// What a machine says of itself beside its capacity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineFacts {
+    /// Where its tasks are reached.
+    pub address: String,
+    pub os: String,
+    pub kernel: String,
+    pub rack: String,
+    pub labels: BTreeMap<String, String>,
+    /// Limits and isolation that it can enforce, such as `cgroup-v1`.
+    pub enforces: Vec<String>,
+}
+
+/// Something that happened to a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventRecord {
+    pub job: JobId,
+    pub seq: u64,
+    pub at: Timestamp,
+    /// A stable word such as `task.started`.
+    pub kind: String,
+    pub task: Option<TaskId>,
+    pub machine: Option<MachineId>,
+    pub message: String,
+}
+
+/// A row of any kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    Job(JobRecord),
+    Version(VersionRecord),
+    Task(TaskRecord),
+    Machine(MachineRecord),
+    Event(EventRecord),
+}
+
+/// The key of a row of any kind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordKey {
+    Job(JobId),
+    Version(JobId, Version),
+    Task(TaskId),
+    Machine(MachineId),
+    Event(JobId, u64),
+}
+
+/// A row that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("the store holds a row '{key}' of a kind that this version of Twill does not know")]
+    UnknownKey { key: String },
+    #[error("the row '{key}' cannot be read")]
+    Unreadable {
+        key: String,
+        source: serde_json::Error,
+    },
+}
+
+impl Record {
+    pub fn key(&self) -> RecordKey {
+        match self {
+            Record::Job(row) => RecordKey::Job(row.id.clone()),
+            Record::Version(row) => RecordKey::Version(row.job.clone(), row.version),
+            Record::Task(row) => RecordKey::Task(row.id.clone()),
+            Record::Machine(row) => RecordKey::Machine(row.id.clone()),
+            Record::Event(row) => RecordKey::Event(row.job.clone(), row.seq),
+        }
+    }
+
+    /// The stored bytes: JSON.
+    pub fn encode(&self) -> Vec<u8> {
+        let encoded = match self {
+            Record::Job(row) => serde_json::to_vec(row),
+            Record::Version(row) => serde_json::to_vec(row),
+            Record::Task(row) => serde_json::to_vec(row),
+            Record::Machine(row) => serde_json::to_vec(row),
+            Record::Event(row) => serde_json::to_vec(row),
+        };
+        encoded.expect("records hold nothing that JSON cannot")
+    }
+
+    pub fn decode(key: &str, bytes: &[u8]) -> Result<Record, RecordError> {
+        let kind = key.split('/').next().unwrap_or_default();
+        let row = match kind {
+            "job" => serde_json::from_slice(bytes).map(Record::Job),
+            "version" => serde_json::from_slice(bytes).map(Record::Version),
+            "task" => serde_json::from_slice(bytes).map(Record::Task),
+            "machine" => serde_json::from_slice(bytes).map(Record::Machine),
+            "event" => serde_json::from_slice(bytes).map(Record::Event),
+            _ => {
+                return Err(RecordError::UnknownKey {
+                    key: key.to_owned(),
+                });
+            }
+        };
+        row.map_err(|source| RecordError::Unreadable {
+            key: key.to_owned(),
+            source,
+        })
+    }
+}
+
+impl std::fmt::Display for RecordKey {
+    /// The key in the store. Numbers are padded so that key order is number order.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let place = |job: &JobId| format!("{}/{}", job.namespace, job.name);
+        match self {
+            RecordKey::Job(job) => write!(f, "job/{}", place(job)),
+            RecordKey::Version(job, version) => write!(f, "version/{}/{version:010}", place(job)),
+            RecordKey::Task(task) => {
+                write!(
+                    f,
+                    "task/{}/{:010}/{:010}",
+                    place(&task.job),
+                    task.index,
+                    task.incarnation
+                )
+            }
+            RecordKey::Machine(machine) => write!(f, "machine/{machine}"),
+            RecordKey::Event(job, seq) => write!(f, "event/{}/{seq:010}", place(job)),
+        }
+    }
+}
