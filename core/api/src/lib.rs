@@ -1,1 +1,28 @@
-//! Placeholder.
+//! What Twill's processes say to each other over HTTP, and the one client that says it.
+//!
+//! Messages are JSON. Every list of messages here is the whole contract: a controller and an agent of
+//! neighbouring releases understand each other because fields are only added.
+
+mod agent;
+mod client;
+mod error;
+mod jobs;
+mod session;
+mod sse;
+
+pub use agent::{
+    AgentEvent, Assignment, Dial, Heartbeat, HeartbeatReply, PROTO, PROTO_OLDEST, Register,
+    Registered,
+};
+pub use client::{Client, ClientError, Connection, Endpoint as ApiEndpoint, EventStream};
+pub use error::ErrorBody;
+pub use jobs::{
+    AppliedJob, ApplyReply, ApplyRequest, EventsReply, JobStatus, JobSummary, JobsReply,
+    MachineStatus, MachinesReply, PlanRequest, Reserved, RolloutStatus, ServicesReply,
+    SubmittedJob, TaskStatus, UsageReply,
+};
+pub use session::{
+    ExecRequest, Frame, FrameError, FrameKind, LogLine, LogsRequest, SESSION_PROTOCOL,
+    SessionRequest, Stream, read_frame, write_frame,
+};
+pub use sse::SseDecoder;

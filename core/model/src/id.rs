@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// The longest a name may be, in bytes; short enough for a DNS label.
-pub const NAME_LENGTH_MAX: usize = 63;
+const NAME_LENGTH_MAX: usize = 63;
 
 /// Why a text is not the id it was taken for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

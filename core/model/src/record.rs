@@ -1,6 +1,7 @@
 //! The rows that the store holds. Their keys and the meaning of each are in `docs/design/loop.md`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -256,7 +257,7 @@ pub struct EventRecord {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     Job(JobRecord),
-    Version(VersionRecord),
+    Version(Arc<VersionRecord>),
     Task(TaskRecord),
     Machine(MachineRecord),
     Event(EventRecord),

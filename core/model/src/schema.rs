@@ -96,8 +96,7 @@ pub struct FieldInfo {
 }
 
 /// Joins doc lines as rustc hands them over (each with its leading space).
-#[doc(hidden)]
-pub fn doc_text(lines: &[&str]) -> String {
+pub(crate) fn doc_text(lines: &[&str]) -> String {
     lines
         .iter()
         .map(|line| line.trim())

@@ -87,7 +87,7 @@ fn quantity(
 fn product(number: u64, constants: &[(u64, &str)]) -> String {
     match constants
         .iter()
-        .find(|(size, _)| number >= *size && number % size == 0)
+        .find(|(size, _)| number >= *size && number.is_multiple_of(*size))
     {
         Some((size, name)) if number == *size => (*name).to_owned(),
         Some((size, name)) => format!("{} * {name}", number / size),

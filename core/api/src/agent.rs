@@ -1,0 +1,86 @@
+//! Between an agent and the controller.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tw_model::{
+    Capacity, Endpoint, JobSpec, MachineFacts, MachineId, TaskId, TaskRecord, TaskReport, TaskUsage,
+};
+
+use crate::SessionRequest;
+
+/// The version of these messages.
+pub const PROTO: u32 = 1;
+/// The oldest version that is still understood.
+pub const PROTO_OLDEST: u32 = 1;
+
+/// `POST /v1/agents/register`: who the machine is, and all that its agent knows of its tasks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Register {
+    pub proto: u32,
+    pub machine: MachineId,
+    pub boot_id: String,
+    pub capacity: Capacity,
+    pub facts: MachineFacts,
+    /// The newest report of every task that the agent holds.
+    pub reports: Vec<TaskReport>,
+}
+
+/// The answer to [`Register`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Registered {
+    pub proto: u32,
+    /// Goes with every later message of this agent.
+    pub epoch: u64,
+    pub heartbeat_every_ms: u64,
+}
+
+/// `POST /v1/agents/{machine}/heartbeat`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub epoch: u64,
+    /// Every report that is not acknowledged yet, oldest first.
+    pub reports: Vec<TaskReport>,
+    pub usage: Vec<TaskUsage>,
+}
+
+/// The answer to [`Heartbeat`]. A stale epoch is refused with `agent.fenced` instead.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HeartbeatReply {
+    /// What these reports changed is durable up to and including this number.
+    pub acknowledged_seq: u64,
+}
+
+/// A task that the agent is to run, keep running, or stop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    pub task: TaskRecord,
+    /// The spec of the row's version.
+    pub spec: Arc<JobSpec>,
+}
+
+/// `GET /v1/agents/{machine}/stream?epoch=E`: one of these per server-sent event, `data:` only.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum AgentEvent {
+    /// Always first: everything that is assigned, and where the services are that these tasks name.
+    Snapshot {
+        assignments: Vec<Assignment>,
+        endpoints: Vec<Endpoint>,
+    },
+    /// A row is new or has changed.
+    Assign { assignment: Box<Assignment> },
+    /// A row is gone; so should be what is left of its task.
+    Forget { task: TaskId },
+    /// All endpoints of the services that this machine's tasks name.
+    Endpoints { endpoints: Vec<Endpoint> },
+    /// Open `POST /v1/agents/{machine}/sessions/{session}` and serve the request there.
+    Dial(Dial),
+}
+
+/// A session that someone waits for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Dial {
+    pub session: String,
+    pub request: SessionRequest,
+}

@@ -1,0 +1,165 @@
+//! Between people's tools and the controller. The shapes that commands print as JSON are these.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tw_model::{
+    Capacity, Endpoint, EventRecord, Exit, JobId, JobSpec, MachineFacts, MachineId, MachineState,
+    Name, RolloutState, SourceRef, TaskId, TaskState, TaskUsage, Timestamp, Version,
+};
+
+/// A job as it was evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SubmittedJob {
+    pub spec: JobSpec,
+    pub source: SourceRef,
+}
+
+/// `POST /v1/plan`: what would these specs do?
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlanRequest {
+    pub jobs: Vec<SubmittedJob>,
+}
+
+/// `POST /v1/apply`: do exactly what the plan of this digest said.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ApplyRequest {
+    pub jobs: Vec<SubmittedJob>,
+    pub digest: String,
+}
+
+/// The answer to [`ApplyRequest`], once it is durable.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ApplyReply {
+    pub jobs: Vec<AppliedJob>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AppliedJob {
+    pub job: JobId,
+    pub version: Version,
+    /// Whether this job differs from what was wanted before.
+    pub changed: bool,
+}
+
+/// `GET /v1/jobs/{namespace}/{name}`, and `tw status JOB --json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// The version of this shape.
+    pub version: u32,
+    pub job: JobSummary,
+    /// One an index: the task that holds it now, or held it last.
+    pub tasks: Vec<TaskStatus>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobSummary {
+    pub name: Name,
+    pub namespace: Name,
+    pub kind: String,
+    pub version: Version,
+    pub stable_version: Version,
+    pub stopped: bool,
+    pub replicas: u32,
+    /// Tasks that run and pass their checks, if any.
+    pub healthy: u32,
+    pub rollout: Option<RolloutStatus>,
+    pub owner: String,
+    pub source: SourceRef,
+    pub updated_at: Timestamp,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    pub from: Version,
+    pub to: Version,
+    pub state: RolloutState,
+    /// The stage that runs now, from 1.
+    pub stage: u32,
+    pub stages: u32,
+    /// Tasks that run the new version.
+    pub updated: u32,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskStatus {
+    pub id: TaskId,
+    pub index: u32,
+    pub version: Version,
+    pub state: TaskState,
+    pub machine: Option<MachineId>,
+    pub address: Option<String>,
+    pub ports: BTreeMap<Name, u16>,
+    pub started_at: Option<Timestamp>,
+    pub restarts: u32,
+    pub healthy: Option<bool>,
+    /// Why it is in its state; empty where nothing needs saying.
+    pub reason: String,
+    pub exit: Option<Exit>,
+    /// What it uses now, as far as its agent has said.
+    pub usage: Option<TaskUsage>,
+}
+
+/// `GET /v1/jobs`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobsReply {
+    pub version: u32,
+    pub jobs: Vec<JobSummary>,
+}
+
+/// `GET /v1/machines`, and `tw machines --json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MachinesReply {
+    pub version: u32,
+    pub machines: Vec<MachineStatus>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MachineStatus {
+    pub id: MachineId,
+    pub state: MachineState,
+    pub epoch: u64,
+    pub capacity: Capacity,
+    /// What the tasks placed there have asked for.
+    pub reserved: Reserved,
+    pub facts: MachineFacts,
+    pub tasks: u32,
+    /// Whether its agent holds a stream now.
+    pub connected: bool,
+    pub changed_at: Timestamp,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Reserved {
+    pub cpu_millicores: u64,
+    pub memory_bytes: u64,
+    pub disk_bytes: u64,
+}
+
+/// `GET /v1/jobs/{namespace}/{name}/events?after=SEQ`, and `tw events JOB --json`. Oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EventsReply {
+    pub version: u32,
+    pub events: Vec<EventRecord>,
+}
+
+/// `GET /v1/services/{namespace}/{job}/{port}`: where healthy tasks listen now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServicesReply {
+    pub version: u32,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// `GET /v1/jobs/{namespace}/{name}/usage`, and `tw recommend JOB --json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UsageReply {
+    pub version: u32,
+    pub job: JobId,
+    /// The request in the spec.
+    pub cpu_request_millicores: u64,
+    pub memory_request_bytes: u64,
+    /// How much history a recommendation needs.
+    pub history_min_ms: u64,
+    pub tasks: Vec<TaskUsage>,
+}
