@@ -1,0 +1,41 @@
+# Each target installs what a fresh Debian or Ubuntu lacks, or names it.
+
+.DEFAULT_GOAL := help
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: help deps build demo up test test-long bench lint lint-code docs
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## Install what building and testing need
+	@.ci/deps
+
+build: deps ## Build every program
+	cargo build --workspace --bins
+
+demo: build ## Run the whole loop once on this machine and check every step (root, about a minute)
+	@examples/demo/run
+
+up: build ## Start Twill with the shop running, and leave it running
+	@examples/demo/up
+
+test: deps ## Run every test
+	@.ci/test
+
+test-long: deps ## Run the tests with full volumes: 1,000 simulator seeds
+	cargo run --release -p tw-scheduler --example simulate -- --seeds 1000
+
+bench: deps ## Measure; one JSON line a figure
+	@cargo bench --workspace --benches -q
+
+lint-code: deps ## Check format and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+lint: lint-code ## Check format, lints, licences and sources of dependencies
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check bans licenses sources
+
+docs: ## Write what is generated from the schema
+	cargo run -q -p tw-model --example generate
