@@ -1,0 +1,1 @@
+"""What the front and the worker share."""
