@@ -319,17 +319,17 @@ impl JobSpec {
         JobId::new(self.namespace.clone(), self.name.clone())
     }
 
-    /// Other jobs' ports that the command or the environment names.
-    pub fn services(&self) -> BTreeSet<(JobId, PortName)> {
+    /// Other jobs that its tasks need to find: named in templates or in `depends_on`.
+    pub fn services(&self) -> BTreeSet<JobId> {
         let templates = self.texts().filter_map(|text| Template::parse(text).ok());
-        templates
+        let named = templates
             .flat_map(|template| template.values().cloned().collect::<Vec<_>>())
             .filter_map(|value| match value {
-                TemplateValue::Service { job, port } => {
-                    Some((JobId::new(self.namespace.clone(), job), port))
-                }
+                TemplateValue::Service { job, .. } => Some(job),
                 TemplateValue::Port(_) | TemplateValue::TaskIndex => None,
-            })
+            });
+        let jobs = named.chain(self.depends_on.iter().cloned());
+        jobs.map(|job| JobId::new(self.namespace.clone(), job))
             .collect()
     }
 
