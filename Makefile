@@ -18,7 +18,7 @@ demo: build ## Run the whole loop once on this machine and check every step (roo
 	@examples/demo/run
 
 up: build ## Start Twill with the shop running, and leave it running
-	@examples/demo/up
+	@examples/demo/run --leave-running
 
 test: deps ## Run every test
 	@.ci/test
