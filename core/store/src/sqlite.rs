@@ -192,6 +192,8 @@ impl Store for SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        // The writer closes last: only then does SQLite empty the write-ahead log and remove it.
+        self.readers.close();
         self.requests = None;
         if self
             .writer

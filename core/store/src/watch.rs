@@ -35,7 +35,8 @@ impl Watch {
 
     /// Waits for what comes next. Dropping the future loses nothing.
     ///
-    /// Fails with `Closed` when the store is closed and everything before that was said.
+    /// Fails with `Closed` when the store is closed. A watch that keeps up has then said everything; one that
+    /// is far behind may not have.
     pub async fn next(&mut self) -> Result<WatchEvent, StoreError> {
         self.source.next().await
     }

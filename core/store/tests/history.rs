@@ -250,9 +250,9 @@ fn bytes_are_bounded_and_the_file_shrinks() {
     }
     drop(history);
     let before = std::fs::metadata(&path).expect("the file").len();
-    assert!(before > 1_500_000, "{before} bytes");
+    assert!(before > 900_000, "{before} bytes");
 
-    let bytes_max = 800_000;
+    let bytes_max = 500_000;
     let history = open(
         folder.path(),
         HistoryOptions {

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::sync::oneshot;
@@ -24,9 +24,14 @@ const READ_BATCHES_MAX: usize = 1024;
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// Threads with a connection each. They end when this is dropped.
+/// Threads with a connection each.
 pub(super) struct Readers {
-    jobs: Mutex<Sender<Job>>,
+    pool: Mutex<Option<Pool>>,
+}
+
+struct Pool {
+    jobs: Sender<Job>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Readers {
@@ -34,19 +39,22 @@ impl Readers {
     pub(super) fn start(path: &Path) -> Result<Self, OpenError> {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let inbox = Arc::new(Mutex::new(inbox));
-        for _ in 0..READERS {
+        let start_one = |_| {
             let (connection, inbox) = (connect_reader(path)?, Arc::clone(&inbox));
             thread::Builder::new()
                 .name("store-reader".into())
                 .spawn(move || serve(connection, &inbox))
-                .map_err(|error| OpenError::io("starting a reader of", path, error))?;
-        }
+                .map_err(|error| OpenError::io("starting a reader of", path, error))
+        };
+        let threads = (0..READERS)
+            .map(start_one)
+            .collect::<Result<_, OpenError>>()?;
         Ok(Readers {
-            jobs: Mutex::new(jobs),
+            pool: Mutex::new(Some(Pool { jobs, threads })),
         })
     }
 
-    /// Runs `job` on one of the threads.
+    /// Runs `job` on one of the threads. Fails with `Closed` if they have ended.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Connection) -> T + Send + 'static,
@@ -56,12 +64,28 @@ impl Readers {
             // Whoever asked may have gone.
             let _ = reply.send(job(connection));
         });
-        self.jobs
-            .lock()
-            .expect("no holder panics")
-            .send(job)
-            .map_err(|_| StoreError::Closed)?;
+        if let Some(pool) = &*self.lock() {
+            // Threads that are gone drop the job, and with it whoever waits for its result is told.
+            let _ = pool.jobs.send(job);
+        }
         answer.await.map_err(|_| StoreError::Closed)
+    }
+
+    /// Finishes what was asked and closes the connections.
+    pub(super) fn close(&self) {
+        let Some(Pool { jobs, threads }) = self.lock().take() else {
+            return;
+        };
+        drop(jobs);
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a reader of the store had panicked");
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Pool>> {
+        self.pool.lock().expect("no holder panics")
     }
 }
 
