@@ -64,6 +64,8 @@ pub struct Assignment {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum AgentEvent {
     /// Always first: everything that is assigned, and where the services are that these tasks name.
+    /// Rows of ended tasks are among it while they are kept: nothing of such a task may run, and its logs
+    /// stay. What is not here is to be forgotten.
     Snapshot {
         assignments: Vec<Assignment>,
         endpoints: Vec<Endpoint>,

@@ -110,6 +110,17 @@ impl Client {
         parse(&self.call(Method::PUT, path, body).await?)
     }
 
+    /// Whether there is something at an address, without fetching it.
+    pub async fn exists(&self, path: &str) -> Result<bool, ClientError> {
+        let request = self.request(Method::HEAD, path).body(Full::default())?;
+        let response = self.send(request).await?;
+        match response.status() {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => accepted(response, StatusCode::OK).await.map(|_| true),
+        }
+    }
+
     /// Opens a stream of server-sent events.
     pub async fn events(&self, path: &str) -> Result<EventStream, ClientError> {
         let response = self

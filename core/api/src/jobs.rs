@@ -163,3 +163,42 @@ pub struct UsageReply {
     pub history_min_ms: u64,
     pub tasks: Vec<TaskUsage>,
 }
+
+/// `GET /v1/jobs/{namespace}/{name}/spec?version=N`: what a job is, and what it was.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SpecReply {
+    pub version: u32,
+    /// The version of the spec in `job`: the one that was asked for, else the one that is wanted.
+    pub current: Version,
+    pub job: SubmittedJob,
+    pub stopped: bool,
+    /// All versions that are kept, oldest first.
+    pub versions: Vec<VersionSummary>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VersionSummary {
+    pub version: Version,
+    pub source: SourceRef,
+    /// The digest of the plan that was applied.
+    pub plan: String,
+    /// Who applied it.
+    pub by: String,
+    pub at: Timestamp,
+}
+
+/// `GET /v1/health`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HealthReply {
+    pub version: u32,
+    /// Whether the state is recovered and decisions are made.
+    pub ready: bool,
+}
+
+/// `PUT /v1/packages/{digest}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PackageReply {
+    pub version: u32,
+    pub digest: String,
+    pub size_bytes: u64,
+}

@@ -17,9 +17,9 @@ pub use agent::{
 pub use client::{Client, ClientError, Connection, Endpoint as ApiEndpoint, EventStream};
 pub use error::ErrorBody;
 pub use jobs::{
-    AppliedJob, ApplyReply, ApplyRequest, EventsReply, JobStatus, JobSummary, JobsReply,
-    MachineStatus, MachinesReply, PlanRequest, Reserved, RolloutStatus, ServicesReply,
-    SubmittedJob, TaskStatus, UsageReply,
+    AppliedJob, ApplyReply, ApplyRequest, EventsReply, HealthReply, JobStatus, JobSummary,
+    JobsReply, MachineStatus, MachinesReply, PackageReply, PlanRequest, Reserved, RolloutStatus,
+    ServicesReply, SpecReply, SubmittedJob, TaskStatus, UsageReply, VersionSummary,
 };
 pub use session::{
     ExecRequest, Frame, FrameError, FrameKind, LogLine, LogsRequest, SESSION_PROTOCOL,
