@@ -50,9 +50,15 @@ pub struct RolloutRecord {
     pub state: RolloutState,
     /// Why it halted; empty otherwise.
     pub reason: String,
+    /// Whether every task starts again, also where the spec asks for less.
+    pub restart: bool,
+    /// Indexes that go to another machine, as the plan said.
+    pub moves: Vec<u32>,
     pub started_at: Timestamp,
     /// When the stage that runs now began.
     pub stage_started_at: Timestamp,
+    /// When the update last gave a task its new version; its deadline counts from here.
+    pub progress_at: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +75,7 @@ pub enum RolloutState {
 pub struct VersionRecord {
     pub job: JobId,
     pub version: Version,
-    pub spec: JobSpec,
+    pub spec: Arc<JobSpec>,
     pub source: SourceRef,
     /// The digest of the plan that was applied.
     pub plan: String,
@@ -170,6 +176,8 @@ pub struct TaskRecord {
     pub healthy: Option<bool>,
     /// Since when it has been as healthy as it is.
     pub healthy_since: Option<Timestamp>,
+    /// The newest report that changed this row; older ones say nothing new about its health.
+    pub report_seq: u64,
     /// Why it is in its state, in words for people; empty where nothing needs saying.
     pub reason: String,
     /// No start before this moment.

@@ -1,1 +1,36 @@
-//! Placeholder.
+//! Twill's decisions: what runs where, and what happens next.
+//!
+//! Pure: the state, the time and the seed are arguments. No files, no database, no clock, no chance of its own.
+//! A caller keeps a [`State`], asks [`step`] what an [`Event`] means, applies the answer at once, commits it, and
+//! lets nothing leave before it is durable.
+
+mod allocate;
+mod assignments;
+mod broker;
+mod dependency;
+mod draft;
+mod endpoints;
+mod escalate;
+mod fleet;
+pub mod lifecycle;
+mod plan;
+mod reconcile;
+mod rollout;
+mod seed;
+mod state;
+mod step;
+mod txn;
+mod why;
+
+pub use assignments::{assignment, assignments};
+pub use broker::{Broker, TickMs};
+pub use endpoints::{Service, endpoints, job_endpoints, serves};
+pub use fleet::Request;
+pub use plan::{
+    CapacityDelta, Destruction, ExpectedPlan, JobPlan, Plan, PlanBasis, Submission, SubmittedJob,
+    TaskCounts, TaskPlan, Verdict, plan,
+};
+pub use state::{JobState, State};
+pub use step::{Decision, Event, Refusal, Reply, ReportRefusal, SchedulerConfig, step};
+pub use txn::{Op, TXN_BYTES_MAX, TXN_OPS_MAX, Txn};
+pub use why::{Closest, NoRoom, PendingWhy, Resource, Shortage, why_pending};

@@ -1,0 +1,184 @@
+//! The machines and what is still free on them, kept for fast scans.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use tw_model::{Bytes, Cores, JobSpec, MachineId, MachineRecord, MachineState, TaskId};
+
+/// The place of a machine in the fleet; stable while the process lives, never stored.
+pub(crate) type Slot = u32;
+
+/// What one task asks of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Request {
+    pub cpu: Cores,
+    pub memory: Bytes,
+    pub disk: Bytes,
+    /// How many ports.
+    pub ports: u32,
+}
+
+impl Request {
+    /// What a task of this job asks for.
+    pub fn of(spec: &JobSpec) -> Request {
+        Request {
+            cpu: spec.resources.cpu,
+            memory: spec.resources.memory,
+            disk: spec.resources.disk,
+            ports: spec.ports.len() as u32,
+        }
+    }
+}
+
+/// What is free on a machine. Below zero where a machine came back smaller than it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Room {
+    pub(crate) cpu: i64,
+    pub(crate) memory: i64,
+    pub(crate) disk: i64,
+    pub(crate) ports: i64,
+    pub(crate) up: bool,
+    /// The machine's whole size, to weigh what is left.
+    pub(crate) cpu_whole: f32,
+    pub(crate) memory_whole: f32,
+}
+
+impl Room {
+    pub(crate) fn fits(&self, request: &Request) -> bool {
+        self.up
+            && self.cpu >= request.cpu.0 as i64
+            && self.memory >= request.memory.0 as i64
+            && self.disk >= request.disk.0 as i64
+            && self.ports >= i64::from(request.ports)
+    }
+
+    pub(crate) fn take(&mut self, reserved: &Reserved) {
+        self.shift(reserved, -1);
+    }
+
+    pub(crate) fn give(&mut self, reserved: &Reserved) {
+        self.shift(reserved, 1);
+    }
+
+    /// The machine itself changed from one size to another.
+    pub(crate) fn resize(&mut self, before: &Room, after: &Room) {
+        self.cpu += after.cpu - before.cpu;
+        self.memory += after.memory - before.memory;
+        self.disk += after.disk - before.disk;
+        self.ports += after.ports - before.ports;
+        self.up = after.up;
+        self.cpu_whole = after.cpu_whole;
+        self.memory_whole = after.memory_whole;
+    }
+
+    fn shift(&mut self, reserved: &Reserved, sign: i64) {
+        self.cpu += sign * reserved.cpu.0 as i64;
+        self.memory += sign * reserved.memory.0 as i64;
+        self.disk += sign * reserved.disk.0 as i64;
+        self.ports += sign * reserved.ports.len() as i64;
+    }
+}
+
+/// What one task holds on its machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reserved {
+    pub(crate) cpu: Cores,
+    pub(crate) memory: Bytes,
+    pub(crate) disk: Bytes,
+    pub(crate) ports: Vec<u16>,
+}
+
+/// A machine with what its live tasks hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    pub(crate) row: Arc<MachineRecord>,
+    pub(crate) tasks: BTreeMap<TaskId, Reserved>,
+    pub(crate) ports: BTreeSet<u16>,
+}
+
+/// All machines, by name and by slot.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fleet {
+    by_id: HashMap<MachineId, Slot>,
+    hosts: Vec<Host>,
+    rooms: Vec<Room>,
+}
+
+/// How much a machine has, with nothing on it.
+pub(crate) fn empty_room(row: &MachineRecord) -> Room {
+    let capacity = &row.capacity;
+    let ports = i64::from(capacity.port_last) - i64::from(capacity.port_first) + 1;
+    Room {
+        cpu: capacity.cpu.0 as i64,
+        memory: capacity.memory.0 as i64,
+        disk: capacity.disk.0 as i64,
+        ports: ports.max(0),
+        up: row.state == MachineState::Up,
+        cpu_whole: capacity.cpu.0.max(1) as f32,
+        memory_whole: capacity.memory.0.max(1) as f32,
+    }
+}
+
+impl Fleet {
+    pub(crate) fn len(&self) -> usize {
+        self.hosts.len()
+    }
+
+    pub(crate) fn slot(&self, machine: &MachineId) -> Option<Slot> {
+        self.by_id.get(machine).copied()
+    }
+
+    pub(crate) fn host(&self, slot: Slot) -> &Host {
+        &self.hosts[slot as usize]
+    }
+
+    pub(crate) fn room(&self, slot: Slot) -> Room {
+        self.rooms[slot as usize]
+    }
+
+    pub(crate) fn rooms(&self) -> &[Room] {
+        &self.rooms
+    }
+
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.iter()
+    }
+
+    pub(crate) fn put_machine(&mut self, row: Arc<MachineRecord>) {
+        let mut room = empty_room(&row);
+        match self.slot(&row.id) {
+            Some(slot) => {
+                let host = &mut self.hosts[slot as usize];
+                host.row = row;
+                host.tasks.values().for_each(|held| room.take(held));
+                self.rooms[slot as usize] = room;
+            }
+            None => {
+                self.by_id.insert(row.id.clone(), self.hosts.len() as Slot);
+                self.rooms.push(room);
+                self.hosts.push(Host {
+                    row,
+                    tasks: BTreeMap::new(),
+                    ports: BTreeSet::new(),
+                });
+            }
+        }
+    }
+
+    pub(crate) fn reserve(&mut self, slot: Slot, task: &TaskId, reserved: Reserved) {
+        self.rooms[slot as usize].take(&reserved);
+        let host = &mut self.hosts[slot as usize];
+        host.ports.extend(reserved.ports.iter().copied());
+        host.tasks.insert(task.clone(), reserved);
+    }
+
+    pub(crate) fn release(&mut self, slot: Slot, task: &TaskId) {
+        let host = &mut self.hosts[slot as usize];
+        if let Some(reserved) = host.tasks.remove(task) {
+            reserved.ports.iter().for_each(|port| {
+                host.ports.remove(port);
+            });
+            self.rooms[slot as usize].give(&reserved);
+        }
+    }
+}

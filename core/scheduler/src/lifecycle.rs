@@ -1,0 +1,246 @@
+//! A task's life as one table: what each event does in each state, and which side effects follow.
+
+use tw_model::{Desired, Exit, Kind, Phase, TaskRecord, TaskState, Timestamp};
+
+/// What can happen to a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TaskEvent {
+    /// The allocator found a machine.
+    Placed,
+    /// The agent has it and prepares.
+    Preparing,
+    /// The program runs.
+    Started,
+    /// Its checks pass.
+    Healthy,
+    /// Its checks fail.
+    Unhealthy,
+    /// The controller wants it to end.
+    StopAsked,
+    /// The agent says that it is ending it.
+    StopBegun,
+    /// It ended as a batch task should: exit code 0.
+    Succeeded,
+    /// It ended in any other way.
+    Ended,
+    /// It never ran and never will.
+    NeverStarted,
+    /// Its machine was declared lost, restarted, or no longer knows it.
+    MachineLost,
+}
+
+impl TaskEvent {
+    pub const ALL: [TaskEvent; 11] = [
+        TaskEvent::Placed,
+        TaskEvent::Preparing,
+        TaskEvent::Started,
+        TaskEvent::Healthy,
+        TaskEvent::Unhealthy,
+        TaskEvent::StopAsked,
+        TaskEvent::StopBegun,
+        TaskEvent::Succeeded,
+        TaskEvent::Ended,
+        TaskEvent::NeverStarted,
+        TaskEvent::MachineLost,
+    ];
+
+    /// What a report means for a task of this kind of job.
+    ///
+    /// A service that ends by itself has failed, whatever its exit code.
+    pub fn of(phase: &Phase, kind: Kind) -> TaskEvent {
+        match phase {
+            Phase::Starting => TaskEvent::Preparing,
+            Phase::Running { .. } => TaskEvent::Started,
+            Phase::Health { healthy: true, .. } => TaskEvent::Healthy,
+            Phase::Health { healthy: false, .. } => TaskEvent::Unhealthy,
+            Phase::Stopping => TaskEvent::StopBegun,
+            Phase::Exited { exit, .. } if kind == Kind::Batch && exit.success() => {
+                TaskEvent::Succeeded
+            }
+            Phase::Exited { .. } => TaskEvent::Ended,
+            Phase::NeverStarted { .. } => TaskEvent::NeverStarted,
+        }
+    }
+}
+
+/// What a transition does beside changing the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SideEffect {
+    /// Note since when it runs.
+    NoteStart,
+    /// Note whether it is healthy, and since when.
+    NoteHealth,
+    /// Note when and how it ended; its room is free from here.
+    NoteEnd,
+    /// One more failure in a row.
+    CountFailure,
+    /// The agent is to end it.
+    AskAgent,
+}
+
+/// What an event does in a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// The state that follows, perhaps the same, and what else follows.
+    To(TaskState, &'static [SideEffect]),
+    /// The event says nothing new: it came twice, or late.
+    Nothing,
+    /// The event cannot be true of a task in this state.
+    Refused(&'static str),
+}
+
+/// The table. Total: every pair has an answer.
+pub fn transition(state: TaskState, event: TaskEvent) -> Transition {
+    use SideEffect::*;
+    use TaskEvent::*;
+    use TaskState::*;
+    use Transition::{Nothing, Refused, To};
+    const NEVER_PLACED: &str = "the task was never given to a machine";
+    match (state, event) {
+        (Done | Failed | Lost, Placed) => Refused("an ended task is not placed again"),
+        // An ended task stays ended, whatever is said of it later.
+        (Done | Failed | Lost, _) => Nothing,
+
+        (Pending, Placed) => To(Starting, &[]),
+        (Pending, StopAsked) => To(Done, &[NoteEnd]),
+        (Pending, MachineLost) => Nothing,
+        (Pending, _) => Refused(NEVER_PLACED),
+
+        (Starting | Running | Stopping, Placed) => Refused("the task has a machine already"),
+
+        (Starting, Preparing) => Nothing,
+        (Starting, Started) => To(Running, &[NoteStart]),
+        // Health is only reported of what runs; the report of its start is late.
+        (Starting, Healthy | Unhealthy) => To(Running, &[NoteStart, NoteHealth]),
+        (Running, Preparing) => Nothing,
+        (Running, Started) => To(Running, &[NoteStart]),
+        (Running, Healthy | Unhealthy) => To(Running, &[NoteHealth]),
+
+        (Starting | Running, StopAsked) => To(Stopping, &[AskAgent]),
+        (Starting | Running, StopBegun) => Refused("nobody asked the task to stop"),
+        (Starting | Running, Succeeded) => To(Done, &[NoteEnd]),
+        (Starting | Running, Ended | NeverStarted) => To(Failed, &[NoteEnd, CountFailure]),
+        (Starting | Running, MachineLost) => To(Lost, &[NoteEnd]),
+
+        (Stopping, Preparing | Healthy | Unhealthy | StopAsked | StopBegun) => Nothing,
+        (Stopping, Started) => To(Stopping, &[NoteStart]),
+        // It ended on request: the exit code of a task that was sent a signal says nothing.
+        (Stopping, Succeeded | Ended | NeverStarted) => To(Done, &[NoteEnd]),
+        (Stopping, MachineLost) => To(Lost, &[NoteEnd]),
+    }
+}
+
+/// What is known of an event beside its kind.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Details {
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) ended_at: Option<Timestamp>,
+    pub(crate) exit: Option<Exit>,
+    /// In words for people.
+    pub(crate) reason: String,
+    /// A failure after a run of at least this long is the first one in a row again.
+    pub(crate) reset_after: Option<tw_model::Millis>,
+}
+
+impl Details {
+    pub(crate) fn because(reason: impl Into<String>) -> Details {
+        Details {
+            reason: reason.into(),
+            ..Details::default()
+        }
+    }
+
+    /// What a report tells.
+    pub(crate) fn of(phase: &Phase) -> Details {
+        match phase {
+            Phase::Running { started_at } => Details {
+                started_at: Some(*started_at),
+                ..Details::default()
+            },
+            Phase::Health { detail, .. } => Details::because(detail.clone()),
+            Phase::Exited { exit, at, detail } => Details {
+                ended_at: Some(*at),
+                exit: Some(exit.clone()),
+                reason: match detail.is_empty() {
+                    true => exit.to_string(),
+                    false => format!("{exit}: {detail}"),
+                },
+                ..Details::default()
+            },
+            Phase::NeverStarted { code, message, at } => Details {
+                ended_at: Some(*at),
+                reason: format!("{code}: {message}"),
+                ..Details::default()
+            },
+            Phase::Starting | Phase::Stopping => Details::default(),
+        }
+    }
+}
+
+/// Carries out a transition on a row. True when the row has changed.
+pub(crate) fn carry_out(
+    row: &mut TaskRecord,
+    event: TaskEvent,
+    details: &Details,
+    now: Timestamp,
+) -> Result<bool, &'static str> {
+    let (to, effects) = match transition(row.state, event) {
+        Transition::Refused(why) => return Err(why),
+        Transition::Nothing => return Ok(false),
+        Transition::To(to, effects) => (to, effects),
+    };
+    let before = row.clone();
+    row.state = to;
+    for effect in effects {
+        match effect {
+            SideEffect::NoteStart => note_start(row, details, now),
+            SideEffect::NoteHealth => note_health(row, event, details, now),
+            SideEffect::CountFailure => count_failure(row, details, now),
+            SideEffect::NoteEnd => {
+                row.ended_at = Some(details.ended_at.unwrap_or(now));
+                row.exit = details.exit.clone();
+                row.healthy = None;
+                row.reason = details.reason.clone();
+            }
+            SideEffect::AskAgent => {
+                row.desired = Desired::Stop;
+                row.reason = details.reason.clone();
+            }
+        }
+    }
+    if event == TaskEvent::StopAsked {
+        row.desired = Desired::Stop;
+    }
+    Ok(*row != before)
+}
+
+fn note_start(row: &mut TaskRecord, details: &Details, now: Timestamp) {
+    if row.state == TaskState::Running && row.healthy_since.is_none() {
+        row.healthy_since = Some(now);
+        row.reason = String::new();
+    }
+    // The agent knows the moment best; a first report of health stands in for it.
+    row.started_at = details.started_at.or(row.started_at).or(Some(now));
+}
+
+fn note_health(row: &mut TaskRecord, event: TaskEvent, details: &Details, now: Timestamp) {
+    let healthy = event == TaskEvent::Healthy;
+    if row.healthy != Some(healthy) {
+        row.healthy = Some(healthy);
+        row.healthy_since = Some(now);
+        row.reason = match healthy {
+            true => String::new(),
+            false => details.reason.clone(),
+        };
+    }
+}
+
+fn count_failure(row: &mut TaskRecord, details: &Details, now: Timestamp) {
+    let ended = details.ended_at.unwrap_or(now);
+    let ran = row.started_at.map(|started| ended.since(started));
+    let anew = matches!((ran, details.reset_after), (Some(ran), Some(after)) if ran >= after);
+    row.failures = match anew {
+        true => 1,
+        false => row.failures.saturating_add(1),
+    };
+}

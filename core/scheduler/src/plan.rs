@@ -1,0 +1,744 @@
+//! What a submission would do, as one value: shown to people, and held against what happens.
+//!
+//! A plan is a dry run of the updater on a draft of the state. Its digest covers the specs, the versions they build
+//! on, the effects, the stages and the verdicts, but not the machines: those may differ when it is applied.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use tw_model::{
+    ChangeKind, Code, Desired, Effect, JobChange, JobId, JobSpec, Kind, MachineId, RolloutState,
+    SourceRef, TaskRecord, TaskState, Timestamp, Version, VersionRecord, diff_jobs,
+};
+
+use crate::allocate::{Placer, Wish};
+use crate::draft::Draft;
+use crate::endpoints::serves;
+use crate::escalate::escalate;
+use crate::fleet::Request;
+use crate::rollout::{stage_sizes, task_effect};
+use crate::{JobState, NoRoom, Refusal, State, dependency, reconcile, why};
+
+/// A job as it was evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SubmittedJob {
+    pub spec: JobSpec,
+    pub source: SourceRef,
+}
+
+/// What someone wants from now on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Submission {
+    pub jobs: Vec<SubmittedJob>,
+    /// Jobs that are wanted no more.
+    pub remove: Vec<JobId>,
+    /// Who wants it.
+    pub by: String,
+}
+
+/// How many tasks meet which fate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskCounts {
+    /// Stay as they are.
+    pub untouched: u32,
+    /// Change while they run.
+    pub in_place: u32,
+    /// Start again on their machine.
+    pub restarted: u32,
+    /// Start again on another machine.
+    pub moved: u32,
+    /// Are added.
+    pub started: u32,
+    /// Are removed.
+    pub stopped: u32,
+}
+
+/// What the dry run of the allocator says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// Every task finds room.
+    Fits,
+    /// Every task finds room, some of them on another machine.
+    Moves,
+    /// So many tasks would wait, the first of them for this reason.
+    DoesNotFit { tasks: u32, why: NoRoom },
+}
+
+/// What becomes of one index. The machines are a forecast.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskPlan {
+    pub index: u32,
+    /// `Scale` for a task that is added or removed.
+    pub effect: Effect,
+    pub from: Option<MachineId>,
+    pub to: Option<MachineId>,
+}
+
+/// What becomes of one job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobPlan {
+    pub job: JobId,
+    /// The version that the plan builds on; 0 for a new job.
+    pub base_version: Version,
+    /// The version that it makes; the same where nothing but a stop is asked.
+    pub version: Version,
+    /// None where the spec is the same, and the job begins again.
+    pub change: Option<JobChange>,
+    /// The strongest effect on a task, given the machines.
+    pub effect: Effect,
+    pub counts: TaskCounts,
+    pub verdict: Verdict,
+    /// How many tasks have the new version after each stage; empty where nothing is replaced.
+    pub stages: Vec<u32>,
+    pub tasks: Vec<TaskPlan>,
+}
+
+/// How much more, or less, all tasks ask for together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapacityDelta {
+    pub cpu_millicores: i64,
+    pub memory_bytes: i64,
+    pub disk_bytes: i64,
+}
+
+/// What cannot be taken back by applying the old spec again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Destruction {
+    Removed,
+    Recreated,
+    ScaledToZero,
+}
+
+/// What a submission would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// BLAKE3 in hex.
+    pub digest: String,
+    /// The jobs to which something happens, by name.
+    pub jobs: Vec<JobPlan>,
+    /// The submitted jobs to which nothing happens.
+    pub unchanged: Vec<JobId>,
+    pub counts: TaskCounts,
+    pub capacity: CapacityDelta,
+    pub destructive: Vec<(JobId, Destruction)>,
+}
+
+/// The part of a plan of one job that a digest rests on, kept by the one who reviewed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanBasis {
+    pub job: JobId,
+    pub base_version: Version,
+    pub effect: Effect,
+    pub counts: TaskCounts,
+    pub stages: Vec<u32>,
+    /// `fits`, `moves` or `does not fit`.
+    pub verdict: String,
+}
+
+/// The plan that was reviewed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectedPlan {
+    pub digest: String,
+    /// What it said, so that a refusal can name what has moved; may be left out.
+    #[serde(default)]
+    pub basis: Vec<PlanBasis>,
+}
+
+impl From<&Plan> for ExpectedPlan {
+    fn from(plan: &Plan) -> ExpectedPlan {
+        ExpectedPlan {
+            digest: plan.digest.clone(),
+            basis: plan.jobs.iter().map(JobPlan::basis).collect(),
+        }
+    }
+}
+
+/// Says what a submission would do now, and refuses one that could not be applied.
+pub fn plan(
+    state: &State,
+    submission: &Submission,
+    now: Timestamp,
+    seed: u64,
+) -> Result<Plan, Refusal> {
+    let mut draft = Draft::new(state, now, seed);
+    check(&draft, submission)?;
+    let mut jobs = Vec::new();
+    let mut unchanged = Vec::new();
+    let mut capacity = CapacityDelta::default();
+    for submitted in sorted(submission) {
+        let old = state.job(&submitted.spec.id()).cloned();
+        match plan_job(&mut draft, submitted, old.as_ref()) {
+            Some(job) => {
+                capacity.add(&submitted.spec, submitted.spec.replicas, 1);
+                if let Some(old) = &old {
+                    capacity.add(old.spec(), old.wanted(), -1);
+                }
+                jobs.push(job);
+            }
+            None => unchanged.push(submitted.spec.id()),
+        }
+    }
+    for id in submission.remove.iter().collect::<BTreeSet<_>>() {
+        if let Some(old) = state.job(id).filter(|job| !job.row.stopped) {
+            capacity.add(old.spec(), old.wanted(), -1);
+            jobs.push(plan_removal(&mut draft, old));
+        }
+    }
+    jobs.sort_by(|a, b| a.job.cmp(&b.job));
+    Ok(Plan {
+        digest: digest(submission, &jobs),
+        counts: jobs.iter().map(|job| job.counts).sum(),
+        destructive: jobs
+            .iter()
+            .filter_map(|job| Some((job.job.clone(), job.destroys()?)))
+            .collect(),
+        jobs,
+        unchanged,
+        capacity,
+    })
+}
+
+/// Refuses what no state of the machines could make right.
+fn check(draft: &Draft, submission: &Submission) -> Result<(), Refusal> {
+    let mut names = BTreeSet::new();
+    for submitted in &submission.jobs {
+        let id = submitted.spec.id();
+        if !names.insert(id.clone()) {
+            return Err(Refusal::new(
+                Code::SpecDuplicateJob,
+                format!("two of the submitted jobs are called {id}"),
+                "give one of them another name or namespace",
+            ));
+        }
+    }
+    if let Some(id) = submission.remove.iter().find(|id| draft.job(id).is_none()) {
+        return Err(Refusal::job_not_found(id));
+    }
+    if let Some(id) = submission.remove.iter().find(|id| names.contains(id)) {
+        return Err(Refusal::new(
+            Code::RequestInvalid,
+            format!("{id} is both submitted and removed"),
+            "leave one of the two out",
+        ));
+    }
+    if let Some(cycle) = dependency::cycle(draft, submission.jobs.iter().map(|job| &job.spec)) {
+        let names: Vec<String> = cycle.iter().map(JobId::to_string).collect();
+        return Err(Refusal::new(
+            Code::JobDependencyCycle,
+            format!(
+                "these jobs would wait for each other: {}",
+                names.join(" -> ")
+            ),
+            "remove one of these names from a depends_on",
+        ));
+    }
+    Ok(())
+}
+
+fn sorted(submission: &Submission) -> Vec<&SubmittedJob> {
+    let mut jobs: Vec<&SubmittedJob> = submission.jobs.iter().collect();
+    jobs.sort_by_key(|job| job.spec.id());
+    jobs
+}
+
+/// Whether applying the same spec again still does something: a stopped job begins again, a halted update and a
+/// batch job out of attempts are tried again.
+fn begins_again(job: &JobState) -> bool {
+    let halted = job.row.rollout.as_ref();
+    let halted = halted.is_some_and(|rollout| rollout.state == RolloutState::Halted);
+    let mut latest = (0..job.wanted()).filter_map(|index| job.latest(index));
+    job.row.stopped || halted || latest.any(|row| reconcile::exhausted(job, row))
+}
+
+/// The dry run of one job; none where nothing would happen.
+fn plan_job(
+    draft: &mut Draft,
+    submitted: &SubmittedJob,
+    old: Option<&JobState>,
+) -> Option<JobPlan> {
+    let spec = &submitted.spec;
+    let id = spec.id();
+    let change = diff_jobs(old.map(|job| job.spec().as_ref()), Some(spec));
+    if change.is_none() && !old.is_some_and(begins_again) {
+        return None;
+    }
+    let base_version = old.map_or(0, |job| job.row.version);
+    write_version(draft, submitted, &Wanted::default());
+    let mut run = DryRun::new(draft, id.clone(), spec);
+    run.stop_surplus(old);
+    run.start_missing();
+    run.update();
+    let (counts, tasks, verdict) = run.finish();
+    let strongest = tasks.iter().map(|task| task.effect).max();
+    let replaces = counts.in_place + counts.restarted + counts.moved > 0;
+    Some(JobPlan {
+        job: id,
+        base_version,
+        version: base_version + 1,
+        change,
+        effect: strongest.unwrap_or(Effect::None),
+        counts,
+        verdict,
+        stages: match replaces {
+            true => stage_sizes(spec),
+            false => Vec::new(),
+        },
+        tasks,
+    })
+}
+
+fn plan_removal(draft: &mut Draft, old: &JobState) -> JobPlan {
+    let id = old.row.id.clone();
+    let mut run = DryRun::new(draft, id.clone(), old.spec());
+    run.spec.replicas = 0;
+    run.stop_surplus(Some(old));
+    let (counts, tasks, verdict) = run.finish();
+    JobPlan {
+        job: id,
+        base_version: old.row.version,
+        version: old.row.version,
+        change: diff_jobs(Some(old.spec()), None),
+        effect: Effect::Scale,
+        counts,
+        verdict,
+        stages: Vec::new(),
+        tasks,
+    }
+}
+
+/// What a new version brings beside the spec.
+#[derive(Default)]
+pub(crate) struct Wanted {
+    pub(crate) by: String,
+    pub(crate) plan: String,
+}
+
+/// Writes the next version of a job, and makes it the one that is wanted.
+pub(crate) fn write_version(
+    draft: &mut Draft,
+    submitted: &SubmittedJob,
+    wanted: &Wanted,
+) -> Version {
+    let id = submitted.spec.id();
+    let old = draft.job(&id).map(|job| job.row.clone());
+    let version = old.as_ref().map_or(1, |row| row.version + 1);
+    let fresh = || tw_model::JobRecord {
+        id: id.clone(),
+        version,
+        stable_version: 0,
+        next_incarnation: 1,
+        next_event: 1,
+        stopped: false,
+        rollout: None,
+        created_at: draft.now,
+        updated_at: draft.now,
+    };
+    let mut row = old.unwrap_or_else(fresh);
+    row.version = version;
+    row.stopped = false;
+    row.rollout = None;
+    row.updated_at = draft.now;
+    draft.put_job(row);
+    draft.put_version(VersionRecord {
+        job: id,
+        version,
+        spec: std::sync::Arc::new(submitted.spec.clone()),
+        source: submitted.source.clone(),
+        plan: wanted.plan.clone(),
+        by: wanted.by.clone(),
+        at: draft.now,
+    });
+    version
+}
+
+/// The updater, with every wait left out.
+struct DryRun<'a, 'b> {
+    draft: &'a mut Draft<'b>,
+    id: JobId,
+    spec: JobSpec,
+    request: Request,
+    counts: TaskCounts,
+    tasks: Vec<TaskPlan>,
+    unplaced: u32,
+    why: Option<NoRoom>,
+}
+
+impl<'a, 'b> DryRun<'a, 'b> {
+    fn new(draft: &'a mut Draft<'b>, id: JobId, spec: &JobSpec) -> DryRun<'a, 'b> {
+        DryRun {
+            draft,
+            id,
+            request: Request::of(spec),
+            spec: spec.clone(),
+            counts: TaskCounts::default(),
+            tasks: Vec::new(),
+            unplaced: 0,
+            why: None,
+        }
+    }
+
+    /// Tasks beyond the wanted number, and what is left of a job that was stopped, make room at once.
+    fn stop_surplus(&mut self, old: Option<&JobState>) {
+        let live = old.into_iter().flat_map(JobState::tasks);
+        for row in live.filter(|row| !row.state.is_terminal()) {
+            let surplus = row.id.index >= self.spec.replicas;
+            let stopping = row.desired == Desired::Stop;
+            if !surplus && !stopping {
+                continue;
+            }
+            self.end(row);
+            if surplus && !stopping {
+                self.counts.stopped += 1;
+                self.tell(row.id.index, Effect::Scale, row.machine.clone(), None);
+            }
+        }
+    }
+
+    /// Indexes that have no task get one; tasks that wait are looked at again.
+    fn start_missing(&mut self) {
+        let rows: Vec<(u32, Option<TaskRecord>)> = match self.draft.job(&self.id) {
+            Some(job) => (0..self.spec.replicas)
+                .map(|index| (index, job.latest(index).cloned()))
+                .collect(),
+            None => return,
+        };
+        let mut placer = self.placer();
+        for (index, row) in rows {
+            let fate = self.fate_of_waiting(row.as_ref());
+            let Some(effect) = fate else {
+                continue;
+            };
+            let to = self.start(index, Wish::default(), &mut placer);
+            match effect {
+                Effect::None => self.counts.untouched += 1,
+                Effect::Scale => self.counts.started += 1,
+                _ => self.counts.restarted += 1,
+            }
+            self.tell(index, effect, None, to);
+        }
+    }
+
+    /// What becomes of an index without a task on a machine; none where it has one, or needs none.
+    fn fate_of_waiting(&mut self, row: Option<&TaskRecord>) -> Option<Effect> {
+        let Some(row) = row else {
+            return Some(Effect::Scale);
+        };
+        if row.state == TaskState::Pending {
+            return Some(Effect::None);
+        }
+        if !row.state.is_terminal() {
+            return None;
+        }
+        let over = self.spec.kind == Kind::Batch && row.desired == Desired::Run;
+        if !over {
+            return Some(Effect::Scale);
+        }
+        let job = self.draft.job(&self.id)?;
+        let effect = task_effect(job, row, &self.spec, false);
+        if effect == Effect::None {
+            self.counts.untouched += 1;
+        }
+        (effect != Effect::None).then_some(effect.max(Effect::Restart))
+    }
+
+    /// The tasks that have a machine, in the order in which the updater takes them.
+    fn update(&mut self) {
+        let Some(job) = self.draft.job(&self.id) else {
+            return;
+        };
+        let live = job.latest_of_each().filter(|row| {
+            row.id.index < self.spec.replicas
+                && row.version < job.row.version
+                && matches!(row.state, TaskState::Starting | TaskState::Running)
+                && row.desired == Desired::Run
+        });
+        let mut live: Vec<(bool, TaskRecord)> =
+            live.map(|row| (serves(job, row), row.clone())).collect();
+        live.sort_by_key(|(serving, row)| (*serving, row.id.index));
+        for (_, row) in live {
+            self.update_task(&row);
+        }
+    }
+
+    fn update_task(&mut self, row: &TaskRecord) {
+        let Some(job) = self.draft.job(&self.id) else {
+            return;
+        };
+        let effect = task_effect(job, row, &self.spec, false);
+        let effect = escalate(effect, self.draft, job, row, &self.request);
+        let from = row.machine.clone();
+        let slot = from.as_ref().and_then(|machine| self.draft.slot(machine));
+        let wish = match effect {
+            Effect::None | Effect::Scale | Effect::InPlace => {
+                let mut after = row.clone();
+                after.version = job.row.version;
+                self.draft.put_task(after);
+                match effect {
+                    Effect::InPlace => self.counts.in_place += 1,
+                    _ => self.counts.untouched += 1,
+                }
+                return self.tell(row.id.index, effect, from.clone(), from);
+            }
+            Effect::Restart | Effect::Recreate => {
+                self.counts.restarted += 1;
+                Wish {
+                    prefer: slot,
+                    avoid: None,
+                }
+            }
+            Effect::Move => {
+                self.counts.moved += 1;
+                Wish {
+                    prefer: None,
+                    avoid: slot,
+                }
+            }
+        };
+        self.end(row);
+        let mut placer = self.placer();
+        let to = self.start(row.id.index, wish, &mut placer);
+        self.tell(row.id.index, effect, from, to);
+    }
+
+    fn end(&mut self, row: &TaskRecord) {
+        let mut ended = row.clone();
+        ended.state = TaskState::Done;
+        ended.desired = Desired::Stop;
+        self.draft.put_task(ended);
+    }
+
+    fn placer(&self) -> Option<Placer> {
+        let job = self.draft.job(&self.id)?;
+        Some(Placer::new(self.draft, job, self.request))
+    }
+
+    fn start(&mut self, index: u32, wish: Wish, placer: &mut Option<Placer>) -> Option<MachineId> {
+        let slot = placer
+            .as_mut()
+            .and_then(|placer| placer.place(self.draft, wish));
+        let Some(slot) = slot else {
+            self.unplaced += 1;
+            if self.why.is_none() {
+                self.why = Some(why::no_room(self.draft, &self.request));
+            }
+            return None;
+        };
+        let pending = self.draft.job(&self.id).and_then(|job| job.latest(index));
+        if pending.is_none_or(|row| row.state.is_terminal()) {
+            let version = self.draft.job(&self.id)?.row.version;
+            reconcile::begin(self.draft, &self.id, index, version);
+        }
+        let mut row = self.draft.job(&self.id)?.latest(index)?.clone();
+        row.version = self.draft.job(&self.id)?.row.version;
+        reconcile::assign(self.draft, &mut row, slot, &self.spec.ports);
+        row.machine
+    }
+
+    fn tell(&mut self, index: u32, effect: Effect, from: Option<MachineId>, to: Option<MachineId>) {
+        self.tasks.push(TaskPlan {
+            index,
+            effect,
+            from,
+            to,
+        });
+    }
+
+    fn finish(mut self) -> (TaskCounts, Vec<TaskPlan>, Verdict) {
+        self.tasks.sort_by_key(|task| task.index);
+        let verdict = match (self.why, self.counts.moved) {
+            (Some(why), _) => Verdict::DoesNotFit {
+                tasks: self.unplaced,
+                why,
+            },
+            (None, 0) => Verdict::Fits,
+            (None, _) => Verdict::Moves,
+        };
+        (self.counts, self.tasks, verdict)
+    }
+}
+
+impl JobPlan {
+    /// The indexes that go to another machine.
+    pub(crate) fn moves(&self) -> Vec<u32> {
+        let moved = self.tasks.iter().filter(|task| task.effect == Effect::Move);
+        moved.map(|task| task.index).collect()
+    }
+
+    fn destroys(&self) -> Option<Destruction> {
+        let removed = self.change.as_ref().map(|change| change.change) == Some(ChangeKind::Removed);
+        let emptied = self.change.as_ref().is_some_and(|change| {
+            let zero = |change: &tw_model::Change| change.path == "replicas" && change.new == 0;
+            change.changes.iter().any(zero)
+        });
+        match self.effect {
+            _ if removed => Some(Destruction::Removed),
+            Effect::Recreate => Some(Destruction::Recreated),
+            _ if emptied => Some(Destruction::ScaledToZero),
+            _ => None,
+        }
+    }
+
+    /// What the digest rests on.
+    pub fn basis(&self) -> PlanBasis {
+        PlanBasis {
+            job: self.job.clone(),
+            base_version: self.base_version,
+            effect: self.effect,
+            counts: self.counts,
+            stages: self.stages.clone(),
+            verdict: self.verdict.word().to_owned(),
+        }
+    }
+}
+
+impl Verdict {
+    fn word(&self) -> &'static str {
+        match self {
+            Verdict::Fits => "fits",
+            Verdict::Moves => "moves",
+            Verdict::DoesNotFit { .. } => "does not fit",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::DoesNotFit { tasks, why } => {
+                write!(f, "does not fit: {tasks} tasks would wait, {why}")
+            }
+            other => f.write_str(other.word()),
+        }
+    }
+}
+
+impl std::iter::Sum for TaskCounts {
+    fn sum<I: Iterator<Item = TaskCounts>>(all: I) -> TaskCounts {
+        all.fold(TaskCounts::default(), |sum, one| TaskCounts {
+            untouched: sum.untouched + one.untouched,
+            in_place: sum.in_place + one.in_place,
+            restarted: sum.restarted + one.restarted,
+            moved: sum.moved + one.moved,
+            started: sum.started + one.started,
+            stopped: sum.stopped + one.stopped,
+        })
+    }
+}
+
+impl CapacityDelta {
+    fn add(&mut self, spec: &JobSpec, tasks: u32, sign: i64) {
+        let times = sign * i64::from(tasks);
+        self.cpu_millicores += times * spec.resources.cpu.0 as i64;
+        self.memory_bytes += times * spec.resources.memory.0 as i64;
+        self.disk_bytes += times * spec.resources.disk.0 as i64;
+    }
+}
+
+/// The hash of all that a plan promises.
+fn digest(submission: &Submission, jobs: &[JobPlan]) -> String {
+    let specs: BTreeMap<String, &JobSpec> = submission
+        .jobs
+        .iter()
+        .map(|job| (job.spec.id().to_string(), &job.spec))
+        .collect();
+    let basis: Vec<PlanBasis> = jobs.iter().map(JobPlan::basis).collect();
+    let bytes = serde_json::to_vec(&(specs, &submission.remove, basis));
+    let bytes = bytes.expect("specs and counts hold nothing that JSON cannot");
+    blake3::hash(&bytes).to_hex().to_string()
+}
+
+/// What is no longer as the reviewed plan said, in words.
+pub(crate) fn moved_since(state: &State, expected: &ExpectedPlan, plan: &Plan) -> Vec<String> {
+    if expected.basis.is_empty() {
+        return plan
+            .jobs
+            .iter()
+            .map(|job| where_it_stands(state, job))
+            .collect();
+    }
+    let was: BTreeMap<&JobId, &PlanBasis> = expected.basis.iter().map(|b| (&b.job, b)).collect();
+    let is: BTreeMap<JobId, PlanBasis> = plan
+        .jobs
+        .iter()
+        .map(|job| (job.job.clone(), job.basis()))
+        .collect();
+    let names: BTreeSet<&JobId> = was.keys().copied().chain(is.keys()).collect();
+    let mut moved: Vec<String> = names
+        .into_iter()
+        .filter_map(|id| difference(id, was.get(id).copied(), is.get(id)))
+        .collect();
+    if moved.is_empty() {
+        moved.push("the specs are not those that were planned".to_owned());
+    }
+    moved
+}
+
+fn where_it_stands(state: &State, plan: &JobPlan) -> String {
+    match state.job(&plan.job) {
+        None => format!("{} is new, and {}", plan.job, plan.verdict),
+        Some(job) => {
+            let current = job.current();
+            format!(
+                "{} is at version {} since {}, by {}; the change {}",
+                plan.job, current.version, current.at, current.by, plan.verdict
+            )
+        }
+    }
+}
+
+fn difference(id: &JobId, was: Option<&PlanBasis>, is: Option<&PlanBasis>) -> Option<String> {
+    let (was, is) = match (was, is) {
+        (Some(was), Some(is)) => (was, is),
+        (Some(_), None) => return Some(format!("{id} no longer changes")),
+        (None, Some(_)) => return Some(format!("{id} would change as well")),
+        (None, None) => return None,
+    };
+    if was == is {
+        return None;
+    }
+    let mut parts = Vec::new();
+    if was.base_version != is.base_version {
+        parts.push(format!(
+            "version {} became {}",
+            was.base_version, is.base_version
+        ));
+    }
+    if was.effect != is.effect {
+        parts.push(format!("effect {} became {}", was.effect, is.effect));
+    }
+    if was.verdict != is.verdict {
+        parts.push(format!("'{}' became '{}'", was.verdict, is.verdict));
+    }
+    if was.counts != is.counts {
+        parts.push(format!("{} became {}", was.counts, is.counts));
+    }
+    if was.stages != is.stages {
+        parts.push(format!("stages {:?} became {:?}", was.stages, is.stages));
+    }
+    Some(format!("{id}: {}", parts.join(", ")))
+}
+
+impl fmt::Display for TaskCounts {
+    /// Only what is not zero: `2 restarted, 1 started`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            (self.in_place, "in place"),
+            (self.restarted, "restarted"),
+            (self.moved, "moved"),
+            (self.started, "started"),
+            (self.stopped, "stopped"),
+            (self.untouched, "untouched"),
+        ];
+        let parts = parts.iter().filter(|(count, _)| *count > 0);
+        let parts: Vec<String> = parts
+            .map(|(count, word)| format!("{count} {word}"))
+            .collect();
+        match parts.is_empty() {
+            true => f.write_str("no tasks"),
+            false => f.write_str(&parts.join(", ")),
+        }
+    }
+}

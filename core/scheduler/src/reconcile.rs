@@ -1,0 +1,374 @@
+//! Makes the tasks of a job what its spec wants: stops what is too much, begins what is missing, places what waits.
+//!
+//! Works from the rows alone, so that any prefix of an earlier decision is a fine place to go on from.
+
+use tw_model::{
+    Desired, ENDED_TASKS_KEPT, JobId, JobRecord, Kind, MachineState, RolloutState, TaskId,
+    TaskRecord, TaskState, Timestamp, Version,
+};
+
+use crate::allocate::{self, Placer};
+use crate::dependency;
+use crate::draft::Draft;
+use crate::fleet::Request;
+use crate::lifecycle::{self, Details, TaskEvent};
+use crate::{JobState, rollout, seed, why};
+
+/// Brings one job closer to what is wanted of it, as far as that is possible now.
+pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
+    lose_orphans(draft, id);
+    stop_surplus(draft, id);
+    fill(draft, id);
+    place_pending(draft, id);
+    if rollout::advance(draft, id) {
+        fill(draft, id);
+        place_pending(draft, id);
+    }
+    note_stable(draft, id);
+    trim(draft, id);
+}
+
+/// Lets something happen to a task. True when its row has changed; a refusal changes nothing.
+pub(crate) fn tell(
+    draft: &mut Draft,
+    row: &TaskRecord,
+    event: TaskEvent,
+    details: &Details,
+) -> bool {
+    let mut after = row.clone();
+    let changed = lifecycle::carry_out(&mut after, event, details, draft.now).unwrap_or(false);
+    if changed {
+        note(draft, row, &after);
+        draft.put_task(after);
+    }
+    changed
+}
+
+/// Changes a job's row.
+pub(crate) fn edit(draft: &mut Draft, id: &JobId, change: impl FnOnce(&mut JobRecord)) {
+    let Some(job) = draft.job(id) else {
+        return;
+    };
+    let mut row = job.row.clone();
+    change(&mut row);
+    if row != job.row {
+        draft.put_job(row);
+    }
+}
+
+/// Whether a batch task has used up its attempts.
+pub(crate) fn exhausted(job: &JobState, row: &TaskRecord) -> bool {
+    let spec = job.spec_of(row);
+    spec.kind == Kind::Batch
+        && row.state == TaskState::Failed
+        && row.failures > spec.restart.attempts
+}
+
+/// Notes the transitions that people care about.
+fn note(draft: &mut Draft, before: &TaskRecord, after: &TaskRecord) {
+    let Some(job) = draft.job(&after.id.job) else {
+        return;
+    };
+    let kind = match (before.state, after.state) {
+        (old, new) if old == new => match (before.healthy, after.healthy) {
+            (old, Some(true)) if old != Some(true) => "task.healthy",
+            (old, Some(false)) if old != Some(false) => "task.unhealthy",
+            _ => return,
+        },
+        (_, TaskState::Starting) => "task.placed",
+        (_, TaskState::Running) => "task.started",
+        (_, TaskState::Stopping) => "task.stopping",
+        (_, TaskState::Failed) => "task.failed",
+        (_, TaskState::Lost) => "task.lost",
+        (_, TaskState::Done) if after.desired == Desired::Stop => "task.stopped",
+        (_, TaskState::Done) => "task.done",
+        (_, TaskState::Pending) => return,
+    };
+    let message = match exhausted(job, after) {
+        true => format!("{}; no attempt is left", after.reason),
+        false => after.reason.clone(),
+    };
+    let about = (Some(after.id.clone()), after.machine.clone());
+    draft.note(&after.id.job, kind, about, message);
+}
+
+/// Ends the tasks of machines that are lost, or have begun a new epoch since.
+///
+/// Usually they are ended together with the epoch; this also catches what a crash left between two portions.
+fn lose_orphans(draft: &mut Draft, id: &JobId) {
+    let Some(job) = draft.job(id) else {
+        return;
+    };
+    let live = job.tasks().filter(|row| !row.state.is_terminal());
+    let orphans: Vec<TaskRecord> = live.filter(|row| is_orphan(draft, row)).cloned().collect();
+    for row in orphans {
+        let why = Details::because("its machine was lost or restarted");
+        tell(draft, &row, TaskEvent::MachineLost, &why);
+    }
+}
+
+fn is_orphan(draft: &Draft, row: &TaskRecord) -> bool {
+    let Some(machine) = &row.machine else {
+        return false;
+    };
+    match draft.machine(machine) {
+        Some(machine) => machine.state == MachineState::Lost || machine.epoch != row.machine_epoch,
+        None => true,
+    }
+}
+
+/// Asks tasks to end whose index is not wanted any more.
+fn stop_surplus(draft: &mut Draft, id: &JobId) {
+    let Some(job) = draft.job(id) else {
+        return;
+    };
+    let wanted = job.wanted();
+    let surplus = job.tasks().filter(|row| {
+        !row.state.is_terminal() && row.id.index >= wanted && row.desired == Desired::Run
+    });
+    let surplus: Vec<TaskRecord> = surplus.cloned().collect();
+    let why = match job.row.stopped {
+        true => "the job was stopped".to_owned(),
+        false => format!("only {wanted} tasks are wanted"),
+    };
+    // The highest first, should the decision be cut short.
+    for row in surplus.iter().rev() {
+        tell(
+            draft,
+            row,
+            TaskEvent::StopAsked,
+            &Details::because(why.clone()),
+        );
+    }
+}
+
+/// Begins a task for every wanted index that has none.
+fn fill(draft: &mut Draft, id: &JobId) {
+    let Some(job) = draft.job(id) else {
+        return;
+    };
+    let missing: Vec<(u32, Version)> = (0..job.wanted())
+        .filter_map(|index| Some((index, missing_version(job, index)?)))
+        .collect();
+    for (index, version) in missing {
+        begin(draft, id, index, version);
+    }
+}
+
+/// The version at which an index has to begin again; none where it has what it needs.
+///
+/// An index that ended on request comes back at the version that is wanted, as does one that never was. All others
+/// keep theirs while an update is under way or has halted: the update reaches them in its own time.
+fn missing_version(job: &JobState, index: u32) -> Option<Version> {
+    let Some(last) = job.latest(index) else {
+        return Some(job.row.version);
+    };
+    let on_request = last.desired == Desired::Stop;
+    if !last.state.is_terminal() || exhausted(job, last) {
+        return None;
+    }
+    if last.state == TaskState::Done && !on_request {
+        return None;
+    }
+    let state = job.row.rollout.as_ref().map(|rollout| rollout.state);
+    let keeps = match state {
+        None => false,
+        Some(RolloutState::Running) => !on_request,
+        Some(RolloutState::Halted) => true,
+    };
+    match keeps && job.versions.contains_key(&last.version) {
+        true => Some(last.version),
+        false => Some(job.row.version),
+    }
+}
+
+/// Begins a new incarnation of an index: a row that waits for its machine.
+pub(crate) fn begin(draft: &mut Draft, id: &JobId, index: u32, version: Version) {
+    let Some(job) = draft.job(id) else {
+        return;
+    };
+    let incarnation = job.row.next_incarnation;
+    let task = TaskId::new(id.clone(), index, incarnation);
+    let last = job.latest(index).cloned();
+    let unasked = last.as_ref().filter(|last| {
+        last.desired == Desired::Run && matches!(last.state, TaskState::Failed | TaskState::Lost)
+    });
+    // A change of version is an update, and owes nothing to what went before.
+    let kept = last.as_ref().filter(|last| last.version == version);
+    let failures = kept
+        .filter(|last| last.desired == Desired::Run)
+        .map_or(0, |last| last.failures);
+    let failed =
+        kept.filter(|last| last.state == TaskState::Failed && last.desired == Desired::Run);
+    let not_before = failed.map(|last| backoff_end(draft, job, last));
+    let update = last.as_ref().is_some_and(|last| last.version != version);
+    let reason = match (failed, not_before) {
+        (Some(last), Some(_)) => format!("waits before it starts again after {}", last.reason),
+        _ => String::new(),
+    };
+    let row = TaskRecord {
+        id: task,
+        version,
+        state: TaskState::Pending,
+        desired: Desired::Run,
+        machine: None,
+        machine_epoch: 0,
+        ports: Default::default(),
+        healthy: None,
+        healthy_since: None,
+        report_seq: 0,
+        reason,
+        not_before,
+        restarts: last.as_ref().map_or(0, |last| last.restarts)
+            + u32::from(unasked.is_some() && !update),
+        failures,
+        created_at: draft.now,
+        started_at: None,
+        ended_at: None,
+        exit: None,
+    };
+    let now = draft.now;
+    edit(draft, id, |job| {
+        job.next_incarnation += 1;
+        if let Some(rollout) = job
+            .rollout
+            .as_mut()
+            .filter(|rollout| update && rollout.to == version)
+        {
+            rollout.progress_at = now;
+        }
+    });
+    draft.put_task(row);
+}
+
+/// When a failed task may start again: the wait doubles with each failure in a row, up to a quarter less by chance
+/// so that tasks which failed together do not return together.
+fn backoff_end(draft: &Draft, job: &JobState, failed: &TaskRecord) -> Timestamp {
+    let restart = &job.spec_of(failed).restart;
+    let doublings = failed.failures.saturating_sub(1).min(32);
+    let full = (restart.delay * (1 << doublings)).min(restart.delay_max);
+    let chance = seed::unit(seed::derive(draft.seed, &failed.id));
+    draft.now.plus(full.scale(1.0 - 0.25 * chance))
+}
+
+/// Gives a machine to every task that waits for nothing else.
+fn place_pending(draft: &mut Draft, id: &JobId) {
+    let Some(job) = draft.job(id).filter(|job| job.pending > 0) else {
+        return;
+    };
+    let due = job.tasks().filter(|row| {
+        row.state == TaskState::Pending && row.not_before.is_none_or(|moment| moment <= draft.now)
+    });
+    let due: Vec<TaskRecord> = due.cloned().collect();
+    let mut placer: Option<Placer> = None;
+    for mut row in due {
+        let Some(job) = draft.job(id) else {
+            return;
+        };
+        let spec = job.spec_of(&row).clone();
+        if let Err(reason) = dependency::ready(draft, &spec) {
+            wait(draft, row, reason);
+            continue;
+        }
+        let request = Request::of(&spec);
+        let fresh = || Placer::new(draft, job, request);
+        let same = placer.take().filter(|placer| *placer.request() == request);
+        let mut open = same.unwrap_or_else(fresh);
+        let wish = allocate::wish_of(draft, job, &row, leaves(job, &row));
+        match open.place(draft, wish) {
+            Some(slot) => assign(draft, &mut row, slot, &spec.ports),
+            None => {
+                let reason = why::no_room_reason(job, &request);
+                wait(draft, row, reason);
+            }
+        }
+        placer = Some(open);
+    }
+}
+
+/// Whether a task is to leave the machine of the one before it, because the plan said so.
+fn leaves(job: &JobState, row: &TaskRecord) -> bool {
+    let Some(rollout) = &job.row.rollout else {
+        return false;
+    };
+    let mut before = job.of_index(row.id.index).rev().skip(1);
+    let updated = before
+        .next()
+        .is_some_and(|last| last.version != row.version);
+    updated && row.version == rollout.to && rollout.moves.contains(&row.id.index)
+}
+
+fn wait(draft: &mut Draft, mut row: TaskRecord, reason: String) {
+    if row.reason != reason {
+        row.reason = reason;
+        draft.put_task(row);
+    }
+}
+
+/// Gives a waiting task its machine and ports.
+pub(crate) fn assign(draft: &mut Draft, row: &mut TaskRecord, slot: u32, ports: &[tw_model::Name]) {
+    let before = row.clone();
+    let (machine, epoch) = allocate::machine_at(draft, slot);
+    row.ports = allocate::pick_ports(draft, slot, &row.id, ports);
+    row.machine = Some(machine);
+    row.machine_epoch = epoch;
+    row.not_before = None;
+    row.reason = String::new();
+    let placed = lifecycle::carry_out(row, TaskEvent::Placed, &Details::default(), draft.now);
+    if placed.is_ok() {
+        note(draft, &before, row);
+        draft.put_task(row.clone());
+    }
+}
+
+/// Notes when a job that is not being updated has all its tasks healthy, or done, for the first time.
+fn note_stable(draft: &mut Draft, id: &JobId) {
+    let Some(job) = draft.job(id) else {
+        return;
+    };
+    let idle = job.row.rollout.is_none() && !job.row.stopped;
+    if !idle || job.row.stable_version == job.row.version || !is_good(job, draft.now) {
+        return;
+    }
+    let (kind, version) = (job.spec().kind, job.row.version);
+    edit(draft, id, |row| row.stable_version = version);
+    if kind == Kind::Service {
+        let message = format!("all tasks of version {version} are healthy");
+        draft.note(id, "job.healthy", (None, None), message);
+    }
+}
+
+fn is_good(job: &JobState, now: Timestamp) -> bool {
+    let spec = job.spec();
+    (0..job.wanted()).all(|index| {
+        let latest = job.latest(index);
+        let latest = latest.filter(|row| row.version == job.row.version);
+        latest.is_some_and(|row| match spec.kind {
+            Kind::Service => rollout::settled(job, row, spec.rollout.healthy_for, now),
+            Kind::Batch => row.state == TaskState::Done,
+        })
+    })
+}
+
+/// Forgets all but the newest ended tasks of each index.
+fn trim(draft: &mut Draft, id: &JobId) {
+    let Some(job) = draft.job(id) else {
+        return;
+    };
+    let mut surplus = Vec::new();
+    let mut ended = 0;
+    let mut index = None;
+    for row in job.tasks.values().rev() {
+        if index != Some(row.id.index) {
+            index = Some(row.id.index);
+            ended = 0;
+        }
+        ended += usize::from(row.state.is_terminal());
+        if ended > ENDED_TASKS_KEPT {
+            surplus.push(row.id.clone());
+        }
+    }
+    for task in surplus {
+        draft.delete_task(&task);
+    }
+}

@@ -1,0 +1,434 @@
+//! Brings the tasks of a job from one version to the next, stage by stage, behind health gates.
+//!
+//! What each effect does:
+//! * `none` writes the new version into every row at once.
+//! * `in_place` writes it into the rows of a stage at once; nothing stops, so the budget is not touched.
+//! * `restart` and `move` stop a task, as many at a time as `max_unavailable` allows; the next incarnation begins at
+//!   the new version.
+//! * `recreate` stops everything at once.
+//!
+//! A stage counts tasks, and takes those that are down before those that serve: an update is often the cure. It is
+//! over when every task at the new version has been healthy for `healthy_for`. Indexes that the update has not
+//! reached start again at the version they had.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tw_model::{
+    Desired, Effect, HealthCheck, JobId, JobSpec, Kind, Millis, RolloutRecord, RolloutState,
+    TaskRecord, TaskState, Timestamp, Version, diff_jobs,
+};
+
+use crate::JobState;
+use crate::draft::Draft;
+use crate::endpoints::serves;
+use crate::escalate::escalate;
+use crate::fleet::Request;
+use crate::lifecycle::{Details, TaskEvent};
+use crate::reconcile::{self, exhausted};
+
+/// So many failures in a row of a task at the new version halt an update.
+const FAILURES_TO_HALT: u32 = 3;
+
+/// How many tasks run the new version after each stage; the last number is all of them.
+pub(crate) fn stage_sizes(spec: &JobSpec) -> Vec<u32> {
+    let stages = spec.rollout.stages.iter();
+    let mut sizes: Vec<u32> = stages.map(|stage| stage.tasks(spec.replicas)).collect();
+    if sizes.last() != Some(&spec.replicas) {
+        sizes.push(spec.replicas);
+    }
+    sizes
+}
+
+/// What a change of the spec does to the task of an index, before the machines are looked at.
+///
+/// A batch task that has ended for good is untouched by what cannot matter to it any more, but one that failed is
+/// tried again: the change may be its cure.
+pub(crate) fn task_effect(job: &JobState, row: &TaskRecord, to: &JobSpec, restart: bool) -> Effect {
+    let change = diff_jobs(Some(job.spec_of(row)), Some(to));
+    let changes = change.iter().flat_map(|change| &change.changes);
+    let strongest = changes
+        .map(|change| change.effect)
+        .filter(|effect| *effect != Effect::Scale)
+        .max()
+        .unwrap_or(Effect::None);
+    let floor = match restart {
+        true => Effect::Restart,
+        false => Effect::None,
+    };
+    let effect = strongest.max(floor);
+    match row.state {
+        TaskState::Failed if to.kind == Kind::Batch => effect.max(Effect::Restart),
+        TaskState::Done if effect < Effect::Restart => Effect::None,
+        _ => effect,
+    }
+}
+
+/// Whether a task at the new version counts as good: it has been healthy for long enough, or is done.
+pub(crate) fn settled(job: &JobState, row: &TaskRecord, gate: Millis, now: Timestamp) -> bool {
+    if job.spec_of(row).kind == Kind::Batch && row.state == TaskState::Done {
+        return true;
+    }
+    let since = row.healthy_since;
+    serves(job, row) && since.is_some_and(|since| now.since(since) >= gate)
+}
+
+/// How long a task must be healthy before it counts.
+///
+/// Where the checks of a running task were changed in place, its agent speaks up only after they have failed as often
+/// as the author allows; until then its health is that of the old checks.
+fn gate(job: &JobState, rollout: &RolloutRecord, row: &TaskRecord) -> Millis {
+    let to = job.spec_of(row);
+    let from = job
+        .version(rollout.from)
+        .map(|version| &version.spec.health);
+    let survived = row.created_at < rollout.started_at;
+    let slowest = |checks: &[HealthCheck]| {
+        let verdicts = checks
+            .iter()
+            .map(|check| (check.every() + check.timeout()) * u64::from(check.failures()));
+        verdicts.max().unwrap_or(Millis::ZERO)
+    };
+    match survived && from.is_some_and(|from| *from != to.health) {
+        true => to.rollout.healthy_for + slowest(&to.health),
+        false => to.rollout.healthy_for,
+    }
+}
+
+/// One wanted index, as the updater sees it.
+struct Member {
+    row: TaskRecord,
+    /// None of what is left to do; `Effect::None` where the new version is reached.
+    effect: Effect,
+    /// It has the new version, or makes way for it.
+    reached: bool,
+    settled: bool,
+    /// Its users notice nothing.
+    available: bool,
+}
+
+/// Takes the next steps of the update of a job, if there is one. True when a row changed.
+pub(crate) fn advance(draft: &mut Draft, id: &JobId) -> bool {
+    let mut changed = false;
+    while let Some(rollout) = running(draft, id) {
+        let members = members(draft, id, &rollout);
+        if let Some(reason) = reason_to_halt(draft, id, &rollout, &members) {
+            halt(draft, id, reason);
+            return true;
+        }
+        match next_step(draft, id, &rollout, &members) {
+            Step::Wait => break,
+            Step::Done => complete(draft, id, &rollout),
+            Step::NextStage => enter_stage(draft, id, &rollout),
+            Step::Free => replace_free(draft, id, &rollout, &members),
+            Step::Within(room) => {
+                if !replace_within(draft, id, &rollout, &members, room) {
+                    break;
+                }
+            }
+        }
+        changed = true;
+    }
+    changed
+}
+
+fn replace_free(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord, members: &[Member]) {
+    let free = members.iter().filter(|member| is_free(member));
+    let mut recreated = false;
+    for member in free {
+        recreated |= member.effect == Effect::Recreate;
+        replace(draft, id, rollout, &member.row, member.effect);
+    }
+    note_progress(draft, id, Vec::new(), recreated);
+}
+
+fn running(draft: &Draft, id: &JobId) -> Option<RolloutRecord> {
+    let job = draft.job(id)?;
+    let rollout = job.row.rollout.as_ref()?;
+    let active = rollout.state == RolloutState::Running && !job.row.stopped;
+    active.then(|| rollout.clone())
+}
+
+fn members(draft: &Draft, id: &JobId, rollout: &RolloutRecord) -> Vec<Member> {
+    let Some(job) = draft.job(id) else {
+        return Vec::new();
+    };
+    let to = job.spec();
+    let mut effects: BTreeMap<(Version, TaskState), Effect> = BTreeMap::new();
+    let rows = (0..job.wanted()).filter_map(|index| job.latest(index));
+    rows.map(|row| {
+        let at_target = row.version == rollout.to;
+        let effect = match at_target {
+            true => Effect::None,
+            false => *effects
+                .entry((row.version, row.state))
+                .or_insert_with(|| task_effect(job, row, to, rollout.restart)),
+        };
+        let leaving = row.desired == Desired::Stop && !row.state.is_terminal();
+        let over = row.state.is_terminal() && effect == Effect::None;
+        let done = row.state == TaskState::Done;
+        let settled = match at_target {
+            true => settled(job, row, gate(job, rollout, row), draft.now),
+            false => over && done,
+        };
+        let serving = match to.kind {
+            Kind::Service => serves(job, row),
+            Kind::Batch => done || row.state == TaskState::Running,
+        };
+        Member {
+            effect,
+            reached: at_target || leaving || over,
+            settled,
+            available: serving && (settled || !at_target),
+            row: row.clone(),
+        }
+    })
+    .collect()
+}
+
+fn reason_to_halt(
+    draft: &Draft,
+    id: &JobId,
+    rollout: &RolloutRecord,
+    members: &[Member],
+) -> Option<String> {
+    let job = draft.job(id)?;
+    let mut new = members
+        .iter()
+        .filter(|member| member.row.version == rollout.to && !member.settled);
+    let failing = new
+        .clone()
+        .find(|member| member.row.failures >= FAILURES_TO_HALT || exhausted(job, &member.row));
+    if let Some(member) = failing {
+        let last = last_failure(job, &member.row);
+        return Some(format!(
+            "task {} failed {} times in a row at version {}: {last}",
+            member.row.id, member.row.failures, rollout.to
+        ));
+    }
+    let spec = job.spec();
+    let late = draft.now.since(rollout.progress_at) > spec.rollout.deadline;
+    let member = new.next().filter(|_| late)?;
+    let state = match (member.row.state, member.row.healthy) {
+        (TaskState::Running, Some(false)) => "running but unhealthy".to_owned(),
+        (TaskState::Running, None) if !spec.health.is_empty() => {
+            "running, and no check has passed yet".to_owned()
+        }
+        (state, _) => state.to_string(),
+    };
+    let because = match member.row.reason.is_empty() {
+        true => String::new(),
+        false => format!(": {}", member.row.reason),
+    };
+    Some(format!(
+        "task {} is {state} at version {} and was not healthy for {} within {}{because}",
+        member.row.id, rollout.to, spec.rollout.healthy_for, spec.rollout.deadline
+    ))
+}
+
+/// How the newest ended task of an index ended.
+fn last_failure(job: &JobState, row: &TaskRecord) -> String {
+    let mut ended = job.of_index(row.id.index).rev();
+    let last = ended.find(|other| other.state == TaskState::Failed);
+    last.map_or_else(|| row.reason.clone(), |row| row.reason.clone())
+}
+
+enum Step {
+    Wait,
+    /// Every wanted task is good.
+    Done,
+    NextStage,
+    /// These members no stage holds back.
+    Free,
+    /// So many more tasks may get the new version in this stage.
+    Within(usize),
+}
+
+fn next_step(draft: &Draft, id: &JobId, rollout: &RolloutRecord, members: &[Member]) -> Step {
+    let Some(job) = draft.job(id) else {
+        return Step::Wait;
+    };
+    if members.iter().any(is_free) {
+        return Step::Free;
+    }
+    let sizes = stage_sizes(job.spec());
+    let stage = (rollout.stage as usize).min(sizes.len() - 1);
+    let reached = members.iter().filter(|member| member.reached).count();
+    let good = members
+        .iter()
+        .all(|member| !member.reached || member.settled);
+    if good && reached >= members.len() {
+        return Step::Done;
+    }
+    if good && reached >= sizes[stage] as usize && stage + 1 < sizes.len() {
+        return Step::NextStage;
+    }
+    match (sizes[stage] as usize).saturating_sub(reached) {
+        0 => Step::Wait,
+        room => Step::Within(room),
+    }
+}
+
+/// Changes that no stage holds back: nothing notices them, or everything starts anew anyway.
+fn is_free(member: &Member) -> bool {
+    !member.reached && matches!(member.effect, Effect::None | Effect::Recreate)
+}
+
+/// Replaces as many members as the stage and the budget allow: those that are down first, then by index.
+fn replace_within(
+    draft: &mut Draft,
+    id: &JobId,
+    rollout: &RolloutRecord,
+    members: &[Member],
+    mut room: usize,
+) -> bool {
+    let Some(spec) = draft.job(id).map(|job| job.spec().clone()) else {
+        return false;
+    };
+    let mut down = members.iter().filter(|member| !member.available).count();
+    let mut waiting: Vec<&Member> = members.iter().filter(|member| !member.reached).collect();
+    waiting.sort_by_key(|member| (member.available, member.row.id.index));
+    let mut moves = Vec::new();
+    let mut changed = false;
+    for member in waiting {
+        let Some(effect) = effect_now(draft, id, rollout, member).filter(|_| room > 0) else {
+            continue;
+        };
+        let stops = effect.replaces_task() && member.available;
+        if stops && down >= spec.rollout.max_unavailable as usize {
+            continue;
+        }
+        down += usize::from(stops);
+        room -= 1;
+        if effect == Effect::Move {
+            moves.push(member.row.id.index);
+        }
+        replace(draft, id, rollout, &member.row, effect);
+        changed = true;
+    }
+    note_progress(draft, id, moves, changed);
+    changed
+}
+
+/// What to do to a member now, given its machine; none where room for it is about to be free.
+fn effect_now(
+    draft: &Draft,
+    id: &JobId,
+    rollout: &RolloutRecord,
+    member: &Member,
+) -> Option<Effect> {
+    if rollout.moves.contains(&member.row.id.index) {
+        return Some(member.effect.max(Effect::Move));
+    }
+    let job = draft.job(id)?;
+    let request = Request::of(job.spec());
+    let effect = escalate(member.effect, draft, job, &member.row, &request);
+    let waits = effect == Effect::Move && room_is_coming(draft, &member.row);
+    (!waits).then_some(effect)
+}
+
+/// Whether tasks on the machine of this one are about to end and give room.
+fn room_is_coming(draft: &Draft, row: &TaskRecord) -> bool {
+    let slot = row.machine.as_ref().and_then(|machine| draft.slot(machine));
+    let Some(slot) = slot else {
+        return false;
+    };
+    let tasks = draft.base().fleet.host(slot).tasks.keys();
+    tasks
+        .filter_map(|task| draft.task(task))
+        .any(|other| other.id != row.id && other.state == TaskState::Stopping)
+}
+
+fn replace(
+    draft: &mut Draft,
+    id: &JobId,
+    rollout: &RolloutRecord,
+    row: &TaskRecord,
+    effect: Effect,
+) {
+    let mut row = row.clone();
+    match (row.state, effect) {
+        (state, _) if state.is_terminal() => {
+            reconcile::begin(draft, id, row.id.index, rollout.to);
+        }
+        // It has not started: it starts as what is wanted now, without the wait that the old version earned.
+        (TaskState::Pending, _) => {
+            row.version = rollout.to;
+            row.failures = 0;
+            row.not_before = None;
+            draft.put_task(row);
+        }
+        (_, Effect::None | Effect::Scale) => {
+            row.version = rollout.to;
+            draft.put_task(row);
+        }
+        (_, Effect::InPlace) => {
+            row.version = rollout.to;
+            row.failures = 0;
+            row.healthy_since = row.healthy_since.map(|_| draft.now);
+            draft.put_task(row);
+        }
+        (_, Effect::Restart | Effect::Move | Effect::Recreate) => {
+            let why = Details::because(format!("makes way for version {}", rollout.to));
+            reconcile::tell(draft, &row, TaskEvent::StopAsked, &why);
+        }
+    }
+}
+
+fn note_progress(draft: &mut Draft, id: &JobId, moves: Vec<u32>, progress: bool) {
+    let now = draft.now;
+    write(draft, id, |row| {
+        let all: BTreeSet<u32> = row.moves.iter().copied().chain(moves).collect();
+        row.moves = all.into_iter().collect();
+        if progress {
+            row.progress_at = now;
+        }
+    });
+}
+
+fn enter_stage(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord) {
+    let sizes = draft
+        .job(id)
+        .map(|job| stage_sizes(job.spec()))
+        .unwrap_or_default();
+    let stage = rollout.stage + 1;
+    let now = draft.now;
+    write(draft, id, |row| {
+        row.stage = stage;
+        row.stage_started_at = now;
+        row.progress_at = now;
+    });
+    let tasks = sizes.get(stage as usize).copied().unwrap_or_default();
+    let message = format!(
+        "version {}: stage {} of {}, {tasks} tasks",
+        rollout.to,
+        stage + 1,
+        sizes.len()
+    );
+    draft.note(id, "rollout.stage", (None, None), message);
+}
+
+fn complete(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord) {
+    reconcile::edit(draft, id, |row| {
+        row.rollout = None;
+        row.stable_version = rollout.to;
+    });
+    let message = format!("all tasks run version {}", rollout.to);
+    draft.note(id, "rollout.done", (None, None), message);
+}
+
+fn halt(draft: &mut Draft, id: &JobId, reason: String) {
+    write(draft, id, |row| {
+        row.state = RolloutState::Halted;
+        row.reason = reason.clone();
+    });
+    draft.note(id, "rollout.halted", (None, None), reason);
+}
+
+/// Changes the record of the update under way.
+pub(crate) fn write(draft: &mut Draft, id: &JobId, change: impl FnOnce(&mut RolloutRecord)) {
+    reconcile::edit(draft, id, |row| {
+        if let Some(rollout) = &mut row.rollout {
+            change(rollout);
+        }
+    });
+}

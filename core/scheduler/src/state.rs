@@ -1,0 +1,367 @@
+//! All that decisions rest on: the rows of the store, held in memory with a few indexes over them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tw_model::{
+    EventRecord, Incarnation, JobId, JobRecord, JobSpec, MachineId, MachineRecord, Record,
+    RecordKey, TaskId, TaskRecord, TaskState, Version, VersionRecord,
+};
+
+use crate::fleet::{Fleet, Reserved};
+use crate::{Op, Txn};
+
+/// One job with its versions and tasks.
+#[derive(Clone, Debug)]
+pub struct JobState {
+    pub(crate) row: JobRecord,
+    pub(crate) versions: BTreeMap<Version, Arc<VersionRecord>>,
+    pub(crate) tasks: BTreeMap<(u32, Incarnation), Arc<TaskRecord>>,
+    /// How many of the tasks wait for a machine.
+    pub(crate) pending: usize,
+}
+
+impl JobState {
+    /// The job's row.
+    pub fn row(&self) -> &JobRecord {
+        &self.row
+    }
+
+    /// The version that is wanted.
+    pub fn current(&self) -> &VersionRecord {
+        // A job's row and its version are written in one transaction, and a version outlives its use.
+        &self.versions[&self.row.version]
+    }
+
+    /// The spec that is wanted.
+    pub fn spec(&self) -> &Arc<JobSpec> {
+        &self.current().spec
+    }
+
+    /// A version that the job has had and that is still kept.
+    pub fn version(&self, version: Version) -> Option<&VersionRecord> {
+        self.versions.get(&version).map(Arc::as_ref)
+    }
+
+    /// The versions that are kept, oldest first.
+    pub fn versions(&self) -> impl Iterator<Item = &VersionRecord> {
+        self.versions.values().map(Arc::as_ref)
+    }
+
+    /// All rows of tasks, by index and then by incarnation.
+    pub fn tasks(&self) -> impl Iterator<Item = &TaskRecord> {
+        self.tasks.values().map(Arc::as_ref)
+    }
+
+    /// The newest row of an index: its live task if there is one.
+    pub fn latest(&self, index: u32) -> Option<&TaskRecord> {
+        self.of_index(index).next_back()
+    }
+
+    /// The newest row of each index that ever had one.
+    pub fn latest_of_each(&self) -> impl Iterator<Item = &TaskRecord> {
+        let mut rows = self.tasks.values().map(Arc::as_ref).peekable();
+        std::iter::from_fn(move || {
+            let mut row = rows.next()?;
+            while let Some(newer) = rows.next_if(|next| next.id.index == row.id.index) {
+                row = newer;
+            }
+            Some(row)
+        })
+    }
+
+    /// The rows of one index, oldest first.
+    pub fn of_index(&self, index: u32) -> impl DoubleEndedIterator<Item = &TaskRecord> {
+        self.tasks
+            .range((index, 0)..=(index, Incarnation::MAX))
+            .map(|(_, row)| row.as_ref())
+    }
+
+    /// The row of one task.
+    pub fn task(&self, index: u32, incarnation: Incarnation) -> Option<&TaskRecord> {
+        self.tasks.get(&(index, incarnation)).map(Arc::as_ref)
+    }
+
+    /// How many tasks are wanted now.
+    pub fn wanted(&self) -> u32 {
+        match self.row.stopped {
+            true => 0,
+            false => self.spec().replicas,
+        }
+    }
+
+    /// The spec of a task's own version; that of the job where the version is gone.
+    pub fn spec_of(&self, row: &TaskRecord) -> &Arc<JobSpec> {
+        match self.versions.get(&row.version) {
+            Some(version) => &version.spec,
+            None => self.spec(),
+        }
+    }
+
+    /// What a task holds on its machine; none while it has no machine, and once it has ended.
+    pub(crate) fn reservation(&self, row: &TaskRecord) -> Option<(MachineId, Reserved)> {
+        let machine = row.machine.clone()?;
+        if row.state.is_terminal() {
+            return None;
+        }
+        let resources = &self.spec_of(row).resources;
+        let reserved = Reserved {
+            cpu: resources.cpu,
+            memory: resources.memory,
+            disk: resources.disk,
+            ports: row.ports.values().copied().collect(),
+        };
+        Some((machine, reserved))
+    }
+
+    pub(crate) fn put_task(&mut self, row: Arc<TaskRecord>) {
+        self.pending += usize::from(row.state == TaskState::Pending);
+        let old = self.tasks.insert((row.id.index, row.id.incarnation), row);
+        self.forget_pending(old);
+    }
+
+    pub(crate) fn delete_task(&mut self, task: &TaskId) {
+        let old = self.tasks.remove(&(task.index, task.incarnation));
+        self.forget_pending(old);
+    }
+
+    fn forget_pending(&mut self, old: Option<Arc<TaskRecord>>) {
+        self.pending -= usize::from(old.is_some_and(|row| row.state == TaskState::Pending));
+    }
+}
+
+/// Everything that is stored, as decisions see it.
+///
+/// [`State::apply`] is the only thing that changes it, so that folding the stored rows gives the same again.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    pub(crate) jobs: BTreeMap<JobId, JobState>,
+    pub(crate) events: BTreeMap<JobId, BTreeMap<u64, Arc<EventRecord>>>,
+    pub(crate) fleet: Fleet,
+    /// Jobs with tasks that wait, so that freed room finds them.
+    pub(crate) pending: BTreeSet<JobId>,
+}
+
+impl State {
+    /// Builds the state from stored rows in any order.
+    pub fn from_records(records: impl IntoIterator<Item = Record>) -> State {
+        let mut state = State::default();
+        let mut records: Vec<Record> = records.into_iter().collect();
+        records.sort_by_key(rank);
+        // Versions come first; those of a job whose row follows wait here.
+        let mut versions: BTreeMap<JobId, BTreeMap<Version, Arc<VersionRecord>>> = BTreeMap::new();
+        for record in records {
+            match record {
+                Record::Version(row) => {
+                    let of_job = versions.entry(row.job.clone()).or_default();
+                    of_job.insert(row.version, row);
+                }
+                Record::Job(row) => {
+                    let versions = versions.remove(&row.id).unwrap_or_default();
+                    state.put_job(row, versions);
+                }
+                other => state.put(other),
+            }
+        }
+        state
+    }
+
+    /// Applies a decision. The only way in which the state ever changes.
+    pub fn apply(&mut self, txn: &Txn) {
+        let mut versions: BTreeMap<JobId, BTreeMap<Version, Arc<VersionRecord>>> = BTreeMap::new();
+        for op in &txn.ops {
+            match op {
+                Op::Put(Record::Version(row)) if !self.jobs.contains_key(&row.job) => {
+                    let of_job = versions.entry(row.job.clone()).or_default();
+                    of_job.insert(row.version, row.clone());
+                }
+                Op::Put(Record::Job(row)) if !self.jobs.contains_key(&row.id) => {
+                    let versions = versions.remove(&row.id).unwrap_or_default();
+                    self.put_job(row.clone(), versions);
+                }
+                Op::Put(record) => self.put(record.clone()),
+                Op::Delete(key) => self.delete(key),
+            }
+        }
+    }
+
+    /// Every row, as the store holds it.
+    pub fn records(&self) -> impl Iterator<Item = Record> {
+        let jobs = self.jobs.values().flat_map(|job| {
+            let versions = job
+                .versions
+                .values()
+                .map(|row| Record::Version(row.clone()));
+            let tasks = job.tasks.values().map(|row| Record::Task((**row).clone()));
+            std::iter::once(Record::Job(job.row.clone()))
+                .chain(versions)
+                .chain(tasks)
+        });
+        let machines = self.machines().cloned().map(Record::Machine);
+        let events = self.events.values().flat_map(BTreeMap::values);
+        jobs.chain(machines)
+            .chain(events.map(|row| Record::Event((**row).clone())))
+    }
+
+    /// All jobs, by namespace and name.
+    pub fn jobs(&self) -> impl Iterator<Item = &JobState> {
+        self.jobs.values()
+    }
+
+    /// One job.
+    pub fn job(&self, job: &JobId) -> Option<&JobState> {
+        self.jobs.get(job)
+    }
+
+    /// The row of one task.
+    pub fn task(&self, task: &TaskId) -> Option<&TaskRecord> {
+        self.jobs.get(&task.job)?.task(task.index, task.incarnation)
+    }
+
+    /// All machines, in the order in which they became known.
+    pub fn machines(&self) -> impl Iterator<Item = &MachineRecord> {
+        self.fleet.hosts().map(|host| host.row.as_ref())
+    }
+
+    /// One machine.
+    pub fn machine(&self, machine: &MachineId) -> Option<&MachineRecord> {
+        let slot = self.fleet.slot(machine)?;
+        Some(&self.fleet.host(slot).row)
+    }
+
+    /// The live tasks of a machine, with what each holds there: CPU, memory, disk.
+    pub fn tasks_on(&self, machine: &MachineId) -> impl Iterator<Item = &TaskRecord> {
+        let host = self.fleet.slot(machine).map(|slot| self.fleet.host(slot));
+        host.into_iter()
+            .flat_map(|host| host.tasks.keys())
+            .filter_map(|task| self.task(task))
+    }
+
+    /// What the live tasks of a machine hold together.
+    pub fn reserved_on(&self, machine: &MachineId) -> crate::Request {
+        let mut sum = crate::Request::default();
+        if let Some(slot) = self.fleet.slot(machine) {
+            for held in self.fleet.host(slot).tasks.values() {
+                sum.cpu = sum.cpu + held.cpu;
+                sum.memory = sum.memory + held.memory;
+                sum.disk = sum.disk + held.disk;
+                sum.ports += held.ports.len() as u32;
+            }
+        }
+        sum
+    }
+
+    /// The events of a job that are kept, oldest first.
+    pub fn events(&self, job: &JobId) -> impl DoubleEndedIterator<Item = &EventRecord> {
+        let of_job = self.events.get(job);
+        of_job
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .map(Arc::as_ref)
+    }
+
+    pub(crate) fn holds_machine(&self, task: &TaskId) -> bool {
+        self.task(task).is_some_and(|row| row.machine.is_some())
+    }
+
+    fn put(&mut self, record: Record) {
+        match record {
+            Record::Job(row) => self.put_job(row, BTreeMap::new()),
+            Record::Version(row) => {
+                if let Some(job) = self.jobs.get_mut(&row.job) {
+                    job.versions.insert(row.version, row);
+                }
+            }
+            Record::Task(row) => self.put_task(row),
+            Record::Machine(row) => self.fleet.put_machine(Arc::new(row)),
+            Record::Event(row) => {
+                let of_job = self.events.entry(row.job.clone()).or_default();
+                of_job.insert(row.seq, Arc::new(row));
+            }
+        }
+    }
+
+    fn put_job(&mut self, row: JobRecord, versions: BTreeMap<Version, Arc<VersionRecord>>) {
+        match self.jobs.get_mut(&row.id) {
+            Some(job) => job.row = row,
+            None => {
+                let id = row.id.clone();
+                let tasks = BTreeMap::new();
+                let job = JobState {
+                    row,
+                    versions,
+                    tasks,
+                    pending: 0,
+                };
+                self.jobs.insert(id, job);
+            }
+        }
+    }
+
+    fn put_task(&mut self, row: TaskRecord) {
+        self.unreserve(&row.id);
+        let Some(job) = self.jobs.get_mut(&row.id.job) else {
+            return;
+        };
+        if let Some((machine, reserved)) = job.reservation(&row)
+            && let Some(slot) = self.fleet.slot(&machine)
+        {
+            self.fleet.reserve(slot, &row.id, reserved);
+        }
+        let id = row.id.job.clone();
+        job.put_task(Arc::new(row));
+        self.index_pending(&id);
+    }
+
+    fn delete(&mut self, key: &RecordKey) {
+        match key {
+            RecordKey::Job(id) => {
+                self.jobs.remove(id);
+            }
+            RecordKey::Version(id, version) => {
+                if let Some(job) = self.jobs.get_mut(id) {
+                    job.versions.remove(version);
+                }
+            }
+            RecordKey::Task(task) => {
+                self.unreserve(task);
+                if let Some(job) = self.jobs.get_mut(&task.job) {
+                    job.delete_task(task);
+                }
+                self.index_pending(&task.job);
+            }
+            // Machines are never removed: their epochs must not begin again.
+            RecordKey::Machine(_) => {}
+            RecordKey::Event(id, seq) => {
+                if let Some(of_job) = self.events.get_mut(id) {
+                    of_job.remove(seq);
+                }
+            }
+        }
+    }
+
+    fn unreserve(&mut self, task: &TaskId) {
+        let old = self.task(task).and_then(|row| row.machine.clone());
+        if let Some(slot) = old.and_then(|machine| self.fleet.slot(&machine)) {
+            self.fleet.release(slot, task);
+        }
+    }
+
+    fn index_pending(&mut self, id: &JobId) {
+        match self.jobs.get(id).is_some_and(|job| job.pending > 0) {
+            true => self.pending.insert(id.clone()),
+            false => self.pending.remove(id),
+        };
+    }
+}
+
+/// The order in which rows build on each other.
+fn rank(record: &Record) -> u8 {
+    match record {
+        Record::Version(_) => 0,
+        Record::Job(_) => 1,
+        Record::Machine(_) => 2,
+        Record::Task(_) => 3,
+        Record::Event(_) => 4,
+    }
+}

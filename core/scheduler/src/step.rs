@@ -1,0 +1,585 @@
+//! Decides: one event on one state gives the rows to write and the answer to give.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use tw_model::{
+    Capacity, Code, Effect, JobId, Kind, MachineFacts, MachineId, MachineRecord, MachineState,
+    Millis, Phase, RolloutRecord, RolloutState, TaskId, TaskRecord, TaskReport, Timestamp, Version,
+};
+
+use crate::draft::Draft;
+use crate::lifecycle::{self, Details, TaskEvent, Transition};
+use crate::plan::{self, ExpectedPlan, JobPlan, Plan, Submission, SubmittedJob, Wanted};
+use crate::reconcile::{edit, reconcile, tell};
+use crate::{State, Txn, dependency};
+
+/// How many versions of a job are kept beside those that are in use.
+const VERSIONS_KEPT: usize = 10;
+
+/// How many jobs with waiting tasks one event looks at when room becomes free; the next tick sees to the rest.
+const WAITING_JOBS_AT_ONCE: usize = 32;
+
+/// What the cluster's owner may set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchedulerConfig {
+    /// A machine that is silent for longer is lost.
+    pub lost_after: Millis,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> SchedulerConfig {
+        SchedulerConfig {
+            lost_after: Millis::seconds(10),
+        }
+    }
+}
+
+/// Something to decide on.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Someone wants jobs to be so from now on. With `expected`, only if the plan is still the same.
+    Submit {
+        submission: Submission,
+        expected: Option<ExpectedPlan>,
+    },
+    /// Someone wants a job to end.
+    Stop { job: JobId, by: String },
+    /// Someone wants all tasks of a job to start again, as gently as in an update.
+    RestartJob { job: JobId, by: String },
+    /// An agent says who its machine is, and all that it knows of its tasks.
+    AgentRegistered {
+        machine: MachineId,
+        boot_id: String,
+        capacity: Capacity,
+        facts: MachineFacts,
+        /// The newest report of every task that the agent holds.
+        reports: Vec<TaskReport>,
+    },
+    /// An agent says what has happened.
+    Reports {
+        machine: MachineId,
+        epoch: u64,
+        reports: Vec<TaskReport>,
+    },
+    /// A machine was silent for too long; see [`crate::Broker`].
+    MachineLost { machine: MachineId },
+    /// Time has passed. At least once a second, and at once after a recovery.
+    Tick,
+}
+
+/// What was decided.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// To be applied and committed in this order. Every prefix is a valid state.
+    pub txns: Vec<Txn>,
+    /// To be given once all of them are durable.
+    pub reply: Reply,
+}
+
+/// The answer to an event.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Nobody asked.
+    None,
+    Submitted(Plan),
+    /// How many tasks are asked to end.
+    Stopped {
+        tasks: u32,
+    },
+    Restarting {
+        version: Version,
+    },
+    /// The epoch of everything that the machine runs from now on.
+    Registered {
+        epoch: u64,
+    },
+    /// The reports are dealt with; these could not be used.
+    Reported {
+        refused: Vec<ReportRefusal>,
+    },
+    /// The sender's epoch is over. It is to register again, and to stop nothing for that.
+    Fenced {
+        epoch: u64,
+    },
+    Refused(Refusal),
+}
+
+/// A report that says nothing about any task of this machine. It need not be repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportRefusal {
+    pub task: TaskId,
+    pub why: String,
+}
+
+/// Why a wish is not granted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Refusal {
+    pub code: Code,
+    /// What was asked, and what was found.
+    pub message: String,
+    /// What helps.
+    pub hint: String,
+    /// More than one finding, such as all that has moved since a plan.
+    pub details: Vec<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match self.details.is_empty() {
+            true => Ok(()),
+            false => write!(f, ": {}", self.details.join("; ")),
+        }
+    }
+}
+
+impl Refusal {
+    pub(crate) fn new(code: Code, message: String, hint: &str) -> Refusal {
+        Refusal {
+            code,
+            message,
+            hint: hint.to_owned(),
+            details: Vec::new(),
+        }
+    }
+
+    pub(crate) fn job_not_found(job: &JobId) -> Refusal {
+        let message = format!("there is no job {job}");
+        Refusal::new(Code::JobNotFound, message, "`tw status` lists all jobs")
+    }
+}
+
+/// Decides on an event. Pure: the same arguments give the same decision.
+///
+/// `seed` decides what is left to chance: where the search for ports begins, and how long a restart waits.
+pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision {
+    let mut draft = Draft::new(state, now, seed);
+    let reply = match event {
+        Event::Submit {
+            submission,
+            expected,
+        } => submit(&mut draft, submission, expected.as_ref()),
+        Event::Stop { job, by } => stop(&mut draft, job, by),
+        Event::RestartJob { job, by } => restart(&mut draft, job, by),
+        Event::AgentRegistered {
+            machine,
+            boot_id,
+            capacity,
+            facts,
+            reports,
+        } => {
+            let row = MachineRecord {
+                id: machine.clone(),
+                epoch: 1,
+                boot_id: boot_id.clone(),
+                state: MachineState::Up,
+                capacity: capacity.clone(),
+                facts: facts.clone(),
+                registered_at: now,
+                changed_at: now,
+            };
+            register(&mut draft, row, reports)
+        }
+        Event::Reports {
+            machine,
+            epoch,
+            reports,
+        } => report(&mut draft, machine, *epoch, reports),
+        Event::MachineLost { machine } => {
+            lose(&mut draft, machine);
+            Reply::None
+        }
+        Event::Tick => {
+            tick(&mut draft);
+            Reply::None
+        }
+    };
+    Decision {
+        txns: draft.finish(),
+        reply,
+    }
+}
+
+fn submit(draft: &mut Draft, submission: &Submission, expected: Option<&ExpectedPlan>) -> Reply {
+    let plan = match plan::plan(draft.base(), submission, draft.now, draft.seed) {
+        Ok(plan) => plan,
+        Err(refusal) => return Reply::Refused(refusal),
+    };
+    if let Some(expected) = expected.filter(|expected| expected.digest != plan.digest) {
+        let mut refusal = Refusal::new(
+            Code::PlanStale,
+            "what was planned is not what would happen now".to_owned(),
+            "plan again, and apply that",
+        );
+        refusal.details = plan::moved_since(draft.base(), expected, &plan);
+        return Reply::Refused(refusal);
+    }
+    for job in &plan.jobs {
+        let submitted = submission.jobs.iter().find(|one| one.spec.id() == job.job);
+        match submitted {
+            Some(submitted) => update(draft, submitted, job, &plan.digest, &submission.by),
+            None => end_job(draft, &job.job, &submission.by),
+        }
+    }
+    Reply::Submitted(plan)
+}
+
+/// Makes a new version of a job the one that is wanted.
+fn update(draft: &mut Draft, submitted: &SubmittedJob, plan: &JobPlan, digest: &str, by: &str) {
+    let id = &plan.job;
+    let old = draft.job(id).map(|job| job.row.clone());
+    let wanted = Wanted {
+        by: by.to_owned(),
+        plan: digest.to_owned(),
+    };
+    let version = plan::write_version(draft, submitted, &wanted);
+    if let Some(old) = old.filter(|old| !old.stopped) {
+        let from = match old.stable_version {
+            0 => old.version,
+            stable => stable,
+        };
+        begin_rollout(draft, id, from, plan.moves(), false);
+        // Where nothing that runs notices, the new version is as good as the old one at once.
+        let unnoticed = plan.effect <= Effect::Scale && old.rollout.is_none();
+        if unnoticed && old.stable_version == old.version {
+            adopt(draft, id, version);
+        }
+    }
+    let message = match plan.counts.to_string() {
+        counts if plan.stages.is_empty() => format!("version {version} by {by}: {counts}"),
+        counts => format!(
+            "version {version} by {by}: {counts}, in {} stages",
+            plan.stages.len()
+        ),
+    };
+    draft.note(id, "job.submitted", (None, None), message);
+    reconcile(draft, id);
+    forget_versions(draft, id);
+}
+
+fn begin_rollout(draft: &mut Draft, id: &JobId, from: Version, moves: Vec<u32>, restart: bool) {
+    let now = draft.now;
+    edit(draft, id, |row| {
+        row.rollout = Some(RolloutRecord {
+            from,
+            to: row.version,
+            stage: 0,
+            state: RolloutState::Running,
+            reason: String::new(),
+            restart,
+            moves,
+            started_at: now,
+            stage_started_at: now,
+            progress_at: now,
+        });
+    });
+}
+
+/// Writes a version that changes nothing for tasks into their rows.
+fn adopt(draft: &mut Draft, id: &JobId, version: Version) {
+    let Some(job) = draft.job(id) else {
+        return;
+    };
+    let live = job.tasks().filter(|row| !row.state.is_terminal());
+    let live: Vec<TaskRecord> = live.cloned().collect();
+    for mut row in live {
+        row.version = version;
+        draft.put_task(row);
+    }
+    edit(draft, id, |row| {
+        row.rollout = None;
+        row.stable_version = version;
+    });
+}
+
+fn stop(draft: &mut Draft, id: &JobId, by: &str) -> Reply {
+    let Some(job) = draft.job(id) else {
+        return Reply::Refused(Refusal::job_not_found(id));
+    };
+    let live = job.tasks().filter(|row| !row.state.is_terminal()).count();
+    if !job.row.stopped {
+        end_job(draft, id, by);
+    }
+    Reply::Stopped { tasks: live as u32 }
+}
+
+fn end_job(draft: &mut Draft, id: &JobId, by: &str) {
+    let now = draft.now;
+    edit(draft, id, |row| {
+        row.stopped = true;
+        row.rollout = None;
+        row.updated_at = now;
+    });
+    draft.note(id, "job.stopped", (None, None), format!("by {by}"));
+    reconcile(draft, id);
+}
+
+fn restart(draft: &mut Draft, id: &JobId, by: &str) -> Reply {
+    let Some(job) = draft.job(id) else {
+        return Reply::Refused(Refusal::job_not_found(id));
+    };
+    if job.row.stopped {
+        return Reply::Refused(Refusal::new(
+            Code::RequestInvalid,
+            format!("{id} is stopped, so nothing of it can start again"),
+            "apply its spec to begin it again",
+        ));
+    }
+    let current = job.current();
+    let (from, by_plan) = (current.version, current.plan.clone());
+    let submitted = SubmittedJob {
+        spec: (*current.spec).clone(),
+        source: current.source.clone(),
+    };
+    let wanted = Wanted {
+        by: by.to_owned(),
+        plan: by_plan,
+    };
+    let version = plan::write_version(draft, &submitted, &wanted);
+    begin_rollout(draft, id, from, Vec::new(), true);
+    let message = format!("version {version} by {by}: every task starts again");
+    draft.note(id, "job.restarting", (None, None), message);
+    reconcile(draft, id);
+    forget_versions(draft, id);
+    Reply::Restarting { version }
+}
+
+/// Removes versions that nothing refers to any more, except the newest few.
+fn forget_versions(draft: &mut Draft, id: &JobId) {
+    let Some(job) = draft.job(id) else {
+        return;
+    };
+    let mut used: BTreeSet<Version> = job.tasks().map(|row| row.version).collect();
+    used.extend([job.row.version, job.row.stable_version]);
+    used.extend(job.row.rollout.iter().map(|rollout| rollout.from));
+    let old = job.versions.keys().rev().skip(VERSIONS_KEPT);
+    let unused: Vec<Version> = old
+        .filter(|version| !used.contains(version))
+        .copied()
+        .collect();
+    for version in unused {
+        draft.delete_version(id, version);
+    }
+}
+
+fn register(draft: &mut Draft, said: MachineRecord, reports: &[TaskReport]) -> Reply {
+    let known = draft.machine(&said.id).cloned();
+    let rebooted = known
+        .as_ref()
+        .is_some_and(|row| row.boot_id != said.boot_id);
+    let row = match known.clone() {
+        None => said,
+        Some(known) => MachineRecord {
+            epoch: known.epoch + u64::from(rebooted),
+            registered_at: known.registered_at,
+            changed_at: match known.state == MachineState::Up && !rebooted {
+                true => known.changed_at,
+                false => draft.now,
+            },
+            ..said
+        },
+    };
+    let (machine, epoch) = (row.id.clone(), row.epoch);
+    if known.as_ref() != Some(&row) {
+        draft.put_machine(row);
+    }
+    let mut touched = BTreeSet::new();
+    if rebooted {
+        touched.extend(end_tasks(draft, &machine, "its machine restarted"));
+    } else {
+        touched.extend(forgotten(draft, &machine, reports));
+    }
+    for report in in_order(reports) {
+        // What the agent says when it registers is the newest there is, whatever its numbers.
+        let report = TaskReport {
+            seq: report.seq.max(newest(draft, &report.task) + 1),
+            ..report.clone()
+        };
+        if let Ok(Outcome { changed: true, .. }) = take_report(draft, &machine, epoch, &report) {
+            touched.insert(report.task.job.clone());
+        }
+    }
+    let waiting = waiting_jobs(draft);
+    touched.extend(waiting);
+    touched.iter().for_each(|id| reconcile(draft, id));
+    Reply::Registered { epoch }
+}
+
+fn newest(draft: &Draft, task: &TaskId) -> u64 {
+    draft.task(task).map_or(0, |row| row.report_seq)
+}
+
+/// Tasks that ran there and that the agent does not know any more: their state on the machine is gone.
+///
+/// A task that was never reported running may simply not have reached the agent yet.
+fn forgotten(draft: &mut Draft, machine: &MachineId, reports: &[TaskReport]) -> BTreeSet<JobId> {
+    let known: BTreeSet<&TaskId> = reports.iter().map(|report| &report.task).collect();
+    let rows = draft.base().tasks_on(machine);
+    let lost = rows.filter(|row| !known.contains(&row.id) && row.started_at.is_some());
+    let lost: Vec<TaskRecord> = lost.cloned().collect();
+    let why = Details::because("the machine's agent came back without it");
+    for row in &lost {
+        tell(draft, row, TaskEvent::MachineLost, &why);
+    }
+    lost.into_iter().map(|row| row.id.job).collect()
+}
+
+fn report(draft: &mut Draft, machine: &MachineId, epoch: u64, reports: &[TaskReport]) -> Reply {
+    let Some(row) = draft.machine(machine) else {
+        return Reply::Refused(Refusal::new(
+            Code::MachineNotFound,
+            format!("there is no machine {machine}"),
+            "its agent has to register first",
+        ));
+    };
+    if row.epoch != epoch || row.state == MachineState::Lost {
+        return Reply::Fenced { epoch: row.epoch };
+    }
+    let mut refused = Vec::new();
+    let mut touched = BTreeSet::new();
+    let mut freed = false;
+    for report in in_order(reports) {
+        match take_report(draft, machine, epoch, report) {
+            Ok(outcome) => {
+                freed |= outcome.ended;
+                if outcome.changed {
+                    touched.insert(report.task.job.clone());
+                }
+            }
+            Err(why) => refused.push(ReportRefusal {
+                task: report.task.clone(),
+                why,
+            }),
+        }
+    }
+    follow_up(draft, touched, freed);
+    Reply::Reported { refused }
+}
+
+fn in_order(reports: &[TaskReport]) -> Vec<&TaskReport> {
+    let mut reports: Vec<&TaskReport> = reports.iter().collect();
+    reports.sort_by_key(|report| report.seq);
+    reports
+}
+
+/// Reconciles what was touched, then what may have waited for it.
+fn follow_up(draft: &mut Draft, touched: BTreeSet<JobId>, freed: bool) {
+    let ready = |draft: &Draft, id: &JobId| draft.job(id).is_some_and(dependency::is_ready);
+    let was_ready = |id: &JobId| draft.base().job(id).is_some_and(dependency::is_ready);
+    let newly_ready = touched.iter().any(|id| !was_ready(id) && ready(draft, id));
+    touched.iter().for_each(|id| reconcile(draft, id));
+    if freed || newly_ready {
+        let waiting = waiting_jobs(draft);
+        waiting
+            .difference(&touched)
+            .for_each(|id| reconcile(draft, id));
+    }
+}
+
+fn waiting_jobs(draft: &Draft) -> BTreeSet<JobId> {
+    let waiting = draft.base().pending.iter();
+    waiting.take(WAITING_JOBS_AT_ONCE).cloned().collect()
+}
+
+/// What a report did.
+struct Outcome {
+    changed: bool,
+    /// Room became free.
+    ended: bool,
+}
+
+const NO_NEWS: Outcome = Outcome {
+    changed: false,
+    ended: false,
+};
+
+/// Writes what a report says into its task's row. Reports may come twice, late, and about anything.
+fn take_report(
+    draft: &mut Draft,
+    machine: &MachineId,
+    epoch: u64,
+    report: &TaskReport,
+) -> Result<Outcome, String> {
+    let job = draft.job(&report.task.job).ok_or("there is no such job")?;
+    let row = job
+        .task(report.task.index, report.task.incarnation)
+        .ok_or("there is no such task; it ended long ago, or never was")?;
+    if row.machine.as_ref() != Some(machine) {
+        return Err("the task was never on this machine".to_owned());
+    }
+    if row.machine_epoch != epoch && !row.state.is_terminal() {
+        return Err("the task was placed in another epoch of this machine".to_owned());
+    }
+    let late = report.seq <= row.report_seq;
+    if late && matches!(report.phase, Phase::Health { .. }) {
+        return Ok(NO_NEWS);
+    }
+    let spec = job.spec_of(row);
+    let event = TaskEvent::of(&report.phase, spec.kind);
+    if let Transition::Refused(why) = lifecycle::transition(row.state, event) {
+        return Err(why.to_owned());
+    }
+    let mut details = Details::of(&report.phase);
+    details.reset_after = (spec.kind == Kind::Service).then_some(spec.restart.reset_after);
+    let mut row = row.clone();
+    let (before, batch) = (row.state, spec.kind == Kind::Batch);
+    row.report_seq = row.report_seq.max(report.seq);
+    let changed = tell(draft, &row, event, &details);
+    let ended = changed && !before.is_terminal() && is_over(draft, &row.id);
+    if ended && batch && event == TaskEvent::Succeeded {
+        note_done(draft, &row.id.job);
+    }
+    Ok(Outcome { changed, ended })
+}
+
+fn is_over(draft: &Draft, task: &TaskId) -> bool {
+    draft.task(task).is_some_and(|row| row.state.is_terminal())
+}
+
+fn note_done(draft: &mut Draft, id: &JobId) {
+    let done = draft.job(id).filter(|job| dependency::is_ready(job));
+    if let Some(version) = done.map(|job| job.row.version) {
+        draft.note(
+            id,
+            "job.done",
+            (None, None),
+            format!("version {version} is done"),
+        );
+    }
+}
+
+/// Declares everything on a machine ended, and lets nothing of its old epoch count any more.
+fn lose(draft: &mut Draft, machine: &MachineId) {
+    let up = draft
+        .machine(machine)
+        .filter(|row| row.state == MachineState::Up);
+    let Some(mut row) = up.cloned() else {
+        return;
+    };
+    row.state = MachineState::Lost;
+    row.epoch += 1;
+    row.changed_at = draft.now;
+    draft.put_machine(row);
+    let touched = end_tasks(draft, machine, "its machine was lost");
+    for id in &touched {
+        let message = format!("machine {machine} was lost");
+        draft.note(id, "machine.lost", (None, Some(machine.clone())), message);
+    }
+    touched.iter().for_each(|id| reconcile(draft, id));
+}
+
+/// Ends all live tasks of a machine as lost. Returns their jobs.
+fn end_tasks(draft: &mut Draft, machine: &MachineId, why: &str) -> BTreeSet<JobId> {
+    let rows: Vec<TaskRecord> = draft.base().tasks_on(machine).cloned().collect();
+    let details = Details::because(why);
+    for row in &rows {
+        tell(draft, row, TaskEvent::MachineLost, &details);
+    }
+    rows.into_iter().map(|row| row.id.job).collect()
+}
+
+fn tick(draft: &mut Draft) {
+    let ids: Vec<JobId> = draft.base().jobs.keys().cloned().collect();
+    ids.iter().for_each(|id| reconcile(draft, id));
+}
