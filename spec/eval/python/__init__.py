@@ -1,0 +1,1 @@
+"""What surrounds a spec while it is evaluated. Loaded once in the zygote, before any fork."""

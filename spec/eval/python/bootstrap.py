@@ -1,0 +1,34 @@
+"""Runs first in the zygote: serves the embedded sources as modules, then loads everything a spec may need.
+
+`SOURCES` (dotted name → (file, source, is_package)) is set by the host.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+
+
+class _Embedded(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        if name not in SOURCES:
+            return None
+        file, _, is_package = SOURCES[name]
+        spec = importlib.machinery.ModuleSpec(name, self, origin=file, is_package=is_package)
+        spec.has_location = True
+        return spec
+
+    def exec_module(self, module):
+        file, source, _ = SOURCES[module.__name__]
+        exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)
+
+
+# The C datetime cannot be told that there is no clock; the Python one can.
+sys.modules["_datetime"] = None
+sys.meta_path.insert(0, _Embedded())
+
+policy = importlib.import_module("_twill.policy")
+for name in [*sorted(policy.ALLOWED), *policy.LAZY, "uuid", "pathlib", "random"]:
+    importlib.import_module(name)
+sys.modules["random"].seed(0)
+importlib.import_module("_twill.driver").prepare()

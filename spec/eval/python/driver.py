@@ -1,0 +1,132 @@
+"""Evaluates one spec, in a sealed child that ends with it."""
+
+from __future__ import annotations
+
+import _signal
+import builtins
+import gc
+import io
+import sys
+from types import FrameType, ModuleType
+from typing import Any
+
+import tw.repo
+from tw import Job, SpecError
+from tw._export import _listeners
+from tw._runtime import encode
+
+import _twill_host as host
+
+from . import errors, imports, spans
+from .imports import to_json
+
+_OUTPUT_CHARACTERS_MAX = 64 * 1024
+_RESULT_BYTES_MAX = 16 * 1024 * 1024 - 1024
+
+_NO_MEMORY = {
+    "error": {
+        "code": "spec.memory",
+        "message": "the spec needs more memory than an evaluation may use",
+    }
+}
+
+
+class _Output(io.StringIO):
+    """What a spec prints, up to a bound."""
+
+    def write(self, text: str) -> int:
+        if self.tell() < _OUTPUT_CHARACTERS_MAX:
+            super().write(text[: _OUTPUT_CHARACTERS_MAX - self.tell()])
+        return len(text)
+
+
+class _Tree:
+    """Answers `tw.repo` from the parent's tree."""
+
+    def read(self, path: str) -> bytes | None:
+        found = host.ask("read", path)
+        return found[2] if found else None
+
+    def list(self, path: str) -> list[str] | None:
+        found = host.ask("list", path)
+        return found[2].decode().split("\n")[:-1] if found else None
+
+    def exists(self, path: str) -> bool:
+        return host.ask("exists", path) is not None
+
+
+def _out_of_time(_signal_number: int, frame: FrameType | None) -> None:
+    imports.finish_with(
+        errors.at(
+            frame,
+            "spec.timeout",
+            "the spec used up its processor time",
+            "an evaluation takes milliseconds; look for a loop without an end",
+        )
+    )
+
+
+def evaluate(path: str) -> None:
+    """Runs the spec at `path` and sends its jobs, or its error, to the parent."""
+    output = sys.stdout = sys.stderr = _Output()
+    jobs: list[dict[str, Any]] = []
+    _listeners.append(lambda job: jobs.append(encode(job, spans.locate)))
+    try:
+        _run(path)
+        result = _result({"jobs": jobs, "output": output.getvalue()})
+    except MemoryError as error:
+        result = _out_of_memory(error, jobs)
+    except BaseException as error:
+        result = _failure(error, output)
+    host.finish(result)
+
+
+def _run(path: str) -> None:
+    found = host.ask("read", path)
+    if found is None:
+        raise SpecError("spec.not_found", f"there is no file `{path}`")
+    main = ModuleType("__main__")
+    main.__file__ = path
+    main.__package__ = ""
+    main.__builtins__ = imports.spec_builtins  # type: ignore[attr-defined]
+    sys.modules["__main__"] = main
+    exec(imports.compile_source(path, found[2]), main.__dict__)
+
+
+def _result(result: dict[str, Any]) -> bytes:
+    encoded = to_json(result)
+    if len(encoded) <= _RESULT_BYTES_MAX:
+        return encoded
+    raise SpecError(
+        "spec.output",
+        f"the jobs take {len(encoded)} bytes as JSON; at most {_RESULT_BYTES_MAX} are possible",
+        hint="split the spec, or move large values into files of a package",
+    )
+
+
+def _failure(error: BaseException, output: _Output) -> bytes:
+    described = errors.describe(error)
+    return to_json({"error": described, "output": output.getvalue()})
+
+
+def _out_of_memory(error: MemoryError, jobs: list[dict[str, Any]]) -> bytes:
+    jobs.clear()
+    try:
+        described = errors.describe(error)
+        return to_json({"error": described})
+    except MemoryError:
+        return to_json(_NO_MEMORY)
+
+
+def prepare() -> None:
+    """Readies the zygote: everything a spec may need is loaded, nothing more can be."""
+    _signal.signal(_signal.SIGXCPU, _out_of_time)
+    tw.repo._tree = _Tree()
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[attr-defined]
+    imports.spec_builtins.update(exit=sys.exit, quit=sys.exit)
+    sys.path.clear()
+    sys.path_importer_cache.clear()
+    sys.meta_path[:] = [f for f in sys.meta_path if "PathFinder" not in repr(f)]
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)

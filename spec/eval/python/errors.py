@@ -1,0 +1,183 @@
+"""Turns what went wrong into one error that names the author's line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable
+from types import CodeType, FrameType, TracebackType
+from typing import Any
+
+import tw
+from tw import SpecError
+
+from . import sources, spans
+from .policy import ALLOWED
+
+_Calls = list[tuple[CodeType, int, FrameType]]
+
+
+class UnknownModule(ModuleNotFoundError):
+    """An import that leads nowhere."""
+
+    def __init__(self, message: str, hint: str | None, name: str) -> None:
+        super().__init__(message, name=name)
+        self.hint = hint
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Returns the error JSON of an exception that ended a spec."""
+    calls = _calls_of(error.__traceback__)
+    if isinstance(error, SyntaxError) and sources.known(error.filename or ""):
+        return _syntax(error, calls)
+    code, message, hint = _classify(error, calls)
+    return _error(code, message, hint, calls, getattr(error, "argument", None))
+
+
+def here(code: str, message: str, hint: str | None) -> dict[str, Any]:
+    """Returns the error JSON of something refused at the place that runs now."""
+    return at(sys._getframe(1), code, message, hint)
+
+
+def at(frame: FrameType | None, code: str, message: str, hint: str | None) -> dict[str, Any]:
+    """Returns the error JSON of something that happened in `frame`."""
+    calls: _Calls = []
+    while frame is not None:
+        if sources.known(frame.f_code.co_filename):
+            calls.append((frame.f_code, frame.f_lasti, frame))
+        frame = frame.f_back
+    return _error(code, message, hint, calls[::-1], None)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    found = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def _calls_of(traceback: TracebackType | None) -> _Calls:
+    """Lists the repository's frames of a traceback, outermost first."""
+    calls: _Calls = []
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if sources.known(frame.f_code.co_filename):
+            calls.append((frame.f_code, traceback.tb_lasti, frame))
+        traceback = traceback.tb_next
+    return calls
+
+
+def _error(
+    code: str, message: str, hint: str | None, calls: _Calls, argument: str | None
+) -> dict[str, Any]:
+    error: dict[str, Any] = {
+        "code": code, "file": None, "line": None, "column": None, "end_line": None,
+        "end_column": None, "message": message, "hint": hint, "source_line": None,
+        "trace": [_frame(*call) for call in calls],
+    }
+    if calls:
+        made_by, instruction, _ = calls[-1]
+        _set_place(error, _at_fault(code, made_by, instruction, argument))
+    return error
+
+
+def _at_fault(code: str, made_by: CodeType, instruction: int, argument: str | None) -> sources.Place:
+    path = made_by.co_filename
+    raw = sources.position(made_by, instruction)
+    place = None
+    if argument is not None:
+        find = spans.keyword if code == "spec.unknown_field" else spans.value
+        place = find(path, raw, argument)
+    return place or sources.place(path, raw)
+
+
+def _set_place(error: dict[str, Any], place: sources.Place) -> None:
+    error["file"], error["line"], error["column"], error["end_line"], error["end_column"] = place
+    error["source_line"] = sources.line(place[0], place[1])
+
+
+def _frame(code: CodeType, instruction: int, _frame: FrameType) -> dict[str, Any]:
+    file, line, column, _, _ = sources.place(code.co_filename, sources.position(code, instruction))
+    return {
+        "file": file, "line": line, "column": column,
+        "function": code.co_name, "source_line": sources.line(file, line),
+    }
+
+
+def _syntax(error: SyntaxError, calls: _Calls) -> dict[str, Any]:
+    file = error.filename or ""
+    line = error.lineno or 1
+    column = max(error.offset or 1, 1)
+    end_line = error.end_lineno or line
+    end_column = error.end_offset or 0
+    if end_line == line:
+        end_column = max(end_column, column + 1)
+    described = _error("spec.syntax", str(error.msg), None, calls, None)
+    _set_place(described, (file, line, column, end_line, max(end_column, 1)))
+    return described
+
+
+def _classify(error: BaseException, calls: _Calls) -> tuple[str, str, str | None]:
+    """Returns code, message and hint."""
+    if isinstance(error, SpecError):
+        return error.code, error.message, error.hint
+    if isinstance(error, UnknownModule):
+        return "spec.import", str(error), error.hint
+    if isinstance(error, ImportError):
+        return _cannot_import(error)
+    if isinstance(error, SystemExit):
+        return "spec.exit", f"the spec left by sys.exit({error.code!r})", (
+            "a spec ends by reaching its last line; raise an exception to refuse"
+        )
+    if isinstance(error, MemoryError):
+        return "spec.memory", "the spec needs more memory than an evaluation may use", (
+            "an evaluation has 512 MiB; look for a value or a list that grows without end"
+        )
+    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return "spec.exception", message, _hint(error, calls)
+
+
+def _hint(error: BaseException, calls: _Calls) -> str | None:
+    if isinstance(error, NameError) and error.name and calls:
+        return _name_hint(error.name, calls[-1][2])
+    if isinstance(error, AttributeError) and isinstance(error.name, str):
+        near = nearest(error.name, _safe_dir(error.obj))
+        return f"did you mean `{near}`?" if near else None
+    if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
+        return "no such key; use .get(key, default) where it may be missing"
+    if isinstance(error, RecursionError):
+        return "a function calls itself without end"
+    return None
+
+
+def _safe_dir(value: object) -> list[str]:
+    try:
+        return [name for name in dir(value) if not name.startswith("_")]
+    except Exception:
+        return []
+
+
+def _name_hint(name: str, frame: FrameType) -> str | None:
+    if name in tw.__all__:
+        return f"add `from tw import {name}`"
+    if name in ALLOWED:
+        return f"add `import {name}`"
+    near = nearest(name, {*frame.f_locals, *frame.f_globals, *frame.f_builtins})
+    if near:
+        return f"did you mean `{near}`?"
+    near = nearest(name, tw.__all__)
+    return f"did you mean `{near}`? add `from tw import {near}`" if near else None
+
+
+_CANNOT = re.compile(r"cannot import name '([^']+)' from (?:partially initialized module )?'([^']+)'")
+
+
+def _cannot_import(error: ImportError) -> tuple[str, str, str | None]:
+    found = _CANNOT.match(str(error))
+    if found is None:
+        return "spec.import", str(error), None
+    name, module = found.groups()
+    message = f"`{module}` has no `{name}`"
+    if "circular import" in str(error):
+        return "spec.import", message, "the two modules import each other; move what both need into a third"
+    near = nearest(name, _safe_dir(sys.modules.get(module)))
+    return "spec.import", message, f"did you mean `{near}`?" if near else None

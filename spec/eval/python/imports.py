@@ -1,0 +1,216 @@
+"""What `import` does inside a spec: the standard library for specs, `tw`, then the repository."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import posixpath
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, NoReturn
+
+import _twill_host as host
+
+from . import errors, policy, sources
+
+_real_import = builtins.__import__
+_repository: dict[str, ModuleType] = {}
+_stand_ins: dict[str, ModuleType] = {}
+
+
+def finish_with(error: dict[str, Any]) -> NoReturn:
+    """Ends the evaluation at once, so that no `except` in a spec can hide what it tried."""
+    host.finish(to_json({"error": error}))
+    raise AssertionError("unreachable")
+
+
+def to_json(value: Any, encode: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":")).encode) -> bytes:
+    """Encodes a message; whatever a spec does to the `json` module."""
+    return encode(value).encode()
+
+
+class _StandIn(ModuleType):
+    """Takes the place of a module that specs may not use; using a name of it is an error."""
+
+    def __getattr__(self, name: str) -> Any:
+        module = self.__name__
+        if name.startswith("__"):
+            raise AttributeError(name)
+        code, hint, kept = policy.DENIED[module]
+        if name in kept:
+            return getattr(sys.modules[module], name)
+        full = f"{module}.{name}"
+        hint = policy.SPECIAL_HINTS.get(full, hint)
+        frame = sys._getframe(1)
+        finish_with(errors.at(frame, code, f"`{full}` is not available in a spec", hint))
+
+
+def _stand_in(name: str) -> ModuleType:
+    if name not in _stand_ins:
+        _stand_ins[name] = _StandIn(name)
+        parent, _, leaf = name.rpartition(".")
+        if parent in policy.DENIED:
+            setattr(_stand_in(parent), leaf, _stand_ins[name])
+        if name == "os":
+            _stand_ins[name].path = _stand_in("os.path")  # type: ignore[attr-defined]
+    return _stand_ins[name]
+
+
+def spec_import(
+    name: str,
+    globals: Mapping[str, Any] | None = None,
+    locals: Mapping[str, Any] | None = None,
+    fromlist: Sequence[str] | None = (),
+    level: int = 0,
+) -> ModuleType:
+    """Stands in for `__import__` in code of the repository."""
+    if level:
+        name = _absolute(name, (globals or {}).get("__package__") or "", level)
+    elif name in policy.DENIED:
+        return _stand_in(name if fromlist else name.partition(".")[0])
+    elif name in policy.ALLOWED or name == "tw" or name.startswith("tw."):
+        return _real_import(name, globals, locals, fromlist or (), 0)
+    module = _load(name)
+    if not fromlist:
+        return module if level else _repository[name.partition(".")[0]]
+    for item in fromlist:
+        if item != "*" and not hasattr(module, item) and hasattr(module, "__path__"):
+            _load_if_there(f"{name}.{item}")
+    return module
+
+
+def _absolute(name: str, package: str, level: int) -> str:
+    parts = package.split(".") if package else []
+    if level > len(parts):
+        raise errors.UnknownModule(
+            "a relative import leads out of the package",
+            "import shared modules by their path from the repository's root: `from shared.base import …`",
+            name,
+        )
+    base = parts[: len(parts) - level + 1]
+    return ".".join([*base, name] if name else base)
+
+
+def _load(name: str) -> ModuleType:
+    """Loads a module of the repository, and its packages before it."""
+    module = _load_if_there(name)
+    if module is None:
+        raise errors.UnknownModule(f"there is no module `{name}`", _module_hint(name), name)
+    return module
+
+
+def _load_if_there(name: str) -> ModuleType | None:
+    if name in _repository:
+        return _repository[name]
+    parent, _, leaf = name.rpartition(".")
+    above = None
+    if parent:
+        above = _load(parent)
+        if name in _repository:
+            return _repository[name]
+        if not hasattr(above, "__path__"):
+            return None
+    found = host.ask("module", name.replace(".", "/"))
+    if found is None:
+        return None
+    kind, path, content = found
+    module = _new_module(name, kind, path)
+    if kind != "namespace":
+        _run(module, name, path, content)
+    if above is not None:
+        setattr(above, leaf, module)
+    return module
+
+
+def _new_module(name: str, kind: str, path: str) -> ModuleType:
+    module = ModuleType(name)
+    module.__builtins__ = spec_builtins  # type: ignore[attr-defined]
+    if kind == "module":
+        module.__package__ = name.rpartition(".")[0]
+    else:
+        module.__package__ = name
+        module.__path__ = [path if kind == "namespace" else posixpath.dirname(path)]
+    if kind != "namespace":
+        module.__file__ = path
+    _repository[name] = module
+    sys.modules.setdefault(name, module)
+    return module
+
+
+def _run(module: ModuleType, name: str, path: str, content: bytes) -> None:
+    try:
+        exec(compile_source(path, content), module.__dict__)
+    except BaseException:
+        del _repository[name]
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+        raise
+
+
+def compile_source(path: str, content: bytes) -> Any:
+    """Compiles a file of the repository and makes its lines known."""
+    try:
+        source = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        sources.add(path, "")
+        line = content.count(b"\n", 0, error.start) + 1
+        raise SyntaxError("the file is not UTF-8 text", (path, line, 1, None, line, 2)) from None
+    sources.add(path, source)
+    if "\0" in source:
+        line = source.count("\n", 0, source.index("\0")) + 1
+        raise SyntaxError("the file holds a NUL character", (path, line, 1, None, line, 2))
+    return compile(source, path, "exec", dont_inherit=True)
+
+
+def _module_hint(name: str) -> str:
+    parent, _, leaf = name.rpartition(".")
+    names = host.ask("list", parent.replace(".", "/"))
+    entries = names[2].decode().split("\n") if names else []
+    modules = {e.removesuffix(".py") for e in entries if e.endswith(".py")}
+    modules |= {e[:-1] for e in entries if e.endswith("/") and e[:-1].isidentifier()}
+    modules.discard("__init__")
+    known = modules if parent else modules | {m for m in policy.ALLOWED if "." not in m} | {"tw"}
+    near = errors.nearest(leaf, known)
+    if near:
+        return f"did you mean `{parent + '.' if parent else ''}{near}`?"
+    if name.partition(".")[0] in sys.stdlib_module_names:
+        return "specs may use only the parts of the standard library that compute: " + ", ".join(
+            sorted(m for m in policy.ALLOWED if "." not in m and m != "__future__")
+        )
+    where = f"`{parent.replace('.', '/')}`" if parent else "the repository's root"
+    return f"looked for `{leaf}.py` and the folder `{leaf}` in {where}; packages from PyPI cannot be imported"
+
+
+def _denied_builtin(name: str, hint: str) -> Any:
+    def refuse(*_args: object, **_named: object) -> NoReturn:
+        frame = sys._getframe(1)
+        finish_with(errors.at(frame, "spec.denied", f"`{name}` is not available in a spec", hint))
+
+    refuse.__name__ = name
+    return refuse
+
+
+def _stop_clocks() -> None:
+    import datetime
+
+    for owner, name in policy.DENIED_CLOCKS:
+        setattr(getattr(datetime, owner), name, _denied_clock(f"datetime.{owner}.{name}"))
+
+
+def _denied_clock(full: str) -> Any:
+    def refuse(*_args: object, **_named: object) -> NoReturn:
+        message = f"`{full}` is not available in a spec"
+        finish_with(errors.at(sys._getframe(1), "spec.nondeterministic", message, policy.CLOCK_HINT))
+
+    return staticmethod(refuse)
+
+
+_stop_clocks()
+
+spec_builtins: dict[str, Any] = {
+    **builtins.__dict__,
+    "__import__": spec_import,
+    **{name: _denied_builtin(name, hint) for name, hint in policy.DENIED_BUILTINS.items()},
+}
+"""The builtins of code of the repository."""

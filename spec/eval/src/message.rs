@@ -1,0 +1,43 @@
+//! What travels on the control socket and the status pipe. `tw-spec` holds the other side of each.
+
+use serde::{Deserialize, Serialize};
+
+/// The version of what the two sides say; they are of one build, so any difference is an error.
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// The first datagram from the zygote: it is ready.
+#[derive(Debug, Serialize)]
+pub(crate) struct Hello<'a> {
+    pub(crate) protocol: u32,
+    /// The version of this program.
+    pub(crate) version: &'a str,
+    /// The version of the interpreter, as `3.11.2`.
+    pub(crate) python: &'a str,
+    /// Whether the kernel enforces Landlock besides seccomp.
+    pub(crate) landlock: bool,
+}
+
+/// One datagram to the zygote: evaluate a spec. It carries two descriptors, the child's socket and the
+/// pipe on which the zygote says how the child ended.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Request {
+    /// The spec, relative to the repository's root.
+    pub(crate) path: String,
+    /// Processor time in seconds after which the child ends with an error that names its line.
+    pub(crate) cpu_s: u64,
+    /// Time in milliseconds after which the child is killed.
+    pub(crate) wall_ms: u64,
+    /// Address space in bytes.
+    pub(crate) memory_bytes: u64,
+}
+
+/// What the zygote writes to the status pipe when a child is gone.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Ended {
+    /// The exit code, if it exited.
+    pub(crate) exit_code: Option<i32>,
+    /// The signal that killed it, if one did.
+    pub(crate) signal: Option<i32>,
+    /// Whether the zygote killed it at its deadline.
+    pub(crate) deadline: bool,
+}

@@ -1,0 +1,290 @@
+//! What a spec must not do: each attempt ends as one clear error, and the evaluator serves the next spec.
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Repo, config, evaluator};
+use tw_model::Code;
+use tw_spec::{EvalConfig, Evaluator, SpecError};
+
+const HELLO: &str =
+    "from tw import Job, export\nexport(Job(name=\"hello\", command=\"echo hello\"))\n";
+
+/// Evaluates one spec and then a good one, with the same evaluator.
+fn attempt_with(config: EvalConfig, spec: &str) -> SpecError {
+    let repo = Repo::with(&[("attempt.tw", spec), ("hello.tw", HELLO)]);
+    let evaluator = Evaluator::start(config).expect("tw-eval starts");
+    let attempt = evaluator
+        .evaluate(&repo.work_tree(), "attempt.tw")
+        .expect("an answer");
+    let next = evaluator
+        .evaluate(&repo.work_tree(), "hello.tw")
+        .expect("an answer");
+    assert_eq!(next.error, None, "the next spec is served");
+    assert_eq!(next.jobs.len(), 1);
+    assert!(attempt.jobs.is_empty(), "a failed spec gives no jobs");
+    attempt.error.unwrap_or_else(|| {
+        panic!(
+            "nothing stopped this spec: {spec}\nit printed {:?}",
+            attempt.output
+        )
+    })
+}
+
+fn attempt(spec: &str) -> SpecError {
+    attempt_with(config(), spec)
+}
+
+#[track_caller]
+fn assert_refused(spec: &str, code: Code, line: u32, message: &str) {
+    let error = attempt(spec);
+    assert_eq!((error.code, error.line), (code, Some(line)), "{error:?}");
+    assert!(error.message.contains(message), "{error:?}");
+    assert!(error.hint.is_some(), "{error:?}");
+}
+
+#[test]
+fn opening_a_file_is_denied() {
+    assert_refused(
+        "x = 1\nopen('/etc/passwd')\n",
+        Code::SpecDenied,
+        2,
+        "`open`",
+    );
+}
+
+#[test]
+fn catching_the_denial_does_not_help() {
+    assert_refused(
+        "try:\n    open('/etc/passwd')\nexcept BaseException:\n    pass\n",
+        Code::SpecDenied,
+        2,
+        "`open`",
+    );
+}
+
+#[test]
+fn a_socket_is_denied() {
+    assert_refused(
+        "import socket\nsocket.socket()\n",
+        Code::SpecDenied,
+        2,
+        "`socket.socket`",
+    );
+}
+
+#[test]
+fn starting_a_process_is_denied() {
+    assert_refused("import os\nos.fork()\n", Code::SpecDenied, 2, "`os.fork`");
+    assert_refused(
+        "from subprocess import run\n",
+        Code::SpecDenied,
+        1,
+        "`subprocess.run`",
+    );
+}
+
+#[test]
+fn the_environment_is_denied() {
+    assert_refused(
+        "import os\nos.environ['HOME']\n",
+        Code::SpecDenied,
+        2,
+        "`os.environ`",
+    );
+    assert_refused(
+        "import os\nos.getenv('HOME')\n",
+        Code::SpecDenied,
+        2,
+        "`os.getenv`",
+    );
+}
+
+#[test]
+fn the_clock_is_denied() {
+    assert_refused(
+        "import time\ntime.time()\n",
+        Code::SpecNondeterministic,
+        2,
+        "`time.time`",
+    );
+    assert_refused(
+        "import datetime\ndatetime.datetime.now()\n",
+        Code::SpecNondeterministic,
+        2,
+        "now",
+    );
+    assert_refused(
+        "from datetime import date\ndate.today()\n",
+        Code::SpecNondeterministic,
+        2,
+        "today",
+    );
+}
+
+#[test]
+fn randomness_is_denied() {
+    assert_refused(
+        "import random\nrandom.random()\n",
+        Code::SpecNondeterministic,
+        2,
+        "`random.random`",
+    );
+    assert_refused(
+        "import uuid\nuuid.uuid4()\n",
+        Code::SpecNondeterministic,
+        2,
+        "`uuid.uuid4`",
+    );
+    assert_refused(
+        "import secrets\nsecrets.token_hex()\n",
+        Code::SpecNondeterministic,
+        2,
+        "`secrets.token_hex`",
+    );
+}
+
+#[test]
+fn a_loop_without_end_ends_at_its_line() {
+    assert_refused(
+        "def spin():\n    while True:\n        pass\nspin()\n",
+        Code::SpecTimeout,
+        2,
+        "processor time",
+    );
+}
+
+#[test]
+fn catching_the_timeout_does_not_help() {
+    let spec = "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass\n";
+    assert_eq!(attempt(spec).code, Code::SpecTimeout);
+}
+
+#[test]
+fn one_operation_without_end_is_killed() {
+    let error = attempt("x = 7 ** (10 ** 9)\n");
+    assert_eq!(error.code, Code::SpecTimeout, "{error:?}");
+}
+
+#[test]
+fn the_deadline_holds_whatever_the_processor_time() {
+    let config = EvalConfig {
+        cpu: Duration::from_secs(60),
+        deadline: Duration::from_millis(200),
+        ..config()
+    };
+    let error = attempt_with(config, "while True:\n    pass\n");
+    assert_eq!(error.code, Code::SpecTimeout, "{error:?}");
+    assert!(error.message.contains("0.2 seconds"), "{error:?}");
+}
+
+#[test]
+fn a_memory_bomb_ends_at_its_line() {
+    assert_refused("x = 'a' * (1 << 40)\n", Code::SpecMemory, 1, "memory");
+    assert_refused(
+        "x = []\nwhile True:\n    x.append('a' * 1000000)\n",
+        Code::SpecMemory,
+        3,
+        "memory",
+    );
+}
+
+#[test]
+fn leaving_is_an_error() {
+    assert_refused(
+        "import sys\nsys.exit(0)\n",
+        Code::SpecExit,
+        2,
+        "sys.exit(0)",
+    );
+    assert_refused("raise SystemExit\n", Code::SpecExit, 1, "sys.exit");
+}
+
+/// Goes around the stand-ins, to what the interpreter has loaded.
+fn around(attack: &str) -> SpecError {
+    attempt(&format!(
+        "import dataclasses\nmodules = dataclasses.sys.modules\ntry:\n    {attack}\nexcept BaseException:\n    pass\n"
+    ))
+}
+
+#[test]
+fn the_seal_holds_behind_the_stand_ins() {
+    for attack in [
+        "modules['posix'].open('/etc/passwd', 0)",
+        "modules['posix'].stat('/etc/passwd')",
+        "modules['posix'].fork()",
+        "modules['posix'].execv('/bin/true', ['true'])",
+        "modules['posix'].kill(modules['posix'].getppid(), 9)",
+        "modules['posix'].urandom(8)",
+        "modules['posix'].listdir('/')",
+        "modules['_signal'].signal(31, lambda *a: None)",
+        "modules['time'].sleep(1)",
+        "modules['_thread'].start_new_thread(print, ())",
+        "modules['_io'].open('/etc/passwd')",
+    ] {
+        let error = around(attack);
+        assert_eq!(error.code, Code::SpecDenied, "{attack}: {error:?}");
+    }
+}
+
+#[test]
+fn the_environment_is_empty_behind_the_stand_ins() {
+    let repo = Repo::with(&[(
+        "a.tw",
+        "import dataclasses\nprint(len(dataclasses.sys.modules['posix'].environ))\n",
+    )]);
+    let evaluation = evaluator()
+        .evaluate(&repo.work_tree(), "a.tw")
+        .expect("an answer");
+    assert_eq!(
+        (evaluation.error, evaluation.output.as_str()),
+        (None, "0\n")
+    );
+}
+
+#[test]
+fn a_killed_evaluator_is_started_again() {
+    let repo = Repo::with(&[("hello.tw", HELLO)]);
+    let evaluator = evaluator();
+    let before = evaluator.process_id().expect("a process");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(before as i32),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .expect("kill");
+    let evaluation = evaluator
+        .evaluate(&repo.work_tree(), "hello.tw")
+        .expect("an answer");
+    assert_eq!(evaluation.error, None);
+    assert_ne!(evaluator.process_id().expect("a process"), before);
+}
+
+#[test]
+fn one_spec_cannot_touch_another() {
+    let patch = "import json\njson.dumps = None\nfrom tw import units\nunits.MiB = 0\n";
+    let check = "import json\nfrom tw import units, MiB\nassert json.dumps([1]) == '[1]'\nassert units.MiB == MiB\n";
+    let repo = Repo::with(&[("a.tw", patch), ("b.tw", check)]);
+    let evaluator = evaluator();
+    for (path, round) in [("a.tw", 1), ("b.tw", 1), ("a.tw", 2), ("b.tw", 2)] {
+        let evaluation = evaluator
+            .evaluate(&repo.work_tree(), path)
+            .expect("an answer");
+        assert_eq!(evaluation.error, None, "{path} in round {round}");
+    }
+}
+
+#[test]
+fn text_hashes_are_fixed() {
+    let repo = Repo::with(&[(
+        "a.tw",
+        "print(list({'web', 'db', 'cache', 'proxy'}), hash('x'))\n",
+    )]);
+    let ask = || {
+        evaluator()
+            .evaluate(&repo.work_tree(), "a.tw")
+            .expect("an answer")
+            .output
+    };
+    assert_eq!(ask(), ask());
+}

@@ -1,0 +1,262 @@
+//! What changes between two outcomes: the value behind `tw diff`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use serde_json::Value;
+use tw_model::{ChangeKind, Effect, JobId, diff_jobs};
+
+use crate::cause::Sides;
+use crate::{EvaluatedJob, Outcome, Source, SourceError, SpecError, history};
+
+/// The version of the JSON; fields are only added within it.
+const VERSION: u32 = 1;
+
+/// The differences between two outcomes.
+#[derive(Clone, Debug, Serialize)]
+pub struct SpecDiff {
+    pub version: u32,
+    pub summary: DiffSummary,
+    /// Sorted by namespace and name.
+    pub jobs: Vec<DiffJob>,
+    /// Changed files that specs import or read, the ones with the most importers first.
+    pub modules: Vec<DiffModule>,
+    /// Mistakes of the head, then those of the base. Jobs of a spec with a mistake on either side are not compared.
+    pub errors: Vec<SpecError>,
+}
+
+/// How much changes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DiffSummary {
+    pub added: usize,
+    pub removed: usize,
+    pub modified: usize,
+    pub unchanged: usize,
+    /// Modified jobs by their strongest effect.
+    pub effects: BTreeMap<&'static str, usize>,
+    /// Whether a job is removed or recreated, or goes to no replicas.
+    pub destructive: bool,
+}
+
+/// One job that changes.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiffJob {
+    pub name: String,
+    pub namespace: String,
+    pub change: ChangeKind,
+    /// The strongest effect on a task.
+    pub effect: Effect,
+    /// The spec file, of the head where it has the job.
+    pub file: String,
+    /// Empty for added and removed jobs.
+    pub changes: Vec<DiffChange>,
+}
+
+/// One value that changes.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiffChange {
+    /// As in the JSON of `tw eval`.
+    pub path: String,
+    pub old: Value,
+    pub new: Value,
+    pub effect: Effect,
+    /// None if no changed file leads to the value.
+    pub cause: Option<Cause>,
+}
+
+/// The changed file nearest to a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cause {
+    pub file: String,
+    /// In the head's file; none if unknown.
+    pub line: Option<u32>,
+    /// The newest commit between base and head that touched the file; none if it is not committed.
+    pub commit: Option<String>,
+}
+
+/// A changed file that specs import or read.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiffModule {
+    pub file: String,
+    /// How many `.tw` files import or read it, transitively.
+    pub importers: usize,
+    /// How many jobs have a change that it caused.
+    pub changed_jobs: usize,
+}
+
+impl SpecDiff {
+    /// Whether no job changes.
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+}
+
+/// Compares two outcomes; the sources are those they were evaluated from.
+pub fn compare(
+    base: &Outcome,
+    head: &Outcome,
+    base_source: &Source,
+    head_source: &Source,
+) -> Result<SpecDiff, SourceError> {
+    let closures = base
+        .specs
+        .iter()
+        .chain(&head.specs)
+        .flat_map(|spec| spec.closure.iter());
+    let sides = Sides::new(base_source, head_source, closures)?;
+    let mut summary = DiffSummary::default();
+    let mut jobs = Vec::new();
+    for (old, new) in pairs(base, head) {
+        match compare_job(old, new, &sides) {
+            Some(job) => jobs.push(job),
+            None => summary.unchanged += 1,
+        }
+    }
+    name_commits(&mut jobs, base_source, head_source)?;
+    jobs.iter().for_each(|job| summary.count(job));
+    let modules = modules(&sides, head, &jobs);
+    let errors = head.errors.iter().chain(&base.errors).cloned().collect();
+    Ok(SpecDiff {
+        version: VERSION,
+        summary,
+        jobs,
+        modules,
+        errors,
+    })
+}
+
+/// The jobs of both sides by name, without those of specs that one side could not evaluate.
+fn pairs<'a>(
+    base: &'a Outcome,
+    head: &'a Outcome,
+) -> Vec<(Option<&'a EvaluatedJob>, Option<&'a EvaluatedJob>)> {
+    let broken: BTreeSet<&str> = base
+        .errors
+        .iter()
+        .chain(&head.errors)
+        .flat_map(files_of)
+        .collect();
+    let good = |outcome: &'a Outcome| {
+        let jobs = outcome
+            .jobs
+            .iter()
+            .filter(|job| !broken.contains(job.file.as_str()));
+        jobs.map(|job| (job.spec.id(), job))
+            .collect::<BTreeMap<JobId, &EvaluatedJob>>()
+    };
+    let (old, new) = (good(base), good(head));
+    let ids: BTreeSet<&JobId> = old.keys().chain(new.keys()).collect();
+    ids.into_iter()
+        .map(|id| (old.get(id).copied(), new.get(id).copied()))
+        .collect()
+}
+
+/// The files an error concerns: its own and those of the calls that led to it.
+fn files_of(error: &SpecError) -> impl Iterator<Item = &str> {
+    std::iter::once(error.file.as_str()).chain(error.trace.iter().map(|frame| frame.file.as_str()))
+}
+
+fn compare_job(
+    old: Option<&EvaluatedJob>,
+    new: Option<&EvaluatedJob>,
+    sides: &Sides<'_>,
+) -> Option<DiffJob> {
+    let difference = diff_jobs(old.map(|job| &job.spec), new.map(|job| &job.spec))?;
+    let shown = new.or(old)?;
+    let effect = difference.effect();
+    let changes = difference.changes.into_iter().map(|change| {
+        let cause = match (old, new) {
+            (Some(old), Some(new)) => sides.cause(&change.path, old, new),
+            _ => None,
+        };
+        DiffChange {
+            path: change.path,
+            old: change.old,
+            new: change.new,
+            effect: change.effect,
+            cause: cause.map(|found| Cause {
+                file: found.file,
+                line: found.line,
+                commit: None,
+            }),
+        }
+    });
+    Some(DiffJob {
+        name: shown.spec.name.to_string(),
+        namespace: shown.spec.namespace.to_string(),
+        change: difference.change,
+        effect,
+        file: shown.file.clone(),
+        changes: changes.collect(),
+    })
+}
+
+fn name_commits(jobs: &mut [DiffJob], base: &Source, head: &Source) -> Result<(), SourceError> {
+    let mut causes: Vec<&mut Cause> = jobs
+        .iter_mut()
+        .flat_map(|job| &mut job.changes)
+        .filter_map(|change| change.cause.as_mut())
+        .collect();
+    let files: BTreeSet<String> = causes.iter().map(|cause| cause.file.clone()).collect();
+    let commits = history::newest_commits(base, head, &Vec::from_iter(files))?;
+    for cause in &mut causes {
+        cause.commit = commits.get(&cause.file).cloned();
+    }
+    Ok(())
+}
+
+/// Changed files that specs other than themselves import or read.
+fn modules(sides: &Sides<'_>, head: &Outcome, jobs: &[DiffJob]) -> Vec<DiffModule> {
+    let specs: BTreeSet<&str> = head.specs.iter().map(|spec| spec.file.as_str()).collect();
+    let changed = sides
+        .changed_files()
+        .filter(|file| !specs.contains(file) && !file.ends_with(".tw"));
+    let mut modules: Vec<DiffModule> = changed
+        .map(|file| DiffModule {
+            file: file.to_owned(),
+            importers: head
+                .specs
+                .iter()
+                .filter(|spec| spec.closure.iter().any(|asked| asked.path == file))
+                .count(),
+            changed_jobs: jobs.iter().filter(|job| is_caused_by(job, file)).count(),
+        })
+        .collect();
+    modules.sort_by(|one, other| {
+        other
+            .importers
+            .cmp(&one.importers)
+            .then_with(|| one.file.cmp(&other.file))
+    });
+    modules
+}
+
+fn is_caused_by(job: &DiffJob, file: &str) -> bool {
+    job.changes.iter().any(|change| {
+        change
+            .cause
+            .as_ref()
+            .is_some_and(|cause| cause.file == file)
+    })
+}
+
+impl DiffSummary {
+    fn count(&mut self, job: &DiffJob) {
+        match job.change {
+            ChangeKind::Added => self.added += 1,
+            ChangeKind::Removed => self.removed += 1,
+            ChangeKind::Modified => {
+                self.modified += 1;
+                *self.effects.entry(job.effect.as_str()).or_default() += 1;
+            }
+        }
+        self.destructive |= is_destructive(job);
+    }
+}
+
+fn is_destructive(job: &DiffJob) -> bool {
+    let to_none = |change: &DiffChange| change.path == "replicas" && change.new == Value::from(0);
+    job.change == ChangeKind::Removed
+        || job.effect == Effect::Recreate
+        || job.changes.iter().any(to_none)
+}

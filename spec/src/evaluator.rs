@@ -1,0 +1,236 @@
+//! The client of `tw-eval`: keeps a zygote and has specs evaluated in children of it.
+
+mod companion;
+mod session;
+mod zygote;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use tw_model::Code;
+
+use crate::{Source, SpecError};
+use session::Answered;
+use zygote::Zygote;
+
+/// How specs are evaluated.
+#[derive(Clone, Debug)]
+pub struct EvalConfig {
+    /// The evaluator's program; none means to look beside the running program, in `TW_LIBEXEC`, then in
+    /// `../lib/twill`.
+    pub program: Option<PathBuf>,
+    /// How many specs are evaluated at the same time.
+    pub in_flight: usize,
+    /// Processor time a spec may take, in whole seconds; past it the error names the line.
+    pub cpu: Duration,
+    /// Time after which an evaluation is killed.
+    pub deadline: Duration,
+    /// Address space of an evaluation.
+    pub memory_bytes: u64,
+    /// Seeds the hashes of text, and with them the order of sets.
+    pub hash_seed: u32,
+    /// Objects allocated before anything else, which moves the rest in memory.
+    pub heap_shift: u32,
+}
+
+impl Default for EvalConfig {
+    fn default() -> EvalConfig {
+        EvalConfig {
+            program: None,
+            in_flight: 2,
+            cpu: Duration::from_secs(5),
+            deadline: Duration::from_secs(10),
+            memory_bytes: 512 << 20,
+            hash_seed: 0,
+            heap_shift: 0,
+        }
+    }
+}
+
+/// Why nothing can be evaluated.
+#[derive(Debug, thiserror::Error)]
+pub enum EvaluatorError {
+    #[error(
+        "the program 'tw-eval' is in none of {}; build it with `cargo build -p tw-eval`, or name its folder in TW_LIBEXEC",
+        searched.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    NoProgram { searched: Vec<PathBuf> },
+    #[error("cannot start {}", program.display())]
+    Start {
+        program: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("{} ended before it was ready; it says why on standard error", program.display())]
+    NotReady { program: PathBuf },
+    #[error("{} is of version {found} and this program of version {expected}; install both from one build", program.display())]
+    Version {
+        program: PathBuf,
+        found: String,
+        expected: String,
+    },
+}
+
+/// What a spec asked of its tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuestionKind {
+    /// The contents of a file.
+    Read,
+    /// The names in a folder.
+    List,
+    /// Whether a file or folder is there.
+    Exists,
+    /// The digest of a folder, as a package.
+    Package,
+}
+
+/// One question and the hash of its answer: a part of the closure.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Question {
+    pub kind: QuestionKind,
+    pub path: String,
+    /// BLAKE3 in hex; none when there was no such thing.
+    pub answer_hash: Option<String>,
+}
+
+/// What came of one spec.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// The spec, from the repository's root.
+    pub path: String,
+    /// Its jobs as author JSON, in the order exported; empty when there is an error.
+    pub jobs: Vec<Value>,
+    /// Everything it asked, sorted, each question once. The result depends on nothing else.
+    pub closure: Arc<[Question]>,
+    /// What it printed.
+    pub output: String,
+    pub error: Option<SpecError>,
+}
+
+/// A running evaluator. Shared freely between threads; dropping it ends the process.
+#[derive(Debug)]
+pub struct Evaluator {
+    config: EvalConfig,
+    program: PathBuf,
+    zygote: Mutex<Option<Arc<Zygote>>>,
+}
+
+impl Evaluator {
+    /// Finds and starts `tw-eval`. Takes about a tenth of a second, for the interpreter and its library.
+    pub fn start(config: EvalConfig) -> Result<Evaluator, EvaluatorError> {
+        let program = match &config.program {
+            Some(program) => program.clone(),
+            None => companion::find("tw-eval")?,
+        };
+        let zygote = Zygote::start(&program, &config)?;
+        Ok(Evaluator {
+            config,
+            program,
+            zygote: Mutex::new(Some(Arc::new(zygote))),
+        })
+    }
+
+    /// Evaluates one spec of `source`. A crashed evaluator is started again, once.
+    pub fn evaluate(&self, source: &Source, path: &str) -> Result<Evaluation, EvaluatorError> {
+        for _ in 0..2 {
+            let zygote = self.zygote()?;
+            match session::run(&zygote, &self.config, source, path) {
+                Answered::Evaluation(evaluation) => return Ok(evaluation),
+                Answered::ZygoteGone => {
+                    tracing::warn!(spec = path, "the evaluator went away; starting it again");
+                    self.forget(&zygote);
+                }
+            }
+        }
+        let message = "the evaluator ended twice while it evaluated this spec".to_owned();
+        Ok(Evaluation::failed(
+            path,
+            SpecError::of_file(Code::SpecCrash, path, message, None),
+        ))
+    }
+
+    /// Evaluates specs, several at a time; the results are in the order of `paths`.
+    pub fn evaluate_all(
+        &self,
+        source: &Source,
+        paths: &[String],
+    ) -> Result<Vec<Evaluation>, EvaluatorError> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut done = Vec::new();
+            while let Some((index, path)) = paths.get(next.load(Ordering::Relaxed)).and_then(|_| {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                Some((index, paths.get(index)?))
+            }) {
+                done.push((index, self.evaluate(source, path)?));
+            }
+            Ok(done)
+        };
+        let workers = self.config.in_flight.clamp(1, paths.len().max(1));
+        let finished: Vec<Result<Vec<(usize, Evaluation)>, EvaluatorError>> =
+            thread::scope(|scope| {
+                let threads: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+                let own = work();
+                let others = threads.into_iter().map(|thread| match thread.join() {
+                    Ok(finished) => finished,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                });
+                std::iter::once(own).chain(others).collect()
+            });
+        let mut done: Vec<(usize, Evaluation)> = Vec::with_capacity(paths.len());
+        for finished in finished {
+            done.extend(finished?);
+        }
+        done.sort_by_key(|(index, _)| *index);
+        Ok(done.into_iter().map(|(_, evaluation)| evaluation).collect())
+    }
+
+    /// The interpreter's version, as `3.11.2`.
+    pub fn python_version(&self) -> Result<String, EvaluatorError> {
+        Ok(self.zygote()?.python.clone())
+    }
+
+    /// The process id of the zygote.
+    pub fn process_id(&self) -> Result<u32, EvaluatorError> {
+        Ok(self.zygote()?.process_id())
+    }
+
+    fn zygote(&self) -> Result<Arc<Zygote>, EvaluatorError> {
+        let mut current = self.zygote.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(zygote) = current.as_ref() {
+            return Ok(Arc::clone(zygote));
+        }
+        let started = Arc::new(Zygote::start(&self.program, &self.config)?);
+        *current = Some(Arc::clone(&started));
+        Ok(started)
+    }
+
+    /// Lets go of a zygote that is gone, unless another thread has replaced it already.
+    fn forget(&self, gone: &Arc<Zygote>) {
+        let mut current = self.zygote.lock().unwrap_or_else(PoisonError::into_inner);
+        if current
+            .as_ref()
+            .is_some_and(|zygote| Arc::ptr_eq(zygote, gone))
+        {
+            *current = None;
+        }
+    }
+}
+
+impl Evaluation {
+    fn failed(path: &str, error: SpecError) -> Evaluation {
+        Evaluation {
+            path: path.to_owned(),
+            jobs: Vec::new(),
+            closure: Arc::new([]),
+            output: String::new(),
+            error: Some(error),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Specs, from source control to typed jobs.
+//!
+//! [`Source`] is a tree of files: the work tree, or any git revision without a checkout. [`Evaluator`] keeps
+//! a `tw-eval` process and has specs evaluated in sealed children of it, whose every question it answers
+//! from a source and writes down. [`evaluate`] makes typed jobs and located errors of that, [`compare`] two
+//! such outcomes into what `tw diff` shows, and [`package`] packs the folders that jobs name.
+//!
+//! Everything here blocks; the work is done on the caller's thread and on threads of its own.
+
+mod cause;
+mod compare;
+mod error;
+mod evaluator;
+mod history;
+mod outcome;
+pub mod package;
+mod provenance;
+mod render;
+mod source;
+
+pub use compare::{Cause, DiffChange, DiffJob, DiffModule, DiffSummary, SpecDiff, compare};
+pub use error::{Frame, SpecError};
+pub use evaluator::{EvalConfig, Evaluation, Evaluator, EvaluatorError, Question, QuestionKind};
+pub use outcome::{EvaluatedJob, EvaluatedSpec, Outcome, evaluate};
+pub use provenance::Provenance;
+pub use render::{RenderOptions, render_error, render_errors};
+pub use source::{Entry, EntryKind, Source, SourceError};

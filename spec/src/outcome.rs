@@ -1,0 +1,304 @@
+//! From specs to typed jobs: evaluates, decodes, resolves packages, and finds jobs of one name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tw_model::{Code, Decoder, Digest, JobId, JobSpec, Location, Problem};
+
+use crate::package::{self, PackageError};
+use crate::{
+    Evaluation, Evaluator, EvaluatorError, Provenance, Question, QuestionKind, Source, SpecError,
+};
+
+/// A job and where it came from.
+#[derive(Clone, Debug)]
+pub struct EvaluatedJob {
+    pub spec: JobSpec,
+    /// The spec file, from the repository's root.
+    pub file: String,
+    /// Where in the spec file the job is made.
+    pub source: Location,
+    /// Where each of its values was written.
+    pub provenance: Provenance,
+    /// Everything the result depends on.
+    pub closure: Arc<[Question]>,
+}
+
+/// What is known of one spec file, whether it is good or not.
+#[derive(Clone, Debug)]
+pub struct EvaluatedSpec {
+    pub file: String,
+    pub closure: Arc<[Question]>,
+    /// What it printed.
+    pub output: String,
+}
+
+/// What came of a set of specs. Good jobs stand beside the errors of others.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    pub jobs: Vec<EvaluatedJob>,
+    pub specs: Vec<EvaluatedSpec>,
+    pub errors: Vec<SpecError>,
+}
+
+/// Evaluates `specs` of `source`, as [`Source::find_specs`] lists them.
+///
+/// A spec with a mistake gives errors and no jobs. Mistakes in specs are part of the outcome; the error is
+/// that of an evaluator which does not run.
+pub fn evaluate(
+    evaluator: &Evaluator,
+    source: &Source,
+    specs: &[String],
+) -> Result<Outcome, EvaluatorError> {
+    let mut outcome = Outcome::default();
+    let mut packages = Packages {
+        source,
+        digests: BTreeMap::new(),
+    };
+    for evaluation in evaluator.evaluate_all(source, specs)? {
+        outcome.add(evaluation, &mut packages);
+    }
+    outcome.refuse_duplicates();
+    for error in &mut outcome.errors {
+        fill_source_line(source, error);
+    }
+    Ok(outcome)
+}
+
+impl Outcome {
+    fn add(&mut self, evaluation: Evaluation, packages: &mut Packages<'_>) {
+        let Evaluation {
+            path: file,
+            jobs,
+            closure,
+            output,
+            error,
+        } = evaluation;
+        let mut errors = Vec::from_iter(error);
+        let mut decoded = Vec::new();
+        let mut asked = Vec::new();
+        for job in &jobs {
+            match decode(job, &file) {
+                Ok(job) => decoded.push(job),
+                Err(found) => errors.extend(found),
+            }
+        }
+        for (spec, provenance) in &mut decoded {
+            errors.extend(packages.resolve(spec, provenance, &file, &mut asked));
+        }
+        let closure = with_questions(closure, asked);
+        if errors.is_empty() {
+            self.jobs
+                .extend(decoded.into_iter().map(|(spec, provenance)| {
+                    EvaluatedJob {
+                        source: provenance
+                            .source_in(&file)
+                            .unwrap_or_else(|| start_of(&file)),
+                        file: file.clone(),
+                        closure: Arc::clone(&closure),
+                        spec,
+                        provenance,
+                    }
+                }));
+        }
+        self.specs.push(EvaluatedSpec {
+            file,
+            closure,
+            output,
+        });
+        self.errors.extend(errors);
+    }
+
+    /// Keeps the first of each name and makes the others errors that name both places.
+    fn refuse_duplicates(&mut self) {
+        let mut first: BTreeMap<JobId, Location> = BTreeMap::new();
+        let mut kept = Vec::with_capacity(self.jobs.len());
+        for job in std::mem::take(&mut self.jobs) {
+            match first.get(&job.spec.id()) {
+                None => {
+                    first.insert(job.spec.id(), job.source.clone());
+                    kept.push(job);
+                }
+                Some(earlier) => self.errors.push(duplicate(&job, earlier)),
+            }
+        }
+        self.jobs = kept;
+    }
+}
+
+fn duplicate(job: &EvaluatedJob, earlier: &Location) -> SpecError {
+    let id = job.spec.id();
+    let message = format!("there are two jobs '{id}': here, and at {earlier}");
+    let hint = "rename one, or give them different namespaces".to_owned();
+    let mut error = SpecError::at(Code::SpecDuplicateJob, &job.source, message, Some(hint));
+    set_end(&mut error, &job.provenance);
+    error
+}
+
+fn decode(job: &Value, file: &str) -> Result<(JobSpec, Provenance), Vec<SpecError>> {
+    let mut decoder = Decoder::default();
+    let provenance = Provenance::read(job, &mut decoder);
+    let read = JobSpec::from_author(job, &mut decoder);
+    let problems = std::mem::take(&mut decoder.problems);
+    let provenance = provenance.finish(decoder);
+    match read {
+        Some(spec) if problems.is_empty() => Ok((spec, provenance)),
+        _ => Err(problems
+            .into_iter()
+            .map(|problem| located(problem, &provenance, file))
+            .collect()),
+    }
+}
+
+fn located(problem: Problem, provenance: &Provenance, file: &str) -> SpecError {
+    let message = match problem.path.is_empty() {
+        true => problem.message,
+        false => format!("{}: {}", problem.path, problem.message),
+    };
+    let Some(place) = problem.at else {
+        return SpecError::of_file(problem.code, file, message, problem.hint);
+    };
+    let mut error = SpecError::at(problem.code, &place, message, problem.hint);
+    set_end(&mut error, provenance);
+    error.trace = calls_around(provenance, &problem.path, &place);
+    error
+}
+
+/// The calls that led to a value written in a helper, outermost first; none if it stands in the spec itself.
+fn calls_around(provenance: &Provenance, path: &str, place: &Location) -> Vec<crate::Frame> {
+    let mut calls: Vec<crate::Frame> = provenance.calls(path).to_vec();
+    if calls.len() < 2 {
+        return Vec::new();
+    }
+    calls.reverse();
+    if let Some(last) = calls.last_mut() {
+        (last.file, last.line, last.column) = (place.file.clone(), place.line, place.column);
+    }
+    calls
+}
+
+fn set_end(error: &mut SpecError, provenance: &Provenance) {
+    if let (Some(line), Some(column)) = (error.line, error.column) {
+        let start = Location {
+            file: error.file.clone(),
+            line,
+            column,
+        };
+        let end = provenance.end_of(&start);
+        (error.end_line, error.end_column) = (end.map(|end| end.0), end.map(|end| end.1));
+    }
+}
+
+fn start_of(file: &str) -> Location {
+    Location {
+        file: file.to_owned(),
+        line: 1,
+        column: 1,
+    }
+}
+
+fn with_questions(closure: Arc<[Question]>, asked: Vec<Question>) -> Arc<[Question]> {
+    if asked.is_empty() {
+        return closure;
+    }
+    let mut all: Vec<Question> = closure.iter().cloned().chain(asked).collect();
+    all.sort();
+    all.dedup();
+    all.into()
+}
+
+fn fill_source_line(source: &Source, error: &mut SpecError) {
+    if error.source_line.is_none()
+        && let Some(line) = error.line
+    {
+        error.source_line = line_of(source, &error.file, line);
+    }
+    for frame in error
+        .trace
+        .iter_mut()
+        .filter(|frame| frame.source_line.is_none())
+    {
+        frame.source_line = line_of(source, &frame.file, frame.line);
+    }
+}
+
+fn line_of(source: &Source, file: &str, line: u32) -> Option<String> {
+    let bytes = source.read(file).ok()??;
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines()
+        .nth(line.checked_sub(1)? as usize)
+        .map(str::to_owned)
+}
+
+/// The digests of the folders that jobs name, each packed once.
+struct Packages<'a> {
+    source: &'a Source,
+    digests: BTreeMap<String, Result<Digest, Arc<PackageError>>>,
+}
+
+impl Packages<'_> {
+    /// Fills in the digests of a job's packages; returns what is wrong with them.
+    fn resolve(
+        &mut self,
+        spec: &mut JobSpec,
+        provenance: &Provenance,
+        file: &str,
+        asked: &mut Vec<Question>,
+    ) -> Vec<SpecError> {
+        let mut errors = Vec::new();
+        for package in &mut spec.packages {
+            let folder = package.path.0.clone();
+            let digest = self.digest(&folder);
+            asked.push(Question {
+                kind: QuestionKind::Package,
+                path: folder.clone(),
+                answer_hash: digest.as_ref().ok().map(|digest| digest.0.clone()),
+            });
+            match digest {
+                Ok(digest) => package.digest = digest,
+                Err(cause) => errors.push(unpackable(&cause, &folder, provenance, file)),
+            }
+        }
+        errors
+    }
+
+    fn digest(&mut self, folder: &str) -> Result<Digest, Arc<PackageError>> {
+        if let Some(known) = self.digests.get(folder) {
+            return known.clone();
+        }
+        let found = package::pack(self.source, folder)
+            .map(|package| package.digest)
+            .map_err(Arc::new);
+        self.digests.insert(folder.to_owned(), found.clone());
+        found
+    }
+}
+
+fn unpackable(
+    cause: &PackageError,
+    folder: &str,
+    provenance: &Provenance,
+    file: &str,
+) -> SpecError {
+    let code = match cause {
+        PackageError::NoFolder { .. } | PackageError::Empty { .. } => Code::SpecNotFound,
+        _ => Code::PackageInvalid,
+    };
+    let hint = match cause {
+        PackageError::NoFolder { .. } => {
+            "packages are folders of the repository, named from its root"
+        }
+        PackageError::Empty { .. } => {
+            "add the files to the folder, and check that git does not ignore them"
+        }
+        _ => "keep links inside the folder",
+    };
+    let place = provenance.locate(&format!("packages[{folder}]"));
+    let mut error = match place {
+        Some(place) => SpecError::at(code, place, cause.to_string(), Some(hint.to_owned())),
+        None => SpecError::of_file(code, file, cause.to_string(), Some(hint.to_owned())),
+    };
+    set_end(&mut error, provenance);
+    error
+}

@@ -1,0 +1,237 @@
+//! Which place in the source each value of a job came from.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::LazyLock;
+
+use serde_json::Value;
+use tw_model::{Decoder, FieldPath, JobSpec, Location};
+
+use crate::Frame;
+
+/// Where the values of one job were written. Paths are those of `tw eval`'s JSON.
+#[derive(Clone, Debug, Default)]
+pub struct Provenance {
+    /// Path → where the value was written; for an object, where it was made.
+    spans: BTreeMap<String, Location>,
+    /// Path of an object → the places that led to it, nearest first: its own, then the calls around it.
+    trails: BTreeMap<String, Vec<Frame>>,
+    /// Start of a span → its end (line and column, exclusive).
+    ends: BTreeMap<Location, (u32, u32)>,
+    /// Path → definitions that the value's expression refers to, nearest first.
+    references: BTreeMap<String, Vec<Location>>,
+}
+
+impl Provenance {
+    /// Reads the places in a job's author JSON, and teaches `decoder` those inside literals.
+    pub(crate) fn read(job: &Value, decoder: &mut Decoder) -> Provenance {
+        let mut provenance = Provenance::default();
+        provenance.object(job, &FieldPath::root());
+        decoder.spans.extend(provenance.spans.clone());
+        provenance
+    }
+
+    /// Takes over what decoding found out: elements of lists are known by their keys, too.
+    pub(crate) fn finish(mut self, decoder: Decoder) -> Provenance {
+        for (path, place) in &decoder.spans {
+            let same =
+                |made: &&Vec<Frame>| made.first().is_some_and(|call| place_of(call) == *place);
+            if let Some(trail) = self
+                .trails
+                .values()
+                .find(same)
+                .filter(|_| !self.trails.contains_key(path))
+            {
+                let trail = trail.clone();
+                self.trails.insert(path.clone(), trail);
+            }
+        }
+        self.spans.extend(decoder.spans);
+        self
+    }
+
+    /// Where the value at `path`, or else what holds it, was written.
+    pub fn locate(&self, path: &str) -> Option<&Location> {
+        nearest(&self.spans, path)
+    }
+
+    /// The places that led to the value at `path`: where it was written, what it refers to, then the
+    /// calls around it, nearest first.
+    pub fn trail(&self, path: &str) -> Vec<Location> {
+        let written = self.locate(path).cloned();
+        let references = nearest(&self.references, path)
+            .into_iter()
+            .flatten()
+            .cloned();
+        let calls = self.calls(path).iter().map(place_of);
+        written.into_iter().chain(references).chain(calls).collect()
+    }
+
+    /// The call that made the value at `path`, or what holds it, and the calls around that, nearest first.
+    pub(crate) fn calls(&self, path: &str) -> &[Frame] {
+        nearest(&self.trails, path).map_or(&[], Vec::as_slice)
+    }
+
+    /// The end of the span that begins at `start`.
+    pub(crate) fn end_of(&self, start: &Location) -> Option<(u32, u32)> {
+        self.ends.get(start).copied()
+    }
+
+    /// The job's place in its spec file: the call there that led to it.
+    pub(crate) fn source_in(&self, spec: &str) -> Option<Location> {
+        let calls = self.trails.get("")?;
+        calls
+            .iter()
+            .find(|call| call.file == spec)
+            .or(calls.first())
+            .map(place_of)
+    }
+
+    fn object(&mut self, value: &Value, at: &FieldPath) {
+        if let Some(here) = self.place(value.get("at")) {
+            let calls = value
+                .get("calls")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten();
+            self.trails
+                .insert(at.to_string(), calls.filter_map(frame).collect());
+            self.spans.insert(at.to_string(), here);
+        }
+        let fields = value
+            .get("fields")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
+        let spans = value.get("spans").and_then(Value::as_object);
+        for (name, inner) in fields {
+            let here = at.field(json_name(
+                Decoder::class_of(value).unwrap_or_default(),
+                name,
+            ));
+            self.references_of(value, name, &here);
+            if let Some(spans) = spans {
+                self.literal(inner, name, spans, &here);
+            }
+            self.nested(inner, &here);
+        }
+    }
+
+    /// Notes the span of a value and of those inside it.
+    fn literal(
+        &mut self,
+        value: &Value,
+        key: &str,
+        spans: &serde_json::Map<String, Value>,
+        at: &FieldPath,
+    ) {
+        let Some(here) = self.place(spans.get(key)) else {
+            return;
+        };
+        self.spans.insert(at.to_string(), here);
+        match value {
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.literal(item, &format!("{key}.{index}"), spans, &at.item(index));
+                }
+            }
+            Value::Object(entries) if Decoder::class_of(value).is_none() => {
+                for (name, entry) in entries {
+                    self.literal(entry, &format!("{key}.{name}"), spans, &at.field(name));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn nested(&mut self, value: &Value, at: &FieldPath) {
+        match value {
+            Value::Object(_) if Decoder::class_of(value).is_some() => self.object(value, at),
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.nested(item, &at.item(index));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn references_of(&mut self, object: &Value, name: &str, at: &FieldPath) {
+        let found = object
+            .get("refs")
+            .and_then(|refs| refs.get(name))
+            .and_then(Value::as_array);
+        let found: Vec<Location> = found.into_iter().flatten().filter_map(location).collect();
+        if !found.is_empty() {
+            self.references.insert(at.to_string(), found);
+        }
+    }
+
+    fn place(&mut self, span: Option<&Value>) -> Option<Location> {
+        let span = span?;
+        let start = location(span)?;
+        if let (Some(line), Some(column)) = (number(span, 3), number(span, 4)) {
+            self.ends.insert(start.clone(), (line, column));
+        }
+        Some(start)
+    }
+}
+
+/// The name in JSON of a field that authors know as `name`.
+fn json_name<'a>(class: &str, name: &'a str) -> &'a str {
+    static NAMES: LazyLock<HashMap<(&str, &str), &str>> = LazyLock::new(|| {
+        let tables = JobSpec::tables();
+        let named = |table: &tw_model::StructInfo| {
+            let class = table.name;
+            table
+                .fields
+                .iter()
+                .map(move |field| ((class, field.name), field.json))
+                .collect::<Vec<_>>()
+        };
+        tables.iter().flat_map(named).collect()
+    });
+    NAMES.get(&(class, name)).copied().unwrap_or(name)
+}
+
+/// The entry of the longest path that `path` begins with.
+fn nearest<'a, T>(entries: &'a BTreeMap<String, T>, path: &str) -> Option<&'a T> {
+    let mut path = path;
+    loop {
+        if let Some(found) = entries.get(path) {
+            return Some(found);
+        }
+        path = FieldPath::parent(path)?;
+    }
+}
+
+fn location(span: &Value) -> Option<Location> {
+    Some(Location {
+        file: span.get(0)?.as_str()?.to_owned(),
+        line: number(span, 1)?,
+        column: number(span, 2)?,
+    })
+}
+
+fn frame(call: &Value) -> Option<Frame> {
+    let Location { file, line, column } = location(call)?;
+    let function = call.get(3)?.as_str()?.to_owned();
+    Some(Frame {
+        file,
+        line,
+        column,
+        function,
+        source_line: None,
+    })
+}
+
+fn place_of(call: &Frame) -> Location {
+    Location {
+        file: call.file.clone(),
+        line: call.line,
+        column: call.column,
+    }
+}
+
+fn number(span: &Value, index: usize) -> Option<u32> {
+    span.get(index)?.as_u64()?.try_into().ok()
+}

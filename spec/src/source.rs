@@ -1,0 +1,284 @@
+//! Where specs are read from: a work tree, or a git revision without a checkout.
+
+pub(crate) mod path;
+mod revision;
+mod work_tree;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Once};
+
+use git2::Repository;
+
+use revision::Revision;
+use work_tree::WorkTree;
+
+/// The most bytes a file may have that a spec reads.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024 - 4096;
+
+/// Why a tree could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("there is no folder {}", path.display())]
+    NoFolder { path: PathBuf },
+    #[error("{} is not in a git repository, so it has no revision '{revision}'", path.display())]
+    NotInGit { path: PathBuf, revision: String },
+    #[error("the repository has no revision '{revision}': {}", cause.message())]
+    NoRevision {
+        revision: String,
+        cause: git2::Error,
+    },
+    #[error("{} is not below {}", path.display(), root.display())]
+    Outside { path: PathBuf, root: PathBuf },
+    #[error("there is no file or folder '{path}' in {tree}")]
+    NotFound { path: String, tree: String },
+    #[error("there is no *.tw file in {searched}")]
+    NoSpecs { searched: String },
+    #[error("'{path}' leads out of the repository by a symbolic link")]
+    LinkOutside { path: String },
+    #[error("'{path}' has {bytes} bytes; a spec can read files of at most {FILE_BYTES_MAX}")]
+    TooLarge { path: String, bytes: u64 },
+    #[error("cannot read '{path}'")]
+    Io {
+        path: String,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("git: {}", .0.message())]
+    Git(#[from] git2::Error),
+}
+
+/// What a name in a folder stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    File { executable: bool },
+    Folder,
+    Symlink,
+}
+
+/// One name in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub name: String,
+    pub kind: EntryKind,
+}
+
+/// A tree of files. Paths are relative to its root, with `/` between names and none at the ends; `""` is the root.
+///
+/// Cloning is cheap; clones share one repository handle.
+#[derive(Clone, Debug)]
+pub struct Source {
+    root: PathBuf,
+    tree: Tree,
+}
+
+#[derive(Clone, Debug)]
+enum Tree {
+    WorkTree(Arc<WorkTree>),
+    Revision(Arc<Revision>),
+}
+
+impl Source {
+    /// Takes the work tree around `path`: of its git repository, or outside git the folder itself.
+    pub fn work_tree(path: &Path) -> Result<Source, SourceError> {
+        let folder = folder_of(path)?;
+        let repository = discover(&folder);
+        let root = match repository
+            .as_ref()
+            .and_then(|repository| repository.workdir())
+        {
+            Some(root) => canonical(root)?,
+            None => folder,
+        };
+        let tree = Tree::WorkTree(Arc::new(WorkTree::new(root.clone(), repository)));
+        Ok(Source { root, tree })
+    }
+
+    /// Takes a revision (any git expression) of the repository around `path`. Nothing is checked out.
+    pub fn revision(path: &Path, revision: &str) -> Result<Source, SourceError> {
+        let folder = folder_of(path)?;
+        let Some(repository) = discover(&folder) else {
+            return Err(SourceError::NotInGit {
+                path: folder,
+                revision: revision.to_owned(),
+            });
+        };
+        let root = canonical(repository.workdir().unwrap_or_else(|| repository.path()))?;
+        let tree = Tree::Revision(Arc::new(Revision::new(repository, revision)?));
+        Ok(Source { root, tree })
+    }
+
+    /// The repository's root on disk, or outside git the folder given.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The commit's id; none for a work tree.
+    pub fn commit(&self) -> Option<String> {
+        match &self.tree {
+            Tree::WorkTree(_) => None,
+            Tree::Revision(revision) => Some(revision.commit.to_string()),
+        }
+    }
+
+    /// The source as a message names it: `the work tree`, or `revision 1a2b3c4d5e6f`.
+    pub fn describe(&self) -> String {
+        match self.commit() {
+            None => "the work tree".to_owned(),
+            Some(commit) => format!("revision {}", &commit[..12]),
+        }
+    }
+
+    /// The contents of a file; none if there is no file at `path`.
+    pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
+        match &self.tree {
+            Tree::WorkTree(tree) => tree.read(path),
+            Tree::Revision(tree) => tree.read(path),
+        }
+    }
+
+    /// The names in a folder, sorted; none if there is no folder at `path`. Files that git ignores are left out.
+    pub fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, SourceError> {
+        match &self.tree {
+            Tree::WorkTree(tree) => tree.list(path),
+            Tree::Revision(tree) => tree.list(path),
+        }
+    }
+
+    /// What stands at `path`, links followed.
+    pub fn kind(&self, path: &str) -> Result<Option<EntryKind>, SourceError> {
+        match &self.tree {
+            Tree::WorkTree(tree) => tree.kind(path),
+            Tree::Revision(tree) => tree.kind(path),
+        }
+    }
+
+    /// What a symbolic link says; none if `path` is no link.
+    pub(crate) fn link_target(&self, path: &str) -> Result<Option<String>, SourceError> {
+        match &self.tree {
+            Tree::WorkTree(tree) => tree.link_target(path),
+            Tree::Revision(tree) => tree.link_target(path),
+        }
+    }
+
+    /// The repository and, for a revision, its commit.
+    pub(crate) fn with_repository<T>(
+        &self,
+        ask: impl FnOnce(&Repository, Option<git2::Oid>) -> T,
+    ) -> Option<T> {
+        match &self.tree {
+            Tree::WorkTree(tree) => tree.with_repository(|repository| ask(repository, None)),
+            Tree::Revision(tree) => {
+                Some(tree.with_repository(|repository| ask(repository, Some(tree.commit))))
+            }
+        }
+    }
+
+    /// Turns a path that a person typed, absolute or from `folder`, into one from the root.
+    pub fn relative(&self, folder: &Path, typed: &Path) -> Result<String, SourceError> {
+        let absolute = path::normalized(&folder.join(typed));
+        let outside = || SourceError::Outside {
+            path: absolute.clone(),
+            root: self.root.clone(),
+        };
+        let real = path::canonical_as_far_as_possible(&absolute);
+        let inside = absolute
+            .strip_prefix(&self.root)
+            .or_else(|_| real.strip_prefix(&self.root));
+        let inside = inside.map_err(|_| outside())?;
+        inside.to_str().map(str::to_owned).ok_or_else(outside)
+    }
+
+    /// Finds specs: each path is a file, or a folder of which every `*.tw` below it is meant. Sorted, none twice.
+    ///
+    /// Names that begin with a dot are passed over, and so is what git ignores.
+    pub fn find_specs(&self, paths: &[String]) -> Result<Vec<String>, SourceError> {
+        let mut found = Vec::new();
+        for path in paths {
+            match self.kind(path)? {
+                Some(EntryKind::Folder) => self.specs_below(path, &mut found)?,
+                Some(_) => found.push(path.clone()),
+                None => {
+                    return Err(SourceError::NotFound {
+                        path: path.clone(),
+                        tree: self.describe(),
+                    });
+                }
+            }
+        }
+        found.sort();
+        found.dedup();
+        match found.is_empty() {
+            true => Err(SourceError::NoSpecs {
+                searched: self.searched(paths),
+            }),
+            false => Ok(found),
+        }
+    }
+
+    /// As [`Source::find_specs`], where paths that are not there hold no specs: the base of a comparison need
+    /// not have what the head has.
+    pub fn specs_if_any(&self, paths: &[String]) -> Result<Vec<String>, SourceError> {
+        let mut present = Vec::new();
+        for path in paths {
+            if self.kind(path)?.is_some() {
+                present.push(path.clone());
+            }
+        }
+        match self.find_specs(&present) {
+            Err(SourceError::NoSpecs { .. }) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    fn specs_below(&self, folder: &str, found: &mut Vec<String>) -> Result<(), SourceError> {
+        for entry in self.list(folder)?.unwrap_or_default() {
+            let path = path::join(folder, &entry.name);
+            match entry.kind {
+                _ if entry.name.starts_with('.') => {}
+                EntryKind::Folder => self.specs_below(&path, found)?,
+                EntryKind::File { .. } if entry.name.ends_with(".tw") => found.push(path),
+                EntryKind::File { .. } | EntryKind::Symlink => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn searched(&self, paths: &[String]) -> String {
+        let named: Vec<String> = paths
+            .iter()
+            .filter(|path| !path.is_empty())
+            .map(|path| format!("'{path}'"))
+            .collect();
+        match named.is_empty() {
+            true => self.describe(),
+            false => format!("{} of {}", named.join(", "), self.describe()),
+        }
+    }
+}
+
+/// The folder that `path` is, or is in, with links resolved. A path that is gone stands for its nearest folder.
+fn folder_of(path: &Path) -> Result<PathBuf, SourceError> {
+    let real = path::canonical_as_far_as_possible(&path::normalized(path));
+    let folder = real.ancestors().find(|ancestor| ancestor.is_dir());
+    folder.map(Path::to_owned).ok_or(SourceError::NoFolder {
+        path: path.to_owned(),
+    })
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, SourceError> {
+    path.canonicalize().map_err(|cause| SourceError::Io {
+        path: path.display().to_string(),
+        cause,
+    })
+}
+
+fn discover(folder: &Path) -> Option<Repository> {
+    static OWNERS: Once = Once::new();
+    OWNERS.call_once(|| {
+        // A repository of another user is refused by default, for what its configuration could make git
+        // run. Twill only reads objects, and libgit2 runs nothing for that.
+        // SAFETY: runs once, before any repository is opened by this library.
+        let _ = unsafe { git2::opts::set_verify_owner_validation(false) };
+    });
+    Repository::discover(folder).ok()
+}
