@@ -1,1 +1,149 @@
-//! Placeholder.
+//! The service: owns the store and the scheduler's state, and serves people, agents and pages.
+//!
+//! One task, the driver, decides; everything that leaves is read from rows that are durable. Agents and
+//! people come in over a Unix socket, or over a port of this machine with a token.
+
+mod app;
+mod caller;
+mod clock;
+mod config;
+mod driver;
+mod error;
+mod hub;
+mod listen;
+mod pages;
+mod random;
+mod registry;
+mod reply;
+mod routes;
+mod server;
+mod sessions;
+mod status;
+mod token;
+mod usage;
+mod view;
+
+use std::fs::{DirBuilder, Permissions};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+pub use config::{ControllerConfig, token_path};
+pub use error::{RecordsError, RunError};
+
+use app::{App, Stopping};
+use driver::Core;
+use hub::Hub;
+use listen::Socket;
+use registry::Registry;
+use sessions::Sessions;
+use token::Token;
+use usage::UsageLog;
+
+/// Runs a controller until `shutdown` completes, or until it cannot go on.
+///
+/// Needs a runtime with timers and I/O. Dropping the future stops everything at once; what was acknowledged
+/// is durable.
+pub async fn run(
+    config: ControllerConfig,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    Controller::start(config).await?.run(shutdown).await
+}
+
+/// A controller that has recovered and listens, and does not answer yet.
+pub struct Controller {
+    socket: Socket,
+    tcp: Option<TcpListener>,
+    hub: Arc<Hub>,
+    core: Core,
+    app: Arc<App>,
+    stop: tokio::sync::watch::Sender<bool>,
+}
+
+impl Controller {
+    /// Opens the state folder, recovers, and begins to listen.
+    ///
+    /// Refuses a damaged store, rows of a newer release, a folder or socket in use, and addresses that
+    /// other machines could reach.
+    pub async fn start(config: ControllerConfig) -> Result<Controller, RunError> {
+        make_private(&config.state_dir)?;
+        let store = driver::open_store(&config).await?;
+        let hub = Arc::new(Hub::new());
+        let (driver, core) = driver::start(&config, store, Arc::clone(&hub)).await?;
+        let registry = Registry::open(config.packages_path(), config.package_bytes_max)?;
+        let usage = UsageLog::open(&config.history_path())?;
+        let token = Token::load(&config.token_path())?;
+        let tcp = match config.listen {
+            Some(address) => Some(listen::bind_loopback(address).await?),
+            None => None,
+        };
+        let socket = Socket::bind(&config.socket).await?;
+        let (stop, stopping) = Stopping::channel();
+        let app = Arc::new(App {
+            sessions: Sessions::new(Arc::clone(&hub), config.dial_timeout),
+            hub: Arc::clone(&hub),
+            driver,
+            registry: Arc::new(registry),
+            usage,
+            token,
+            heartbeat_every: config.heartbeat_every,
+            stopping,
+        });
+        tracing::info!(socket = %config.socket.display(), "the controller is ready");
+        Ok(Controller {
+            socket,
+            tcp,
+            hub,
+            core,
+            app,
+            stop,
+        })
+    }
+
+    /// The TCP address that is listened on; where port 0 was asked for, the port that was found.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref()?.local_addr().ok()
+    }
+
+    /// Serves until `shutdown` completes, or until the store can no longer be used.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let Controller {
+            socket,
+            tcp,
+            hub,
+            core,
+            app,
+            stop,
+        } = self;
+        let stopping = app.stopping.clone();
+        let router = routes::router(app);
+        let server = server::serve(&socket.listener, tcp.as_ref(), router, stopping);
+        let stop = async {
+            shutdown.await;
+            tracing::info!("the controller stops");
+            // Nobody may be listening any more.
+            let _ = stop.send(true);
+            hub.close();
+        };
+        tokio::select! {
+            // Requests under way still get their answers: the core goes on until the server has ended.
+            _ = futures_util::future::join(server, stop) => Ok(()),
+            ended = core.run() => ended,
+        }
+    }
+}
+
+/// Makes the state folder, which only its owner may enter.
+fn make_private(folder: &Path) -> Result<(), RunError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(RunError::io("creating", folder))?;
+    std::fs::set_permissions(folder, Permissions::from_mode(0o700))
+        .map_err(RunError::io("protecting", folder))
+}

@@ -1,0 +1,366 @@
+//! What the driver is asked, and the handle to ask with.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::Span;
+use tw_api::{AppliedJob, ApplyReply, ApplyRequest, ErrorBody, Register, SubmittedJob};
+use tw_model::{Code, JobId, MachineId, TaskReport, Version};
+use tw_scheduler::{Decision, Event, ExpectedPlan, Plan, Reply as Decided, Submission};
+
+use super::{Core, seed, tick_ms};
+use crate::clock;
+
+/// Called once a decision is durable or lost.
+pub(super) type Reply = Box<dyn FnOnce(Result<(), ErrorBody>) + Send>;
+
+type Answer<T> = oneshot::Sender<Result<T, ErrorBody>>;
+
+/// One thing to do, within the span of the request that it came with.
+pub(super) struct Request {
+    span: Span,
+    what: What,
+}
+
+enum What {
+    Register {
+        register: Register,
+        answer: Answer<u64>,
+    },
+    Heartbeat {
+        machine: MachineId,
+        epoch: u64,
+        reports: Vec<TaskReport>,
+        answer: Answer<u64>,
+    },
+    Plan {
+        jobs: Vec<SubmittedJob>,
+        answer: Answer<Plan>,
+    },
+    Apply {
+        request: ApplyRequest,
+        by: String,
+        answer: Answer<ApplyReply>,
+    },
+    Stop {
+        job: JobId,
+        by: String,
+        answer: Answer<u32>,
+    },
+    Restart {
+        job: JobId,
+        by: String,
+        answer: Answer<Version>,
+    },
+}
+
+/// The handle of the driver. Its answers are durable.
+#[derive(Clone)]
+pub(crate) struct Driver {
+    requests: mpsc::Sender<Request>,
+    ready: Arc<AtomicBool>,
+}
+
+impl Driver {
+    pub(super) fn new(requests: mpsc::Sender<Request>, ready: Arc<AtomicBool>) -> Driver {
+        Driver { requests, ready }
+    }
+
+    /// Whether decisions are made now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Takes a machine in, with what its agent knows. Returns its epoch.
+    pub(crate) async fn register(&self, register: Register) -> Result<u64, ErrorBody> {
+        self.ask(|answer| What::Register { register, answer }).await
+    }
+
+    /// Takes an agent's reports. Returns the highest number among them.
+    pub(crate) async fn heartbeat(
+        &self,
+        machine: MachineId,
+        epoch: u64,
+        reports: Vec<TaskReport>,
+    ) -> Result<u64, ErrorBody> {
+        self.ask(|answer| What::Heartbeat {
+            machine,
+            epoch,
+            reports,
+            answer,
+        })
+        .await
+    }
+
+    /// What these jobs would do.
+    pub(crate) async fn plan(&self, jobs: Vec<SubmittedJob>) -> Result<Plan, ErrorBody> {
+        self.ask(|answer| What::Plan { jobs, answer }).await
+    }
+
+    /// Does what a plan said, if it still says it.
+    pub(crate) async fn apply(
+        &self,
+        request: ApplyRequest,
+        by: String,
+    ) -> Result<ApplyReply, ErrorBody> {
+        self.ask(|answer| What::Apply {
+            request,
+            by,
+            answer,
+        })
+        .await
+    }
+
+    /// Ends a job. Returns how many of its tasks are asked to end.
+    pub(crate) async fn stop(&self, job: JobId, by: String) -> Result<u32, ErrorBody> {
+        self.ask(|answer| What::Stop { job, by, answer }).await
+    }
+
+    /// Starts all tasks of a job again, as in an update. Returns the version that does it.
+    pub(crate) async fn restart(&self, job: JobId, by: String) -> Result<Version, ErrorBody> {
+        self.ask(|answer| What::Restart { job, by, answer }).await
+    }
+
+    async fn ask<T>(&self, what: impl FnOnce(Answer<T>) -> What) -> Result<T, ErrorBody> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request {
+            span: Span::current(),
+            what: what(answer),
+        };
+        let gone = || {
+            ErrorBody::new(Code::StoreUnavailable, "the controller is stopping")
+                .with_hint("try again once it is back")
+        };
+        self.requests.send(request).await.map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+impl Core {
+    pub(super) fn serve(&mut self, request: Request) {
+        let _entered = request.span.entered();
+        match request.what {
+            What::Register { register, answer } => self.register(register, answer),
+            What::Heartbeat {
+                machine,
+                epoch,
+                reports,
+                answer,
+            } => self.heartbeat(machine, epoch, reports, answer),
+            What::Plan { jobs, answer } => {
+                let _ = answer.send(self.plan(jobs));
+            }
+            What::Apply {
+                request,
+                by,
+                answer,
+            } => self.apply(request, by, answer),
+            What::Stop { job, by, answer } => self.stop(job, by, answer),
+            What::Restart { job, by, answer } => self.restart(job, by, answer),
+        }
+    }
+}
+
+impl Core {
+    fn register(&mut self, register: Register, answer: Answer<u64>) {
+        let machine = register.machine.clone();
+        let decision = self.step(&Event::AgentRegistered {
+            machine: register.machine,
+            boot_id: register.boot_id,
+            capacity: register.capacity,
+            facts: register.facts,
+            reports: register.reports,
+        });
+        self.broker.heard(&machine, tick_ms());
+        self.settle(decision, answer, |reply| match reply {
+            Decided::Registered { epoch } => {
+                tracing::info!(%machine, epoch, "a machine registered");
+                Ok(epoch)
+            }
+            other => Err(unexpected(other)),
+        });
+    }
+
+    fn heartbeat(
+        &mut self,
+        machine: MachineId,
+        epoch: u64,
+        reports: Vec<TaskReport>,
+        answer: Answer<u64>,
+    ) {
+        let acknowledged_seq = reports.iter().map(|report| report.seq).max().unwrap_or(0);
+        let decision = self.step(&Event::Reports {
+            machine: machine.clone(),
+            epoch,
+            reports,
+        });
+        if matches!(decision.reply, Decided::Reported { .. }) {
+            self.broker.heard(&machine, tick_ms());
+        }
+        self.settle(decision, answer, |reply| match reply {
+            Decided::Reported { refused } => {
+                for report in refused {
+                    tracing::debug!(task = %report.task, why = report.why, "a report is of no use");
+                }
+                Ok(acknowledged_seq)
+            }
+            Decided::Fenced { epoch: found } => Err(fenced(format!(
+                "machine {machine} is at epoch {found}, not {epoch}"
+            ))),
+            Decided::Refused(refusal) => Err(fenced(refusal.message)),
+            other => Err(unexpected(other)),
+        });
+    }
+
+    fn plan(&mut self, jobs: Vec<SubmittedJob>) -> Result<Plan, ErrorBody> {
+        let submission = submission(jobs, String::new());
+        let plan =
+            tw_scheduler::plan(&self.state, &submission, clock::wall(), seed()).map_err(refused)?;
+        self.plans.remember(&plan);
+        Ok(plan)
+    }
+
+    fn apply(&mut self, request: ApplyRequest, by: String, answer: Answer<ApplyReply>) {
+        let decision = self.step(&Event::Submit {
+            submission: submission(request.jobs, by),
+            expected: Some(self.plans.expected(request.digest)),
+        });
+        let versions: BTreeMap<JobId, Version> = match &decision.reply {
+            Decided::Submitted(plan) => plan
+                .unchanged
+                .iter()
+                .filter_map(|id| Some((id.clone(), self.state.job(id)?.row().version)))
+                .collect(),
+            _ => BTreeMap::new(),
+        };
+        self.settle(decision, answer, |reply| match reply {
+            Decided::Submitted(plan) => Ok(applied(&plan, versions)),
+            other => Err(unexpected(other)),
+        });
+    }
+
+    fn stop(&mut self, job: JobId, by: String, answer: Answer<u32>) {
+        let decision = self.step(&Event::Stop { job, by });
+        self.settle(decision, answer, |reply| match reply {
+            Decided::Stopped { tasks } => Ok(tasks),
+            other => Err(unexpected(other)),
+        });
+    }
+
+    fn restart(&mut self, job: JobId, by: String, answer: Answer<Version>) {
+        let decision = self.step(&Event::RestartJob { job, by });
+        self.settle(decision, answer, |reply| match reply {
+            Decided::Restarting { version } => Ok(version),
+            other => Err(unexpected(other)),
+        });
+    }
+
+    /// Commits a decision and answers once it is durable; refusals at once.
+    fn settle<T: Send + 'static>(
+        &mut self,
+        decision: Decision,
+        answer: Answer<T>,
+        read: impl FnOnce(Decided) -> Result<T, ErrorBody>,
+    ) {
+        match read(decision.reply) {
+            Ok(value) => {
+                let reply: Reply = Box::new(move |outcome| {
+                    // The caller may have gone.
+                    let _ = answer.send(outcome.map(|()| value));
+                });
+                self.commit(decision.txns, Some(reply));
+            }
+            Err(refusal) => {
+                self.commit(decision.txns, None);
+                let _ = answer.send(Err(refusal));
+            }
+        }
+    }
+}
+
+/// The plans that people were shown lately, so that a stale one can be told what has moved.
+#[derive(Default)]
+pub(super) struct Plans(VecDeque<ExpectedPlan>);
+
+/// How many plans are remembered.
+const PLANS_MAX: usize = 256;
+
+impl Plans {
+    fn remember(&mut self, plan: &Plan) {
+        self.0.retain(|known| known.digest != plan.digest);
+        self.0.push_back(ExpectedPlan::from(plan));
+        if self.0.len() > PLANS_MAX {
+            self.0.pop_front();
+        }
+    }
+
+    fn expected(&self, digest: String) -> ExpectedPlan {
+        let known = self.0.iter().find(|known| known.digest == digest);
+        known.cloned().unwrap_or(ExpectedPlan {
+            digest,
+            basis: Vec::new(),
+        })
+    }
+}
+
+fn submission(jobs: Vec<SubmittedJob>, by: String) -> Submission {
+    let jobs = jobs
+        .into_iter()
+        .map(|job| tw_scheduler::SubmittedJob {
+            spec: job.spec,
+            source: job.source,
+        })
+        .collect();
+    Submission {
+        jobs,
+        remove: Vec::new(),
+        by,
+    }
+}
+
+fn applied(plan: &Plan, unchanged: BTreeMap<JobId, Version>) -> ApplyReply {
+    let changed = plan.jobs.iter().map(|job| AppliedJob {
+        job: job.job.clone(),
+        version: job.version,
+        changed: true,
+    });
+    let unchanged = unchanged.into_iter().map(|(job, version)| AppliedJob {
+        job,
+        version,
+        changed: false,
+    });
+    let mut jobs: Vec<AppliedJob> = changed.chain(unchanged).collect();
+    jobs.sort_by(|a, b| a.job.cmp(&b.job));
+    ApplyReply { jobs }
+}
+
+fn fenced(message: String) -> ErrorBody {
+    ErrorBody::new(Code::AgentFenced, message).with_hint("register again; stop nothing for that")
+}
+
+fn refused(refusal: tw_scheduler::Refusal) -> ErrorBody {
+    let mut body = ErrorBody::new(refusal.code, refusal.to_string());
+    if !refusal.hint.is_empty() {
+        body = body.with_hint(refusal.hint);
+    }
+    if !refusal.details.is_empty() {
+        body = body.with_details(serde_json::json!(refusal.details));
+    }
+    body
+}
+
+/// What is left of a decision's answers: its refusal.
+fn unexpected(reply: Decided) -> ErrorBody {
+    match reply {
+        Decided::Refused(refusal) => refused(refusal),
+        other => {
+            tracing::error!(?other, "the decision answers another question");
+            ErrorBody::new(
+                Code::RequestInvalid,
+                "the scheduler had no answer to this request",
+            )
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The addresses of the API.
+
+mod agents;
+mod events;
+mod jobs;
+mod machines;
+mod packages;
+mod plans;
+mod sessions;
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::routing::{get, post};
+use axum::{Extension, Router, middleware};
+use tw_api::HealthReply;
+
+use crate::app::App;
+use crate::caller;
+use crate::pages;
+use crate::reply::{self, Answer, BodyLimit, Reply};
+use crate::status::SHAPE;
+
+/// The most that a JSON body may have: some ten thousand jobs.
+const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// All addresses. What is not here is answered with `request.not_found`.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(pages::overview))
+        .route("/v1/health", get(health))
+        .merge(people())
+        .merge(agents())
+        .route(
+            "/v1/packages/{digest}",
+            get(packages::download).put(packages::upload),
+        )
+        .fallback(reply::not_found)
+        .method_not_allowed_fallback(reply::wrong_method)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&app),
+            caller::authorize,
+        ))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(Extension(BodyLimit(BODY_BYTES_MAX)))
+        .with_state(app)
+}
+
+fn people() -> Router<Arc<App>> {
+    let job = Router::new()
+        .route("/", get(jobs::status).delete(jobs::stop))
+        .route("/stop", post(jobs::stop))
+        .route("/restart", post(jobs::restart))
+        .route("/events", get(events::list))
+        .route("/watch", get(events::watch))
+        .route("/usage", get(jobs::usage))
+        .route("/spec", get(jobs::spec));
+    Router::new()
+        .route("/v1/jobs", get(jobs::list))
+        .nest("/v1/jobs/{namespace}/{name}", job)
+        .route("/v1/events/stream", get(events::stream))
+        .route("/v1/machines", get(machines::list))
+        .route(
+            "/v1/services/{namespace}/{name}/{port}",
+            get(machines::service),
+        )
+        .route("/v1/plan", post(plans::plan))
+        .route("/v1/apply", post(plans::apply))
+        .route("/v1/session", get(sessions::client))
+}
+
+fn agents() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/agents/register", post(agents::register))
+        .route("/v1/agents/{machine}/heartbeat", post(agents::heartbeat))
+        .route("/v1/agents/{machine}/stream", get(agents::stream))
+        .route(
+            "/v1/agents/{machine}/sessions/{session}",
+            get(sessions::agent).post(sessions::agent),
+        )
+}
+
+async fn health(State(app): State<Arc<App>>) -> Answer<HealthReply> {
+    Ok(Reply(HealthReply {
+        version: SHAPE,
+        ready: app.driver.is_ready(),
+    }))
+}

@@ -1,0 +1,81 @@
+//! What agents say and are told.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use tw_api::{ErrorBody, Heartbeat, HeartbeatReply, PROTO, PROTO_OLDEST, Register, Registered};
+use tw_model::Code;
+
+use crate::app::App;
+use crate::clock;
+use crate::reply::{Answer, Asked, Refusal, Reply, invalid, name};
+use crate::routes::events::server_sent;
+
+pub(super) async fn register(
+    State(app): State<Arc<App>>,
+    Reply(value): Reply<serde_json::Value>,
+) -> Answer<Registered> {
+    // Before the rest is read: a message of another version may have another shape.
+    check_proto(&value)?;
+    let register: Register = serde_json::from_value(value)
+        .map_err(|cause| invalid(&format!("the body is not what this address takes: {cause}")))?;
+    let epoch = app.driver.register(register).await?;
+    Ok(Reply(Registered {
+        proto: PROTO,
+        epoch,
+        heartbeat_every_ms: u64::try_from(app.heartbeat_every.as_millis()).unwrap_or(u64::MAX),
+    }))
+}
+
+fn check_proto(value: &serde_json::Value) -> Result<(), ErrorBody> {
+    let proto = value["proto"]
+        .as_u64()
+        .ok_or_else(|| invalid("the first message names its protocol's version as `proto`"))?;
+    match (u64::from(PROTO_OLDEST)..=u64::from(PROTO)).contains(&proto) {
+        true => Ok(()),
+        false => Err(ErrorBody::new(
+            Code::ProtoUnsupported,
+            format!(
+                "the agent speaks version {proto}; this controller knows {PROTO_OLDEST} to {PROTO}"
+            ),
+        )
+        .with_hint("upgrade the older of the two")),
+    }
+}
+
+pub(super) async fn heartbeat(
+    State(app): State<Arc<App>>,
+    Path(machine): Path<String>,
+    Reply(heartbeat): Reply<Heartbeat>,
+) -> Answer<HeartbeatReply> {
+    let machine = name(&machine)?;
+    let usage = heartbeat.usage;
+    let acknowledged_seq = app
+        .driver
+        .heartbeat(machine.clone(), heartbeat.epoch, heartbeat.reports)
+        .await?;
+    app.usage.note(clock::wall(), usage.clone());
+    app.hub.note_usage(&machine, usage);
+    Ok(Reply(HeartbeatReply { acknowledged_seq }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StreamQuery {
+    epoch: u64,
+}
+
+pub(super) async fn stream(
+    State(app): State<Arc<App>>,
+    Path(machine): Path<String>,
+    Asked(query): Asked<StreamQuery>,
+) -> Result<impl IntoResponse, Refusal> {
+    let line = app.hub.open(&name(&machine)?, query.epoch)?;
+    let events = futures_util::stream::unfold(line, |mut line| async move {
+        let event = line.next().await?;
+        Some((event, line))
+    });
+    Ok(server_sent(events, app.stopping.clone()))
+}

@@ -1,0 +1,138 @@
+//! Jobs: how they are, what they are, and stopping or restarting them.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use serde::Deserialize;
+use serde_json::json;
+use tw_api::{JobStatus, JobsReply, SpecReply, UsageReply, VersionSummary};
+use tw_model::{Name, TaskUsage, Version};
+
+use crate::app::App;
+use crate::caller::Caller;
+use crate::reply::{Answer, Asked, Reply, invalid, job_id, job_not_found};
+use crate::status::{self, SHAPE};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    namespace: Option<Name>,
+}
+
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Asked(query): Asked<ListQuery>,
+) -> Answer<JobsReply> {
+    let jobs = app.hub.read(|view| {
+        view.jobs()
+            .filter(|(record, _)| status::in_namespace(record, query.namespace.as_ref()))
+            .map(|(record, job)| status::summary(view, record, job))
+            .collect()
+    });
+    Ok(Reply(JobsReply {
+        version: SHAPE,
+        jobs,
+    }))
+}
+
+pub(super) async fn status(
+    State(app): State<Arc<App>>,
+    Path(path): Path<(String, String)>,
+) -> Answer<JobStatus> {
+    let id = job_id(&path)?;
+    let status = app.hub.read_usage(|view, usage| {
+        let (record, job) = view.job(&id)?;
+        Some(status::job(view, record, job, usage))
+    });
+    Ok(Reply(status.ok_or_else(|| job_not_found(&id))?))
+}
+
+pub(super) async fn usage(
+    State(app): State<Arc<App>>,
+    Path(path): Path<(String, String)>,
+) -> Answer<UsageReply> {
+    let id = job_id(&path)?;
+    let reply = app.hub.read_usage(|view, usage| {
+        let (_, job) = view.job(&id)?;
+        let spec = &job.wanted()?.spec;
+        let tasks: Vec<TaskUsage> = job
+            .tasks
+            .values()
+            .filter_map(|row| usage.get(&row.id).cloned())
+            .collect();
+        Some(UsageReply {
+            version: SHAPE,
+            job: id.clone(),
+            cpu_request_millicores: spec.resources.cpu.0,
+            memory_request_bytes: spec.resources.memory.0,
+            history_min_ms: spec.limits.history_min.0,
+            tasks,
+        })
+    });
+    Ok(Reply(reply.ok_or_else(|| job_not_found(&id))?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SpecQuery {
+    /// Another version than the one that is wanted.
+    version: Option<Version>,
+}
+
+pub(super) async fn spec(
+    State(app): State<Arc<App>>,
+    Path(path): Path<(String, String)>,
+    Asked(query): Asked<SpecQuery>,
+) -> Answer<SpecReply> {
+    let id = job_id(&path)?;
+    let reply = app.hub.read(|view| {
+        let (record, job) = view.job(&id).ok_or_else(|| job_not_found(&id))?;
+        let current = query.version.unwrap_or(record.version);
+        let submitted = job
+            .submitted(current)
+            .ok_or_else(|| invalid(&format!("version {current} of job {id} is not kept")))?;
+        Ok::<_, tw_api::ErrorBody>(SpecReply {
+            version: SHAPE,
+            current,
+            job: submitted,
+            stopped: record.stopped,
+            versions: job
+                .versions
+                .values()
+                .map(|row| VersionSummary {
+                    version: row.version,
+                    source: row.source.clone(),
+                    plan: row.plan.clone(),
+                    by: row.by.clone(),
+                    at: row.at,
+                })
+                .collect(),
+        })
+    });
+    Ok(Reply(reply?))
+}
+
+pub(super) async fn stop(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(path): Path<(String, String)>,
+) -> Answer<serde_json::Value> {
+    let id = job_id(&path)?;
+    let tasks = app.driver.stop(id.clone(), caller.to_string()).await?;
+    Ok(Reply(
+        json!({ "version": SHAPE, "job": id, "tasks": tasks }),
+    ))
+}
+
+pub(super) async fn restart(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(path): Path<(String, String)>,
+) -> Answer<serde_json::Value> {
+    let id = job_id(&path)?;
+    let job_version = app.driver.restart(id.clone(), caller.to_string()).await?;
+    Ok(Reply(
+        json!({ "version": SHAPE, "job": id, "job_version": job_version }),
+    ))
+}

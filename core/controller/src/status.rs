@@ -1,0 +1,131 @@
+//! What people are shown of jobs and machines, made from durable rows.
+
+use std::collections::HashMap;
+
+use tw_api::{JobStatus, JobSummary, MachineStatus, Reserved, RolloutStatus, TaskStatus};
+use tw_model::{JobRecord, MachineRecord, Name, RolloutRecord, TaskId, TaskRecord, TaskUsage};
+
+use crate::view::{JobView, View};
+
+/// The version of the shapes here.
+pub(crate) const SHAPE: u32 = 1;
+
+/// A job with one row an index.
+pub(crate) fn job(
+    view: &View,
+    record: &JobRecord,
+    job: &JobView,
+    usage: &HashMap<TaskId, TaskUsage>,
+) -> JobStatus {
+    let summary = summary(view, record, job);
+    let replicas = summary.replicas;
+    let rows = job.holders().into_iter();
+    JobStatus {
+        version: SHAPE,
+        tasks: rows
+            .filter(|row| row.id.index < replicas || !row.state.is_terminal())
+            .map(|row| task(view, row, usage.get(&row.id)))
+            .collect(),
+        job: summary,
+    }
+}
+
+/// A job in one line.
+pub(crate) fn summary(view: &View, record: &JobRecord, job: &JobView) -> JobSummary {
+    let wanted = job.wanted();
+    let spec = wanted.map(|version| &version.spec);
+    let holders = job.holders();
+    let healthy = holders.iter().filter(|row| view.serves(row)).count();
+    JobSummary {
+        name: record.id.name.clone(),
+        namespace: record.id.namespace.clone(),
+        kind: spec.map_or("", |spec| spec.kind.as_str()).to_owned(),
+        version: record.version,
+        stable_version: record.stable_version,
+        stopped: record.stopped,
+        replicas: spec.map_or(0, |spec| spec.replicas),
+        healthy: u32::try_from(healthy).unwrap_or(u32::MAX),
+        rollout: record
+            .rollout
+            .as_ref()
+            .map(|rollout| self::rollout(job, rollout)),
+        owner: spec.map(|spec| spec.owner.clone()).unwrap_or_default(),
+        source: wanted
+            .map(|version| version.source.clone())
+            .unwrap_or_default(),
+        updated_at: record.updated_at,
+    }
+}
+
+fn rollout(job: &JobView, rollout: &RolloutRecord) -> RolloutStatus {
+    let stages = job
+        .versions
+        .get(&rollout.to)
+        .map_or(0, |version| version.spec.rollout.stages.len());
+    let updated = job
+        .tasks
+        .values()
+        .filter(|row| row.version == rollout.to && !row.state.is_terminal())
+        .count();
+    RolloutStatus {
+        from: rollout.from,
+        to: rollout.to,
+        state: rollout.state,
+        stage: rollout.stage + 1,
+        stages: u32::try_from(stages).unwrap_or(u32::MAX),
+        updated: u32::try_from(updated).unwrap_or(u32::MAX),
+        reason: rollout.reason.clone(),
+    }
+}
+
+fn task(view: &View, row: &TaskRecord, usage: Option<&TaskUsage>) -> TaskStatus {
+    TaskStatus {
+        id: row.id.clone(),
+        index: row.id.index,
+        version: row.version,
+        state: row.state,
+        machine: row.machine.clone(),
+        address: view.address(row),
+        ports: row.ports.clone(),
+        started_at: row.started_at,
+        restarts: row.restarts,
+        healthy: row.healthy,
+        reason: row.reason.clone(),
+        exit: row.exit.clone(),
+        usage: usage.cloned(),
+    }
+}
+
+/// A machine and what is placed on it.
+pub(crate) fn machine(view: &View, row: &MachineRecord, connected: bool) -> MachineStatus {
+    let live: Vec<&TaskRecord> = view
+        .tasks_on(&row.id)
+        .filter(|task| !task.state.is_terminal())
+        .collect();
+    MachineStatus {
+        id: row.id.clone(),
+        state: row.state,
+        epoch: row.epoch,
+        capacity: row.capacity.clone(),
+        reserved: reserved(view, &live),
+        facts: row.facts.clone(),
+        tasks: u32::try_from(live.len()).unwrap_or(u32::MAX),
+        connected,
+        changed_at: row.changed_at,
+    }
+}
+
+fn reserved(view: &View, tasks: &[&TaskRecord]) -> Reserved {
+    let mut sum = Reserved::default();
+    for spec in tasks.iter().filter_map(|row| view.spec(row)) {
+        sum.cpu_millicores += spec.resources.cpu.0;
+        sum.memory_bytes += spec.resources.memory.0;
+        sum.disk_bytes += spec.resources.disk.0;
+    }
+    sum
+}
+
+/// Whether a job of this namespace is asked for.
+pub(crate) fn in_namespace(record: &JobRecord, namespace: Option<&Name>) -> bool {
+    namespace.is_none_or(|namespace| record.id.namespace == *namespace)
+}
