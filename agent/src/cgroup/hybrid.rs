@@ -1,0 +1,266 @@
+//! The v1 controllers beside an empty cgroup2.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::files::{
+    children, failed, is_busy, keyed, make_dir, number, read, try_remove_dir, try_write,
+    wait_until, write,
+};
+use super::{CgroupEntry, CgroupError, CgroupTree, Limits, TreeKind, Usage, check_name};
+
+/// The controllers that limit and measure.
+pub(super) const CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+
+/// The period over which a quota counts.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// The fewest shares the kernel takes.
+const CPU_SHARES_MIN: u64 = 2;
+
+/// An agent's subtree in each of the v1 controllers and in the unified hierarchy.
+#[derive(Debug)]
+pub struct HybridTree {
+    root: PathBuf,
+    subtree: String,
+}
+
+impl HybridTree {
+    /// `root` holds one folder a controller and, where there is one, `unified`.
+    pub fn new(root: &Path, subtree: &str) -> HybridTree {
+        HybridTree {
+            root: root.to_owned(),
+            subtree: subtree.to_owned(),
+        }
+    }
+
+    fn file(&self, controller: &str, leaf: &str, name: &str) -> PathBuf {
+        self.leaf(controller, leaf).join(name)
+    }
+
+    fn leaf(&self, controller: &str, leaf: &str) -> PathBuf {
+        self.root.join(controller).join(&self.subtree).join(leaf)
+    }
+
+    fn has_unified(&self) -> bool {
+        self.root.join("unified").join("cgroup.procs").exists()
+    }
+
+    /// Every hierarchy that has a leaf of its own. Controllers that are mounted together (`cpu,cpuacct`)
+    /// are one hierarchy under two names; making or removing its folder twice does no harm.
+    fn hierarchies(&self) -> Vec<&'static str> {
+        let unified = self.has_unified().then_some("unified");
+        unified.into_iter().chain(CONTROLLERS).collect()
+    }
+
+    fn set_cpu(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
+        let shares = (limits.cpu_millicores * 1024 / 1000).max(CPU_SHARES_MIN);
+        write(&self.file("cpu", leaf, "cpu.shares"), shares)?;
+        let quota_us = limits
+            .cpu_quota_millicores
+            .map(|millicores| (millicores * CPU_PERIOD_US / 1000).max(1000));
+        let quota = quota_us.map_or("-1".to_owned(), |us| us.to_string());
+        write(&self.file("cpu", leaf, "cpu.cfs_quota_us"), quota)
+    }
+
+    fn set_memory(&self, leaf: &str, bytes: u64) -> Result<(), CgroupError> {
+        let memory = self.file("memory", leaf, "memory.limit_in_bytes");
+        let with_swap = self.file("memory", leaf, "memory.memsw.limit_in_bytes");
+        let files = match (with_swap.exists(), bytes >= number(&memory)?) {
+            (false, _) => vec![memory],
+            (true, true) => vec![with_swap, memory],
+            (true, false) => vec![memory, with_swap],
+        };
+        for file in files {
+            try_write(&file, bytes)
+                .map_err(|error| self.memory_refused(leaf, bytes, &file, error))?;
+        }
+        Ok(())
+    }
+
+    fn memory_refused(
+        &self,
+        leaf: &str,
+        asked_bytes: u64,
+        file: &Path,
+        error: io::Error,
+    ) -> CgroupError {
+        let usage = number(&self.file("memory", leaf, "memory.usage_in_bytes"));
+        match (is_busy(&error), usage) {
+            (true, Ok(used_bytes)) => CgroupError::MemoryInUse {
+                asked_bytes,
+                used_bytes,
+            },
+            _ => failed("write", file, error),
+        }
+    }
+
+    fn pids(&self, leaf: &str) -> Result<BTreeSet<i32>, CgroupError> {
+        let mut pids = BTreeSet::new();
+        for hierarchy in self.hierarchies() {
+            let file = self.file(hierarchy, leaf, "cgroup.procs");
+            if file.exists() {
+                pids.extend(
+                    read(&file)?
+                        .lines()
+                        .filter_map(|line| line.parse::<i32>().ok()),
+                );
+            }
+        }
+        Ok(pids)
+    }
+
+    /// Kills one process, if it is still in the leaf once it can no longer be mistaken for another.
+    fn kill_one(&self, leaf: &str, pid: i32) -> Result<(), CgroupError> {
+        let Some(process) = Pid::from_raw(pid) else {
+            return Ok(());
+        };
+        let Ok(handle) = pidfd_open(process, PidfdFlags::empty()) else {
+            return Ok(());
+        };
+        if self.pids(leaf)?.contains(&pid) {
+            // A process that has just gone needs no signal.
+            let _gone = pidfd_send_signal(&handle, Signal::KILL);
+        }
+        Ok(())
+    }
+}
+
+impl CgroupTree for HybridTree {
+    fn kind(&self) -> TreeKind {
+        TreeKind::Hybrid
+    }
+
+    fn create(&self, leaf: &str) -> Result<(), CgroupError> {
+        check_name(leaf)?;
+        self.hierarchies()
+            .into_iter()
+            .try_for_each(|hierarchy| make_dir(&self.leaf(hierarchy, leaf)))
+    }
+
+    fn set_limits(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
+        self.set_cpu(leaf, limits)?;
+        self.set_memory(leaf, limits.memory_bytes_max)?;
+        write(&self.file("pids", leaf, "pids.max"), limits.pids_max)
+    }
+
+    fn resize(&self, leaf: &str, limits: &Limits, _patience: Duration) -> Result<(), CgroupError> {
+        self.set_cpu(leaf, limits)?;
+        write(&self.file("pids", leaf, "pids.max"), limits.pids_max)?;
+        self.set_memory(leaf, limits.memory_bytes_max)
+    }
+
+    fn memory_limit_bytes(&self, leaf: &str) -> Result<u64, CgroupError> {
+        number(&self.file("memory", leaf, "memory.limit_in_bytes"))
+    }
+
+    fn usage(&self, leaf: &str) -> Result<Usage, CgroupError> {
+        let memory_bytes = number(&self.file("memory", leaf, "memory.usage_in_bytes"))?;
+        let inactive_file_bytes = keyed(
+            &self.file("memory", leaf, "memory.stat"),
+            "total_inactive_file",
+        )?;
+        Ok(Usage {
+            cpu_usage_us: number(&self.file("cpuacct", leaf, "cpuacct.usage"))? / 1000,
+            cpu_throttled_us: keyed(&self.file("cpu", leaf, "cpu.stat"), "throttled_time")? / 1000,
+            memory_bytes,
+            memory_working_set_bytes: memory_bytes.saturating_sub(inactive_file_bytes),
+            memory_peak_bytes: number(&self.file("memory", leaf, "memory.max_usage_in_bytes"))?,
+            oom_kills: keyed(&self.file("memory", leaf, "memory.oom_control"), "oom_kill")?,
+            pids: number(&self.file("pids", leaf, "pids.current"))?,
+        })
+    }
+
+    fn kill(&self, leaf: &str) -> Result<(), CgroupError> {
+        let kill = self.file("unified", leaf, "cgroup.kill");
+        if kill.exists() {
+            write(&kill, 1)?;
+        }
+        // A launcher may be in the v1 leaf only.
+        for pid in self.pids(leaf)? {
+            self.kill_one(leaf, pid)?;
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self, leaf: &str) -> Result<bool, CgroupError> {
+        Ok(self.pids(leaf)?.is_empty())
+    }
+
+    fn remove(&self, leaf: &str, patience: Duration) -> Result<(), CgroupError> {
+        check_name(leaf)?;
+        for hierarchy in self.hierarchies() {
+            let path = self.leaf(hierarchy, leaf);
+            let is_gone = wait_until(patience, || match try_remove_dir(&path) {
+                Ok(()) => Ok(true),
+                Err(error) if is_busy(&error) => Ok(false),
+                Err(error) => Err(failed("remove", &path, error)),
+            })?;
+            if !is_gone {
+                return Err(CgroupError::NotEmpty {
+                    leaf: leaf.to_owned(),
+                    waited: patience,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn leaves(&self) -> Result<Vec<String>, CgroupError> {
+        let mut names = BTreeSet::new();
+        for hierarchy in self.hierarchies() {
+            names.extend(children(&self.root.join(hierarchy).join(&self.subtree))?);
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    fn remove_tree(&self) -> Result<(), CgroupError> {
+        for hierarchy in self.hierarchies() {
+            let path = self.root.join(hierarchy).join(&self.subtree);
+            try_remove_dir(&path).map_err(|error| failed("remove", &path, error))?;
+        }
+        Ok(())
+    }
+
+    fn id(&self, leaf: &str) -> Result<u64, CgroupError> {
+        let hierarchy = if self.has_unified() {
+            "unified"
+        } else {
+            "memory"
+        };
+        let path = self.leaf(hierarchy, leaf);
+        Ok(fs::metadata(&path)
+            .map_err(|error| failed("look at", &path, error))?
+            .ino())
+    }
+
+    fn entry(&self, leaf: &str) -> Result<CgroupEntry, CgroupError> {
+        let open = |path: PathBuf, write: bool| -> Result<OwnedFd, CgroupError> {
+            let file = fs::OpenOptions::new().read(!write).write(write).open(&path);
+            Ok(file.map_err(|error| failed("open", &path, error))?.into())
+        };
+        let directory = self
+            .has_unified()
+            .then(|| open(self.leaf("unified", leaf), false))
+            .transpose()?;
+        let procs =
+            CONTROLLERS.map(|controller| open(self.file(controller, leaf, "cgroup.procs"), true));
+        Ok(CgroupEntry {
+            directory,
+            procs: procs.into_iter().collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn join(&self, leaf: &str) -> Result<(), CgroupError> {
+        self.hierarchies()
+            .into_iter()
+            .try_for_each(|hierarchy| write(&self.file(hierarchy, leaf, "cgroup.procs"), 0))
+    }
+}

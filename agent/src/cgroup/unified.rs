@@ -1,0 +1,229 @@
+//! Pure cgroup v2.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::files::{
+    children, failed, is_busy, keyed, make_dir, number, read, try_remove_dir, wait_until, write,
+};
+use super::{CgroupEntry, CgroupError, CgroupTree, Limits, TreeKind, Usage, check_name};
+
+/// What a parent hands down so that a leaf can be limited.
+const CONTROLLERS: &str = "+cpu +memory +pids";
+
+/// The period over which a quota counts.
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// Use must stay this far below a lower limit before it becomes hard.
+const SHRINK_MARGIN_BYTES: u64 = 1 << 20;
+
+/// An agent's subtree of the one hierarchy.
+#[derive(Debug)]
+pub struct UnifiedTree {
+    root: PathBuf,
+    subtree: String,
+}
+
+impl UnifiedTree {
+    /// `root` is the mount point of cgroup2.
+    pub fn new(root: &Path, subtree: &str) -> UnifiedTree {
+        UnifiedTree {
+            root: root.to_owned(),
+            subtree: subtree.to_owned(),
+        }
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.root.join(&self.subtree)
+    }
+
+    fn leaf(&self, leaf: &str) -> PathBuf {
+        self.tree().join(leaf)
+    }
+
+    fn file(&self, leaf: &str, name: &str) -> PathBuf {
+        self.leaf(leaf).join(name)
+    }
+
+    /// Hands the controllers down from the root to the subtree.
+    fn delegate(&self) -> Result<(), CgroupError> {
+        let mut path = self.root.clone();
+        write(&path.join("cgroup.subtree_control"), CONTROLLERS)?;
+        for part in self.subtree.split('/') {
+            path.push(part);
+            make_dir(&path)?;
+            write(&path.join("cgroup.subtree_control"), CONTROLLERS)?;
+        }
+        Ok(())
+    }
+
+    fn is_delegated(&self) -> bool {
+        read(&self.tree().join("cgroup.subtree_control"))
+            .is_ok_and(|found| found.contains("memory"))
+    }
+
+    fn set_cpu(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
+        write(
+            &self.file(leaf, "cpu.weight"),
+            cpu_weight(limits.cpu_millicores),
+        )?;
+        let quota_us = limits
+            .cpu_quota_millicores
+            .map(|millicores| (millicores * CPU_PERIOD_US / 1000).max(1000));
+        let quota = quota_us.map_or("max".to_owned(), |us| us.to_string());
+        write(
+            &self.file(leaf, "cpu.max"),
+            format!("{quota} {CPU_PERIOD_US}"),
+        )
+    }
+
+    fn grow_memory(&self, leaf: &str, bytes: u64) -> Result<(), CgroupError> {
+        write(&self.file(leaf, "memory.max"), bytes)?;
+        write(&self.file(leaf, "memory.high"), "max")
+    }
+
+    /// `memory.max` below use kills at once: press with `memory.high` first and make the limit hard only
+    /// when use has gone below it; otherwise take the pressure back.
+    fn shrink_memory(&self, leaf: &str, bytes: u64, patience: Duration) -> Result<(), CgroupError> {
+        let current = self.file(leaf, "memory.current");
+        let high = self.file(leaf, "memory.high");
+        let ceiling = bytes.saturating_sub(SHRINK_MARGIN_BYTES);
+        write(&high, ceiling)?;
+        let fits = wait_until(patience, || {
+            Ok::<_, CgroupError>(number(&current)? <= ceiling)
+        })?;
+        let outcome = match fits {
+            true => write(&self.file(leaf, "memory.max"), bytes),
+            false => Err(CgroupError::MemoryInUse {
+                asked_bytes: bytes,
+                used_bytes: number(&current)?,
+            }),
+        };
+        write(&high, "max")?;
+        outcome
+    }
+}
+
+/// Translates a share of cores to v2's weight: one core is the default weight of 100.
+fn cpu_weight(millicores: u64) -> u64 {
+    (millicores / 10).clamp(1, 10_000)
+}
+
+impl CgroupTree for UnifiedTree {
+    fn kind(&self) -> TreeKind {
+        TreeKind::Unified
+    }
+
+    fn create(&self, leaf: &str) -> Result<(), CgroupError> {
+        check_name(leaf)?;
+        if !self.is_delegated() {
+            self.delegate()?;
+        }
+        make_dir(&self.leaf(leaf))
+    }
+
+    fn set_limits(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
+        self.set_cpu(leaf, limits)?;
+        self.grow_memory(leaf, limits.memory_bytes_max)?;
+        let swap = self.file(leaf, "memory.swap.max");
+        if swap.exists() {
+            write(&swap, 0)?;
+        }
+        write(&self.file(leaf, "pids.max"), limits.pids_max)
+    }
+
+    fn resize(&self, leaf: &str, limits: &Limits, patience: Duration) -> Result<(), CgroupError> {
+        self.set_cpu(leaf, limits)?;
+        write(&self.file(leaf, "pids.max"), limits.pids_max)?;
+        match limits.memory_bytes_max >= self.memory_limit_bytes(leaf)? {
+            true => self.grow_memory(leaf, limits.memory_bytes_max),
+            false => self.shrink_memory(leaf, limits.memory_bytes_max, patience),
+        }
+    }
+
+    fn memory_limit_bytes(&self, leaf: &str) -> Result<u64, CgroupError> {
+        number(&self.file(leaf, "memory.max"))
+    }
+
+    fn usage(&self, leaf: &str) -> Result<Usage, CgroupError> {
+        let memory_bytes = number(&self.file(leaf, "memory.current"))?;
+        let inactive_file_bytes = keyed(&self.file(leaf, "memory.stat"), "inactive_file")?;
+        let peak = self.file(leaf, "memory.peak");
+        Ok(Usage {
+            cpu_usage_us: keyed(&self.file(leaf, "cpu.stat"), "usage_usec")?,
+            cpu_throttled_us: keyed(&self.file(leaf, "cpu.stat"), "throttled_usec")?,
+            memory_bytes,
+            memory_working_set_bytes: memory_bytes.saturating_sub(inactive_file_bytes),
+            // Kernels before 5.19 keep no peak.
+            memory_peak_bytes: if peak.exists() {
+                number(&peak)?
+            } else {
+                memory_bytes
+            },
+            oom_kills: keyed(&self.file(leaf, "memory.events"), "oom_kill")?,
+            pids: number(&self.file(leaf, "pids.current"))?,
+        })
+    }
+
+    fn kill(&self, leaf: &str) -> Result<(), CgroupError> {
+        match self.leaf(leaf).exists() {
+            true => write(&self.file(leaf, "cgroup.kill"), 1),
+            false => Ok(()),
+        }
+    }
+
+    fn is_empty(&self, leaf: &str) -> Result<bool, CgroupError> {
+        match self.leaf(leaf).exists() {
+            true => Ok(keyed(&self.file(leaf, "cgroup.events"), "populated")? == 0),
+            false => Ok(true),
+        }
+    }
+
+    fn remove(&self, leaf: &str, patience: Duration) -> Result<(), CgroupError> {
+        check_name(leaf)?;
+        let path = self.leaf(leaf);
+        let is_gone = wait_until(patience, || match try_remove_dir(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if is_busy(&error) => Ok(false),
+            Err(error) => Err(failed("remove", &path, error)),
+        })?;
+        match is_gone {
+            true => Ok(()),
+            false => Err(CgroupError::NotEmpty {
+                leaf: leaf.to_owned(),
+                waited: patience,
+            }),
+        }
+    }
+
+    fn leaves(&self) -> Result<Vec<String>, CgroupError> {
+        children(&self.tree())
+    }
+
+    fn remove_tree(&self) -> Result<(), CgroupError> {
+        let path = self.tree();
+        try_remove_dir(&path).map_err(|error| failed("remove", &path, error))
+    }
+
+    fn id(&self, leaf: &str) -> Result<u64, CgroupError> {
+        let path = self.leaf(leaf);
+        Ok(fs::metadata(&path)
+            .map_err(|error| failed("look at", &path, error))?
+            .ino())
+    }
+
+    fn entry(&self, leaf: &str) -> Result<CgroupEntry, CgroupError> {
+        let path = self.leaf(leaf);
+        let directory = fs::File::open(&path).map_err(|error| failed("open", &path, error))?;
+        Ok(CgroupEntry {
+            directory: Some(directory.into()),
+            procs: Vec::new(),
+        })
+    }
+
+    fn join(&self, leaf: &str) -> Result<(), CgroupError> {
+        write(&self.file(leaf, "cgroup.procs"), 0)
+    }
+}

@@ -1,0 +1,14 @@
+//! One task's keeper: a small process that is the task's parent, drains its output, and records its end.
+//!
+//! It outlives the agent. Its folder is its contract: `launch.json` says what to run, `started.json` who
+//! runs, `exit.json` how it ended, `log/` what was printed, and `helper.sock` takes requests.
+
+pub mod client;
+mod keeper;
+pub mod protocol;
+pub mod record;
+mod session;
+mod socket;
+
+pub use keeper::{HelperError, keep, prepare_folder, remove_scratch};
+pub use session::{ExecRequest, serve as serve_session};

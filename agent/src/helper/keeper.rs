@@ -1,0 +1,503 @@
+//! The helper's life: start the task, keep it, record its end.
+
+use std::collections::VecDeque;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal as KillSignal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+use super::protocol::{PROTO, Reply, Request, Status};
+use super::record::{
+    self, EXIT_FILE, ExitRecord, LAUNCH_FILE, LOG_FOLDER, LaunchRecord, Outcome, RecordError,
+    STARTED_FILE, StartedRecord,
+};
+use super::socket::{Peer, listen};
+use crate::cgroup::{CgroupError, CgroupTree, Usage};
+use crate::log::{LogError, LogWriter, Stream, StreamBuffer};
+use crate::process::ProcessIdentity;
+use crate::sandbox::{self, Ended, Stage, StartError, Started};
+
+/// A part of a frame waits at most this long for more.
+const FLUSH_AFTER: Duration = Duration::from_millis(200);
+
+/// How long killed processes may take to be gone before their cgroup is left to the agent.
+const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most connections at once; the oldest gives way.
+const PEERS_MAX: usize = 8;
+
+/// Why a helper could not do its work. It has recorded what it could.
+#[derive(Debug, thiserror::Error)]
+pub enum HelperError {
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("{} holds no {LAUNCH_FILE}", folder.display())]
+    NoLaunch { folder: PathBuf },
+    #[error("the agent speaks protocol {found}, this helper {PROTO}")]
+    Proto { found: u32 },
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("cannot {action}")]
+    System {
+        action: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> HelperError {
+    move |error| HelperError::System {
+        action,
+        source: error.into(),
+    }
+}
+
+/// Makes a task's folder and, last, its `launch.json`.
+pub fn prepare_folder(folder: &Path, launch: &LaunchRecord) -> Result<(), RecordError> {
+    let make = |path: &Path, mode: u32| {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .map_err(|source| RecordError::File {
+                action: "create",
+                path: path.to_owned(),
+                source,
+            })
+    };
+    make(folder, 0o700)?;
+    for (name, mode) in [
+        ("upper", 0o755),
+        ("work", 0o700),
+        ("root", 0o700),
+        ("run", 0o755),
+    ] {
+        make(&folder.join(name), mode)?;
+    }
+    record::write(folder, LAUNCH_FILE, launch)
+}
+
+/// Runs the task in `folder` to its end. The calling process must have one thread only.
+pub fn keep(folder: &Path) -> Result<(), HelperError> {
+    std::env::set_current_dir(folder).map_err(system("enter the task's folder"))?;
+    let folder = std::env::current_dir().map_err(system("find the task's folder"))?;
+    detach()?;
+    let launch: LaunchRecord =
+        record::read(&folder, LAUNCH_FILE)?.ok_or_else(|| HelperError::NoLaunch {
+            folder: folder.clone(),
+        })?;
+    if launch.proto > PROTO {
+        return Err(HelperError::Proto {
+            found: launch.proto,
+        });
+    }
+    let tree = launch.tree.open()?;
+    let log = LogWriter::create(&folder.join(LOG_FOLDER), launch.log)?;
+    let listener = listen().map_err(system("listen on the helper's socket"))?;
+    match start(&launch, tree.as_ref()) {
+        Ok(running) => {
+            let keeper = Keeper::new(folder, launch, tree, log, listener, running)?;
+            keeper.run()
+        }
+        Err(error) => {
+            let record = ExitRecord {
+                proto: PROTO,
+                outcome: Outcome::NeverStarted(error),
+                ended_at_us: now_us(),
+                is_oom: false,
+                usage: Usage::default(),
+                log: log.counts(),
+            };
+            record::write(&folder, EXIT_FILE, &record)?;
+            tell_waiting(&listener, &launch.task, &record);
+            Ok(tree.remove(&launch.leaf, CLEANUP_PATIENCE)?)
+        }
+    }
+}
+
+/// Leaves the agent's session and forgets its signals: nothing typed or sent at the agent ends a task.
+fn detach() -> Result<(), HelperError> {
+    // A helper that leads a session already was started by hand.
+    let _leads_already = nix::unistd::setsid();
+    let mut ignored = SigSet::empty();
+    [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGPIPE,
+        Signal::SIGUSR1,
+    ]
+    .into_iter()
+    .for_each(|signal| ignored.add(signal));
+    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&ignored), None).map_err(system("block signals"))
+}
+
+/// A started task and the reading ends of its output.
+struct Running {
+    started: Started,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+fn start(launch: &LaunchRecord, tree: &dyn CgroupTree) -> Result<Running, StartError> {
+    let cgroup = |error: CgroupError| StartError {
+        stage: Stage::Cgroup,
+        errno: None,
+        message: crate::error::chain(&error),
+    };
+    let pipe = || {
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| StartError {
+            stage: Stage::Clone,
+            errno: Some(error.raw_os_error()),
+            message: format!("cannot make a pipe: {error}"),
+        })
+    };
+    tree.create(&launch.leaf).map_err(cgroup)?;
+    tree.set_limits(&launch.leaf, &launch.limits)
+        .map_err(cgroup)?;
+    let entry = tree.entry(&launch.leaf).map_err(cgroup)?;
+    let (stdout, stdout_in) = pipe()?;
+    let (stderr, stderr_in) = pipe()?;
+    let started = sandbox::spawn(&launch.sandbox, entry, stdout_in, stderr_in)?;
+    Ok(Running {
+        started,
+        stdout,
+        stderr,
+    })
+}
+
+/// Tells whoever has connected already how the start went.
+fn tell_waiting(listener: &UnixListener, task: &str, record: &ExitRecord) {
+    while let Ok((stream, _)) = listener.accept() {
+        if let Ok(mut peer) = Peer::greet(stream, task) {
+            // One that has hung up reads the record from the folder.
+            let _told = peer.say(&Reply::Ended {
+                record: Box::new(record.clone()),
+            });
+        }
+    }
+}
+
+/// What has been asked for a task's end.
+#[derive(Default)]
+struct Stop {
+    signal_at: Option<(Instant, i32)>,
+    kill_at: Option<Instant>,
+    was_asked: bool,
+    was_killed: bool,
+}
+
+impl Stop {
+    fn next_deadline(&self) -> Option<Instant> {
+        self.signal_at
+            .map(|(at, _)| at)
+            .into_iter()
+            .chain(self.kill_at)
+            .min()
+    }
+}
+
+/// One output of the task.
+struct Output {
+    pipe: Option<OwnedFd>,
+    buffer: StreamBuffer,
+}
+
+struct Keeper {
+    folder: PathBuf,
+    launch: LaunchRecord,
+    tree: Box<dyn CgroupTree>,
+    log: LogWriter,
+    listener: UnixListener,
+    task: Started,
+    started_at_us: i64,
+    outputs: [Output; 2],
+    peers: VecDeque<Peer>,
+    stop: Stop,
+}
+
+impl Keeper {
+    fn new(
+        folder: PathBuf,
+        launch: LaunchRecord,
+        tree: Box<dyn CgroupTree>,
+        log: LogWriter,
+        listener: UnixListener,
+        running: Running,
+    ) -> Result<Keeper, HelperError> {
+        let started_at_us = now_us();
+        let identity = |pid| ProcessIdentity::of_pid(pid).map_err(system("identify a process"));
+        let started = StartedRecord {
+            proto: PROTO,
+            helper: ProcessIdentity::of_self().map_err(system("identify the helper"))?,
+            task: identity(running.started.pid)?,
+            cgroup_id: tree.id(&launch.leaf)?,
+            started_at_us,
+        };
+        record::write(&folder, STARTED_FILE, &started)?;
+        let output = |pipe: OwnedFd, stream| -> Result<Output, HelperError> {
+            rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK)
+                .map_err(system("open a pipe"))?;
+            Ok(Output {
+                pipe: Some(pipe),
+                buffer: StreamBuffer::new(stream),
+            })
+        };
+        // Off the way of the start: moving an own process between cgroups takes milliseconds.
+        tree.create(&launch.helpers_leaf)?;
+        tree.join(&launch.helpers_leaf)?;
+        Ok(Keeper {
+            outputs: [
+                output(running.stdout, Stream::Stdout)?,
+                output(running.stderr, Stream::Stderr)?,
+            ],
+            folder,
+            launch,
+            tree,
+            log,
+            listener,
+            task: running.started,
+            started_at_us,
+            peers: VecDeque::new(),
+            stop: Stop::default(),
+        })
+    }
+
+    fn run(mut self) -> Result<(), HelperError> {
+        loop {
+            let has_ended = self.wait()?;
+            self.drain();
+            self.serve();
+            self.flush(false);
+            if has_ended {
+                return self.finish();
+            }
+            self.act_on_deadlines()?;
+        }
+    }
+
+    /// Waits for output, requests, the end, or the next deadline. Answers whether the task has ended.
+    fn wait(&self) -> Result<bool, HelperError> {
+        let timeout = self.next_wakeup().map(|at| {
+            let left = at.saturating_duration_since(Instant::now());
+            Timespec {
+                tv_sec: left.as_secs().cast_signed(),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            }
+        });
+        let mut polled = vec![
+            PollFd::new(&self.task.pidfd, PollFlags::IN),
+            PollFd::new(&self.listener, PollFlags::IN),
+        ];
+        let pipes = self
+            .outputs
+            .iter()
+            .filter_map(|output| output.pipe.as_ref());
+        polled.extend(pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        polled.extend(
+            self.peers
+                .iter()
+                .map(|peer| PollFd::new(&peer.stream, PollFlags::IN)),
+        );
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(polled[0].revents().contains(PollFlags::IN)),
+            Err(error) => Err(system("wait")(error)),
+        }
+    }
+
+    fn next_wakeup(&self) -> Option<Instant> {
+        let oldest_us = self
+            .outputs
+            .iter()
+            .filter_map(|output| output.buffer.since_us())
+            .min();
+        let flush_at = oldest_us.map(|since_us| {
+            let waited = Duration::from_micros(u64::try_from(now_us() - since_us).unwrap_or(0));
+            Instant::now() + FLUSH_AFTER.saturating_sub(waited)
+        });
+        flush_at.into_iter().chain(self.stop.next_deadline()).min()
+    }
+
+    /// Reads what the pipes hold, at most a few frames each, so that a busy task cannot starve requests.
+    fn drain(&mut self) {
+        let mut chunk = [0; 64 * 1024];
+        for output in &mut self.outputs {
+            for _ in 0..4 {
+                let Some(pipe) = &output.pipe else { break };
+                match rustix::io::read(pipe, &mut chunk) {
+                    Ok(0) => output.pipe = None,
+                    Ok(count) => output.buffer.push(&chunk[..count], now_us(), &mut self.log),
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(_empty) => break,
+                }
+            }
+        }
+    }
+
+    /// Writes out buffers that have waited long enough, or all of them.
+    fn flush(&mut self, is_last: bool) {
+        let due_us = now_us() - FLUSH_AFTER.as_micros() as i64;
+        for output in &mut self.outputs {
+            if is_last
+                || output
+                    .buffer
+                    .since_us()
+                    .is_some_and(|since_us| since_us <= due_us)
+            {
+                output.buffer.flush(&mut self.log);
+            }
+        }
+    }
+
+    fn serve(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if let Ok(peer) = Peer::greet(stream, &self.launch.task) {
+                self.peers.push_back(peer);
+            }
+        }
+        while self.peers.len() > PEERS_MAX {
+            self.peers.pop_front();
+        }
+        let mut peers = std::mem::take(&mut self.peers);
+        peers.retain_mut(|peer| peer.serve(|request| self.answer(&request)).is_ok());
+        self.peers = peers;
+    }
+
+    fn answer(&mut self, request: &Request) -> Reply {
+        match request {
+            Request::Status => Reply::Status(Status {
+                started_at_us: self.started_at_us,
+                is_stopping: self.stop.was_asked,
+                log: self.log.counts(),
+            }),
+            Request::Stop {
+                signal,
+                after_ms,
+                grace_ms,
+            } => self.arrange_stop(*signal, *after_ms, *grace_ms),
+            Request::Kill => {
+                self.stop.was_asked = true;
+                self.stop.kill_at = Some(Instant::now());
+                Reply::Done
+            }
+        }
+    }
+
+    fn arrange_stop(&mut self, signal: i32, after_ms: u64, grace_ms: u64) -> Reply {
+        if Signal::try_from(signal).is_err() {
+            return Reply::Refused {
+                message: format!("{signal} is not a signal"),
+            };
+        }
+        let signal_at = Instant::now() + Duration::from_millis(after_ms);
+        let kill_at = signal_at + Duration::from_millis(grace_ms);
+        if !self.stop.was_asked {
+            self.stop.signal_at = Some((signal_at, signal));
+        }
+        self.stop.was_asked = true;
+        self.stop.kill_at = Some(
+            self.stop
+                .kill_at
+                .map_or(kill_at, |earlier| earlier.min(kill_at)),
+        );
+        Reply::Done
+    }
+
+    fn act_on_deadlines(&mut self) -> Result<(), HelperError> {
+        let now = Instant::now();
+        if let Some((_, signal)) = self.stop.signal_at.take_if(|(at, _)| *at <= now)
+            && let Some(signal) = KillSignal::from_named_raw(signal)
+        {
+            // The task may have ended in this moment; its end is seen next.
+            let _gone = pidfd_send_signal(&self.task.pidfd, signal);
+        }
+        if self.stop.kill_at.take_if(|at| *at <= now).is_some() {
+            self.stop.was_killed = true;
+            self.tree.kill(&self.launch.leaf)?;
+        }
+        Ok(())
+    }
+
+    /// Records the end. The pipes are emptied but not waited for: whoever else holds them may never close.
+    fn finish(mut self) -> Result<(), HelperError> {
+        let how = self.how_it_ended();
+        self.drain();
+        self.flush(true);
+        // Losing the last lines to a power cut is better than losing the record of the end.
+        let _synced = self.log.sync();
+        let usage = self.tree.usage(&self.launch.leaf).unwrap_or_default();
+        let record = ExitRecord {
+            proto: PROTO,
+            outcome: Outcome::Ended {
+                how,
+                was_asked: self.stop.was_asked,
+                was_killed: self.stop.was_killed,
+            },
+            ended_at_us: now_us(),
+            is_oom: usage.oom_kills > 0,
+            usage,
+            log: self.log.counts(),
+        };
+        record::write(&self.folder, EXIT_FILE, &record)?;
+        for peer in &mut self.peers {
+            // One that does not listen reads the record from the folder.
+            let _told = peer.say(&Reply::Ended {
+                record: Box::new(record.clone()),
+            });
+        }
+        tell_waiting(&self.listener, &self.launch.task, &record);
+        self.tree.kill(&self.launch.leaf)?;
+        Ok(self.tree.remove(&self.launch.leaf, CLEANUP_PATIENCE)?)
+    }
+
+    /// The init's word; without it the init itself was killed.
+    fn how_it_ended(&self) -> Ended {
+        let mut word = [0; 2];
+        let told = rustix::io::read(&self.task.status, &mut word);
+        let status = waitid(
+            WaitId::PidFd(self.task.pidfd.as_fd()),
+            WaitIdOptions::EXITED,
+        )
+        .ok()
+        .flatten();
+        match told {
+            Ok(2) => Ended::decode(word),
+            _ => None,
+        }
+        .or_else(|| {
+            let status = status?;
+            let code = status.exit_status().map(|code| Ended::Code(code as u8));
+            code.or(status
+                .terminating_signal()
+                .map(|signal| Ended::Signal(signal as u8)))
+        })
+        .unwrap_or(Ended::Signal(libc::SIGKILL as u8))
+    }
+}
+
+fn now_us() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_micros() as i64)
+}
+
+/// Removes what a task has left below its folder, but for the records and the log.
+pub fn remove_scratch(folder: &Path) -> io::Result<()> {
+    for name in ["upper", "work", "root", "run"] {
+        match fs::remove_dir_all(folder.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}

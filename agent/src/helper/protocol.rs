@@ -1,0 +1,56 @@
+//! What is said over `helper.sock`: JSON, one message a line, the helper's [`Hello`] first.
+
+use serde::{Deserialize, Serialize};
+
+use super::record::ExitRecord;
+use crate::log::LogCounts;
+
+/// The version this build speaks, and the oldest it understands.
+pub const PROTO: u32 = 1;
+pub const PROTO_OLDEST: u32 = 1;
+
+/// The helper's first line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub proto: u32,
+    pub proto_oldest: u32,
+    pub task: String,
+}
+
+/// What an agent asks. Every request is answered by one [`Reply`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "request")]
+pub enum Request {
+    Status,
+    /// After `after_ms` send `signal`, and kill what is left `grace_ms` later. Asked again, the earlier
+    /// deadlines stand.
+    Stop {
+        signal: i32,
+        after_ms: u64,
+        grace_ms: u64,
+    },
+    Kill,
+}
+
+/// What a helper says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "reply")]
+pub enum Reply {
+    Status(Status),
+    /// Done, or arranged.
+    Done,
+    Refused {
+        message: String,
+    },
+    /// The task has ended and its record is on disk; said once, unasked, as the last line.
+    Ended {
+        record: Box<ExitRecord>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub started_at_us: i64,
+    pub is_stopping: bool,
+    pub log: LogCounts,
+}

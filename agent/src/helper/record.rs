@@ -1,0 +1,134 @@
+//! The files of a task's folder.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::{Limits, TreePath, Usage};
+use crate::log::{LogCounts, LogLimits};
+use crate::process::ProcessIdentity;
+use crate::sandbox::{Ended, SandboxSpec, StartError};
+
+pub const LAUNCH_FILE: &str = "launch.json";
+pub const STARTED_FILE: &str = "started.json";
+pub const EXIT_FILE: &str = "exit.json";
+pub const SOCKET_FILE: &str = "helper.sock";
+pub const LOG_FOLDER: &str = "log";
+
+/// What a helper is to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchRecord {
+    /// Protocol of the agent that wrote it.
+    pub proto: u32,
+    /// The task's name, for people.
+    pub task: String,
+    pub tree: TreePath,
+    /// The task's leaf in the tree.
+    pub leaf: String,
+    /// The leaf all helpers of the agent share.
+    pub helpers_leaf: String,
+    pub limits: Limits,
+    pub sandbox: SandboxSpec,
+    pub log: LogLimits,
+}
+
+/// Who runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartedRecord {
+    pub proto: u32,
+    pub helper: ProcessIdentity,
+    /// The sandbox's PID 1.
+    pub task: ProcessIdentity,
+    /// The kernel's number of the task's cgroup.
+    pub cgroup_id: u64,
+    /// When the command began, in microseconds since 1970.
+    pub started_at_us: i64,
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    pub proto: u32,
+    pub outcome: Outcome,
+    /// In microseconds since 1970.
+    pub ended_at_us: i64,
+    /// Whether the kernel killed one of its processes because the memory limit was reached.
+    pub is_oom: bool,
+    /// What its whole life took.
+    pub usage: Usage,
+    pub log: LogCounts,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The command never ran.
+    NeverStarted(StartError),
+    Ended {
+        how: Ended,
+        /// Whether it was asked to end, or killed, by Twill.
+        was_asked: bool,
+        /// Whether its grace ran out.
+        was_killed: bool,
+    },
+}
+
+/// Why a record could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("cannot {action} {}", path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is not a record this version reads", path.display())]
+    Format {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Writes a record so that after a crash it is there whole or not at all.
+pub fn write(folder: &Path, name: &str, record: &impl Serialize) -> Result<(), RecordError> {
+    let path = folder.join(name);
+    let failed = |source| RecordError::File {
+        action: "write",
+        path: path.clone(),
+        source,
+    };
+    let text = serde_json::to_vec(record).map_err(|source| RecordError::Format {
+        path: path.clone(),
+        source,
+    })?;
+    let draft = folder.join(format!("{name}.draft"));
+    let store = || -> io::Result<()> {
+        let mut file = File::create(&draft)?;
+        file.write_all(&text)?;
+        file.sync_data()?;
+        fs::rename(&draft, &path)?;
+        File::open(folder)?.sync_all()
+    };
+    store().map_err(failed)
+}
+
+/// Reads a record; none when it was never written.
+pub fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>, RecordError> {
+    let path = folder.join(name);
+    match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|source| RecordError::Format { path, source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(RecordError::File {
+            action: "read",
+            path,
+            source,
+        }),
+    }
+}

@@ -1,0 +1,286 @@
+//! `tw-helper exec`: a second command in a running task, spoken to in the frames of a session.
+//!
+//! Descriptor 0 is a socket. It gives one Open frame with an [`ExecRequest`], then Stdin, StdinEnd and
+//! Resize; it takes Stdout, Stderr, and last Exit or Error. The agent joins it to the controller's
+//! connection without looking into it.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::termios::Winsize;
+use serde::{Deserialize, Serialize};
+use tw_api::FrameKind;
+use tw_model::{Code, Exit};
+
+use super::record::{self, LAUNCH_FILE, LaunchRecord, STARTED_FILE, StartedRecord};
+use crate::sandbox::{self, CommandSpec, Connection, Entered, Stdio};
+
+/// The largest frame.
+const FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// What is run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    pub argv: Vec<String>,
+    /// Rows and columns; none for no terminal.
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// Serves one session on `socket` for the task in `folder`. The calling process must have one thread only.
+pub fn serve(folder: &Path, socket: UnixStream) -> io::Result<()> {
+    let mut session = Session {
+        socket,
+        pending: Vec::new(),
+    };
+    let served = session.open().and_then(|request| start(folder, &request));
+    match served {
+        Ok(running) => session.relay(running),
+        Err(error) => {
+            let body = tw_api::ErrorBody::new(Code::TaskStartFailed, error.to_string());
+            session.send(FrameKind::Error, &serde_json::to_vec(&body)?)
+        }
+    }
+}
+
+/// A command and our ends of its descriptors.
+struct Running {
+    entered: Entered,
+    stdin: Option<OwnedFd>,
+    outputs: Vec<(FrameKind, OwnedFd)>,
+}
+
+fn start(folder: &Path, request: &ExecRequest) -> io::Result<Running> {
+    let launch: LaunchRecord = record::read(folder, LAUNCH_FILE)
+        .map_err(io::Error::other)?
+        .ok_or_else(|| io::Error::other("the task has no record of its launch"))?;
+    let started: StartedRecord = record::read(folder, STARTED_FILE)
+        .map_err(io::Error::other)?
+        .ok_or_else(|| io::Error::other("the task has not started"))?;
+    let task = started
+        .task
+        .open()?
+        .ok_or_else(|| io::Error::other("the task has ended"))?;
+    let entry = launch
+        .tree
+        .open()
+        .and_then(|tree| tree.entry(&launch.leaf))
+        .map_err(io::Error::other)?;
+    let mut env = launch.sandbox.command.env.clone();
+    env.entry("TERM".to_owned())
+        .or_insert("xterm-256color".to_owned());
+    let command = CommandSpec {
+        argv: request.argv.clone(),
+        env,
+        ..launch.sandbox.command
+    };
+    let enter =
+        |connection| sandbox::enter(&task, entry, &command, connection).map_err(io::Error::other);
+    match request.terminal {
+        Some((rows, columns)) => {
+            let mut entered = enter(Connection::Terminal { rows, columns })?;
+            let terminal = entered
+                .terminal
+                .take()
+                .ok_or_else(|| io::Error::other("no terminal came"))?;
+            let output = terminal.try_clone()?;
+            Ok(Running {
+                entered,
+                stdin: Some(terminal),
+                outputs: vec![(FrameKind::Stdout, output)],
+            })
+        }
+        None => {
+            let pipe = || pipe_with(PipeFlags::CLOEXEC);
+            let ((stdin, stdin_in), (stdout, stdout_in), (stderr, stderr_in)) =
+                (pipe()?, pipe()?, pipe()?);
+            let entered = enter(Connection::Pipes(Stdio {
+                stdin,
+                stdout: stdout_in,
+                stderr: stderr_in,
+            }))?;
+            let outputs = vec![(FrameKind::Stdout, stdout), (FrameKind::Stderr, stderr)];
+            Ok(Running {
+                entered,
+                stdin: Some(stdin_in),
+                outputs,
+            })
+        }
+    }
+}
+
+/// Frames on a socket.
+struct Session {
+    socket: UnixStream,
+    pending: Vec<u8>,
+}
+
+/// A frame that has arrived.
+type SessionFrame = (u8, Vec<u8>);
+
+impl Session {
+    fn open(&mut self) -> io::Result<ExecRequest> {
+        loop {
+            if let Some((kind, bytes)) = self.next_frame()? {
+                return match kind == FrameKind::Open as u8 {
+                    true => Ok(serde_json::from_slice(&bytes)?),
+                    false => Err(io::Error::other("a session begins with an Open frame")),
+                };
+            }
+            if !self.fill()? {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// Carries bytes both ways until the command has ended and its output is out, or the caller has gone.
+    fn relay(&mut self, mut running: Running) -> io::Result<()> {
+        let mut has_ended = false;
+        while !has_ended {
+            let mut polled = vec![
+                PollFd::new(&running.entered.pidfd, PollFlags::IN),
+                PollFd::new(&self.socket, PollFlags::IN),
+            ];
+            polled.extend(
+                running
+                    .outputs
+                    .iter()
+                    .map(|(_, fd)| PollFd::new(fd, PollFlags::IN)),
+            );
+            poll(&mut polled, None)?;
+            let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+            has_ended = ready[0];
+            if ready[1] {
+                let is_open = self.fill().unwrap_or(false);
+                while let Some(frame) = self.next_frame()? {
+                    take_input(&mut running, &frame);
+                }
+                if !is_open {
+                    return hang_up(&running);
+                }
+            }
+            self.forward(&mut running, &ready[2..])?;
+        }
+        self.forward_rest(&mut running)?;
+        let exit = exit_of(&running)?;
+        self.send(FrameKind::Exit, &serde_json::to_vec(&exit)?)
+    }
+
+    fn forward(&mut self, running: &mut Running, ready: &[bool]) -> io::Result<()> {
+        let mut index = 0;
+        let mut chunk = [0; 32 * 1024];
+        let mut closed = Vec::new();
+        for (kind, fd) in running.outputs.iter().filter(|_| {
+            index += 1;
+            ready[index - 1]
+        }) {
+            match rustix::io::read(fd, &mut chunk) {
+                Ok(0) | Err(rustix::io::Errno::IO) => closed.push(fd.as_raw_fd()),
+                Ok(count) => self.send(*kind, &chunk[..count])?,
+                Err(_) => {}
+            }
+        }
+        running
+            .outputs
+            .retain(|(_, fd)| !closed.contains(&fd.as_raw_fd()));
+        Ok(())
+    }
+
+    /// Empties the pipes without waiting for those who may still hold them.
+    fn forward_rest(&mut self, running: &mut Running) -> io::Result<()> {
+        let mut chunk = [0; 32 * 1024];
+        for (kind, fd) in &running.outputs {
+            rustix::fs::fcntl_setfl(fd, rustix::fs::OFlags::NONBLOCK)?;
+            while let Ok(count @ 1..) = rustix::io::read(fd, &mut chunk) {
+                self.send(*kind, &chunk[..count])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there; false at the end of the stream.
+    fn fill(&mut self) -> io::Result<bool> {
+        let mut chunk = [0; 16 * 1024];
+        let count = self.socket.read(&mut chunk)?;
+        self.pending.extend_from_slice(&chunk[..count]);
+        Ok(count > 0)
+    }
+
+    fn next_frame(&mut self) -> io::Result<Option<SessionFrame>> {
+        let Some(header) = self.pending.first_chunk::<5>() else {
+            return Ok(None);
+        };
+        let kind = header[0];
+        let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
+        if length > FRAME_BYTES_MAX {
+            return Err(io::Error::other(format!(
+                "a frame of {length} bytes; {FRAME_BYTES_MAX} is the most"
+            )));
+        }
+        if self.pending.len() < 5 + length {
+            return Ok(None);
+        }
+        let bytes = self.pending.drain(..5 + length).skip(5).collect();
+        Ok(Some((kind, bytes)))
+    }
+
+    fn send(&mut self, kind: FrameKind, bytes: &[u8]) -> io::Result<()> {
+        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        let mut frame = vec![kind as u8];
+        frame.extend_from_slice(&length.to_be_bytes());
+        frame.extend_from_slice(bytes);
+        self.socket.write_all(&frame)
+    }
+}
+
+fn take_input(running: &mut Running, (kind, bytes): &SessionFrame) {
+    let Some(stdin) = &running.stdin else { return };
+    if *kind == FrameKind::Stdin as u8 {
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            match rustix::io::write(stdin, rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(rustix::io::Errno::INTR) => {}
+                // The command reads no more.
+                Err(_) => break,
+            }
+        }
+    } else if *kind == FrameKind::StdinEnd as u8 {
+        running.stdin = None;
+    } else if *kind == FrameKind::Resize as u8
+        && let &[a, b, c, d] = bytes.as_slice()
+    {
+        let (rows, columns) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        // A command without a terminal has no size.
+        let _no_terminal = rustix::termios::tcsetwinsize(stdin, size);
+    }
+}
+
+/// The caller has gone: so goes the command.
+fn hang_up(running: &Running) -> io::Result<()> {
+    Ok(pidfd_send_signal(&running.entered.pidfd, Signal::KILL)?)
+}
+
+fn exit_of(running: &Running) -> io::Result<Exit> {
+    let status = waitid(
+        WaitId::PidFd(running.entered.pidfd.as_fd()),
+        WaitIdOptions::EXITED,
+    )?;
+    Ok(Exit {
+        code: status.as_ref().and_then(|status| status.exit_status()),
+        signal: status
+            .as_ref()
+            .and_then(|status| status.terminating_signal()),
+        oom: false,
+    })
+}

@@ -1,0 +1,11 @@
+//! What runs on every machine: the agent, and a helper for each of its tasks.
+//!
+//! The lower half touches the machine and knows nothing of the controller: [`cgroup`], [`sandbox`],
+//! [`log`] and [`helper`]. It is single-threaded and used by `tw-helper`.
+
+pub mod cgroup;
+pub mod error;
+pub mod helper;
+pub mod log;
+pub mod process;
+pub mod sandbox;

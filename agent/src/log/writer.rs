@@ -1,0 +1,187 @@
+//! Writing frames into bounded segments.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use zstd::zstd_safe::{CCtx, CParameter, compress_bound};
+
+use super::frame::{HEADER_BYTES, Header};
+use super::{FRAME_BYTES_MAX, LogCounts, LogError, LogLimits, Stream, segment_path, segments};
+
+/// Fast, and small enough that an idle helper's context stays below one MiB.
+const COMPRESSION_LEVEL: i32 = 1;
+
+/// Appends frames. A failed write drops the frame and is counted; nothing here ever blocks the task.
+pub struct LogWriter {
+    folder: PathBuf,
+    limits: LogLimits,
+    segment: Option<File>,
+    segment_bytes: u64,
+    /// Closed segments, oldest first: number and size.
+    closed: VecDeque<(u64, u64)>,
+    number: u64,
+    sequence: u64,
+    context: CCtx<'static>,
+    scratch: Vec<u8>,
+    counts: LogCounts,
+}
+
+impl LogWriter {
+    /// Begins a new segment in `folder`, behind those that are there.
+    pub fn create(folder: &Path, limits: LogLimits) -> Result<LogWriter, LogError> {
+        fs::create_dir_all(folder).map_err(|source| LogError::File {
+            action: "create",
+            path: folder.to_owned(),
+            source,
+        })?;
+        let found = segments(folder)?;
+        let size =
+            |number: &u64| fs::metadata(segment_path(folder, *number)).map_or(0, |meta| meta.len());
+        let mut context = CCtx::create();
+        // Both are known parameters with values in range; without them frames are merely larger.
+        let _level = context.set_parameter(CParameter::CompressionLevel(COMPRESSION_LEVEL));
+        let _check = context.set_parameter(CParameter::ChecksumFlag(true));
+        Ok(LogWriter {
+            folder: folder.to_owned(),
+            limits,
+            segment: None,
+            segment_bytes: 0,
+            closed: found.iter().map(|number| (*number, size(number))).collect(),
+            number: found.last().map_or(0, |last| last + 1),
+            sequence: 0,
+            context,
+            scratch: vec![0; HEADER_BYTES + compress_bound(FRAME_BYTES_MAX)],
+            counts: LogCounts::default(),
+        })
+    }
+
+    pub fn counts(&self) -> LogCounts {
+        self.counts
+    }
+
+    /// Writes `data` as one frame, or as several if it is long.
+    pub fn write(&mut self, stream: Stream, timestamp_us: i64, data: &[u8]) {
+        for piece in data.chunks(FRAME_BYTES_MAX) {
+            match self.append(stream, timestamp_us, piece) {
+                Ok(()) => {
+                    self.counts.frames += 1;
+                    self.counts.bytes += piece.len() as u64;
+                }
+                Err(_disk) => self.counts.bytes_dropped += piece.len() as u64,
+            }
+            self.sequence += 1;
+        }
+    }
+
+    /// Makes what was written survive a power cut.
+    pub fn sync(&self) -> io::Result<()> {
+        self.segment.as_ref().map_or(Ok(()), File::sync_data)
+    }
+
+    fn append(&mut self, stream: Stream, timestamp_us: i64, piece: &[u8]) -> io::Result<()> {
+        let compressed = self
+            .context
+            .compress2(&mut self.scratch[HEADER_BYTES..], piece)
+            .map_err(|code| io::Error::other(zstd::zstd_safe::get_error_name(code)))?;
+        let header = Header {
+            stream,
+            timestamp_us,
+            sequence: self.sequence,
+            raw_bytes: piece.len() as u32,
+            compressed_bytes: compressed as u32,
+        };
+        self.scratch[..HEADER_BYTES].copy_from_slice(&header.encode());
+        let length = HEADER_BYTES + compressed;
+        self.make_room(length as u64)?;
+        let at = self.segment_bytes;
+        let segment = match &mut self.segment {
+            Some(segment) => segment,
+            empty => empty.insert(open_segment(&segment_path(&self.folder, self.number))?),
+        };
+        if let Err(error) = segment.write_all_at(&self.scratch[..length], at) {
+            // Half a frame would hide those behind it.
+            segment.set_len(at)?;
+            return Err(error);
+        }
+        self.segment_bytes += length as u64;
+        Ok(())
+    }
+
+    /// Begins a new segment when this one is full, and drops the oldest until `length` more bytes fit.
+    fn make_room(&mut self, length: u64) -> io::Result<()> {
+        if self.segment_bytes > 0 && self.segment_bytes + length > self.limits.segment_bytes() {
+            self.closed.push_back((self.number, self.segment_bytes));
+            self.number += 1;
+            self.segment_bytes = 0;
+            self.segment = None;
+        }
+        while self.closed_bytes() + self.segment_bytes + length > self.limits.bytes_max {
+            let Some((oldest, _)) = self.closed.pop_front() else {
+                break;
+            };
+            self.counts.segments_dropped += 1;
+            fs::remove_file(segment_path(&self.folder, oldest))?;
+        }
+        Ok(())
+    }
+
+    fn closed_bytes(&self) -> u64 {
+        self.closed.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
+fn open_segment(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+}
+
+/// Collects one stream's output until it is worth a frame.
+#[derive(Debug)]
+pub struct StreamBuffer {
+    stream: Stream,
+    data: Vec<u8>,
+    since_us: Option<i64>,
+}
+
+impl StreamBuffer {
+    pub fn new(stream: Stream) -> StreamBuffer {
+        StreamBuffer {
+            stream,
+            data: Vec::new(),
+            since_us: None,
+        }
+    }
+
+    /// Adds what was read at `now_us`, writing full frames out.
+    pub fn push(&mut self, data: &[u8], now_us: i64, writer: &mut LogWriter) {
+        let mut rest = data;
+        while !rest.is_empty() {
+            self.since_us.get_or_insert(now_us);
+            let (piece, after) = rest.split_at(rest.len().min(FRAME_BYTES_MAX - self.data.len()));
+            self.data.extend_from_slice(piece);
+            rest = after;
+            if self.data.len() == FRAME_BYTES_MAX {
+                self.flush(writer);
+            }
+        }
+    }
+
+    /// When the oldest unwritten byte was read.
+    pub fn since_us(&self) -> Option<i64> {
+        self.since_us
+    }
+
+    /// Writes out what there is.
+    pub fn flush(&mut self, writer: &mut LogWriter) {
+        if let Some(since_us) = self.since_us.take() {
+            writer.write(self.stream, since_us, &self.data);
+            self.data.clear();
+        }
+    }
+}

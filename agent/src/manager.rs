@@ -1,0 +1,101 @@
+//! The running agent: its managers, and how they work together.
+//!
+//! [`heartbeat`] speaks with the controller and hands assignments to [`task`], which keeps one actor a task.
+//! An actor asks [`package`] for what the task needs, [`launch`] for how it runs and [`volume`] for its
+//! folder, starts a helper, and follows it to the task's end; [`health`] tells it how the task does,
+//! [`resource`] measures and limits it, [`report`] carries what happened until it is acknowledged.
+
+mod clean;
+mod config;
+mod endpoints;
+mod health;
+mod heartbeat;
+mod helper_link;
+mod launch;
+mod package;
+mod report;
+mod resource;
+mod session;
+mod task;
+mod volume;
+
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use nix::fcntl::{Flock, FlockArg};
+use tw_api::Client;
+
+pub use clean::clean;
+pub use config::{AgentConfig, ControllerAddress};
+
+use crate::cgroup::CgroupTree;
+use crate::sandbox::base;
+use endpoints::Endpoints;
+use package::Packages;
+use report::Reports;
+use resource::Resources;
+use task::Tasks;
+
+/// The cgroup leaf that all helpers of an agent share.
+const HELPERS_LEAF: &str = "helpers";
+
+/// What every part of the agent may use.
+struct Agent {
+    config: AgentConfig,
+    client: Client,
+    tree: Arc<dyn CgroupTree>,
+    /// The skeleton of every task's root.
+    base: PathBuf,
+    /// The program `tw-helper`.
+    helper: PathBuf,
+    reports: Reports,
+    packages: Packages,
+    resources: Resources,
+    endpoints: Endpoints,
+    tasks: Tasks,
+}
+
+/// Runs the agent until `shutdown` completes. Tasks go on without it; the next agent adopts them.
+pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.state)
+        .with_context(|| format!("cannot make {}", config.state.display()))?;
+    let _lock = lock(&config)?;
+    let tree: Arc<dyn CgroupTree> = Arc::from(config.tree().open()?);
+    tree.create(HELPERS_LEAF)?;
+    let client = Client::new(config.controller.endpoint()?);
+    let agent = Arc::new(Agent {
+        base: base::prepare(&config.state.join("base"))?,
+        helper: config::helper_program()?,
+        packages: Packages::open(&config.state.join("packages"), client.clone())?,
+        resources: Resources::open(&config.state.join("history.db"), Arc::clone(&tree))?,
+        reports: Reports::default(),
+        endpoints: Endpoints::default(),
+        tasks: Tasks::default(),
+        client,
+        tree,
+        config,
+    });
+    task::adopt(&agent)?;
+    tracing::info!(machine = %agent.config.name, tasks = agent.tasks.len(), "the agent is ready");
+    tokio::select! {
+        () = shutdown => {}
+        () = heartbeat::run(&agent) => {}
+        () = resource::run(&agent) => {}
+    }
+    tracing::info!("the agent ends; its tasks go on");
+    Ok(())
+}
+
+/// One agent a state folder.
+fn lock(config: &AgentConfig) -> anyhow::Result<Flock<File>> {
+    let path = config.state.join("agent.lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| anyhow::anyhow!("another agent runs in {}; end it, or use another --state", config.state.display()))
+}

@@ -1,0 +1,127 @@
+//! What an agent is told when it starts, and what it finds out of its machine.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use tw_api::ApiEndpoint;
+use tw_model::{Bytes, Capacity, Cores, MachineFacts, MachineId};
+
+use crate::cgroup::{CGROUP_ROOT, TreeKind, TreePath};
+
+/// How an agent runs.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    pub name: MachineId,
+    /// Everything the agent keeps lies here.
+    pub state: PathBuf,
+    pub controller: ControllerAddress,
+    /// The agent's subtree in every cgroup hierarchy.
+    pub cgroup: String,
+    /// What tasks may be given; none means what the machine has.
+    pub cpu: Option<Cores>,
+    pub memory: Option<Bytes>,
+    pub disk: Option<Bytes>,
+    pub rack: String,
+    /// Where tasks of this machine are reached.
+    pub address: String,
+    /// The first and the last port that tasks may be given.
+    pub ports: (u16, u16),
+}
+
+/// Where the controller is.
+#[derive(Clone, Debug)]
+pub enum ControllerAddress {
+    Unix(PathBuf),
+    Tcp { address: SocketAddr, token_file: PathBuf },
+}
+
+impl ControllerAddress {
+    /// Reads the token, where one is needed.
+    pub fn endpoint(&self) -> anyhow::Result<ApiEndpoint> {
+        match self {
+            ControllerAddress::Unix(path) => Ok(ApiEndpoint::Unix(path.clone())),
+            ControllerAddress::Tcp { address, token_file } => {
+                let token = std::fs::read_to_string(token_file)
+                    .with_context(|| format!("cannot read the token in {}", token_file.display()))?;
+                Ok(ApiEndpoint::Tcp { address: *address, token: token.trim().to_owned() })
+            }
+        }
+    }
+}
+
+impl AgentConfig {
+    pub(super) fn tree(&self) -> TreePath {
+        TreePath::new(CGROUP_ROOT, &self.cgroup)
+    }
+
+    pub(super) fn tasks_folder(&self) -> PathBuf {
+        self.state.join("tasks")
+    }
+
+    pub(super) fn capacity(&self) -> anyhow::Result<Capacity> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+        Ok(Capacity {
+            cpu: self.cpu.unwrap_or(Cores::milli(cores * 1000)),
+            memory: match self.memory {
+                Some(memory) => memory,
+                None => memory_total()?,
+            },
+            disk: match self.disk {
+                Some(disk) => disk,
+                None => disk_free(&self.state)?,
+            },
+            port_first: self.ports.0,
+            port_last: self.ports.1,
+        })
+    }
+
+    pub(super) fn facts(&self, kind: TreeKind) -> MachineFacts {
+        let cgroup = match kind {
+            TreeKind::Hybrid => "cgroup-v1",
+            TreeKind::Unified => "cgroup-v2",
+        };
+        MachineFacts {
+            address: self.address.clone(),
+            os: os_name().unwrap_or_default(),
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            rack: self.rack.clone(),
+            labels: Default::default(),
+            enforces: [cgroup, "cpu", "memory", "pids"].map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+fn memory_total() -> anyhow::Result<Bytes> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).context("/proc/meminfo has no MemTotal")?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().context("MemTotal is not a number")?;
+    Ok(Bytes(kib * 1024))
+}
+
+fn disk_free(folder: &Path) -> anyhow::Result<Bytes> {
+    let found = rustix::fs::statvfs(folder).with_context(|| format!("cannot measure the disk of {}", folder.display()))?;
+    Ok(Bytes(found.f_bavail * found.f_frsize))
+}
+
+/// `debian-12`, from the fields that every distribution has.
+fn os_name() -> Option<String> {
+    let text = std::fs::read_to_string("/etc/os-release").ok()?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.map(|value| value.trim_matches('"').to_owned())
+    };
+    let id = field("ID")?;
+    Some(field("VERSION_ID").map_or(id.clone(), |version| format!("{id}-{version}")))
+}
+
+/// `tw-helper`: beside this program, in `TW_LIBEXEC`, or in `../lib/twill`.
+pub(super) fn helper_program() -> anyhow::Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let folder = here.parent().context("a program is in a folder")?;
+    let named = std::env::var_os("TW_LIBEXEC").map(PathBuf::from);
+    // Tests run from a folder below the one that programs are built into.
+    let places = [Some(folder.to_owned()), folder.parent().map(Path::to_owned), named, Some(folder.join("../lib/twill"))];
+    let found = places.into_iter().flatten().map(|place| place.join("tw-helper")).find(|program| program.is_file());
+    found.with_context(|| format!("tw-helper is not beside {}; install it there, or name its folder in TW_LIBEXEC", here.display()))
+}

@@ -1,0 +1,81 @@
+//! The agent's connection to a task's helper.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::Command;
+
+use crate::helper::protocol::{Hello, PROTO_OLDEST, Reply, Request};
+use crate::helper::record::SOCKET_FILE;
+
+/// How long a helper may take to say hello after its socket is there: as long as a sandbox may take to make.
+const HELLO_WITHIN: Duration = Duration::from_secs(30);
+
+pub(super) struct HelperLink {
+    lines: Lines<BufReader<OwnedReadHalf>>,
+    requests: OwnedWriteHalf,
+}
+
+impl HelperLink {
+    pub(super) async fn connect(folder: &Path) -> io::Result<HelperLink> {
+        // A socket's path may have 107 bytes; the way through a descriptor is always short.
+        let directory = File::open(folder)?;
+        let stream = UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET_FILE}", directory.as_raw_fd())).await?;
+        let (read, requests) = stream.into_split();
+        let mut link = HelperLink { lines: BufReader::new(read).lines(), requests };
+        let hello = tokio::time::timeout(HELLO_WITHIN, link.lines.next_line()).await??;
+        let hello: Hello = serde_json::from_str(&hello.ok_or(io::ErrorKind::UnexpectedEof)?)?;
+        match hello.proto >= PROTO_OLDEST {
+            true => Ok(link),
+            false => Err(io::Error::other(format!(
+                "the helper speaks protocol {}, this agent {PROTO_OLDEST} and later",
+                hello.proto
+            ))),
+        }
+    }
+
+    /// The helper's next word; none when it has gone. May be cancelled without loss.
+    pub(super) async fn next(&mut self) -> io::Result<Option<Reply>> {
+        match self.lines.next_line().await? {
+            Some(line) => Ok(Some(serde_json::from_str(&line)?)),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) async fn send(&mut self, request: &Request) -> io::Result<()> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        self.requests.write_all(&line).await
+    }
+}
+
+/// Starts the helper of a task and connects to it; it outlives this process.
+pub(super) async fn start(program: &Path, folder: &Path) -> io::Result<HelperLink> {
+    let log = OpenOptions::new().create(true).append(true).open(folder.join("helper.log"))?;
+    let mut child = Command::new(program)
+        .arg("keep")
+        .arg(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .process_group(0)
+        .spawn()?;
+    loop {
+        match HelperLink::connect(folder).await {
+            Ok(link) => {
+                // Reaped whenever it ends, so that it does not stay a zombie while the agent lives.
+                tokio::spawn(async move { child.wait().await });
+                return Ok(link);
+            }
+            Err(cause) if child.try_wait()?.is_some() => return Err(cause),
+            Err(_not_yet) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+}

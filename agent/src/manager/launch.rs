@@ -1,0 +1,151 @@
+//! How a task runs: from its assignment to what its helper is told.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use tw_api::Assignment;
+use tw_model::{Code, JobId, JobSpec, Template, TemplateValue};
+
+use super::{Agent, HELPERS_LEAF};
+use crate::cgroup::Limits;
+use crate::helper::protocol::PROTO;
+use crate::helper::record::LaunchRecord;
+use crate::log::LogLimits;
+use crate::sandbox::{Bind, CommandSpec, DEFAULT_PATH, SandboxSpec, base};
+
+/// Where packages are in a task.
+const PACKAGES: &str = "/packages";
+
+/// The size of a task's shared memory.
+const SHM_BYTES_MAX: u64 = 64 << 20;
+
+/// Why a task cannot be started.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) code: Code,
+    pub(super) message: String,
+}
+
+impl Refusal {
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Refusal {
+        Refusal { code, message: message.into() }
+    }
+}
+
+impl From<anyhow::Error> for Refusal {
+    fn from(cause: anyhow::Error) -> Refusal {
+        Refusal::new(Code::TaskStartFailed, format!("{cause:#}"))
+    }
+}
+
+/// The limits that the spec asks for.
+pub(super) fn limits(spec: &JobSpec) -> Limits {
+    Limits {
+        cpu_millicores: spec.resources.cpu.0,
+        cpu_quota_millicores: spec.limits.cpu_max.map(|cores| cores.0),
+        memory_bytes_max: spec.resources.memory.0,
+        pids_max: u64::from(spec.resources.pids),
+    }
+}
+
+/// What the helper of a task is told. `packages` are the unpacked folders, in the spec's order.
+pub(super) fn record(
+    agent: &Agent,
+    assignment: &Assignment,
+    folder: &Path,
+    packages: &[PathBuf],
+) -> Result<LaunchRecord, Refusal> {
+    let (task, spec) = (&assignment.task, &assignment.spec);
+    check_ports(assignment)?;
+    let names: Vec<String> = spec.packages.iter().map(|package| format!("{PACKAGES}/{}", last_part(&package.path.0))).collect();
+    let mut binds = base::host_binds();
+    binds.push(Bind { source: folder.join("run"), target: "/run/twill".into(), is_writable: false, is_optional: false });
+    binds.extend(packages.iter().zip(&names).map(|(source, target)| Bind {
+        source: source.clone(),
+        target: target.into(),
+        is_writable: false,
+        is_optional: false,
+    }));
+    let argv = spec.command.0.iter().map(|word| render(agent, assignment, word)).collect::<Result<_, _>>()?;
+    Ok(LaunchRecord {
+        proto: PROTO,
+        task: task.id.to_string(),
+        tree: agent.config.tree(),
+        leaf: task.id.folder_name(),
+        helpers_leaf: HELPERS_LEAF.to_owned(),
+        limits: limits(spec),
+        sandbox: SandboxSpec {
+            hostname: format!("{}-{}", task.id.job.name, task.id.index),
+            command: CommandSpec {
+                argv,
+                env: environment(agent, assignment)?,
+                user: spec.user.clone(),
+                workdir: names.first().map_or("/tmp", String::as_str).into(),
+            },
+            base: agent.base.clone(),
+            folder: folder.to_owned(),
+            binds,
+            shm_bytes_max: SHM_BYTES_MAX,
+        },
+        log: LogLimits::default(),
+    })
+}
+
+fn last_part(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+fn environment(agent: &Agent, assignment: &Assignment) -> Result<BTreeMap<String, String>, Refusal> {
+    let task = &assignment.task;
+    let own = [
+        ("PATH", DEFAULT_PATH.to_owned()),
+        ("HOME", "/tmp".to_owned()),
+        ("TW_TASK", task.id.to_string()),
+        ("TW_JOB", task.id.job.to_string()),
+        ("TW_INDEX", task.id.index.to_string()),
+        ("TW_INCARNATION", task.id.incarnation.to_string()),
+    ];
+    let mut env: BTreeMap<String, String> = own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    for (name, port) in &task.ports {
+        let name = name.as_str().to_ascii_uppercase().replace('-', "_");
+        env.insert(format!("PORT_{name}"), port.to_string());
+    }
+    for (name, value) in &assignment.spec.env {
+        env.insert(name.0.clone(), render(agent, assignment, value)?);
+    }
+    Ok(env)
+}
+
+fn render(agent: &Agent, assignment: &Assignment, text: &str) -> Result<String, Refusal> {
+    let task = &assignment.task;
+    let template = Template::parse(text).map_err(|cause| Refusal::new(Code::TaskStartFailed, cause.to_string()))?;
+    let bind = |value: &TemplateValue| match value {
+        TemplateValue::Port(name) => task.ports.get(name).map(u16::to_string),
+        TemplateValue::TaskIndex => Some(task.id.index.to_string()),
+        TemplateValue::Service { job, port } => {
+            let job = JobId::new(task.id.job.namespace.clone(), job.clone());
+            agent.endpoints.pick(&job, port, task.id.index)
+        }
+    };
+    template.render(bind).map_err(|value| {
+        let message = match &value {
+            TemplateValue::Service { job, .. } => {
+                format!("{value} has no value: no healthy task of '{job}' has that port; add depends_on=[\"{job}\"] to wait for one")
+            }
+            _ => format!("{value} has no value for this task"),
+        };
+        Refusal::new(Code::TaskStartFailed, message)
+    })
+}
+
+/// Refuses ports that something else listens on already.
+fn check_ports(assignment: &Assignment) -> Result<(), Refusal> {
+    for (name, port) in &assignment.task.ports {
+        if let Err(cause) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)) {
+            let message = format!("port {port}, given for '{name}', cannot be listened on: {cause}");
+            return Err(Refusal::new(Code::TaskPortInUse, message));
+        }
+    }
+    Ok(())
+}

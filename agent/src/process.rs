@@ -1,0 +1,96 @@
+//! Who a process is. A pid is used again; boot id, cgroup id, pidfd inode and start time together are not.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+/// Which process of which boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    pub boot_id: String,
+    pub pid: i32,
+    /// Inode of a pidfd of it: unique since boot on kernels with pidfs (6.9), one for all before.
+    pub pidfd_inode: u64,
+    /// Clock ticks between boot and its start.
+    pub start_ticks: u64,
+}
+
+impl ProcessIdentity {
+    /// Looks at a process of the calling process's pid namespace.
+    pub fn of_pid(pid: i32) -> io::Result<ProcessIdentity> {
+        let handle = open(pid)?;
+        ProcessIdentity::of_handle(pid, &handle)
+    }
+
+    fn of_handle(pid: i32, handle: &OwnedFd) -> io::Result<ProcessIdentity> {
+        Ok(ProcessIdentity {
+            boot_id: boot_id()?,
+            pid,
+            pidfd_inode: rustix::fs::fstat(handle.as_fd())?.st_ino,
+            start_ticks: start_ticks(pid)?,
+        })
+    }
+
+    /// The calling process.
+    pub fn of_self() -> io::Result<ProcessIdentity> {
+        ProcessIdentity::of_pid(std::process::id().cast_signed())
+    }
+
+    /// A handle on exactly this process; none when it has gone, whoever has its pid now.
+    pub fn open(&self) -> io::Result<Option<OwnedFd>> {
+        let handle = match open(self.pid) {
+            Ok(handle) => handle,
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match ProcessIdentity::of_handle(self.pid, &handle) {
+            Ok(found) => Ok((found == *self).then_some(handle)),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether it still runs. A zombie does not.
+    pub fn is_alive(&self) -> io::Result<bool> {
+        let Some(handle) = self.open()? else {
+            return Ok(false);
+        };
+        let mut polled = [rustix::event::PollFd::new(
+            &handle,
+            rustix::event::PollFlags::IN,
+        )];
+        let now = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        Ok(rustix::event::poll(&mut polled, Some(&now))? == 0)
+    }
+}
+
+/// Names this boot of this kernel.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
+}
+
+fn open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other(format!("{pid} is not a pid")))?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// Field 22 of `/proc/PID/stat`, counted behind the command's name, which may hold anything.
+fn start_ticks(pid: i32) -> io::Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path)?;
+    let fields = text.rsplit_once(") ").map(|(_, fields)| fields);
+    let ticks = fields.and_then(|fields| fields.split(' ').nth(19)?.parse().ok());
+    ticks.ok_or_else(|| io::Error::other(format!("{path} holds no start time")))
+}

@@ -1,0 +1,56 @@
+//! Which capabilities a process keeps.
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+use super::{Stage, StartError};
+
+/// What a task that asked for `root` keeps: the part of Docker's set that its own files and users need.
+/// Neither raw sockets nor device nodes are in it.
+const ROOT: [Capability; 9] = [
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+    Capability::CAP_KILL,
+    Capability::CAP_NET_BIND_SERVICE,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_SETUID,
+];
+
+/// What a command keeps.
+pub(super) fn of_command(is_root: bool) -> CapsHashSet {
+    match is_root {
+        true => ROOT.into_iter().collect(),
+        false => CapsHashSet::new(),
+    }
+}
+
+/// What the init keeps: the right to signal the command, which may be another user's.
+pub(super) fn of_init() -> CapsHashSet {
+    CapsHashSet::from([Capability::CAP_KILL])
+}
+
+/// Takes everything else out of the bounding set, so that no later `exec` brings it back.
+pub(super) fn bound(kept: &CapsHashSet) -> Result<(), StartError> {
+    let all = caps::runtime::thread_all_supported();
+    for capability in all.difference(kept) {
+        caps::drop(None, CapSet::Bounding, *capability).map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// Keeps `kept` and nothing else.
+pub(super) fn keep(kept: &CapsHashSet) -> Result<(), StartError> {
+    caps::clear(None, CapSet::Ambient).map_err(refused)?;
+    caps::clear(None, CapSet::Inheritable).map_err(refused)?;
+    caps::set(None, CapSet::Effective, kept).map_err(refused)?;
+    caps::set(None, CapSet::Permitted, kept).map_err(refused)
+}
+
+fn refused(error: caps::errors::CapsError) -> StartError {
+    StartError::plain(
+        Stage::Privileges,
+        format!("cannot give up capabilities: {error}"),
+    )
+}

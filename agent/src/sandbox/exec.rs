@@ -1,0 +1,215 @@
+//! A second command inside a running task's sandbox, with or without a terminal.
+
+use std::fs;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sched::{CloneFlags, setns};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::Winsize;
+
+use super::clone::{CloneRequest, Cloned, clone3};
+use super::command::{Stdio, become_command, number, report_and_exit};
+use super::launcher::{close, join_and_clone, new_pipe, read_report, reap, tell_pid_and_exit};
+use super::seccomp::Filter;
+use super::{At, CommandSpec, Stage, StartError, user};
+use crate::cgroup::CgroupEntry;
+
+/// How the second command is connected.
+#[derive(Debug)]
+pub enum Connection {
+    Pipes(super::command::Stdio),
+    /// A terminal of the sandbox, of this many rows and columns.
+    Terminal {
+        rows: u16,
+        columns: u16,
+    },
+}
+
+/// A command that runs inside a task.
+#[derive(Debug)]
+pub struct Entered {
+    pub pidfd: OwnedFd,
+    /// The controlling side of the terminal, where one was asked for.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// What the process that enters is given.
+struct EnterParts<'a> {
+    task: &'a OwnedFd,
+    command: &'a CommandSpec,
+    account: user::Account,
+    filter: &'a Filter,
+    connection: Connection,
+    /// Takes the terminal's controlling side.
+    terminal: OwnedFd,
+}
+
+/// Starts `command` in the namespaces of the process behind `task` and in its cgroup, under the same
+/// restrictions. The caller must have one thread only and becomes the command's parent.
+pub fn enter(
+    task: &OwnedFd,
+    entry: CgroupEntry,
+    command: &CommandSpec,
+    connection: Connection,
+) -> Result<Entered, StartError> {
+    let wants_terminal = matches!(connection, Connection::Terminal { .. });
+    let (report, report_in) = new_pipe()?;
+    let (pid_out, pid_in) = new_pipe()?;
+    let (terminal, terminal_in) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .at(Stage::Terminal, "cannot make a socket pair")?;
+    let filter = Filter::new();
+    let parts = EnterParts {
+        task,
+        command,
+        account: user::look_up(&command.user)?,
+        filter: &filter,
+        connection,
+        terminal: terminal_in,
+    };
+    // SAFETY: the caller vouches for one thread; `launch` never returns.
+    let launcher = match unsafe {
+        clone3(&CloneRequest {
+            flags: 0,
+            cgroup: None,
+        })
+    } {
+        Ok(Cloned::Parent { pidfd, .. }) => pidfd,
+        Ok(Cloned::Child) => {
+            [report.as_fd(), pid_out.as_fd(), terminal.as_fd()]
+                .into_iter()
+                .for_each(close);
+            launch(parts, &entry, &report_in, &pid_in)
+        }
+        Err(source) => {
+            return Err(StartError::os(
+                Stage::Clone,
+                "cannot start a launcher",
+                source,
+            ));
+        }
+    };
+    drop((parts, report_in, pid_in));
+    let mut bytes = [0; 4];
+    let told = std::io::Read::read_exact(&mut fs::File::from(pid_out), &mut bytes);
+    let entered = told
+        .ok()
+        .and_then(|()| Pid::from_raw(i32::from_ne_bytes(bytes)));
+    let handle = entered.map(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    reap(&launcher);
+    let started = read_report(report);
+    let Some(pidfd) = handle else {
+        started?;
+        return Err(StartError::plain(
+            Stage::Lost,
+            "the launcher died without a word",
+        ));
+    };
+    let pidfd = pidfd.at(Stage::Clone, "cannot hold on to the command")?;
+    if let Err(error) = started {
+        reap(&pidfd);
+        return Err(error);
+    }
+    let terminal = wants_terminal.then(|| receive_fd(&terminal)).transpose()?;
+    Ok(Entered { pidfd, terminal })
+}
+
+/// Enters the namespaces, joins the leaf, and clones the command as a sibling.
+fn launch(parts: EnterParts<'_>, entry: &CgroupEntry, report: &OwnedFd, pid_in: &OwnedFd) -> ! {
+    let namespaces = CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWCGROUP;
+    let cloned = setns(parts.task, namespaces)
+        .at(Stage::Clone, "cannot enter the task's namespaces")
+        .and_then(|()| join_and_clone(entry, 0));
+    match cloned {
+        Ok(Cloned::Child) => {
+            let Err(error) = run(parts, report);
+            report_and_exit(report, &error)
+        }
+        Ok(Cloned::Parent { pid, .. }) => tell_pid_and_exit(pid_in, pid),
+        Err(error) => report_and_exit(report, &error),
+    }
+}
+
+fn run(parts: EnterParts<'_>, report: &OwnedFd) -> Result<std::convert::Infallible, StartError> {
+    nix::unistd::setsid().at(Stage::Command, "cannot begin a session")?;
+    let stdio = match parts.connection {
+        Connection::Pipes(stdio) => stdio,
+        Connection::Terminal { rows, columns } => {
+            open_terminal(rows, columns, parts.account.uid, &parts.terminal)
+                .at(Stage::Terminal, "cannot open a terminal in the sandbox")?
+        }
+    };
+    become_command(
+        parts.command,
+        parts.account,
+        parts.filter,
+        stdio,
+        number(report),
+    )
+}
+
+/// Opens a terminal of the sandbox's own /dev/pts, makes it the session's, and sends its other side out.
+fn open_terminal(rows: u16, columns: u16, uid: u32, out: &OwnedFd) -> rustix::io::Result<Stdio> {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&controller)?;
+    unlockpt(&controller)?;
+    rustix::termios::tcsetwinsize(
+        &controller,
+        Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        },
+    )?;
+    let user = ioctl_tiocgptpeer(
+        &controller,
+        OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
+    )?;
+    rustix::fs::fchown(&user, Some(rustix::fs::Uid::from_raw(uid)), None)?;
+    rustix::process::ioctl_tiocsctty(&user)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [controller.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    sendmsg(out, &[IoSlice::new(b"t")], &mut control, SendFlags::empty())?;
+    let copy = || rustix::io::fcntl_dupfd_cloexec(&user, 3);
+    Ok(Stdio {
+        stdin: copy()?,
+        stdout: copy()?,
+        stderr: copy()?,
+    })
+}
+
+fn receive_fd(socket: &OwnedFd) -> Result<OwnedFd, StartError> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0; 1];
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
+    )
+    .at(Stage::Terminal, "cannot receive the terminal")?;
+    let received = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    received.ok_or_else(|| StartError::plain(Stage::Terminal, "the sandbox sent no terminal"))
+}

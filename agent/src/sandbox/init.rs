@@ -1,0 +1,206 @@
+//! PID 1 of a task: builds the root, starts the command, reaps, passes signals on, and tells how the
+//! command ended.
+//!
+//! Without it, a command that sets no handler would ignore SIGTERM (the kernel protects every PID 1), and
+//! orphans of the command would stay as zombies. When it ends, the kernel ends the whole pid namespace.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::{Deserialize, Serialize};
+
+use super::clone::{CloneRequest, Cloned, clone3, exit_now};
+use super::command::{Stdio, become_command, close_all_but, null_device, number, report_and_exit};
+use super::seccomp::Filter;
+use super::user::Account;
+use super::{At, SandboxSpec, Stage, StartError, capabilities, mounts};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// By itself, with this status.
+    Code(u8),
+    /// By this signal.
+    Signal(u8),
+}
+
+impl Ended {
+    /// What the init writes into the status pipe.
+    fn encode(self) -> [u8; 2] {
+        match self {
+            Ended::Code(code) => [b'c', code],
+            Ended::Signal(signal) => [b's', signal],
+        }
+    }
+
+    pub(crate) fn decode(bytes: [u8; 2]) -> Option<Ended> {
+        match bytes {
+            [b'c', code] => Some(Ended::Code(code)),
+            [b's', signal] => Some(Ended::Signal(signal)),
+            _ => None,
+        }
+    }
+}
+
+/// What the init is given.
+pub(super) struct InitParts<'a> {
+    pub(super) spec: &'a SandboxSpec,
+    pub(super) account: Account,
+    pub(super) filter: &'a Filter,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+    /// Takes a failure of the start; closed once the command runs.
+    pub(super) report: OwnedFd,
+    /// Takes how the command ended; the helper holds the only reading end.
+    pub(super) status: OwnedFd,
+}
+
+/// Runs as PID 1 until the command has ended.
+pub(super) fn run(parts: InitParts<'_>) -> ! {
+    let (command, status) = match set_up(parts) {
+        Ok(running) => running,
+        Err((report, error)) => report_and_exit(&report, &error),
+    };
+    supervise(command, &status)
+}
+
+/// Everything before the command runs; the command's own failures go to `report` from its own process.
+fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)> {
+    let InitParts {
+        spec,
+        account,
+        filter,
+        stdout,
+        stderr,
+        report,
+        status,
+    } = parts;
+    let prepared = die_with_helper(status.as_fd())
+        .and_then(|()| {
+            unshare(CloneFlags::CLONE_NEWCGROUP).at(Stage::Clone, "cannot make a cgroup namespace")
+        })
+        .and_then(|()| {
+            nix::unistd::sethostname(&spec.hostname).at(Stage::Identity, "cannot set the host name")
+        })
+        .and_then(|()| {
+            nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+            mounts::build_root(spec)
+        })
+        .and_then(|()| {
+            pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
+                .at(Stage::Command, "cannot block signals")
+        })
+        .and_then(|()| null_device());
+    let stdin = match prepared {
+        Ok(stdin) => stdin,
+        Err(error) => return Err((report, error)),
+    };
+    // SAFETY: this process has one thread, being itself a clone of a single-threaded helper; the child
+    // ends in `exec` or `_exit`.
+    let cloned = unsafe {
+        clone3(&CloneRequest {
+            flags: 0,
+            cgroup: None,
+        })
+    };
+    let command = match cloned {
+        Ok(Cloned::Parent { pid, pidfd }) => {
+            // This process reaps by number; nobody else can have freed it.
+            drop(pidfd);
+            Pid::from_raw(pid)
+        }
+        Ok(Cloned::Child) => {
+            drop(status);
+            // A session of its own: a signal to the init's group must not reach it twice.
+            let _leads_already = nix::unistd::setsid();
+            let stdio = Stdio {
+                stdin,
+                stdout,
+                stderr,
+            };
+            let Err(error) = become_command(&spec.command, account, filter, stdio, number(&report));
+            report_and_exit(&report, &error)
+        }
+        Err(source) => {
+            return Err((
+                report,
+                StartError::os(Stage::Clone, "cannot start the command", source),
+            ));
+        }
+    };
+    let restricted = capabilities::bound(&capabilities::of_init())
+        .and_then(|()| capabilities::keep(&capabilities::of_init()))
+        .and_then(|()| {
+            nix::sys::prctl::set_no_new_privs().at(Stage::Privileges, "cannot set no_new_privs")
+        })
+        .and_then(|()| die_with_helper(status.as_fd()));
+    match restricted {
+        Ok(()) => {
+            drop(report);
+            // Held pipes would keep the log from ending.
+            drop((stdin, stdout, stderr));
+            let _closed = close_all_but(&[number(&status)]);
+            Ok((command, status))
+        }
+        Err(error) => Err((report, error)),
+    }
+}
+
+/// Asks the kernel to kill this process, and with it the namespace, when the helper dies; then makes sure
+/// that the helper has not died before it was asked. In a pid namespace `getppid` cannot tell; a pipe whose
+/// only reader was the helper can.
+fn die_with_helper(status: BorrowedFd<'_>) -> Result<(), StartError> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
+        .at(Stage::Privileges, "cannot ask to die with the helper")?;
+    let mut polled = [PollFd::new(&status, PollFlags::OUT)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut polled, Some(&now)).at(Stage::Privileges, "cannot look for the helper")?;
+    match polled[0].revents().contains(PollFlags::ERR) {
+        true => exit_now(1),
+        false => Ok(()),
+    }
+}
+
+/// Waits for signals, reaps what has ended, and passes the rest on to the command.
+fn supervise(command: Pid, status: &OwnedFd) -> ! {
+    loop {
+        if let Some(ended) = reap(command) {
+            // A helper that has gone needs no word; the namespace ends with this process either way.
+            let _written = rustix::io::write(status, &ended.encode());
+            exit_now(match ended {
+                Ended::Code(code) => i32::from(code),
+                Ended::Signal(signal) => 128 + i32::from(signal),
+            });
+        }
+        match SigSet::all().wait() {
+            Ok(Signal::SIGCHLD) | Err(_) => {}
+            // The command may have gone in this moment; its end is reaped next.
+            Ok(signal) => drop(nix::sys::signal::kill(command, signal)),
+        }
+    }
+}
+
+/// Reaps everything that has ended; answers how the command did, if it was among it.
+fn reap(command: Pid) -> Option<Ended> {
+    let mut ended = None;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == command => {
+                ended = Some(Ended::Code(code as u8))
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => {
+                ended = Some(Ended::Signal(signal as i32 as u8));
+            }
+            Ok(WaitStatus::StillAlive) | Err(_) => return ended,
+            Ok(_an_orphan) => {}
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! A task folder and a cgroup subtree of its own for each test, and what is needed to look inside.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tw_agent::cgroup::{CGROUP_ROOT, CgroupTree, Limits, TreePath};
+use tw_agent::helper::client::HelperClient;
+use tw_agent::helper::protocol::{PROTO, Reply, Request};
+use tw_agent::helper::record::{
+    self, EXIT_FILE, ExitRecord, LOG_FOLDER, LaunchRecord, Outcome, STARTED_FILE, StartedRecord,
+};
+use tw_agent::log::{LogLimits, LogReader, Stream};
+use tw_agent::sandbox::{Bind, CommandSpec, DEFAULT_PATH, SandboxSpec, base};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A subtree of the machine's cgroups that is gone when the test is.
+pub(crate) struct Subtree {
+    pub(crate) path: TreePath,
+}
+
+impl Subtree {
+    pub(crate) fn new() -> Subtree {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "twill-test-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        Subtree {
+            path: TreePath::new(CGROUP_ROOT, name),
+        }
+    }
+
+    pub(crate) fn open(&self) -> Box<dyn CgroupTree> {
+        self.path.open().expect("this machine has cgroups")
+    }
+}
+
+impl Drop for Subtree {
+    fn drop(&mut self) {
+        let tree = self.open();
+        for leaf in tree.leaves().unwrap_or_default() {
+            tree.kill(&leaf).expect("the leaf can be killed");
+            tree.remove(&leaf, PATIENCE)
+                .expect("the leaf can be removed");
+        }
+        tree.remove_tree().expect("the subtree can be removed");
+    }
+}
+
+pub(crate) fn limits() -> Limits {
+    Limits {
+        cpu_millicores: 500,
+        cpu_quota_millicores: None,
+        memory_bytes_max: 64 << 20,
+        pids_max: 64,
+    }
+}
+
+/// A task that can be started.
+pub(crate) struct Task {
+    pub(crate) subtree: Subtree,
+    _state: TempDir,
+    pub(crate) folder: PathBuf,
+    pub(crate) launch: LaunchRecord,
+    helper: Option<Child>,
+}
+
+impl Task {
+    pub(crate) fn new(argv: &[&str]) -> Task {
+        let state = tempfile::tempdir().expect("a temporary folder");
+        let subtree = Subtree::new();
+        let folder = state.path().join("tasks/web");
+        let env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
+        let launch = LaunchRecord {
+            proto: PROTO,
+            task: "web.0#1".to_owned(),
+            tree: subtree.path.clone(),
+            leaf: "task".to_owned(),
+            helpers_leaf: "helpers".to_owned(),
+            limits: limits(),
+            sandbox: SandboxSpec {
+                hostname: "web-0".to_owned(),
+                command: CommandSpec {
+                    argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+                    env,
+                    user: "nobody".to_owned(),
+                    workdir: "/tmp".into(),
+                },
+                base: base::prepare(&state.path().join("base")).expect("a base"),
+                folder: folder.clone(),
+                binds: base::host_binds(),
+                shm_bytes_max: 16 << 20,
+            },
+            log: LogLimits::default(),
+        };
+        Task {
+            subtree,
+            _state: state,
+            folder,
+            launch,
+            helper: None,
+        }
+    }
+
+    pub(crate) fn shell(script: &str) -> Task {
+        Task::new(&["sh", "-c", script])
+    }
+
+    pub(crate) fn bind(mut self, source: &Path, target: &str) -> Task {
+        let bind = Bind {
+            source: source.to_owned(),
+            target: target.into(),
+            is_writable: false,
+            is_optional: false,
+        };
+        self.launch.sandbox.binds.push(bind);
+        self
+    }
+
+    pub(crate) fn user(mut self, user: &str) -> Task {
+        self.launch.sandbox.command.user = user.to_owned();
+        self
+    }
+
+    /// Starts the helper and does not wait.
+    pub(crate) fn spawn(&mut self) -> &mut Task {
+        tw_agent::helper::prepare_folder(&self.folder, &self.launch)
+            .expect("the folder can be made");
+        let helper = Command::new(env!("CARGO_BIN_EXE_tw-helper"))
+            .arg("keep")
+            .arg(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the helper starts");
+        self.helper = Some(helper);
+        self
+    }
+
+    /// Starts the helper and waits until the command runs.
+    pub(crate) fn start(&mut self) -> StartedRecord {
+        self.spawn();
+        self.wait_for(|task| record::read(&task.folder, STARTED_FILE).expect("a record"))
+    }
+
+    /// Runs the task to its end.
+    pub(crate) fn run(&mut self) -> ExitRecord {
+        self.spawn();
+        self.exit()
+    }
+
+    pub(crate) fn exit(&mut self) -> ExitRecord {
+        let exit = self.wait_for(|task| record::read(&task.folder, EXIT_FILE).expect("a record"));
+        let status = self
+            .helper
+            .take()
+            .expect("a helper")
+            .wait()
+            .expect("it can be waited for");
+        assert!(status.success(), "the helper ended with {status}");
+        exit
+    }
+
+    pub(crate) fn helper_pid(&self) -> i32 {
+        self.helper.as_ref().expect("a helper").id().cast_signed()
+    }
+
+    pub(crate) fn connect(&self) -> HelperClient {
+        self.wait_for(|task| HelperClient::connect(&task.folder, PATIENCE).ok())
+    }
+
+    pub(crate) fn ask(&self, request: &Request) -> Reply {
+        self.connect().ask(request).expect("an answer")
+    }
+
+    /// Asks again and again until there is an answer.
+    pub(crate) fn wait_for<T>(&self, mut look: impl FnMut(&Task) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "waited {PATIENCE:?} in vain; printed so far: {}",
+                self.stdout()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) fn stdout(&self) -> String {
+        self.output(Stream::Stdout)
+    }
+
+    pub(crate) fn output(&self, stream: Stream) -> String {
+        let mut reader = LogReader::open(&self.folder.join(LOG_FOLDER));
+        let mut text = Vec::new();
+        while let Some(frame) = reader.next_frame().expect("a sound log") {
+            if frame.stream == stream {
+                text.extend(frame.data);
+            }
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    pub(crate) fn wait_for_stdout(&self, text: &str) {
+        self.wait_for(|task| task.stdout().contains(text).then_some(()));
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(mut helper) = self.helper.take() {
+            helper.kill().expect("the helper can be killed");
+            helper.wait().expect("the helper can be waited for");
+        }
+    }
+}
+
+/// How a task that ran came to its end.
+pub(crate) fn ended(exit: &ExitRecord) -> tw_agent::sandbox::Ended {
+    match &exit.outcome {
+        Outcome::Ended { how, .. } => *how,
+        Outcome::NeverStarted(error) => panic!("the task never started: {error}"),
+    }
+}
