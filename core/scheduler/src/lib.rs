@@ -13,6 +13,7 @@ mod endpoints;
 mod escalate;
 mod fleet;
 pub mod lifecycle;
+pub mod limits;
 mod plan;
 mod reconcile;
 mod rollout;
