@@ -160,7 +160,8 @@ impl Provenance {
             .get("refs")
             .and_then(|refs| refs.get(name))
             .and_then(Value::as_array);
-        let found: Vec<Location> = found.into_iter().flatten().filter_map(location).collect();
+        let spans = found.into_iter().flatten();
+        let found: Vec<Location> = spans.filter_map(|span| self.place(Some(span))).collect();
         if !found.is_empty() {
             self.references.insert(at.to_string(), found);
         }

@@ -41,8 +41,9 @@ Origin = tuple[tuple[CodeType, int], ...]
 class SpecError(TypeError):
     """A mistake in a spec that the library itself noticed.
 
-    `code` is the stable dotted code, `hint` says what would help, and `argument`
-    names the keyword argument that is at fault, if one is.
+    `code` is the stable dotted code, `hint` says what would help, `argument` names
+    the keyword argument that is at fault, if one is, and `origin` the call that it
+    stands in, where that is not the one that raised.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class SpecError(TypeError):
         self.message = message
         self.hint = hint
         self.argument = argument
+        self.origin: Origin | None = None
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -215,9 +217,14 @@ def encode(spec: Spec, locate: Locate | None = None) -> dict[str, Any]:
 
 
 def _encode_spec(spec: Spec, path: str, locate: Locate | None) -> dict[str, Any]:
-    fields = {
-        name: _encode(value, f"{path}.{name}", locate) for name, value in spec._written().items()
-    }
+    fields = {}
+    for name, value in spec._written().items():
+        try:
+            fields[name] = _encode(value, f"{path}.{name}", locate)
+        except SpecError as error:
+            if error.origin is None:
+                error.argument, error.origin = name, spec.__dict__["_origins"][name]
+            raise
     encoded: dict[str, Any] = {type_name: type(spec).__name__, "fields": fields}
     if locate is not None:
         encoded.update(locate(spec))
@@ -283,7 +290,4 @@ def _advice(value: object) -> str:
 
 
 def _not_json(path: str, found: str, hint: str) -> SpecError:
-    argument = path.partition(".")[2].partition(".")[0].partition("[")[0]
-    return SpecError(
-        "spec.wrong_type", f"`{path}` {found}", hint=hint, argument=argument or None
-    )
+    return SpecError("spec.wrong_type", f"`{path}` {found}", hint=hint)

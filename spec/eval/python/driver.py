@@ -17,7 +17,7 @@ from tw._runtime import encode
 
 import _twill_host as host
 
-from . import errors, imports, spans
+from . import errors, imports, policy, sources, spans
 from .imports import to_json
 
 _OUTPUT_CHARACTERS_MAX = 64 * 1024
@@ -118,12 +118,27 @@ def _out_of_memory(error: MemoryError, jobs: list[dict[str, Any]]) -> bytes:
         return to_json(_NO_MEMORY)
 
 
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    """Refuses to open files before the seal has to, which cannot name the line."""
+    if event != "open":
+        return
+    path = arguments[0]
+    if isinstance(path, str) and (sources.known(path) or path.startswith("<")):
+        # The compiler looks for the line of a syntax error on disk; it goes on without.
+        raise PermissionError("a spec opens no files")
+    message = "a spec cannot open files"
+    imports.finish_with(
+        errors.at(sys._getframe(1), "spec.denied", message, policy.DENIED_BUILTINS["open"])
+    )
+
+
 def prepare() -> None:
     """Readies the zygote: everything a spec may need is loaded, nothing more can be."""
     _signal.signal(_signal.SIGXCPU, _out_of_time)
     tw.repo._tree = _Tree()
     builtins.exit = builtins.quit = sys.exit  # type: ignore[attr-defined]
     imports.spec_builtins.update(exit=sys.exit, quit=sys.exit)
+    sys.addaudithook(_audit)
     sys.path.clear()
     sys.path_importer_cache.clear()
     sys.meta_path[:] = [f for f in sys.meta_path if "PathFinder" not in repr(f)]

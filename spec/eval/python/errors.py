@@ -32,20 +32,18 @@ def describe(error: BaseException) -> dict[str, Any]:
     if isinstance(error, SyntaxError) and sources.known(error.filename or ""):
         return _syntax(error, calls)
     code, message, hint = _classify(error, calls)
-    return _error(code, message, hint, calls, getattr(error, "argument", None))
-
-
-def here(code: str, message: str, hint: str | None) -> dict[str, Any]:
-    """Returns the error JSON of something refused at the place that runs now."""
-    return at(sys._getframe(1), code, message, hint)
+    if isinstance(error, SpecError) and error.origin is not None:
+        made = [(c, i) for c, i in error.origin if sources.known(c.co_filename)]
+        return _error(code, message, hint, made[::-1], error.argument)
+    return _error(code, message, hint, [(c, i) for c, i, _ in calls], getattr(error, "argument", None))
 
 
 def at(frame: FrameType | None, code: str, message: str, hint: str | None) -> dict[str, Any]:
     """Returns the error JSON of something that happened in `frame`."""
-    calls: _Calls = []
+    calls: list[tuple[CodeType, int]] = []
     while frame is not None:
         if sources.known(frame.f_code.co_filename):
-            calls.append((frame.f_code, frame.f_lasti, frame))
+            calls.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return _error(code, message, hint, calls[::-1], None)
 
@@ -67,7 +65,11 @@ def _calls_of(traceback: TracebackType | None) -> _Calls:
 
 
 def _error(
-    code: str, message: str, hint: str | None, calls: _Calls, argument: str | None
+    code: str,
+    message: str,
+    hint: str | None,
+    calls: list[tuple[CodeType, int]],
+    argument: str | None,
 ) -> dict[str, Any]:
     error: dict[str, Any] = {
         "code": code, "file": None, "line": None, "column": None, "end_line": None,
@@ -75,8 +77,7 @@ def _error(
         "trace": [_frame(*call) for call in calls],
     }
     if calls:
-        made_by, instruction, _ = calls[-1]
-        _set_place(error, _at_fault(code, made_by, instruction, argument))
+        _set_place(error, _at_fault(code, *calls[-1], argument))
     return error
 
 
@@ -95,7 +96,7 @@ def _set_place(error: dict[str, Any], place: sources.Place) -> None:
     error["source_line"] = sources.line(place[0], place[1])
 
 
-def _frame(code: CodeType, instruction: int, _frame: FrameType) -> dict[str, Any]:
+def _frame(code: CodeType, instruction: int) -> dict[str, Any]:
     file, line, column, _, _ = sources.place(code.co_filename, sources.position(code, instruction))
     return {
         "file": file, "line": line, "column": column,
@@ -111,7 +112,7 @@ def _syntax(error: SyntaxError, calls: _Calls) -> dict[str, Any]:
     end_column = error.end_offset or 0
     if end_line == line:
         end_column = max(end_column, column + 1)
-    described = _error("spec.syntax", str(error.msg), None, calls, None)
+    described = _error("spec.syntax", str(error.msg), None, [(c, i) for c, i, _ in calls], None)
     _set_place(described, (file, line, column, end_line, max(end_column, 1)))
     return described
 

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 import _twill_host as host
 
-from . import errors, policy, sources
+from . import errors, policy, references, sources
 
 _real_import = builtins.__import__
-_repository: dict[str, ModuleType] = {}
+_repository = references.modules
 _stand_ins: dict[str, ModuleType] = {}
 
 

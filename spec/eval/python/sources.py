@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import linecache
 from types import CodeType
+from typing import Any
 
 Place = tuple[str, int, int, int, int]
 """File, line, column, end line, end column: from 1, columns in code points, the end exclusive."""
+
+Raw = tuple[int | None, int | None, int | None, int | None]
+"""Line, end line, offset, end offset, as code positions have them: offsets in bytes from 0."""
 
 _lines: dict[str, list[str]] = {}
 
@@ -41,7 +46,7 @@ def column(path: str, number: int, offset_bytes: int) -> int:
     return len(found.encode()[:offset_bytes].decode(errors="replace")) + 1
 
 
-def place(path: str, raw: tuple[int | None, int | None, int | None, int | None]) -> Place:
+def place(path: str, raw: Raw) -> Place:
     """Turns a code position (line, end line, offset, end offset) into a place."""
     start, end, offset, end_offset = raw
     start = start or 1
@@ -55,13 +60,55 @@ def place(path: str, raw: tuple[int | None, int | None, int | None, int | None])
     )
 
 
-_positions: dict[CodeType, list[tuple[int | None, int | None, int | None, int | None]]] = {}
+_positions: dict[CodeType, list[Raw]] = {}
 
 
-def position(code: CodeType, instruction: int) -> tuple[int | None, int | None, int | None, int | None]:
+def position(code: CodeType, instruction: int) -> Raw:
     """Returns the raw position of an instruction, given by its offset in bytes."""
     table = _positions.get(code)
     if table is None:
         table = _positions[code] = list(code.co_positions())
     index = instruction // 2
     return table[index] if 0 <= index < len(table) else (code.co_firstlineno, None, None, None)
+
+
+_trees: dict[str, ast.Module] = {}
+_calls: dict[str, dict[Raw, ast.Call]] = {}
+
+
+def tree(path: str) -> ast.Module:
+    """Returns the syntax tree of a known file."""
+    if path not in _trees:
+        _trees[path] = ast.parse(text(path))
+    return _trees[path]
+
+
+def place_of(path: str, node: Any) -> Place:
+    """Returns the place of a node of the file's syntax tree."""
+    return place(path, (node.lineno, node.end_lineno, node.col_offset, node.end_col_offset))
+
+
+def call_at(path: str, raw: Raw) -> ast.Call | None:
+    """Returns the call whose instruction has the position `raw`."""
+    table = _calls.get(path)
+    if table is None:
+        table = _calls[path] = _calls_of(path)
+    return table.get(raw)
+
+
+def _calls_of(path: str) -> dict[Raw, ast.Call]:
+    found: dict[Raw, ast.Call] = {}
+    stack: list[Any] = [tree(path)]
+    while stack:
+        node = stack.pop()
+        if type(node) is ast.Call:
+            found[node.lineno, node.end_lineno, node.col_offset, node.end_col_offset] = node
+        for name in node._fields:
+            child = getattr(node, name)
+            if type(child) is list:
+                stack.extend(item for item in child if isinstance(item, ast.AST))
+            elif isinstance(child, (ast.expr, ast.stmt)):
+                stack.append(child)
+            elif isinstance(child, ast.arguments):
+                stack.extend(d for d in (*child.defaults, *child.kw_defaults) if d is not None)
+    return found

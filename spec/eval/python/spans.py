@@ -9,42 +9,13 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from . import sources
+from . import references, sources
 
 _Call = dict[str, sources.Place]
 
-_calls: dict[str, dict[tuple[int, int, int, int], ast.Call]] = {}
 _arguments: dict[int, _Call] = {}
 _LITERAL_DEPTH_MAX = 3
 
-
-def _call_at(path: str, raw: tuple[int | None, int | None, int | None, int | None]) -> ast.Call | None:
-    table = _calls.get(path)
-    if table is None:
-        table = _calls[path] = _calls_of(path)
-    return table.get(raw)  # type: ignore[arg-type]
-
-
-def _calls_of(path: str) -> dict[tuple[int, int, int, int], ast.Call]:
-    found = {}
-    stack: list[Any] = [ast.parse(sources.text(path))]
-    while stack:
-        node = stack.pop()
-        if type(node) is ast.Call:
-            found[node.lineno, node.end_lineno, node.col_offset, node.end_col_offset] = node
-        for name in node._fields:
-            child = getattr(node, name)
-            if type(child) is list:
-                stack.extend(item for item in child if isinstance(item, ast.AST))
-            elif isinstance(child, (ast.expr, ast.stmt)):
-                stack.append(child)
-            elif isinstance(child, ast.arguments):
-                stack.extend(d for d in (*child.defaults, *child.kw_defaults) if d is not None)
-    return found  # type: ignore[return-value]
-
-
-def _place(path: str, node: Any) -> sources.Place:
-    return sources.place(path, (node.lineno, node.end_lineno, node.col_offset, node.end_col_offset))
 
 
 def _literal(path: str, name: str, node: ast.AST, found: _Call, depth: int) -> None:
@@ -64,7 +35,7 @@ def _literal(path: str, name: str, node: ast.AST, found: _Call, depth: int) -> N
     else:
         return
     for key, value in items:
-        found[f"{name}.{key}"] = _place(path, value)
+        found[f"{name}.{key}"] = sources.place_of(path, value)
         _literal(path, f"{name}.{key}", value, found, depth - 1)
 
 
@@ -73,24 +44,24 @@ def _arguments_of(path: str, call: ast.Call) -> _Call:
     if found is None:
         found = _arguments[id(call)] = {}
         for keyword in call.keywords:
-            found[keyword.arg or "**"] = _place(path, keyword.value)
+            found[keyword.arg or "**"] = sources.place_of(path, keyword.value)
             if keyword.arg:
                 _literal(path, keyword.arg, keyword.value, found, _LITERAL_DEPTH_MAX)
     return found
 
 
-def keyword(path: str, raw: tuple[int | None, int | None, int | None, int | None], name: str) -> sources.Place | None:
+def keyword(path: str, raw: sources.Raw, name: str) -> sources.Place | None:
     """Returns where the keyword `name` itself is written in the call at `raw`."""
-    call = _call_at(path, raw)
+    call = sources.call_at(path, raw)
     for argument in call.keywords if call else ():
         if argument.arg == name:
-            return _place(path, argument)
+            return sources.place_of(path, argument)
     return None
 
 
-def value(path: str, raw: tuple[int | None, int | None, int | None, int | None], name: str) -> sources.Place | None:
+def value(path: str, raw: sources.Raw, name: str) -> sources.Place | None:
     """Returns where the value of keyword `name` is written in the call at `raw`."""
-    call = _call_at(path, raw)
+    call = sources.call_at(path, raw)
     return _arguments_of(path, call).get(name) if call else None
 
 
@@ -103,7 +74,7 @@ def locate(spec: Any) -> dict[str, Any]:
     return {
         "at": sources.place(code.co_filename, sources.position(code, instruction)),
         "calls": [_frame(code, instruction) for code, instruction in calls],
-        "spans": _spans(spec.__dict__["_origins"]),
+        **_spans(spec.__dict__["_origins"]),
     }
 
 
@@ -112,14 +83,16 @@ def _frame(code: Any, instruction: int) -> tuple[str, int, int, str]:
     return (file, line, column, code.co_name)
 
 
-def _spans(origins: dict[str, Any]) -> _Call:
+def _spans(origins: dict[str, Any]) -> dict[str, Any]:
+    """Gives the place of each field's value, and of the definitions that the value refers to."""
     found: _Call = {}
+    refs: dict[str, list[sources.Place]] = {}
     for field, origin in origins.items():
-        call = next(((c, i) for c, i in origin if sources.known(c.co_filename)), None)
-        if call is None:
+        calls = [call for call in origin if sources.known(call[0].co_filename)]
+        if not calls:
             continue
-        path = call[0].co_filename
-        node = _call_at(path, sources.position(*call))
+        path = calls[0][0].co_filename
+        node = sources.call_at(path, sources.position(*calls[0]))
         if node is None:
             continue
         places = _arguments_of(path, node)
@@ -129,4 +102,7 @@ def _spans(origins: dict[str, Any]) -> _Call:
             found.update((name, place) for name, place in places.items() if name.startswith(prefix))
         elif "**" in places:
             found[field] = places["**"]
-    return found
+        referred = references.of_argument(calls, node, field)
+        if referred:
+            refs[field] = referred
+    return {"spans": found, "refs": refs} if refs else {"spans": found}

@@ -1,10 +1,8 @@
 //! What a spec must not do: each attempt ends as one clear error, and the evaluator serves the next spec.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{Repo, config, evaluator};
+use crate::support::{Repo, config, evaluator};
 use tw_model::Code;
 use tw_spec::{EvalConfig, Evaluator, SpecError};
 
@@ -181,13 +179,22 @@ fn the_deadline_holds_whatever_the_processor_time() {
 
 #[test]
 fn a_memory_bomb_ends_at_its_line() {
-    assert_refused("x = 'a' * (1 << 40)\n", Code::SpecMemory, 1, "memory");
-    assert_refused(
-        "x = []\nwhile True:\n    x.append('a' * 1000000)\n",
-        Code::SpecMemory,
-        3,
-        "memory",
-    );
+    for (spec, line) in [
+        ("x = 'a' * (1 << 40)\n", 1),
+        ("x = []\nwhile True:\n    x.append('a' * 1000000)\n", 3),
+    ] {
+        let roomy = EvalConfig {
+            cpu: Duration::from_secs(20),
+            memory_bytes: 256 << 20,
+            ..config()
+        };
+        let error = attempt_with(roomy, spec);
+        assert_eq!(
+            (error.code, error.line),
+            (Code::SpecMemory, Some(line)),
+            "{error:?}"
+        );
+    }
 }
 
 #[test]

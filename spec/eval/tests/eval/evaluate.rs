@@ -1,8 +1,6 @@
 //! From specs to typed jobs.
 
-mod support;
-
-use support::{Repo, evaluate_all, evaluator, rendered};
+use crate::support::{Repo, evaluate_all, evaluator, rendered};
 use tw_model::{Bytes, Cores, JobSpec};
 use tw_spec::{Outcome, QuestionKind};
 

@@ -1,7 +1,5 @@
 //! A repository in a temporary folder, and an evaluator of it.
 
-#![allow(dead_code, reason = "each test file uses a part of this")]
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

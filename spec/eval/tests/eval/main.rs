@@ -1,0 +1,8 @@
+//! Evaluation from end to end: `tw-spec` with the real `tw-eval`.
+
+mod diff;
+mod errors;
+mod evaluate;
+mod examples;
+mod seal;
+mod support;
