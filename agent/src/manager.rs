@@ -96,6 +96,10 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
 fn lock(config: &AgentConfig) -> anyhow::Result<Flock<File>> {
     let path = config.state.join("agent.lock");
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| anyhow::anyhow!("another agent runs in {}; end it, or use another --state", config.state.display()))
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        anyhow::anyhow!(
+            "another agent runs in {}; end it, or use another --state",
+            config.state.display()
+        )
+    })
 }

@@ -1,1 +1,168 @@
-fn main() {}
+//! `tw-agent`: one on each machine.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tw_agent::manager::{self, AgentConfig, ControllerAddress};
+use tw_model::{Bytes, Cores, MachineId};
+
+/// Runs the tasks that a controller assigns to this machine.
+#[derive(Debug, Parser)]
+#[command(name = "tw-agent", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent in the foreground; tasks outlive it
+    Run(Box<RunArgs>),
+    /// End every task of an agent that does not run, and remove its cgroups
+    Clean {
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+        #[arg(long, value_name = "NAME")]
+        cgroup: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    /// The machine's name
+    #[arg(long)]
+    name: MachineId,
+    /// Where the agent keeps everything
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// unix:PATH, or http://ADDRESS:PORT with --token-file
+    #[arg(long, value_name = "URL")]
+    controller: String,
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The agent's subtree in the cgroup hierarchies
+    #[arg(long, value_name = "NAME", default_value = "twill")]
+    cgroup: String,
+    /// Cores that tasks may be given [default: all]
+    #[arg(long, value_name = "CORES")]
+    cpu: Option<f64>,
+    /// Memory that tasks may be given, in bytes [default: all]
+    #[arg(long, value_name = "BYTES")]
+    memory: Option<u64>,
+    /// Disk that tasks may be given, in bytes [default: what is free]
+    #[arg(long, value_name = "BYTES")]
+    disk: Option<u64>,
+    #[arg(long, default_value = "")]
+    rack: String,
+    /// Where tasks of this machine are reached
+    #[arg(long, default_value = "127.0.0.1")]
+    address: String,
+    /// Ports that tasks may be given, FIRST-LAST
+    #[arg(long, value_name = "RANGE", default_value = "20000-29999", value_parser = parse_ports)]
+    ports: (u16, u16),
+}
+
+fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let refuse = || format!("'{text}' is not a range of ports such as 20000-29999");
+    let (first, last) = text.split_once('-').ok_or_else(refuse)?;
+    let (first, last) = (
+        first.parse().map_err(|_| refuse())?,
+        last.parse().map_err(|_| refuse())?,
+    );
+    match first <= last {
+        true => Ok((first, last)),
+        false => Err(refuse()),
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            let _ = usage.print();
+            return ExitCode::from(u8::from(usage.use_stderr()));
+        }
+    };
+    start_log();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(cause) => {
+            tracing::error!("{cause:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the agent needs root: it makes namespaces, cgroups and mounts for the tasks; run it with sudo"
+    );
+    let args = match command {
+        Command::Clean { state, cgroup } => return manager::clean(&state, &cgroup),
+        Command::Run(args) => *args,
+    };
+    let config = AgentConfig {
+        controller: controller(&args)?,
+        name: args.name,
+        state: std::path::absolute(args.state)?,
+        cgroup: args.cgroup,
+        cpu: args.cpu.map(|cores| Cores((cores * 1000.0) as u64)),
+        memory: args.memory.map(Bytes),
+        disk: args.disk.map(Bytes),
+        rack: args.rack,
+        address: args.address,
+        ports: args.ports,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        let shutdown = async {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+        };
+        manager::run(config, shutdown).await
+    })
+}
+
+fn controller(args: &RunArgs) -> anyhow::Result<ControllerAddress> {
+    if let Some(path) = args.controller.strip_prefix("unix:") {
+        return Ok(ControllerAddress::Unix(path.into()));
+    }
+    let address = args
+        .controller
+        .strip_prefix("http://")
+        .and_then(|address| address.parse().ok());
+    match (address, &args.token_file) {
+        (Some(address), Some(token_file)) => Ok(ControllerAddress::Tcp {
+            address,
+            token_file: token_file.clone(),
+        }),
+        (Some(_), None) => anyhow::bail!("a controller over TCP needs --token-file"),
+        (None, _) => anyhow::bail!(
+            "'{}' is not a controller: use unix:PATH or http://ADDRESS:PORT",
+            args.controller
+        ),
+    }
+}
+
+/// Text on a terminal, JSON otherwise; `TW_LOG` sets the level.
+fn start_log() {
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("TW_LOG").unwrap_or_else(|_| "info".into());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match std::io::stderr().is_terminal() {
+        true => log.init(),
+        false => log.json().init(),
+    }
+}

@@ -33,7 +33,10 @@ pub struct AgentConfig {
 #[derive(Clone, Debug)]
 pub enum ControllerAddress {
     Unix(PathBuf),
-    Tcp { address: SocketAddr, token_file: PathBuf },
+    Tcp {
+        address: SocketAddr,
+        token_file: PathBuf,
+    },
 }
 
 impl ControllerAddress {
@@ -41,10 +44,17 @@ impl ControllerAddress {
     pub fn endpoint(&self) -> anyhow::Result<ApiEndpoint> {
         match self {
             ControllerAddress::Unix(path) => Ok(ApiEndpoint::Unix(path.clone())),
-            ControllerAddress::Tcp { address, token_file } => {
-                let token = std::fs::read_to_string(token_file)
-                    .with_context(|| format!("cannot read the token in {}", token_file.display()))?;
-                Ok(ApiEndpoint::Tcp { address: *address, token: token.trim().to_owned() })
+            ControllerAddress::Tcp {
+                address,
+                token_file,
+            } => {
+                let token = std::fs::read_to_string(token_file).with_context(|| {
+                    format!("cannot read the token in {}", token_file.display())
+                })?;
+                Ok(ApiEndpoint::Tcp {
+                    address: *address,
+                    token: token.trim().to_owned(),
+                })
             }
         }
     }
@@ -84,23 +94,37 @@ impl AgentConfig {
         MachineFacts {
             address: self.address.clone(),
             os: os_name().unwrap_or_default(),
-            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
             rack: self.rack.clone(),
             labels: Default::default(),
-            enforces: [cgroup, "cpu", "memory", "pids"].map(str::to_owned).to_vec(),
+            enforces: [cgroup, "cpu", "memory", "pids"]
+                .map(str::to_owned)
+                .to_vec(),
         }
     }
 }
 
 fn memory_total() -> anyhow::Result<Bytes> {
     let text = std::fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).context("/proc/meminfo has no MemTotal")?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().context("MemTotal is not a number")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .context("/proc/meminfo has no MemTotal")?;
+    let kib: u64 = line
+        .trim()
+        .trim_end_matches("kB")
+        .trim()
+        .parse()
+        .context("MemTotal is not a number")?;
     Ok(Bytes(kib * 1024))
 }
 
 fn disk_free(folder: &Path) -> anyhow::Result<Bytes> {
-    let found = rustix::fs::statvfs(folder).with_context(|| format!("cannot measure the disk of {}", folder.display()))?;
+    let found = rustix::fs::statvfs(folder)
+        .with_context(|| format!("cannot measure the disk of {}", folder.display()))?;
     Ok(Bytes(found.f_bavail * found.f_frsize))
 }
 
@@ -108,7 +132,9 @@ fn disk_free(folder: &Path) -> anyhow::Result<Bytes> {
 fn os_name() -> Option<String> {
     let text = std::fs::read_to_string("/etc/os-release").ok()?;
     let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         line.map(|value| value.trim_matches('"').to_owned())
     };
     let id = field("ID")?;
@@ -121,7 +147,21 @@ pub(super) fn helper_program() -> anyhow::Result<PathBuf> {
     let folder = here.parent().context("a program is in a folder")?;
     let named = std::env::var_os("TW_LIBEXEC").map(PathBuf::from);
     // Tests run from a folder below the one that programs are built into.
-    let places = [Some(folder.to_owned()), folder.parent().map(Path::to_owned), named, Some(folder.join("../lib/twill"))];
-    let found = places.into_iter().flatten().map(|place| place.join("tw-helper")).find(|program| program.is_file());
-    found.with_context(|| format!("tw-helper is not beside {}; install it there, or name its folder in TW_LIBEXEC", here.display()))
+    let places = [
+        Some(folder.to_owned()),
+        folder.parent().map(Path::to_owned),
+        named,
+        Some(folder.join("../lib/twill")),
+    ];
+    let found = places
+        .into_iter()
+        .flatten()
+        .map(|place| place.join("tw-helper"))
+        .find(|program| program.is_file());
+    found.with_context(|| {
+        format!(
+            "tw-helper is not beside {}; install it there, or name its folder in TW_LIBEXEC",
+            here.display()
+        )
+    })
 }

@@ -19,14 +19,19 @@ impl Endpoints {
     }
 
     fn get(&self) -> Vec<Endpoint> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// `HOST:PORT` of one task of a service; different tasks get different ones, as far as there are.
     pub(super) fn pick(&self, job: &JobId, port: &Name, index: u32) -> Option<String> {
         let endpoints = self.get();
-        let serving: Vec<&Endpoint> =
-            endpoints.iter().filter(|endpoint| endpoint.job == *job && endpoint.port == *port).collect();
+        let serving: Vec<&Endpoint> = endpoints
+            .iter()
+            .filter(|endpoint| endpoint.job == *job && endpoint.port == *port)
+            .collect();
         let chosen = serving.get(index as usize % serving.len().max(1))?;
         Some(chosen.address.clone())
     }
@@ -34,10 +39,21 @@ impl Endpoints {
     /// Writes the services that a job names into a task's run folder, in one step.
     pub(super) fn write(&self, spec: &JobSpec, run_folder: &Path) -> std::io::Result<()> {
         let wanted = spec.services();
-        let mut services: BTreeMap<Name, BTreeMap<Name, Vec<String>>> =
-            wanted.iter().map(|job| (job.name.clone(), BTreeMap::new())).collect();
-        for endpoint in self.get().into_iter().filter(|endpoint| wanted.contains(&endpoint.job)) {
-            services.entry(endpoint.job.name).or_default().entry(endpoint.port).or_default().push(endpoint.address);
+        let mut services: BTreeMap<Name, BTreeMap<Name, Vec<String>>> = wanted
+            .iter()
+            .map(|job| (job.name.clone(), BTreeMap::new()))
+            .collect();
+        for endpoint in self
+            .get()
+            .into_iter()
+            .filter(|endpoint| wanted.contains(&endpoint.job))
+        {
+            services
+                .entry(endpoint.job.name)
+                .or_default()
+                .entry(endpoint.port)
+                .or_default()
+                .push(endpoint.address);
         }
         let draft = run_folder.join(format!(".{FILE}"));
         std::fs::write(&draft, serde_json::to_vec(&services)?)?;

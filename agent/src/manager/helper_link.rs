@@ -27,9 +27,16 @@ impl HelperLink {
     pub(super) async fn connect(folder: &Path) -> io::Result<HelperLink> {
         // A socket's path may have 107 bytes; the way through a descriptor is always short.
         let directory = File::open(folder)?;
-        let stream = UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET_FILE}", directory.as_raw_fd())).await?;
+        let stream = UnixStream::connect(format!(
+            "/proc/self/fd/{}/{SOCKET_FILE}",
+            directory.as_raw_fd()
+        ))
+        .await?;
         let (read, requests) = stream.into_split();
-        let mut link = HelperLink { lines: BufReader::new(read).lines(), requests };
+        let mut link = HelperLink {
+            lines: BufReader::new(read).lines(),
+            requests,
+        };
         let hello = tokio::time::timeout(HELLO_WITHIN, link.lines.next_line()).await??;
         let hello: Hello = serde_json::from_str(&hello.ok_or(io::ErrorKind::UnexpectedEof)?)?;
         match hello.proto >= PROTO_OLDEST {
@@ -58,7 +65,10 @@ impl HelperLink {
 
 /// Starts the helper of a task and connects to it; it outlives this process.
 pub(super) async fn start(program: &Path, folder: &Path) -> io::Result<HelperLink> {
-    let log = OpenOptions::new().create(true).append(true).open(folder.join("helper.log"))?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("helper.log"))?;
     let mut child = Command::new(program)
         .arg("keep")
         .arg(folder)

@@ -29,7 +29,10 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Refusal {
-        Refusal { code, message: message.into() }
+        Refusal {
+            code,
+            message: message.into(),
+        }
     }
 }
 
@@ -58,16 +61,30 @@ pub(super) fn record(
 ) -> Result<LaunchRecord, Refusal> {
     let (task, spec) = (&assignment.task, &assignment.spec);
     check_ports(assignment)?;
-    let names: Vec<String> = spec.packages.iter().map(|package| format!("{PACKAGES}/{}", last_part(&package.path.0))).collect();
+    let names: Vec<String> = spec
+        .packages
+        .iter()
+        .map(|package| format!("{PACKAGES}/{}", last_part(&package.path.0)))
+        .collect();
     let mut binds = base::host_binds();
-    binds.push(Bind { source: folder.join("run"), target: "/run/twill".into(), is_writable: false, is_optional: false });
+    binds.push(Bind {
+        source: folder.join("run"),
+        target: "/run/twill".into(),
+        is_writable: false,
+        is_optional: false,
+    });
     binds.extend(packages.iter().zip(&names).map(|(source, target)| Bind {
         source: source.clone(),
         target: target.into(),
         is_writable: false,
         is_optional: false,
     }));
-    let argv = spec.command.0.iter().map(|word| render(agent, assignment, word)).collect::<Result<_, _>>()?;
+    let argv = spec
+        .command
+        .0
+        .iter()
+        .map(|word| render(agent, assignment, word))
+        .collect::<Result<_, _>>()?;
     Ok(LaunchRecord {
         proto: PROTO,
         task: task.id.to_string(),
@@ -96,7 +113,10 @@ fn last_part(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-fn environment(agent: &Agent, assignment: &Assignment) -> Result<BTreeMap<String, String>, Refusal> {
+fn environment(
+    agent: &Agent,
+    assignment: &Assignment,
+) -> Result<BTreeMap<String, String>, Refusal> {
     let task = &assignment.task;
     let own = [
         ("PATH", DEFAULT_PATH.to_owned()),
@@ -106,7 +126,10 @@ fn environment(agent: &Agent, assignment: &Assignment) -> Result<BTreeMap<String
         ("TW_INDEX", task.id.index.to_string()),
         ("TW_INCARNATION", task.id.incarnation.to_string()),
     ];
-    let mut env: BTreeMap<String, String> = own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let mut env: BTreeMap<String, String> = own
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
     for (name, port) in &task.ports {
         let name = name.as_str().to_ascii_uppercase().replace('-', "_");
         env.insert(format!("PORT_{name}"), port.to_string());
@@ -119,7 +142,8 @@ fn environment(agent: &Agent, assignment: &Assignment) -> Result<BTreeMap<String
 
 fn render(agent: &Agent, assignment: &Assignment, text: &str) -> Result<String, Refusal> {
     let task = &assignment.task;
-    let template = Template::parse(text).map_err(|cause| Refusal::new(Code::TaskStartFailed, cause.to_string()))?;
+    let template = Template::parse(text)
+        .map_err(|cause| Refusal::new(Code::TaskStartFailed, cause.to_string()))?;
     let bind = |value: &TemplateValue| match value {
         TemplateValue::Port(name) => task.ports.get(name).map(u16::to_string),
         TemplateValue::TaskIndex => Some(task.id.index.to_string()),
@@ -143,7 +167,8 @@ fn render(agent: &Agent, assignment: &Assignment, text: &str) -> Result<String, 
 fn check_ports(assignment: &Assignment) -> Result<(), Refusal> {
     for (name, port) in &assignment.task.ports {
         if let Err(cause) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)) {
-            let message = format!("port {port}, given for '{name}', cannot be listened on: {cause}");
+            let message =
+                format!("port {port}, given for '{name}', cannot be listened on: {cause}");
             return Err(Refusal::new(Code::TaskPortInUse, message));
         }
     }

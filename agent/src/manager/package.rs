@@ -20,8 +20,13 @@ pub(super) struct Packages {
 
 impl Packages {
     pub(super) fn open(folder: &Path, client: Client) -> anyhow::Result<Packages> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        Ok(Packages { folder: folder.to_owned(), client, fetching: Mutex::new(()) })
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Packages {
+            folder: folder.to_owned(),
+            client,
+            fetching: Mutex::new(()),
+        })
     }
 
     /// The folder of a package; it is fetched if it is not there.
@@ -31,8 +36,14 @@ impl Packages {
         if folder.is_dir() {
             return Ok(folder);
         }
-        let archive = self.client.get_bytes(&format!("/v1/packages/{}", digest.0)).await?;
-        let (draft, digest) = (self.folder.join(format!("{}.draft", digest.0)), digest.0.clone());
+        let archive = self
+            .client
+            .get_bytes(&format!("/v1/packages/{}", digest.0))
+            .await?;
+        let (draft, digest) = (
+            self.folder.join(format!("{}.draft", digest.0)),
+            digest.0.clone(),
+        );
         let target = folder.clone();
         tokio::task::spawn_blocking(move || unpack(&archive, &digest, &draft, &target)).await??;
         Ok(folder)
@@ -56,7 +67,10 @@ impl Packages {
 /// Unpacks an archive whose bytes have the digest, so that `target` is there whole or not at all.
 fn unpack(archive: &[u8], digest: &str, draft: &Path, target: &Path) -> anyhow::Result<()> {
     let found = blake3::hash(archive).to_hex();
-    anyhow::ensure!(found.as_str() == digest, "the package {digest} arrived with the digest {found}; it is not used");
+    anyhow::ensure!(
+        found.as_str() == digest,
+        "the package {digest} arrived with the digest {found}; it is not used"
+    );
     if draft.exists() {
         std::fs::remove_dir_all(draft)?;
     }
@@ -64,7 +78,9 @@ fn unpack(archive: &[u8], digest: &str, draft: &Path, target: &Path) -> anyhow::
     let mut archive = tar::Archive::new(archive);
     archive.set_preserve_permissions(true);
     archive.set_preserve_mtime(true);
-    archive.unpack(draft).with_context(|| format!("cannot unpack the package {digest}"))?;
+    archive
+        .unpack(draft)
+        .with_context(|| format!("cannot unpack the package {digest}"))?;
     std::fs::set_permissions(draft, std::fs::Permissions::from_mode(0o755))?;
     std::fs::rename(draft, target)?;
     Ok(())
@@ -94,9 +110,15 @@ mod tests {
         let good = archive(&[("main.py", "print(1)")]);
         let digest = blake3::hash(&good).to_hex().to_string();
         unpack(&good, &digest, &place("draft"), &place("good")).unwrap();
-        assert_eq!(std::fs::read_to_string(place("good/main.py")).unwrap(), "print(1)");
+        assert_eq!(
+            std::fs::read_to_string(place("good/main.py")).unwrap(),
+            "print(1)"
+        );
         let refusal = unpack(&good, &"0".repeat(64), &place("draft"), &place("bad")).unwrap_err();
-        assert!(refusal.to_string().contains("arrived with the digest"), "{refusal}");
+        assert!(
+            refusal.to_string().contains("arrived with the digest"),
+            "{refusal}"
+        );
         let escaping = archive(&[("../outside", "x")]);
         let digest = blake3::hash(&escaping).to_hex().to_string();
         let _refused_or_skipped = unpack(&escaping, &digest, &place("draft"), &place("escaping"));

@@ -27,7 +27,11 @@ impl Reports {
         tracing::debug!(%task, ?phase, "report");
         let mut inner = self.lock();
         inner.last_seq += 1;
-        let report = TaskReport { seq: inner.last_seq, task: task.clone(), phase };
+        let report = TaskReport {
+            seq: inner.last_seq,
+            task: task.clone(),
+            phase,
+        };
         if !matches!(report.phase, Phase::Health { .. }) {
             inner.newest.insert(task.clone(), report.clone());
         }
@@ -69,8 +73,21 @@ mod tests {
         let reports = Reports::default();
         let task: TaskId = "web.0#1".parse().unwrap();
         reports.add(&task, Phase::Starting);
-        reports.add(&task, Phase::Health { healthy: true, detail: String::new() });
-        assert_eq!(reports.pending().iter().map(|report| report.seq).collect::<Vec<_>>(), [1, 2]);
+        reports.add(
+            &task,
+            Phase::Health {
+                healthy: true,
+                detail: String::new(),
+            },
+        );
+        assert_eq!(
+            reports
+                .pending()
+                .iter()
+                .map(|report| report.seq)
+                .collect::<Vec<_>>(),
+            [1, 2]
+        );
         reports.acknowledge(1);
         assert_eq!(reports.pending().len(), 1);
         assert_eq!(reports.newest()[0].phase, Phase::Starting);

@@ -9,7 +9,10 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tw_api::{Connection, Dial, ErrorBody, Frame, FrameKind, LogLine, LogsRequest, SessionRequest, Stream, read_frame, write_frame};
+use tw_api::{
+    Connection, Dial, ErrorBody, Frame, FrameKind, LogLine, LogsRequest, SessionRequest, Stream,
+    read_frame, write_frame,
+};
 use tw_model::{Code, Exit, Timestamp};
 
 use super::Agent;
@@ -35,7 +38,10 @@ pub(super) async fn serve(agent: Arc<Agent>, dial: Dial) {
     let served = match &dial.request {
         _ if !folder.path().is_dir() => refuse(&mut connection, dial.request.task()).await,
         SessionRequest::Exec(request) => {
-            let request = ExecRequest { argv: request.argv.clone(), terminal: request.terminal };
+            let request = ExecRequest {
+                argv: request.argv.clone(),
+                terminal: request.terminal,
+            };
             exec(&agent.helper, folder.path(), &request, &mut connection).await
         }
         SessionRequest::Logs(request) => logs(folder.path(), request, &mut connection).await,
@@ -46,21 +52,40 @@ pub(super) async fn serve(agent: Arc<Agent>, dial: Dial) {
 }
 
 async fn refuse(connection: &mut Connection, task: &tw_model::TaskId) -> anyhow::Result<()> {
-    let body = ErrorBody::new(Code::TaskNotFound, format!("nothing is left of task {task} on its machine"));
+    let body = ErrorBody::new(
+        Code::TaskNotFound,
+        format!("nothing is left of task {task} on its machine"),
+    );
     Ok(write_frame(connection, &Frame::json(FrameKind::Error, &body)).await?)
 }
 
 /// Starts `tw-helper exec` for a task and gives it its request; the frames after that are the session's.
-async fn start_exec(helper: &Path, folder: &Path, request: &ExecRequest) -> io::Result<(Child, UnixStream)> {
+async fn start_exec(
+    helper: &Path,
+    folder: &Path,
+    request: &ExecRequest,
+) -> io::Result<(Child, UnixStream)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    let child = Command::new(helper).arg("exec").arg(folder).stdin(OwnedFd::from(theirs)).kill_on_drop(true).spawn()?;
+    let child = Command::new(helper)
+        .arg("exec")
+        .arg(folder)
+        .stdin(OwnedFd::from(theirs))
+        .kill_on_drop(true)
+        .spawn()?;
     ours.set_nonblocking(true)?;
     let mut stream = UnixStream::from_std(ours)?;
-    write_frame(&mut stream, &Frame::json(FrameKind::Open, request)).await.map_err(io::Error::other)?;
+    write_frame(&mut stream, &Frame::json(FrameKind::Open, request))
+        .await
+        .map_err(io::Error::other)?;
     Ok((child, stream))
 }
 
-async fn exec(helper: &Path, folder: &Path, request: &ExecRequest, connection: &mut Connection) -> anyhow::Result<()> {
+async fn exec(
+    helper: &Path,
+    folder: &Path,
+    request: &ExecRequest,
+    connection: &mut Connection,
+) -> anyhow::Result<()> {
     let (mut child, mut stream) = start_exec(helper, folder, request).await?;
     tokio::io::copy_bidirectional(connection, &mut stream).await?;
     drop(stream);
@@ -70,16 +95,35 @@ async fn exec(helper: &Path, folder: &Path, request: &ExecRequest, connection: &
 
 /// Runs a command in a task to its end; an error says how it ended, with the last it wrote.
 pub(super) async fn command(helper: &Path, folder: &Path, argv: &[String]) -> Result<(), String> {
-    let request = ExecRequest { argv: argv.to_vec(), terminal: None };
-    let (_child, mut stream) = start_exec(helper, folder, &request).await.map_err(|cause| cause.to_string())?;
-    write_frame(&mut stream, &Frame::new(FrameKind::StdinEnd, [])).await.map_err(|cause| cause.to_string())?;
+    let request = ExecRequest {
+        argv: argv.to_vec(),
+        terminal: None,
+    };
+    let (_child, mut stream) = start_exec(helper, folder, &request)
+        .await
+        .map_err(|cause| cause.to_string())?;
+    write_frame(&mut stream, &Frame::new(FrameKind::StdinEnd, []))
+        .await
+        .map_err(|cause| cause.to_string())?;
     let mut said = String::new();
-    while let Some(frame) = read_frame(&mut stream).await.map_err(|cause| cause.to_string())? {
+    while let Some(frame) = read_frame(&mut stream)
+        .await
+        .map_err(|cause| cause.to_string())?
+    {
         match frame.kind {
             FrameKind::Stdout | FrameKind::Stderr => {
-                said = String::from_utf8_lossy(&frame.bytes).trim().lines().last().unwrap_or_default().to_owned();
+                said = String::from_utf8_lossy(&frame.bytes)
+                    .trim()
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+                    .to_owned();
             }
-            FrameKind::Error => return Err(frame.parse::<ErrorBody>().map_or_else(|cause| cause.to_string(), |body| body.message)),
+            FrameKind::Error => {
+                return Err(frame
+                    .parse::<ErrorBody>()
+                    .map_or_else(|cause| cause.to_string(), |body| body.message));
+            }
             FrameKind::Exit => {
                 let exit: Exit = frame.parse().map_err(|cause| cause.to_string())?;
                 return match exit.success() {
@@ -93,15 +137,26 @@ pub(super) async fn command(helper: &Path, folder: &Path, argv: &[String]) -> Re
     Err("the command ended without a word".to_owned())
 }
 
-async fn logs(folder: &Path, request: &LogsRequest, connection: &mut Connection) -> anyhow::Result<()> {
+async fn logs(
+    folder: &Path,
+    request: &LogsRequest,
+    connection: &mut Connection,
+) -> anyhow::Result<()> {
     let log_folder = folder.join(LOG_FOLDER);
     let lines = request.tail;
     let started = tokio::task::spawn_blocking(move || match lines {
-        Some(lines) => log::tail(&log_folder, usize::try_from(lines).unwrap_or(usize::MAX), None),
+        Some(lines) => log::tail(
+            &log_folder,
+            usize::try_from(lines).unwrap_or(usize::MAX),
+            None,
+        ),
         None => Ok((Vec::new(), LogReader::open(&log_folder))),
     });
     let (first, mut reader) = started.await??;
-    let mut splitter = Splitter { since: request.since, ..Splitter::default() };
+    let mut splitter = Splitter {
+        since: request.since,
+        ..Splitter::default()
+    };
     splitter.send(first, connection).await?;
     loop {
         // Looked at before the log is: what was written before the end is read after it.
@@ -145,7 +200,11 @@ struct Splitter {
 }
 
 impl Splitter {
-    async fn send(&mut self, frames: Vec<log::Frame>, to: &mut (impl AsyncWrite + Unpin)) -> anyhow::Result<()> {
+    async fn send(
+        &mut self,
+        frames: Vec<log::Frame>,
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> anyhow::Result<()> {
         for frame in frames {
             for line in self.lines(&frame) {
                 write_frame(to, &Frame::json(FrameKind::Log, &line)).await?;
@@ -157,7 +216,11 @@ impl Splitter {
     async fn send_rest(&mut self, to: &mut (impl AsyncWrite + Unpin)) -> anyhow::Result<()> {
         for stream in [Stream::Stdout, Stream::Stderr] {
             if let Some((at, text)) = self.open[stream as usize].take() {
-                write_frame(to, &Frame::json(FrameKind::Log, &line_of(at, stream, &text))).await?;
+                write_frame(
+                    to,
+                    &Frame::json(FrameKind::Log, &line_of(at, stream, &text)),
+                )
+                .await?;
             }
         }
         Ok(())
@@ -171,7 +234,9 @@ impl Splitter {
         let now = Timestamp(frame.timestamp_us);
         let mut lines = Vec::new();
         for piece in frame.data.split_inclusive(|byte| *byte == b'\n') {
-            let (at, mut text) = self.open[stream as usize].take().unwrap_or((now, Vec::new()));
+            let (at, mut text) = self.open[stream as usize]
+                .take()
+                .unwrap_or((now, Vec::new()));
             text.extend_from_slice(piece);
             match text.strip_suffix(b"\n") {
                 Some(line) => lines.push(line_of(at, stream, line)),
@@ -184,7 +249,11 @@ impl Splitter {
 }
 
 fn line_of(at: Timestamp, stream: Stream, text: &[u8]) -> LogLine {
-    LogLine { at, stream, text: String::from_utf8_lossy(text).into_owned() }
+    LogLine {
+        at,
+        stream,
+        text: String::from_utf8_lossy(text).into_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -192,16 +261,31 @@ mod tests {
     use super::*;
 
     fn frame(stream: log::Stream, at: i64, text: &str) -> log::Frame {
-        log::Frame { stream, timestamp_us: at, sequence: 0, data: text.as_bytes().to_vec() }
+        log::Frame {
+            stream,
+            timestamp_us: at,
+            sequence: 0,
+            data: text.as_bytes().to_vec(),
+        }
     }
 
     #[test]
     fn a_line_that_is_spread_over_frames_has_the_time_of_its_beginning() {
         let mut splitter = Splitter::default();
-        assert!(splitter.lines(&frame(log::Stream::Stdout, 1, "hel")).is_empty());
-        assert_eq!(splitter.lines(&frame(log::Stream::Stderr, 2, "no\n"))[0].text, "no");
+        assert!(
+            splitter
+                .lines(&frame(log::Stream::Stdout, 1, "hel"))
+                .is_empty()
+        );
+        assert_eq!(
+            splitter.lines(&frame(log::Stream::Stderr, 2, "no\n"))[0].text,
+            "no"
+        );
         let lines = splitter.lines(&frame(log::Stream::Stdout, 3, "lo\nworld\n!"));
-        let seen: Vec<(i64, &str)> = lines.iter().map(|line| (line.at.0, line.text.as_str())).collect();
+        let seen: Vec<(i64, &str)> = lines
+            .iter()
+            .map(|line| (line.at.0, line.text.as_str()))
+            .collect();
         assert_eq!(seen, [(1, "hello"), (3, "world")]);
     }
 }

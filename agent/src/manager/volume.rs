@@ -59,7 +59,12 @@ pub(super) fn list(tasks: &Path) -> anyhow::Result<Vec<TaskId>> {
     let entries = match std::fs::read_dir(tasks) {
         Ok(entries) => entries,
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(cause) => return Err(cause).with_context(|| format!("cannot list {}", tasks.display())),
+        Err(cause) => {
+            return Err(cause).with_context(|| format!("cannot list {}", tasks.display()));
+        }
     };
-    Ok(entries.flatten().filter_map(|entry| TaskId::from_folder_name(entry.file_name().to_str()?)).collect())
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| TaskId::from_folder_name(entry.file_name().to_str()?))
+        .collect())
 }

@@ -1,0 +1,308 @@
+//! Resources: what each task uses, and the limits that follow it.
+//!
+//! Every second each task's cgroup is read and the sample goes into the history of its job. From time to
+//! time the policy is asked what limits fit that history; where the spec says so, they are applied to the
+//! running tasks. Nothing here needs the controller.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tw_model::{Bytes, Cores, JobSpec, LimitMode, Millis, TaskId, TaskUsage, Timestamp};
+use tw_scheduler::limits::{LimitAnswer, LimitPolicy, LimitSet, UsageBucket};
+use tw_store::history::{Bucket, History, HistoryOptions, Sample};
+
+use super::{Agent, launch};
+use crate::cgroup::{CgroupError, CgroupTree, Usage};
+
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
+/// The grain of the history.
+const BUCKET_WIDTH: Duration = Duration::from_secs(5);
+
+/// How long the kernel may take to reclaim memory when a limit shrinks.
+const RESIZE_PATIENCE: Duration = Duration::from_millis(200);
+
+/// The policy is asked so often in a window, within these bounds.
+const DECISIONS_A_WINDOW: u32 = 60;
+const DECIDE_EVERY_MIN: Duration = Duration::from_secs(5);
+const DECIDE_EVERY_MAX: Duration = Duration::from_secs(60);
+
+pub(super) struct Resources {
+    tree: Arc<dyn CgroupTree>,
+    history: History,
+    measured: Mutex<Measured>,
+}
+
+#[derive(Default)]
+struct Measured {
+    tasks: BTreeMap<TaskId, Task>,
+    /// What has been learned of each job with tasks here, by its series.
+    jobs: BTreeMap<String, Job>,
+}
+
+/// A running task.
+struct Task {
+    spec: Arc<JobSpec>,
+    /// The limits in its cgroup.
+    limits: LimitSet,
+    last: Option<(Instant, Usage)>,
+    samples: u64,
+    cpu: Cores,
+    memory: Bytes,
+    memory_peak: Bytes,
+}
+
+#[derive(Default)]
+struct Job {
+    decide_at: Option<Instant>,
+    learned: Option<LimitSet>,
+    history: Millis,
+    samples: u64,
+    ooms: u64,
+}
+
+impl Resources {
+    pub(super) fn open(path: &Path, tree: Arc<dyn CgroupTree>) -> anyhow::Result<Resources> {
+        let options = HistoryOptions {
+            bucket_width: BUCKET_WIDTH,
+            ..HistoryOptions::default()
+        };
+        Ok(Resources {
+            tree,
+            history: History::open(path, options)?,
+            measured: Mutex::default(),
+        })
+    }
+
+    /// Begins to measure a task, or takes its new spec, whose limits are applied at once.
+    pub(super) fn set(&self, task: &TaskId, spec: Arc<JobSpec>) {
+        let mut measured = self.lock();
+        let request = LimitSet {
+            cpu: spec.resources.cpu,
+            memory: spec.resources.memory,
+        };
+        match measured.tasks.get_mut(task) {
+            None => {
+                // A task that was adopted may have a learned limit already.
+                let memory = self
+                    .tree
+                    .memory_limit_bytes(&task.folder_name())
+                    .map_or(request.memory, Bytes);
+                measured.tasks.insert(
+                    task.clone(),
+                    Task::new(spec, LimitSet { memory, ..request }),
+                );
+            }
+            Some(known) => {
+                known.spec = spec;
+                self.apply(task, known, request);
+                measured.jobs.remove(&series(task));
+            }
+        }
+    }
+
+    pub(super) fn remove(&self, task: &TaskId) {
+        let mut measured = self.lock();
+        measured.tasks.remove(task);
+        if !measured.tasks.keys().any(|other| other.job == task.job) {
+            measured.jobs.remove(&series(task));
+        }
+    }
+
+    /// What every task uses now, for the controller.
+    pub(super) fn usage(&self) -> Vec<TaskUsage> {
+        let measured = self.lock();
+        let none = Job::default();
+        measured
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.samples > 0)
+            .map(|(id, task)| task.usage(id, measured.jobs.get(&series(id)).unwrap_or(&none)))
+            .collect()
+    }
+
+    /// Reads every cgroup once, and sets limits where it is time to.
+    fn tick(&self) {
+        let mut measured = self.lock();
+        let samples: Vec<Sample> = measured
+            .tasks
+            .iter_mut()
+            .filter_map(|(id, task)| self.sample(id, task))
+            .collect();
+        if let Err(cause) = self.history.record(&samples) {
+            tracing::warn!(%cause, "cannot record what tasks use");
+        }
+        let Measured { tasks, jobs } = &mut *measured;
+        for (id, task) in tasks.iter_mut() {
+            let job = jobs.entry(series(id)).or_default();
+            if job.decide_at.is_none_or(|at| at <= Instant::now()) {
+                self.decide(id, &task.spec, job);
+            }
+            if let Some(limits) = job.learned
+                && task.spec.limits.mode == LimitMode::Auto
+                && limits != task.limits
+            {
+                self.apply(id, task, limits);
+            }
+        }
+    }
+
+    fn sample(&self, id: &TaskId, task: &mut Task) -> Option<Sample> {
+        let usage = match self.tree.usage(&id.folder_name()) {
+            Ok(usage) => usage,
+            Err(cause) => {
+                tracing::debug!(task = %id, %cause, "cannot be measured");
+                return None;
+            }
+        };
+        let now = Instant::now();
+        let (then, before) = task.last.replace((now, usage))?;
+        let elapsed_us = now.duration_since(then).as_micros().max(1) as u64;
+        task.cpu =
+            Cores(usage.cpu_usage_us.saturating_sub(before.cpu_usage_us) * 1000 / elapsed_us);
+        task.memory = Bytes(usage.memory_working_set_bytes);
+        task.memory_peak = task.memory_peak.max(task.memory);
+        task.samples += 1;
+        Some(Sample {
+            series: series(id),
+            source: id.to_string(),
+            seq: task.samples,
+            at_us: now_utc().0,
+            cpu_millicores: task.cpu.0,
+            memory_bytes: task.memory.0,
+            oom_kills: usage.oom_kills.saturating_sub(before.oom_kills),
+            throttled_us: usage
+                .cpu_throttled_us
+                .saturating_sub(before.cpu_throttled_us),
+        })
+    }
+
+    /// Asks the policy what fits the job's history.
+    fn decide(&self, id: &TaskId, spec: &JobSpec, job: &mut Job) {
+        let policy = LimitPolicy::of(spec);
+        let window = policy.window();
+        let every =
+            (window.as_duration() / DECISIONS_A_WINDOW).clamp(DECIDE_EVERY_MIN, DECIDE_EVERY_MAX);
+        job.decide_at = Some(Instant::now() + every);
+        let now = now_utc();
+        let buckets =
+            match self
+                .history
+                .range(&series(id), now.0 - window.0 as i64 * 1000, now.0 + 1)
+            {
+                Ok(buckets) => buckets,
+                Err(cause) => return tracing::warn!(task = %id, %cause, "cannot read the history"),
+            };
+        job.ooms = buckets.iter().map(|bucket| bucket.oom_kills).sum();
+        let usage: Vec<UsageBucket> = buckets.iter().map(usage_bucket).collect();
+        match policy.decide(&usage, job.learned, now) {
+            LimitAnswer::Off => {}
+            LimitAnswer::TooEarly { have, samples, .. } => {
+                (job.history, job.samples) = (have, samples)
+            }
+            LimitAnswer::Learned(learned) => {
+                if job.learned != Some(learned.limits) {
+                    tracing::info!(job = %id.job, cpu = learned.cpu_reason, memory = learned.memory_reason, "limits learned");
+                }
+                (job.history, job.samples) = (learned.span, learned.samples);
+                job.learned = Some(learned.limits);
+            }
+        }
+    }
+
+    /// Sets the limits of a running task. A memory limit below what it holds is refused and stays as it was.
+    fn apply(&self, id: &TaskId, task: &mut Task, limits: LimitSet) {
+        let mut wanted = launch::limits(&task.spec);
+        wanted.cpu_millicores = limits.cpu.0;
+        wanted.memory_bytes_max = limits.memory.0;
+        match self
+            .tree
+            .resize(&id.folder_name(), &wanted, RESIZE_PATIENCE)
+        {
+            Ok(()) => task.limits = limits,
+            Err(CgroupError::MemoryInUse {
+                asked_bytes,
+                used_bytes,
+            }) => {
+                tracing::info!(task = %id, asked_bytes, used_bytes, "the memory limit stays: more is in use");
+                task.limits.cpu = limits.cpu;
+            }
+            Err(cause) => {
+                tracing::warn!(task = %id, cause = %crate::error::chain(&cause), "cannot set limits")
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Measured> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Task {
+    fn new(spec: Arc<JobSpec>, limits: LimitSet) -> Task {
+        Task {
+            spec,
+            limits,
+            last: None,
+            samples: 0,
+            cpu: Cores::ZERO,
+            memory: Bytes::ZERO,
+            memory_peak: Bytes::ZERO,
+        }
+    }
+
+    fn usage(&self, id: &TaskId, job: &Job) -> TaskUsage {
+        TaskUsage {
+            task: id.clone(),
+            cpu: self.cpu,
+            memory: self.memory,
+            memory_peak: self.memory_peak,
+            cpu_limit: self.limits.cpu,
+            memory_limit: self.limits.memory,
+            cpu_recommended: job.learned.map(|limits| limits.cpu),
+            memory_recommended: job.learned.map(|limits| limits.memory),
+            history_ms: job.history.0,
+            samples: job.samples,
+            ooms: job.ooms,
+        }
+    }
+}
+
+/// Samples until this future is dropped.
+pub(super) async fn run(agent: &Arc<Agent>) {
+    let mut ticks = tokio::time::interval(SAMPLE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let agent = Arc::clone(agent);
+        if let Err(cause) = tokio::task::spawn_blocking(move || agent.resources.tick()).await {
+            tracing::error!(%cause, "sampling failed");
+        }
+    }
+}
+
+/// All tasks of a job on this machine share one history.
+fn series(task: &TaskId) -> String {
+    format!("{}/{}", task.job.namespace, task.job.name)
+}
+
+fn usage_bucket(bucket: &Bucket) -> UsageBucket {
+    UsageBucket {
+        start: Timestamp(bucket.start_us),
+        span: Millis(bucket.width_us as u64 / 1000),
+        cpu_avg: Cores(bucket.cpu_avg_millicores()),
+        cpu_max: Cores(bucket.cpu_max_millicores),
+        memory_peak: Bytes(bucket.memory_max_bytes),
+        samples: bucket.samples,
+    }
+}
+
+fn now_utc() -> Timestamp {
+    Timestamp(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_micros() as i64),
+    )
+}

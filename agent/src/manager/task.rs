@@ -1,0 +1,498 @@
+//! Tasks: one actor each, from its assignment to the day it is forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tw_api::Assignment;
+use tw_model::{Code, Desired, Digest, Exit, Phase, TaskId, TaskState, Timestamp};
+
+use super::helper_link::{self, HelperLink};
+use super::launch::{self, Refusal};
+use super::volume::{self, TaskFolder};
+use super::{Agent, health};
+use crate::helper::prepare_folder;
+use crate::helper::protocol::{Reply, Request};
+use crate::helper::record::{self, EXIT_FILE, ExitRecord, Outcome, STARTED_FILE, StartedRecord};
+use crate::log::LogCounts;
+use crate::sandbox::{Ended, Stage};
+
+/// How long killed processes may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The tasks that this agent holds.
+#[derive(Debug, Default)]
+pub(super) struct Tasks(Mutex<BTreeMap<TaskId, Handle>>);
+
+#[derive(Debug)]
+struct Handle {
+    orders: watch::Sender<Orders>,
+}
+
+/// What is wanted of a task; the newest word counts.
+#[derive(Clone, Debug)]
+struct Orders {
+    /// None for a task that was found in the state folder until the controller says something of it.
+    assignment: Option<Arc<Assignment>>,
+    /// Nothing may run, and nothing shall be left.
+    forget: bool,
+}
+
+impl Orders {
+    fn wants_stop(&self) -> bool {
+        let stop = |assignment: &Arc<Assignment>| {
+            assignment.task.desired == Desired::Stop || assignment.task.state.is_terminal()
+        };
+        self.forget || self.assignment.as_ref().is_some_and(stop)
+    }
+
+    /// Whether the stop is not one that the task may take its time for.
+    fn wants_kill(&self) -> bool {
+        self.forget
+            || self
+                .assignment
+                .as_ref()
+                .is_some_and(|assignment| assignment.task.state.is_terminal())
+    }
+}
+
+impl Tasks {
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub(super) fn forget(&self, task: &TaskId) {
+        if let Some(handle) = self.lock().get(task) {
+            handle.orders.send_modify(|orders| orders.forget = true);
+        }
+    }
+
+    /// Writes the endpoints into every task that names services.
+    pub(super) fn refresh_endpoints(&self, agent: &Agent) {
+        let folder = agent.config.tasks_folder();
+        for (task, handle) in self.lock().iter() {
+            let assignment = handle.orders.borrow().assignment.clone();
+            let Some(assignment) = assignment else {
+                continue;
+            };
+            let run = TaskFolder::of(&folder, task).run();
+            if run.is_dir()
+                && let Err(cause) = agent.endpoints.write(&assignment.spec, &run)
+            {
+                tracing::warn!(%task, %cause, "cannot write the endpoints");
+            }
+        }
+    }
+
+    fn remove(&self, task: &TaskId) {
+        self.lock().remove(task);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Handle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes over every task of the agent before this one.
+pub(super) fn adopt(agent: &Arc<Agent>) -> anyhow::Result<()> {
+    for task in volume::list(&agent.config.tasks_folder())? {
+        let folder = TaskFolder::of(&agent.config.tasks_folder(), &task);
+        let assignment = folder.assignment().unwrap_or_else(|cause| {
+            tracing::warn!(%task, %cause, "the record of the assignment cannot be read");
+            None
+        });
+        begin(agent, task, assignment.map(Arc::new), true);
+    }
+    Ok(())
+}
+
+/// Takes all that is assigned: what is new begins, what is not there is forgotten.
+pub(super) fn take_snapshot(agent: &Arc<Agent>, assignments: Vec<Assignment>) {
+    let named: BTreeSet<TaskId> = assignments
+        .iter()
+        .map(|assignment| assignment.task.id.clone())
+        .collect();
+    let needed: BTreeSet<Digest> = assignments
+        .iter()
+        .flat_map(|assignment| {
+            assignment
+                .spec
+                .packages
+                .iter()
+                .map(|package| package.digest.clone())
+        })
+        .collect();
+    let held: Vec<TaskId> = agent.tasks.lock().keys().cloned().collect();
+    for task in held.iter().filter(|task| !named.contains(task)) {
+        tracing::info!(%task, "not assigned any more");
+        agent.tasks.forget(task);
+    }
+    for assignment in assignments {
+        assign(agent, assignment);
+    }
+    if let Err(cause) = agent.packages.collect(&needed) {
+        tracing::warn!(%cause, "cannot remove unused packages");
+    }
+}
+
+/// Takes one assignment: a new task, or a new word on one that is held.
+pub(super) fn assign(agent: &Arc<Agent>, assignment: Assignment) {
+    let (task, assignment) = (assignment.task.id.clone(), Arc::new(assignment));
+    if let Some(handle) = agent.tasks.lock().get(&task) {
+        handle
+            .orders
+            .send_modify(|orders| orders.assignment = Some(assignment));
+        return;
+    }
+    if !assignment.task.state.is_terminal() {
+        begin(agent, task, Some(assignment), false);
+    }
+}
+
+fn begin(agent: &Arc<Agent>, task: TaskId, assignment: Option<Arc<Assignment>>, found: bool) {
+    let (orders, received) = watch::channel(Orders {
+        assignment,
+        forget: false,
+    });
+    agent.tasks.lock().insert(task.clone(), Handle { orders });
+    let folder = TaskFolder::of(&agent.config.tasks_folder(), &task);
+    let actor = Actor {
+        agent: Arc::clone(agent),
+        task,
+        folder,
+        orders: received,
+    };
+    tokio::spawn(actor.run(found));
+}
+
+/// One task's life on this machine.
+struct Actor {
+    agent: Arc<Agent>,
+    task: TaskId,
+    folder: TaskFolder,
+    orders: watch::Receiver<Orders>,
+}
+
+impl Actor {
+    async fn run(mut self, found: bool) {
+        let link = match found {
+            true => self.reattach().await,
+            false => self.start().await,
+        };
+        if let Some(link) = link {
+            self.keep(link).await;
+            self.report_end();
+        }
+        self.agent.resources.remove(&self.task);
+        self.folder.remove_scratch();
+        self.wait_until_forgotten().await;
+        if let Err(cause) = self.folder.remove() {
+            tracing::warn!(task = %self.task, %cause, "cannot remove what is left");
+        }
+        self.agent.reports.forget(&self.task);
+        self.agent.tasks.remove(&self.task);
+    }
+
+    fn report(&self, phase: Phase) {
+        self.agent.reports.add(&self.task, phase);
+    }
+
+    /// Starts a task that has never been here. None when it will never run; that is reported then.
+    async fn start(&mut self) -> Option<HelperLink> {
+        let orders = self.orders.borrow().clone();
+        let assignment = orders.assignment.clone()?;
+        if assignment.task.state == TaskState::Running {
+            self.report(lost("its folder on this machine is gone"));
+            return None;
+        }
+        if orders.wants_stop() {
+            self.never_started(Refusal::new(
+                Code::TaskStartFailed,
+                "it was stopped before it began",
+            ));
+            return None;
+        }
+        self.report(Phase::Starting);
+        match self.launch(&assignment).await {
+            Ok(link) => Some(link),
+            Err(refusal) => {
+                self.never_started(refusal);
+                None
+            }
+        }
+    }
+
+    async fn launch(&self, assignment: &Assignment) -> Result<HelperLink, Refusal> {
+        let mut packages = Vec::new();
+        for package in &assignment.spec.packages {
+            packages.push(self.agent.packages.get(&package.digest).await?);
+        }
+        let record = launch::record(&self.agent, assignment, self.folder.path(), &packages)?;
+        let prepared = prepare_folder(self.folder.path(), &record).map_err(anyhow::Error::from);
+        prepared.and_then(|()| self.folder.write_assignment(assignment))?;
+        self.agent
+            .endpoints
+            .write(&assignment.spec, &self.folder.run())
+            .map_err(anyhow::Error::from)?;
+        let started = helper_link::start(&self.agent.helper, self.folder.path()).await;
+        started.map_err(|cause| {
+            let said =
+                std::fs::read_to_string(self.folder.path().join("helper.log")).unwrap_or_default();
+            Refusal::new(
+                Code::TaskStartFailed,
+                format!("its helper did not start: {cause} {said}"),
+            )
+        })
+    }
+
+    fn never_started(&self, refusal: Refusal) {
+        tracing::info!(task = %self.task, code = %refusal.code, message = refusal.message, "not started");
+        self.report(Phase::NeverStarted {
+            code: refusal.code,
+            message: refusal.message,
+            at: now(),
+        });
+    }
+
+    /// Finds the task of an earlier agent: alive by its helper, ended by its record, or cut off from it.
+    async fn reattach(&mut self) -> Option<HelperLink> {
+        if let Ok(link) = HelperLink::connect(self.folder.path()).await {
+            return Some(link);
+        }
+        match record::read::<StartedRecord>(self.folder.path(), STARTED_FILE) {
+            Ok(None) if !self.folder.path().join(EXIT_FILE).exists() => {
+                self.kill_leaf().await;
+                self.never_started(Refusal::new(
+                    Code::TaskStartFailed,
+                    "its agent ended while it was being started",
+                ));
+            }
+            _ => {
+                self.bury().await;
+                self.report_end();
+            }
+        }
+        None
+    }
+
+    /// Follows a task with a live helper until it has ended.
+    async fn keep(&mut self, mut link: HelperLink) {
+        if let Ok(Some(started)) = record::read::<StartedRecord>(self.folder.path(), STARTED_FILE) {
+            self.report(Phase::Running {
+                started_at: Timestamp(started.started_at_us),
+            });
+        }
+        let mut applied = self.orders.borrow_and_update().clone();
+        let mut checks = self.follow_spec(&applied);
+        let mut asked = Asked::Nothing;
+        loop {
+            asked = self.ask_to_end(&mut link, &applied, asked).await;
+            tokio::select! {
+                said = link.next() => match said {
+                    Ok(Some(Reply::Ended { .. })) | Ok(None) | Err(_) => break,
+                    Ok(Some(_)) => {}
+                },
+                changed = self.orders.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    let newest = self.orders.borrow_and_update().clone();
+                    if version(&newest) != version(&applied) {
+                        checks.abort();
+                        checks = self.follow_spec(&newest);
+                    }
+                    applied = newest;
+                }
+            }
+        }
+        checks.abort();
+        self.bury().await;
+    }
+
+    /// Applies a spec to the running task: its limits, its checks, and the record for the next agent.
+    fn follow_spec(&self, orders: &Orders) -> AbortHandle {
+        let Some(assignment) = orders.assignment.clone() else {
+            return tokio::spawn(async {}).abort_handle();
+        };
+        if let Err(cause) = self.folder.write_assignment(&assignment) {
+            tracing::warn!(task = %self.task, %cause, "cannot record the assignment");
+        }
+        self.agent
+            .resources
+            .set(&self.task, Arc::clone(&assignment.spec));
+        let folder = self.folder.path().to_owned();
+        tokio::spawn(health::watch(Arc::clone(&self.agent), assignment, folder)).abort_handle()
+    }
+
+    /// Tells the helper to end the task, when that is wanted and not said yet.
+    async fn ask_to_end(&self, link: &mut HelperLink, orders: &Orders, asked: Asked) -> Asked {
+        if orders.wants_kill() && asked < Asked::Kill {
+            let _helper_may_be_gone = link.send(&Request::Kill).await;
+            return Asked::Kill;
+        }
+        if orders.wants_stop() && asked < Asked::Stop {
+            self.report(Phase::Stopping);
+            let _helper_may_be_gone = link.send(&stop_request(orders)).await;
+            return Asked::Stop;
+        }
+        asked
+    }
+
+    /// Makes sure that nothing of an ended task runs, and that there is a record of its end.
+    async fn bury(&self) {
+        // The helper writes the record before it goes, and hangs up when it goes.
+        if matches!(
+            record::read::<ExitRecord>(self.folder.path(), EXIT_FILE),
+            Ok(Some(_))
+        ) {
+            return;
+        }
+        self.kill_leaf().await;
+        tracing::warn!(task = %self.task, "its helper is gone, and the task with it");
+        let record = ExitRecord {
+            proto: crate::helper::protocol::PROTO,
+            outcome: Outcome::Ended {
+                how: Ended::Signal(9),
+                was_asked: false,
+                was_killed: true,
+            },
+            ended_at_us: now().0,
+            is_oom: false,
+            usage: Default::default(),
+            log: LogCounts::default(),
+        };
+        if let Err(cause) = record::write(self.folder.path(), EXIT_FILE, &record) {
+            tracing::warn!(task = %self.task, %cause, "cannot record the end");
+        }
+    }
+
+    async fn kill_leaf(&self) {
+        let (tree, leaf) = (Arc::clone(&self.agent.tree), self.task.folder_name());
+        let killed = tokio::task::spawn_blocking(move || {
+            tree.kill(&leaf)?;
+            tree.remove(&leaf, KILL_PATIENCE)
+        });
+        if let Ok(Err(cause)) = killed.await {
+            tracing::warn!(task = %self.task, %cause, "cannot end what is left of it");
+        }
+    }
+
+    fn report_end(&self) {
+        match record::read::<ExitRecord>(self.folder.path(), EXIT_FILE) {
+            Ok(Some(record)) => self.report(phase_of(&record)),
+            Ok(None) => self.report(lost("there is no record of its end")),
+            Err(cause) => self.report(lost(&format!(
+                "the record of its end cannot be read: {cause}"
+            ))),
+        }
+    }
+
+    async fn wait_until_forgotten(&mut self) {
+        // An error means that the agent ends, and then nothing is forgotten.
+        if self.orders.wait_for(|orders| orders.forget).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What the helper has been asked already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    Nothing,
+    Stop,
+    Kill,
+}
+
+fn version(orders: &Orders) -> Option<u64> {
+    orders
+        .assignment
+        .as_ref()
+        .map(|assignment| assignment.task.version)
+}
+
+fn stop_request(orders: &Orders) -> Request {
+    let Some(assignment) = &orders.assignment else {
+        return Request::Kill;
+    };
+    let stop = &assignment.spec.stop;
+    // Only what listens has callers to wait for.
+    let after_ms = if assignment.spec.ports.is_empty() {
+        0
+    } else {
+        stop.drain.0
+    };
+    Request::Stop {
+        signal: signal_number(stop.signal),
+        after_ms,
+        grace_ms: stop.grace.0,
+    }
+}
+
+fn signal_number(signal: tw_model::Signal) -> i32 {
+    match signal {
+        tw_model::Signal::Term => libc::SIGTERM,
+        tw_model::Signal::Int => libc::SIGINT,
+        tw_model::Signal::Quit => libc::SIGQUIT,
+        tw_model::Signal::Hup => libc::SIGHUP,
+    }
+}
+
+/// What a record of a task's end means to the controller.
+fn phase_of(record: &ExitRecord) -> Phase {
+    let at = Timestamp(record.ended_at_us);
+    match &record.outcome {
+        Outcome::NeverStarted(error) => {
+            let missing = error.stage == Stage::Command && error.errno == Some(libc::ENOENT);
+            let code = if missing {
+                Code::TaskCommandNotFound
+            } else {
+                Code::TaskStartFailed
+            };
+            Phase::NeverStarted {
+                code,
+                message: error.message.clone(),
+                at,
+            }
+        }
+        Outcome::Ended {
+            how, was_killed, ..
+        } => {
+            let (code, signal) = match how {
+                Ended::Code(code) => (Some(i32::from(*code)), None),
+                Ended::Signal(signal) => (None, Some(i32::from(*signal))),
+            };
+            let detail = if *was_killed {
+                "killed after its grace"
+            } else {
+                ""
+            };
+            Phase::Exited {
+                exit: Exit {
+                    code,
+                    signal,
+                    oom: record.is_oom,
+                },
+                at,
+                detail: detail.to_owned(),
+            }
+        }
+    }
+}
+
+fn lost(why: &str) -> Phase {
+    Phase::Exited {
+        exit: Exit::default(),
+        at: now(),
+        detail: format!("{}: {why}", Code::TaskHelperLost),
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_micros() as i64),
+    )
+}
