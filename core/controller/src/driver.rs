@@ -243,3 +243,6 @@ fn tick_ms() -> u64 {
 fn seed() -> u64 {
     random::bytes().map_or(0, u64::from_le_bytes)
 }
+
+#[cfg(test)]
+mod tests;

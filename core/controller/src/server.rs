@@ -77,6 +77,7 @@ pub(crate) async fn serve(
             left = connections.len(),
             "cutting connections that did not end"
         );
+        connections.shutdown().await;
     }
 }
 

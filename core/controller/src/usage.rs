@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 
 use tw_model::{JobId, TaskId, TaskUsage, Timestamp};
 use tw_store::history::{History, HistoryOptions, Sample};
@@ -14,7 +15,9 @@ const BATCHES_MAX: usize = 256;
 
 /// The writing end of the history.
 pub(crate) struct UsageLog {
-    batches: SyncSender<Batch>,
+    /// None once it is dropped.
+    batches: Option<SyncSender<Batch>>,
+    writer: Option<JoinHandle<()>>,
 }
 
 struct Batch {
@@ -27,11 +30,14 @@ impl UsageLog {
     pub(crate) fn open(path: &Path) -> Result<UsageLog, RunError> {
         let history = History::open(path, HistoryOptions::default())?;
         let (batches, inbox) = sync_channel(BATCHES_MAX);
-        std::thread::Builder::new()
+        let writer = std::thread::Builder::new()
             .name("usage-writer".into())
             .spawn(move || write(&history, &inbox))
             .map_err(RunError::io("starting the writer of", path))?;
-        Ok(UsageLog { batches })
+        Ok(UsageLog {
+            batches: Some(batches),
+            writer: Some(writer),
+        })
     }
 
     /// Notes what tasks used, if the disk keeps up.
@@ -39,11 +45,28 @@ impl UsageLog {
         if samples.is_empty() {
             return;
         }
-        if let Err(TrySendError::Full(batch)) = self.batches.try_send(Batch { at, samples }) {
+        let Some(batches) = &self.batches else {
+            return;
+        };
+        if let Err(TrySendError::Full(batch)) = batches.try_send(Batch { at, samples }) {
             tracing::warn!(
                 samples = batch.samples.len(),
                 "usage is not kept: the disk is behind"
             );
+        }
+    }
+}
+
+impl Drop for UsageLog {
+    /// Waits until what was noted is written and the file is closed.
+    fn drop(&mut self) {
+        self.batches = None;
+        if self
+            .writer
+            .take()
+            .is_some_and(|writer| writer.join().is_err())
+        {
+            tracing::error!("the writer of the usage history had panicked");
         }
     }
 }

@@ -1,0 +1,220 @@
+//! What people see and ask for.
+
+use serde_json::{Value, json};
+use tw_api::{EventsReply, HealthReply, SpecReply, UsageReply};
+use tw_model::{Bytes, Code, Cores, Desired, EventRecord, TaskUsage};
+use tw_store::history::{History, HistoryOptions};
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_plan_is_refused_with_what_has_moved() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    let _agent = Agent::start(&server.client, "m1").await;
+    let one = [job("web", json!({ "replicas": 1 }))];
+    let two = [job("web", json!({ "replicas": 2 }))];
+    let stale = plan(&server.client, &one).await;
+    let applied = apply(&server.client, &two).await;
+    assert_eq!(
+        (applied.jobs[0].version, applied.jobs[0].changed),
+        (1, true)
+    );
+
+    let digest = stale["digest"].as_str().unwrap();
+    let refused = refusal(apply_plan(&server.client, &one, digest).await);
+    assert_eq!((refused.code, refused.status()), (Code::PlanStale, 409));
+    assert!(refused.details.to_string().contains("web"), "{refused:?}");
+    assert!(refused.hint.is_some());
+    assert_eq!(status(&server.client, "web").await.job.version, 1);
+
+    // The same again does nothing, and says so.
+    let same = apply(&server.client, &two).await;
+    assert_eq!((same.jobs[0].version, same.jobs[0].changed), (1, false));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn specs_versions_and_events_of_a_job_can_be_read() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    let mut agent = Agent::start(&server.client, "m1").await;
+    apply(&server.client, &[job("web", json!({}))]).await;
+    apply(&server.client, &[job("web", json!({ "owner": "shop" }))]).await;
+    let spec: SpecReply = server
+        .client
+        .get("/v1/jobs/default/web/spec")
+        .await
+        .unwrap();
+    assert_eq!((spec.current, spec.job.spec.owner.as_str()), (2, "shop"));
+    assert_eq!(spec.job.source.file, "config.tw");
+    assert_eq!(spec.versions.len(), 2);
+    assert_eq!(spec.versions[0].by, "root");
+    let first: SpecReply = server
+        .client
+        .get("/v1/jobs/default/web/spec?version=1")
+        .await
+        .unwrap();
+    assert_eq!(first.job.spec.owner, "");
+
+    let path = "/v1/jobs/default/web/events";
+    let all: EventsReply = server.client.get(path).await.unwrap();
+    assert!(all.events.len() >= 2);
+    let after = all.events[0].seq;
+    let newer: EventsReply = server
+        .client
+        .get(&format!("{path}?after={after}"))
+        .await
+        .unwrap();
+    assert_eq!(newer.events, all.events[1..]);
+
+    // Followers get what was, and then what comes, without a gap.
+    let mut watch = server
+        .client
+        .events("/v1/jobs/default/web/watch?after=0")
+        .await
+        .unwrap();
+    let mut everywhere = server
+        .client
+        .events("/v1/events/stream?job=web")
+        .await
+        .unwrap();
+    let task = agent
+        .assigned(|one| one.task.desired == Desired::Run)
+        .await
+        .task
+        .id;
+    agent.say(&task, running()).await;
+    let mut seq = 0;
+    loop {
+        let event: EventRecord = watch.next().await.unwrap().unwrap();
+        assert_eq!(event.seq, seq + 1);
+        seq = event.seq;
+        if event.kind == "task.started" || event.kind == "task.running" {
+            break;
+        }
+    }
+    let event: EventRecord = everywhere.next().await.unwrap().unwrap();
+    assert!(event.seq > all.events.len() as u64 - 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_is_kept_in_memory_and_in_the_history_alone() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    let mut agent = Agent::start(&server.client, "m1").await;
+    apply(&server.client, &[job("web", json!({}))]).await;
+    let task = agent
+        .assigned(|one| one.task.desired == Desired::Run)
+        .await
+        .task
+        .id;
+    agent.say(&task, running()).await;
+    let sample = |number| TaskUsage {
+        task: task.clone(),
+        cpu: Cores(70 + number),
+        memory: Bytes::mib(20),
+        memory_peak: Bytes::mib(30),
+        cpu_limit: Cores(100),
+        memory_limit: Bytes::mib(64),
+        cpu_recommended: None,
+        memory_recommended: None,
+        history_ms: 1000,
+        samples: number,
+        ooms: 0,
+    };
+    for number in 1..=3 {
+        agent.send(Vec::new(), vec![sample(number)]).await.unwrap();
+    }
+    let usage: UsageReply = server
+        .client
+        .get("/v1/jobs/default/web/usage")
+        .await
+        .unwrap();
+    assert_eq!(usage.tasks, [sample(3)]);
+    assert_eq!(usage.cpu_request_millicores, 100);
+    assert_eq!(
+        status(&server.client, "web").await.tasks[0].usage,
+        Some(sample(3))
+    );
+    server.stop().await;
+
+    let path = folder.state().join("history.db");
+    let history = History::open(&path, HistoryOptions::default()).unwrap();
+    let buckets = history.range("default/web", 0, i64::MAX).unwrap();
+    assert_eq!(buckets.iter().map(|bucket| bucket.samples).sum::<u64>(), 3);
+    assert_eq!(
+        buckets.iter().map(|bucket| bucket.cpu_max_millicores).max(),
+        Some(73)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_say_what_was_wrong_and_where() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    let health: HealthReply = server.client.get("/v1/health").await.unwrap();
+    assert!(health.ready);
+
+    let missing = refusal(server.client.get::<Value>("/v1/jobs/default/web").await);
+    assert_eq!((missing.code, missing.status()), (Code::JobNotFound, 404));
+    let name = refusal(server.client.get::<Value>("/v1/jobs/default/Web").await);
+    assert_eq!(name.code, Code::RequestInvalid);
+    let nowhere = refusal(server.client.get::<Value>("/v2/jobs").await);
+    assert_eq!(
+        (nowhere.code, nowhere.status()),
+        (Code::RequestNotFound, 404)
+    );
+    let query = refusal(
+        server
+            .client
+            .get::<Value>("/v1/jobs?namespce=default")
+            .await,
+    );
+    assert!(query.message.contains("namespce"), "{query}");
+
+    let bad = json!({ "jobs": [{ "spec": { "name": "web", "replicas": "two" }, "source": {} }] });
+    let refused = refusal(server.client.post::<_, Value>("/v1/plan", &bad).await);
+    assert_eq!(
+        (refused.code, refused.status()),
+        (Code::RequestInvalid, 400)
+    );
+    assert!(refused.message.contains("jobs[0].spec"), "{refused}");
+    let method = server.client.post::<_, Value>("/v1/jobs", &json!({})).await;
+    assert_eq!(refusal(method).code, Code::RequestInvalid);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_jobs_of_one_name_and_circles_are_refused() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    let twice = tw_api::PlanRequest {
+        jobs: vec![job("web", json!({})), job("web", json!({ "replicas": 2 }))],
+    };
+    let refused = refusal(server.client.post::<_, Value>("/v1/plan", &twice).await);
+    assert_eq!(refused.code, Code::SpecDuplicateJob);
+    let circle = tw_api::PlanRequest {
+        jobs: vec![
+            job("a", json!({ "depends_on": ["b"] })),
+            job("b", json!({ "depends_on": ["a"] })),
+        ],
+    };
+    let refused = refusal(server.client.post::<_, Value>("/v1/plan", &circle).await);
+    assert_eq!(refused.code, Code::JobDependencyCycle);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_shows_jobs_and_machines() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    let _agent = Agent::start(&server.client, "m1").await;
+    apply(&server.client, &[job("web", json!({}))]).await;
+    let page = server.client.get_bytes("/").await.unwrap();
+    let page = String::from_utf8(page.to_vec()).unwrap();
+    assert!(page.starts_with("<!doctype html>"));
+    assert!(page.contains("web.0#1") && page.contains("m1"), "{page}");
+    server.stop().await;
+}
