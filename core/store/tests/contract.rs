@@ -66,6 +66,7 @@ contract! {
     a_watch_says_everything_once_from_any_revision
     a_watch_that_is_cancelled_all_the_time_misses_nothing
     a_watch_reports_progress_past_other_keys
+    a_watch_can_start_at_any_listing
     a_watch_across_compaction_says_compacted
     a_watch_from_the_future_says_compacted
     a_store_compacts_itself_within_its_limits
@@ -405,6 +406,25 @@ async fn a_watch_reports_progress_past_other_keys(open: Open) {
         (told, events),
         (rev, vec![Event::Put(kv("a/1", "x", rev, rev))])
     );
+}
+
+async fn a_watch_can_start_at_any_listing(open: Open) {
+    let Subject { store, .. } = &open(LogLimits::default());
+    let mut answers = Vec::new();
+    for n in 0..400 {
+        answers.extend((0..20).map(|m| store.commit(change(n * 20 + m))));
+        let (rev, _) = store.list("c").await.expect("listed");
+        let mut watch = store.watch("", rev);
+        answers.push(store.commit(change(n)));
+        let next = watch.next().await.expect("open");
+        assert!(
+            matches!(&next, WatchEvent::Batch(batch) if batch.rev == rev.next()),
+            "from {rev}: {next:?}"
+        );
+    }
+    for answer in answers {
+        answer.await.expect("committed");
+    }
 }
 
 async fn a_watch_across_compaction_says_compacted(open: Open) {

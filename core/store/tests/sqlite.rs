@@ -294,7 +294,7 @@ async fn a_changed_value_is_refused_when_it_is_read() {
     place_sql_closed(
         store,
         &place,
-        "UPDATE log SET events = zeroblob(10) WHERE revision = 7",
+        "UPDATE log SET events = (SELECT events FROM log WHERE revision = 8) WHERE revision = 7",
     );
     let store = place.open();
     let mut watch = store.watch("", Rev(6));
@@ -320,12 +320,15 @@ async fn a_backup_is_restored_in_the_place_of_a_damaged_store() {
     );
     let saved = store.list("").await.expect("listed");
     fill(&store, 200..300).await;
+    let log = place.folder.path().join("store.db-wal");
+    let log_when_open = fs::read(&log).expect("the write-ahead log");
     let error = SqliteStore::restore(&place.path(), &backup).expect_err("the store is open");
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     drop(store);
 
     overwrite(&place.path(), 0, &[0; 100]);
     assert_refused_as_damaged(&place);
+    fs::write(&log, log_when_open).expect("as after a crash");
     let kept = SqliteStore::restore(&place.path(), &backup)
         .expect("restored")
         .expect("the damaged file is kept");
