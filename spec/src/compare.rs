@@ -4,10 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
-use tw_model::{ChangeKind, Effect, JobId, diff_jobs};
+use tw_model::{ChangeKind, Effect, JobChange, JobId, diff_jobs};
 
 use crate::cause::Sides;
-use crate::{EvaluatedJob, Outcome, Source, SourceError, SpecError, history};
+use crate::outcome::evaluate_in_detail;
+use crate::{
+    Detail, EvaluatedJob, Evaluator, EvaluatorError, Outcome, Source, SourceError, SpecError,
+    history,
+};
 
 /// The version of the JSON; fields are only added within it.
 const VERSION: u32 = 1;
@@ -91,31 +95,67 @@ impl SpecDiff {
     }
 }
 
-/// Compares two outcomes; the sources are those they were evaluated from.
+/// Why two outcomes could not be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Evaluator(#[from] EvaluatorError),
+}
+
+/// One side of a comparison: a tree and what came of its specs.
+#[derive(Clone, Copy, Debug)]
+pub struct Side<'a> {
+    pub source: &'a Source,
+    pub outcome: &'a Outcome,
+}
+
+/// Compares two outcomes. The evaluator looks again at the specs of modified jobs, for where their values come from.
 pub fn compare(
-    base: &Outcome,
-    head: &Outcome,
-    base_source: &Source,
-    head_source: &Source,
-) -> Result<SpecDiff, SourceError> {
-    let closures = base
-        .specs
+    evaluator: &Evaluator,
+    base: Side<'_>,
+    head: Side<'_>,
+) -> Result<SpecDiff, CompareError> {
+    let pairs = pairs(base.outcome, head.outcome);
+    let differing = pairs.iter().filter(|pair| pair.difference().is_some());
+    let modified: Vec<&Pair<'_>> = differing.filter(|pair| pair.is_on_both_sides()).collect();
+    let closures = base.outcome.specs.iter().chain(&head.outcome.specs);
+    let sides = Sides::new(
+        base.source,
+        head.source,
+        closures.flat_map(|spec| spec.closure.iter()),
+    )?;
+    let origins = Origins {
+        base: look_again(
+            evaluator,
+            base.source,
+            modified.iter().filter_map(|pair| pair.old),
+        )?,
+        head: look_again(
+            evaluator,
+            head.source,
+            modified.iter().filter_map(|pair| pair.new),
+        )?,
+    };
+    let mut jobs: Vec<DiffJob> = pairs
         .iter()
-        .chain(&head.specs)
-        .flat_map(|spec| spec.closure.iter());
-    let sides = Sides::new(base_source, head_source, closures)?;
-    let mut summary = DiffSummary::default();
-    let mut jobs = Vec::new();
-    for (old, new) in pairs(base, head) {
-        match compare_job(old, new, &sides) {
-            Some(job) => jobs.push(job),
-            None => summary.unchanged += 1,
-        }
-    }
-    name_commits(&mut jobs, base_source, head_source)?;
+        .filter_map(|pair| pair.compare(&sides, &origins))
+        .collect();
+    name_commits(&mut jobs, base.source, head.source)?;
+    let mut summary = DiffSummary {
+        unchanged: pairs.len() - jobs.len(),
+        ..DiffSummary::default()
+    };
     jobs.iter().for_each(|job| summary.count(job));
-    let modules = modules(&sides, head, &jobs);
-    let errors = head.errors.iter().chain(&base.errors).cloned().collect();
+    let modules = modules(&sides, head.outcome, &jobs);
+    let errors = head
+        .outcome
+        .errors
+        .iter()
+        .chain(&base.outcome.errors)
+        .cloned()
+        .collect();
     Ok(SpecDiff {
         version: VERSION,
         summary,
@@ -125,11 +165,79 @@ pub fn compare(
     })
 }
 
+/// Jobs with all that is known of where their values come from.
+struct Origins {
+    base: BTreeMap<JobId, EvaluatedJob>,
+    head: BTreeMap<JobId, EvaluatedJob>,
+}
+
+fn look_again<'a>(
+    evaluator: &Evaluator,
+    source: &Source,
+    jobs: impl Iterator<Item = &'a EvaluatedJob>,
+) -> Result<BTreeMap<JobId, EvaluatedJob>, EvaluatorError> {
+    let files: BTreeSet<String> = jobs.map(|job| job.file.clone()).collect();
+    let outcome = evaluate_in_detail(
+        evaluator,
+        source,
+        &Vec::from_iter(files),
+        Detail::References,
+    )?;
+    Ok(outcome
+        .jobs
+        .into_iter()
+        .map(|job| (job.spec.id(), job))
+        .collect())
+}
+
+/// One job on both sides, or on one.
+struct Pair<'a> {
+    old: Option<&'a EvaluatedJob>,
+    new: Option<&'a EvaluatedJob>,
+}
+
+impl Pair<'_> {
+    fn difference(&self) -> Option<JobChange> {
+        diff_jobs(self.old.map(|job| &job.spec), self.new.map(|job| &job.spec))
+    }
+
+    fn is_on_both_sides(&self) -> bool {
+        self.old.is_some() && self.new.is_some()
+    }
+
+    fn compare(&self, sides: &Sides<'_>, origins: &Origins) -> Option<DiffJob> {
+        let difference = self.difference()?;
+        let shown = self.new.or(self.old)?;
+        let id = shown.spec.id();
+        let both = origins.base.get(&id).zip(origins.head.get(&id));
+        let effect = difference.effect();
+        let changes = difference.changes.into_iter().map(|change| {
+            let cause = both.and_then(|(old, new)| sides.cause(&change.path, old, new));
+            DiffChange {
+                path: change.path,
+                old: change.old,
+                new: change.new,
+                effect: change.effect,
+                cause: cause.map(|found| Cause {
+                    file: found.file,
+                    line: found.line,
+                    commit: None,
+                }),
+            }
+        });
+        Some(DiffJob {
+            name: shown.spec.name.to_string(),
+            namespace: shown.spec.namespace.to_string(),
+            change: difference.change,
+            effect,
+            file: shown.file.clone(),
+            changes: changes.collect(),
+        })
+    }
+}
+
 /// The jobs of both sides by name, without those of specs that one side could not evaluate.
-fn pairs<'a>(
-    base: &'a Outcome,
-    head: &'a Outcome,
-) -> Vec<(Option<&'a EvaluatedJob>, Option<&'a EvaluatedJob>)> {
+fn pairs<'a>(base: &'a Outcome, head: &'a Outcome) -> Vec<Pair<'a>> {
     let broken: BTreeSet<&str> = base
         .errors
         .iter()
@@ -147,48 +255,16 @@ fn pairs<'a>(
     let (old, new) = (good(base), good(head));
     let ids: BTreeSet<&JobId> = old.keys().chain(new.keys()).collect();
     ids.into_iter()
-        .map(|id| (old.get(id).copied(), new.get(id).copied()))
+        .map(|id| Pair {
+            old: old.get(id).copied(),
+            new: new.get(id).copied(),
+        })
         .collect()
 }
 
 /// The files an error concerns: its own and those of the calls that led to it.
 fn files_of(error: &SpecError) -> impl Iterator<Item = &str> {
     std::iter::once(error.file.as_str()).chain(error.trace.iter().map(|frame| frame.file.as_str()))
-}
-
-fn compare_job(
-    old: Option<&EvaluatedJob>,
-    new: Option<&EvaluatedJob>,
-    sides: &Sides<'_>,
-) -> Option<DiffJob> {
-    let difference = diff_jobs(old.map(|job| &job.spec), new.map(|job| &job.spec))?;
-    let shown = new.or(old)?;
-    let effect = difference.effect();
-    let changes = difference.changes.into_iter().map(|change| {
-        let cause = match (old, new) {
-            (Some(old), Some(new)) => sides.cause(&change.path, old, new),
-            _ => None,
-        };
-        DiffChange {
-            path: change.path,
-            old: change.old,
-            new: change.new,
-            effect: change.effect,
-            cause: cause.map(|found| Cause {
-                file: found.file,
-                line: found.line,
-                commit: None,
-            }),
-        }
-    });
-    Some(DiffJob {
-        name: shown.spec.name.to_string(),
-        namespace: shown.spec.namespace.to_string(),
-        change: difference.change,
-        effect,
-        file: shown.file.clone(),
-        changes: changes.collect(),
-    })
 }
 
 fn name_commits(jobs: &mut [DiffJob], base: &Source, head: &Source) -> Result<(), SourceError> {
@@ -255,7 +331,7 @@ impl DiffSummary {
 }
 
 fn is_destructive(job: &DiffJob) -> bool {
-    let to_none = |change: &DiffChange| change.path == "replicas" && change.new == Value::from(0);
+    let to_none = |change: &DiffChange| change.path == "replicas" && change.new == 0;
     job.change == ChangeKind::Removed
         || job.effect == Effect::Recreate
         || job.changes.iter().any(to_none)

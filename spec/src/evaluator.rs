@@ -15,7 +15,6 @@ use serde_json::Value;
 use tw_model::Code;
 
 use crate::{Source, SpecError};
-use session::Answered;
 use zygote::Zygote;
 
 /// How specs are evaluated.
@@ -99,6 +98,16 @@ pub struct Question {
     pub answer_hash: Option<String>,
 }
 
+/// How much is found out about where values come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// Where each value is written.
+    #[default]
+    Places,
+    /// Also the definitions that it refers to, through arguments and imports; takes several times as long.
+    References,
+}
+
 /// What came of one spec.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
@@ -137,16 +146,19 @@ impl Evaluator {
     }
 
     /// Evaluates one spec of `source`. A crashed evaluator is started again, once.
-    pub fn evaluate(&self, source: &Source, path: &str) -> Result<Evaluation, EvaluatorError> {
+    pub fn evaluate(
+        &self,
+        source: &Source,
+        path: &str,
+        detail: Detail,
+    ) -> Result<Evaluation, EvaluatorError> {
         for _ in 0..2 {
             let zygote = self.zygote()?;
-            match session::run(&zygote, &self.config, source, path) {
-                Answered::Evaluation(evaluation) => return Ok(evaluation),
-                Answered::ZygoteGone => {
-                    tracing::warn!(spec = path, "the evaluator went away; starting it again");
-                    self.forget(&zygote);
-                }
+            if let Some(evaluation) = session::run(&zygote, &self.config, source, path, detail) {
+                return Ok(evaluation);
             }
+            tracing::warn!(spec = path, "the evaluator went away; starting it again");
+            self.forget(&zygote);
         }
         let message = "the evaluator ended twice while it evaluated this spec".to_owned();
         Ok(Evaluation::failed(
@@ -160,6 +172,7 @@ impl Evaluator {
         &self,
         source: &Source,
         paths: &[String],
+        detail: Detail,
     ) -> Result<Vec<Evaluation>, EvaluatorError> {
         let next = AtomicUsize::new(0);
         let work = || {
@@ -168,7 +181,7 @@ impl Evaluator {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 Some((index, paths.get(index)?))
             }) {
-                done.push((index, self.evaluate(source, path)?));
+                done.push((index, self.evaluate(source, path, detail)?));
             }
             Ok(done)
         };

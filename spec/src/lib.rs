@@ -18,9 +18,13 @@ mod provenance;
 mod render;
 mod source;
 
-pub use compare::{Cause, DiffChange, DiffJob, DiffModule, DiffSummary, SpecDiff, compare};
+pub use compare::{
+    Cause, CompareError, DiffChange, DiffJob, DiffModule, DiffSummary, Side, SpecDiff, compare,
+};
 pub use error::{Frame, SpecError};
-pub use evaluator::{EvalConfig, Evaluation, Evaluator, EvaluatorError, Question, QuestionKind};
+pub use evaluator::{
+    Detail, EvalConfig, Evaluation, Evaluator, EvaluatorError, Question, QuestionKind,
+};
 pub use outcome::{EvaluatedJob, EvaluatedSpec, Outcome, evaluate};
 pub use provenance::Provenance;
 pub use render::{RenderOptions, render_error, render_errors};

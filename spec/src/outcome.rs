@@ -8,7 +8,8 @@ use tw_model::{Code, Decoder, Digest, JobId, JobSpec, Location, Problem};
 
 use crate::package::{self, PackageError};
 use crate::{
-    Evaluation, Evaluator, EvaluatorError, Provenance, Question, QuestionKind, Source, SpecError,
+    Detail, Evaluation, Evaluator, EvaluatorError, Provenance, Question, QuestionKind, Source,
+    SpecError,
 };
 
 /// A job and where it came from.
@@ -51,12 +52,22 @@ pub fn evaluate(
     source: &Source,
     specs: &[String],
 ) -> Result<Outcome, EvaluatorError> {
+    evaluate_in_detail(evaluator, source, specs, Detail::Places)
+}
+
+/// As [`evaluate`], finding out as much as `detail` says.
+pub(crate) fn evaluate_in_detail(
+    evaluator: &Evaluator,
+    source: &Source,
+    specs: &[String],
+    detail: Detail,
+) -> Result<Outcome, EvaluatorError> {
     let mut outcome = Outcome::default();
     let mut packages = Packages {
         source,
         digests: BTreeMap::new(),
     };
-    for evaluation in evaluator.evaluate_all(source, specs)? {
+    for evaluation in evaluator.evaluate_all(source, specs, detail)? {
         outcome.add(evaluation, &mut packages);
     }
     outcome.refuse_duplicates();

@@ -66,8 +66,9 @@ def _out_of_time(_signal_number: int, frame: FrameType | None) -> None:
     )
 
 
-def evaluate(path: str) -> None:
+def evaluate(path: str, with_references: bool) -> None:
     """Runs the spec at `path` and sends its jobs, or its error, to the parent."""
+    spans.with_references = with_references
     output = sys.stdout = sys.stderr = _Output()
     jobs: list[dict[str, Any]] = []
     _listeners.append(lambda job: jobs.append(encode(job, spans.locate)))

@@ -184,12 +184,22 @@ def _argument(call: ast.Call, name: str, names: tuple[str, ...]) -> ast.expr | N
     return next((keyword.value for keyword in call.keywords if keyword.arg is None), None)
 
 
-def _function(code: CodeType) -> ast.FunctionDef | ast.Lambda | None:
+_functions: dict[CodeType, ast.AST | None] = {}
+
+
+def _function(code: CodeType) -> Any:
+    """Returns the syntax of the function that a code object was compiled from."""
+    if code not in _functions:
+        _functions[code] = _find_function(code)
+    return _functions[code]
+
+
+def _find_function(code: CodeType) -> ast.AST | None:
     for node in ast.walk(sources.tree(code.co_filename)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == code.co_name:
             first = node.decorator_list[0].lineno if node.decorator_list else node.lineno
             if first == code.co_firstlineno:
-                return node  # type: ignore[return-value]
+                return node
     return None
 
 

@@ -16,6 +16,9 @@ _Call = dict[str, sources.Place]
 _arguments: dict[int, _Call] = {}
 _LITERAL_DEPTH_MAX = 3
 
+with_references = False
+"""Whether to follow what values refer to, which costs more than the rest of an evaluation."""
+
 
 
 def _literal(path: str, name: str, node: ast.AST, found: _Call, depth: int) -> None:
@@ -102,7 +105,7 @@ def _spans(origins: dict[str, Any]) -> dict[str, Any]:
             found.update((name, place) for name, place in places.items() if name.startswith(prefix))
         elif "**" in places:
             found[field] = places["**"]
-        referred = references.of_argument(calls, node, field)
+        referred = references.of_argument(calls, node, field) if with_references else []
         if referred:
             refs[field] = referred
     return {"spans": found, "refs": refs} if refs else {"spans": found}

@@ -27,6 +27,8 @@ pub(crate) struct Request {
     pub(crate) cpu_s: u64,
     /// Time in milliseconds after which the child is killed.
     pub(crate) wall_ms: u64,
+    /// Whether the places of a value include the definitions that it refers to.
+    pub(crate) references: bool,
     /// Address space in bytes.
     pub(crate) memory_bytes: u64,
 }

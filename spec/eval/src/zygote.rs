@@ -239,7 +239,7 @@ fn run_child(
     }
     std::mem::forget(early);
     host::connect(SOCKET);
-    let failure = evaluate.call1((&request.path,)).err();
+    let failure = evaluate.call1((&request.path, request.references)).err();
     let text = failure.map(|error| error.to_string()).unwrap_or_default();
     host::exit(Some(
         serde_json::json!({ "broken": text }).to_string().as_bytes(),

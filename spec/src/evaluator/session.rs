@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tw_model::Code;
 
 use super::zygote::{Request, Zygote};
-use super::{EvalConfig, Evaluation, Question, QuestionKind};
+use super::{Detail, EvalConfig, Evaluation, Question, QuestionKind};
 use crate::source::{EntryKind, Source, SourceError};
 use crate::{Frame, SpecError};
 
@@ -22,13 +22,6 @@ use crate::{Frame, SpecError};
 const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long to wait for a sign of a zygote that should have killed its child.
 const SILENCE: Duration = Duration::from_secs(5);
-
-/// What came of a request.
-pub(super) enum Answered {
-    Evaluation(Evaluation),
-    /// The zygote ended; the request may be made again to another one.
-    ZygoteGone,
-}
 
 /// A frame from the child.
 #[derive(Deserialize)]
@@ -92,20 +85,23 @@ struct Ended {
     deadline: bool,
 }
 
-/// Has `path` evaluated and serves the child until it ends.
-pub(super) fn run(zygote: &Zygote, config: &EvalConfig, source: &Source, path: &str) -> Answered {
-    let Ok((mut session, status)) = Session::open(zygote, config, source, path) else {
-        return Answered::ZygoteGone;
-    };
-    let last = session.serve();
-    let evaluation = match last {
-        Ok(Some(message)) => session.finished(message),
-        Ok(None) | Err(_) => match how_it_ended(status) {
-            Some(ended) => session.failed(unfinished(&ended, config, path)),
-            None => return Answered::ZygoteGone,
-        },
-    };
-    Answered::Evaluation(evaluation)
+/// Has `path` evaluated and serves the child until it ends; none if the zygote is gone, in which case the
+/// request may be made again to another one.
+pub(super) fn run(
+    zygote: &Zygote,
+    config: &EvalConfig,
+    source: &Source,
+    path: &str,
+    detail: Detail,
+) -> Option<Evaluation> {
+    let (mut session, status) = Session::open(zygote, config, source, path, detail).ok()?;
+    match session.serve() {
+        Ok(Some(message)) => Some(session.finished(message)),
+        Ok(None) | Err(_) => {
+            let ended = how_it_ended(status)?;
+            Some(session.failed(unfinished(&ended, config, path)))
+        }
+    }
 }
 
 struct Session<'a> {
@@ -122,6 +118,7 @@ impl<'a> Session<'a> {
         config: &EvalConfig,
         source: &'a Source,
         path: &'a str,
+        detail: Detail,
     ) -> io::Result<(Session<'a>, OwnedFd)> {
         let (child, theirs) = UnixStream::pair()?;
         let (status, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
@@ -131,6 +128,7 @@ impl<'a> Session<'a> {
             cpu_s: config.cpu.as_secs().max(1),
             wall_ms: config.deadline.as_millis() as u64,
             memory_bytes: config.memory_bytes,
+            references: detail == Detail::References,
         };
         zygote.request(&request, &theirs.into(), &report)?;
         Ok((

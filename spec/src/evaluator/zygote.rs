@@ -37,6 +37,7 @@ pub(super) struct Request<'a> {
     pub(super) cpu_s: u64,
     pub(super) wall_ms: u64,
     pub(super) memory_bytes: u64,
+    pub(super) references: bool,
 }
 
 /// A running zygote.

@@ -1,7 +1,7 @@
 //! What a change does, and where it comes from.
 
 use serde_json::{Value, json};
-use tw_spec::{SpecDiff, compare};
+use tw_spec::{Side, SpecDiff, compare};
 
 use crate::support::{Repo, evaluate_all, evaluator};
 
@@ -76,11 +76,17 @@ fn diff(repo: &Repo, base: &str, head: &str) -> SpecDiff {
     };
     let (base, head) = (source(base), source(head));
     let evaluator = evaluator();
-    let (old, new) = (
-        evaluate_all(&evaluator, &base),
-        evaluate_all(&evaluator, &head),
-    );
-    compare(&old, &new, &base, &head).expect("a comparison")
+    let old = evaluate_all(&evaluator, &base);
+    let new = evaluate_all(&evaluator, &head);
+    let base = Side {
+        source: &base,
+        outcome: &old,
+    };
+    let head = Side {
+        source: &head,
+        outcome: &new,
+    };
+    compare(&evaluator, base, head).expect("a comparison")
 }
 
 /// Job, path, effect, and `file:line` of the cause of each change.

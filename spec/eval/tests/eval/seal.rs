@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{Repo, config, evaluator};
 use tw_model::Code;
-use tw_spec::{EvalConfig, Evaluator, SpecError};
+use tw_spec::{Detail, EvalConfig, Evaluator, SpecError};
 
 const HELLO: &str =
     "from tw import Job, export\nexport(Job(name=\"hello\", command=\"echo hello\"))\n";
@@ -14,10 +14,10 @@ fn attempt_with(config: EvalConfig, spec: &str) -> SpecError {
     let repo = Repo::with(&[("attempt.tw", spec), ("hello.tw", HELLO)]);
     let evaluator = Evaluator::start(config).expect("tw-eval starts");
     let attempt = evaluator
-        .evaluate(&repo.work_tree(), "attempt.tw")
+        .evaluate(&repo.work_tree(), "attempt.tw", Detail::Places)
         .expect("an answer");
     let next = evaluator
-        .evaluate(&repo.work_tree(), "hello.tw")
+        .evaluate(&repo.work_tree(), "hello.tw", Detail::Places)
         .expect("an answer");
     assert_eq!(next.error, None, "the next spec is served");
     assert_eq!(next.jobs.len(), 1);
@@ -242,7 +242,7 @@ fn the_environment_is_empty_behind_the_stand_ins() {
         "import dataclasses\nprint(len(dataclasses.sys.modules['posix'].environ))\n",
     )]);
     let evaluation = evaluator()
-        .evaluate(&repo.work_tree(), "a.tw")
+        .evaluate(&repo.work_tree(), "a.tw", Detail::Places)
         .expect("an answer");
     assert_eq!(
         (evaluation.error, evaluation.output.as_str()),
@@ -261,7 +261,7 @@ fn a_killed_evaluator_is_started_again() {
     )
     .expect("kill");
     let evaluation = evaluator
-        .evaluate(&repo.work_tree(), "hello.tw")
+        .evaluate(&repo.work_tree(), "hello.tw", Detail::Places)
         .expect("an answer");
     assert_eq!(evaluation.error, None);
     assert_ne!(evaluator.process_id().expect("a process"), before);
@@ -275,7 +275,7 @@ fn one_spec_cannot_touch_another() {
     let evaluator = evaluator();
     for (path, round) in [("a.tw", 1), ("b.tw", 1), ("a.tw", 2), ("b.tw", 2)] {
         let evaluation = evaluator
-            .evaluate(&repo.work_tree(), path)
+            .evaluate(&repo.work_tree(), path, Detail::Places)
             .expect("an answer");
         assert_eq!(evaluation.error, None, "{path} in round {round}");
     }
@@ -289,7 +289,7 @@ fn text_hashes_are_fixed() {
     )]);
     let ask = || {
         evaluator()
-            .evaluate(&repo.work_tree(), "a.tw")
+            .evaluate(&repo.work_tree(), "a.tw", Detail::Places)
             .expect("an answer")
             .output
     };
