@@ -5,13 +5,15 @@
 //! gets the newest rows, and a new stream begins with a snapshot under the same lock that changes take.
 
 mod line;
+#[cfg(test)]
+mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::broadcast;
 use tw_api::{Dial, ErrorBody};
-use tw_model::{Code, EventRecord, JobId, MachineId, Record, TaskId, TaskUsage};
+use tw_model::{Code, Endpoint, EventRecord, JobId, MachineId, Record, TaskId, TaskUsage};
 use tw_scheduler::Op;
 
 use crate::view::{Touched, View};
@@ -31,6 +33,8 @@ pub(crate) struct Hub {
 #[derive(Default)]
 struct Inner {
     view: View,
+    /// Where each job's tasks listen, as agents were last told.
+    endpoints: HashMap<JobId, Vec<Endpoint>>,
     /// The newest sample of each live task.
     usage: HashMap<TaskId, TaskUsage>,
     lines: HashMap<MachineId, Line>,
@@ -52,6 +56,10 @@ impl Hub {
     pub(crate) fn reset(&self, records: impl IntoIterator<Item = Record>) {
         let view = View::from_records(records);
         let mut inner = self.lock();
+        inner.endpoints = view
+            .jobs()
+            .map(|(record, _)| (record.id.clone(), view.endpoints(&record.id).collect()))
+            .collect();
         inner.view = view;
         inner.lines.values_mut().for_each(Line::resync);
     }
@@ -198,9 +206,31 @@ impl Inner {
                 line.end();
             }
         }
-        if !touched.jobs.is_empty() || !touched.machines.is_empty() {
+        if self.moved(touched) {
             self.lines.values_mut().for_each(Line::mark_endpoints);
         }
+    }
+
+    /// Notes where the tasks of jobs listen now. Returns whether that differs from what agents were told.
+    fn moved(&mut self, touched: &Touched) -> bool {
+        let on_machines = touched
+            .machines
+            .iter()
+            .flat_map(|id| self.view.tasks_on(id));
+        let jobs: BTreeSet<JobId> = on_machines
+            .map(|row| row.id.job.clone())
+            .chain(touched.jobs.iter().cloned())
+            .collect();
+        let mut moved = false;
+        for job in jobs {
+            let now: Vec<Endpoint> = self.view.endpoints(&job).collect();
+            let before = match now.is_empty() {
+                true => self.endpoints.remove(&job).unwrap_or_default(),
+                false => self.endpoints.insert(job, now.clone()).unwrap_or_default(),
+            };
+            moved |= now != before;
+        }
+        moved
     }
 }
 

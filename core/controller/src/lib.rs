@@ -31,6 +31,11 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
+/// Plans, as `/v1/plan` answers them.
+pub mod plan {
+    pub use tw_scheduler::{Destruction, JobPlan, Plan, TaskCounts, Verdict};
+}
+
 pub use config::{ControllerConfig, token_path};
 pub use error::{RecordsError, RunError};
 

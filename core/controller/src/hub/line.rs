@@ -52,6 +52,8 @@ impl Line {
 
     pub(super) fn mark(&mut self, task: &TaskId) {
         self.tasks.insert(task.clone());
+        // It may be the first task here that names a service, or the last.
+        self.endpoints = true;
         self.wake.notify_one();
     }
 

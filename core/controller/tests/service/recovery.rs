@@ -1,15 +1,16 @@
 //! What is left after the worst.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::{sleep, timeout};
-use tw_api::HealthReply;
+use tw_api::{AgentEvent, Client, ClientError, HealthReply, PlanRequest};
 use tw_controller::{Controller, RecordsError, RunError};
-use tw_model::{Desired, TaskState};
+use tw_model::{Desired, Phase, TaskId, TaskState};
 use tw_store::{BootClock, SqliteOptions, SqliteStore, Store, Txn};
 
 use crate::support::*;
@@ -208,4 +209,151 @@ async fn rows_of_another_release_stop_the_start() {
         ),
         "{refused:?}"
     );
+}
+
+/// How many kills one run of the test has; `TW_TEST_KILLS` asks for more.
+const KILLS: u64 = 8;
+
+/// A moment that repeats, from a seed.
+fn moment(seed: u64, longest: Duration) -> Duration {
+    let mut x = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let share = ((x ^ (x >> 31)) >> 11) as f64 / (1u64 << 53) as f64;
+    longest.mul_f64(share)
+}
+
+/// What the controller has promised.
+#[derive(Clone, Default)]
+struct Promises {
+    /// The newest version of each job whose apply was answered.
+    versions: BTreeMap<String, u64>,
+    /// Tasks whose report that they run was acknowledged.
+    running: BTreeSet<TaskId>,
+}
+
+/// Applies one version of a job after another until the controller is gone.
+async fn keep_applying(client: Client, name: String, promises: Arc<Mutex<Promises>>) {
+    for number in 0.. {
+        let label = format!("{number}-{:?}", std::time::Instant::now());
+        let job = job(&name, json!({ "labels": { "N": label }, "replicas": 3 }));
+        let request = PlanRequest {
+            jobs: vec![job.clone()],
+        };
+        let Ok(plan) = client
+            .post::<_, serde_json::Value>("/v1/plan", &request)
+            .await
+        else {
+            return;
+        };
+        let digest = plan["digest"].as_str().unwrap_or_default();
+        // A plan may be stale: tasks of the last version start meanwhile.
+        match apply_plan(&client, &[job], digest).await {
+            Ok(reply) => {
+                let version = reply.jobs[0].version;
+                promises
+                    .lock()
+                    .unwrap()
+                    .versions
+                    .insert(name.clone(), version);
+            }
+            Err(ClientError::Refused(_)) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Starts whatever is assigned until the controller is gone.
+async fn keep_running(mut agent: Agent, promises: Arc<Mutex<Promises>>) -> Agent {
+    while let Ok(Some(event)) = agent.stream.next::<AgentEvent>().await {
+        let rows = match event {
+            AgentEvent::Snapshot { assignments, .. } => assignments,
+            AgentEvent::Assign { assignment } => vec![*assignment],
+            _ => continue,
+        };
+        for row in rows {
+            let id = row.task.id;
+            if row.task.state.is_terminal() || promises.lock().unwrap().running.contains(&id) {
+                continue;
+            }
+            let reports = vec![
+                agent.report(&id, Phase::Starting),
+                agent.report(&id, running()),
+            ];
+            if agent.send(reports, Vec::new()).await.is_err() {
+                return agent;
+            }
+            promises.lock().unwrap().running.insert(id);
+        }
+    }
+    agent
+}
+
+async fn check_promises(client: &Client, promises: &Promises, round: u64) {
+    for (name, version) in &promises.versions {
+        let shown = status(client, name).await;
+        assert!(
+            shown.job.version >= *version,
+            "kill {round}: {name} is at {}, and {version} was acknowledged",
+            shown.job.version
+        );
+        for task in &shown.tasks {
+            assert_eq!(task.restarts, 0, "kill {round}: {} restarted", task.id);
+            let acknowledged = promises.running.contains(&task.id);
+            assert!(
+                !acknowledged || task.state == TaskState::Running,
+                "kill {round}: {} was acknowledged to run and is {}",
+                task.id,
+                task.state
+            );
+        }
+    }
+    for task in &promises.running {
+        let shown = status(client, task.job.name.as_str()).await;
+        let held = shown.tasks.iter().any(|row| row.id == *task);
+        assert!(
+            held,
+            "kill {round}: {task} was acknowledged to run and is gone"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_at_seeded_moments_break_no_promise() {
+    let folder = Folder::new();
+    let (state, client) = (folder.state(), client(&folder.state()));
+    let asked = std::env::var("TW_TEST_KILLS").ok();
+    let kills = asked.map_or(KILLS, |text| {
+        text.parse().expect("TW_TEST_KILLS is a number")
+    });
+    let promises = Arc::new(Mutex::new(Promises::default()));
+    let mut process = Process::start(&state).await;
+    let mut agent = Agent::start(&client, "m1").await;
+    for round in 0..kills {
+        let appliers: Vec<_> = (0..4)
+            .map(|n| {
+                let name = format!("load-{n}");
+                tokio::spawn(keep_applying(client.clone(), name, Arc::clone(&promises)))
+            })
+            .collect();
+        let runner = tokio::spawn(keep_running(agent, Arc::clone(&promises)));
+        sleep(moment(round, Duration::from_millis(150))).await;
+        process.kill();
+        for applier in appliers {
+            applier.await.unwrap();
+        }
+        agent = runner.await.unwrap();
+        let back = std::time::Instant::now();
+        process = Process::start(&state).await;
+        assert!(
+            back.elapsed() < Duration::from_secs(10),
+            "kill {round}: back too late"
+        );
+        let promised = promises.lock().unwrap().clone();
+        check_promises(&client, &promised, round).await;
+        agent.stream = open_stream(&client, "m1", agent.epoch).await.unwrap();
+    }
+    process.kill();
+    let promises = promises.lock().unwrap();
+    assert!(!promises.versions.is_empty() && !promises.running.is_empty());
 }
