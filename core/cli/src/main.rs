@@ -1,1 +1,98 @@
-fn main() {}
+//! `tw`, the one program people type. Each command is a file in `commands`.
+
+mod commands;
+mod context;
+mod failure;
+mod follow;
+mod spec;
+mod table;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::context::Context;
+
+/// Runs services from source control: evaluates `config.tw` specs, shows what a change would do, and does it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tw",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+struct Cli {
+    /// The state folder of the Twill to talk to [default: the user's state folder]
+    #[arg(long, global = true, env = "TW_STATE", value_name = "DIR")]
+    state: Option<std::path::PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Eval(commands::eval::Args),
+    Check(commands::check::Args),
+    Diff(commands::diff::Args),
+    Plan(commands::plan::Args),
+    Apply(commands::apply::Args),
+    Run(commands::run::Args),
+    Status(commands::status::Args),
+    Logs(commands::logs::Args),
+    Exec(commands::exec::Args),
+    Stop(commands::stop::Args),
+    Restart(commands::restart::Args),
+    Events(commands::events::Args),
+    Machines(commands::machines::Args),
+    Recommend(commands::recommend::Args),
+    Dev(commands::dev::Args),
+    Controller(commands::controller::Args),
+    Completions(commands::completions::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            let _ = usage.print();
+            return ExitCode::from(u8::from(usage.use_stderr()));
+        }
+    };
+    let context = Context::new(cli.state);
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(cause) => return failure::report(&cause.into()),
+    };
+    let outcome = runtime.block_on(run(cli.command, &context));
+    // Reads of standard input cannot be cancelled; nothing else is left running.
+    runtime.shutdown_background();
+    outcome.unwrap_or_else(|cause| failure::report(&cause))
+}
+
+async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Check(args) => commands::check::run(args),
+        Command::Diff(args) => commands::diff::run(args),
+        Command::Plan(args) => commands::plan::run(args, context).await,
+        Command::Apply(args) => commands::apply::run(args, context).await,
+        Command::Run(args) => commands::run::run(args, context).await,
+        Command::Status(args) => commands::status::run(args, context).await,
+        Command::Logs(args) => commands::logs::run(args, context).await,
+        Command::Exec(args) => commands::exec::run(args, context).await,
+        Command::Stop(args) => commands::stop::run(args, context).await,
+        Command::Restart(args) => commands::restart::run(args, context).await,
+        Command::Events(args) => commands::events::run(args, context).await,
+        Command::Machines(args) => commands::machines::run(args, context).await,
+        Command::Recommend(args) => commands::recommend::run(args, context).await,
+        Command::Dev(args) => commands::dev::run(args, context).await,
+        Command::Controller(args) => commands::controller::run(args, context).await,
+        Command::Completions(args) => commands::completions::run(args, Cli::command()),
+    }
+}

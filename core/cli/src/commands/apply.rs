@@ -1,0 +1,145 @@
+//! `tw apply`
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tw_api::{ApplyReply, ApplyRequest, Client, PackageReply};
+use tw_model::JobId;
+
+use super::plan::Planned;
+use crate::context::Context;
+use crate::failure::Advice;
+use crate::text::count;
+
+/// Plan specs, ask, and do what the plan says
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Spec files, or folders with *.tw files below them
+    #[arg(default_value = ".", value_name = "PATH")]
+    pub(super) paths: Vec<PathBuf>,
+    /// Apply this git revision instead of the work tree
+    #[arg(long, value_name = "REV")]
+    pub(super) rev: Option<String>,
+    /// Do not ask
+    #[arg(long, conflicts_with = "plan")]
+    pub(super) auto_approve: bool,
+    /// Apply only if this is still the plan, by its digest; does not ask
+    #[arg(long, value_name = "DIGEST")]
+    pub(super) plan: Option<String>,
+}
+
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    Ok(match submit(&args, context).await? {
+        Submitted::Refused => ExitCode::FAILURE,
+        Submitted::Nothing | Submitted::Applied(_) => ExitCode::SUCCESS,
+    })
+}
+
+/// Applies without asking, as `tw dev SPEC` does.
+pub(crate) async fn apply(
+    paths: &[PathBuf],
+    rev: Option<String>,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
+    run(
+        Args {
+            paths: paths.to_vec(),
+            rev,
+            auto_approve: true,
+            plan: None,
+        },
+        context,
+    )
+    .await
+}
+
+/// What came of it.
+pub(crate) enum Submitted {
+    /// By a mistake in the specs, or by the person who was asked.
+    Refused,
+    Nothing,
+    Applied(Vec<JobId>),
+}
+
+pub(crate) async fn submit(args: &Args, context: &Context) -> anyhow::Result<Submitted> {
+    let client = context.client()?;
+    let Some(planned) = Planned::make(&client, &args.paths, args.rev.as_deref()).await? else {
+        return Ok(Submitted::Refused);
+    };
+    planned.print();
+    if planned.plan.jobs.is_empty() {
+        return Ok(Submitted::Nothing);
+    }
+    let digest = match &args.plan {
+        Some(digest) => digest.clone(),
+        None if args.auto_approve || confirmed()? => planned.plan.digest.clone(),
+        None => {
+            anstream::println!("Nothing was applied.");
+            return Ok(Submitted::Refused);
+        }
+    };
+    upload_packages(&client, &planned).await?;
+    let request = ApplyRequest {
+        jobs: planned.submitted(),
+        digest,
+    };
+    let reply: ApplyReply = client.post("/v1/apply", &request).await?;
+    let changed: Vec<JobId> = reply
+        .jobs
+        .into_iter()
+        .filter(|job| job.changed)
+        .map(|job| job.job)
+        .collect();
+    anstream::println!("Applied: {}.", count(changed.len(), "job"));
+    Ok(Submitted::Applied(changed))
+}
+
+fn confirmed() -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Advice::new(
+            "there is nobody to ask whether to apply this plan",
+            "say --auto-approve, or --plan DIGEST for a plan that was reviewed",
+        ));
+    }
+    anstream::print!("Apply this plan? [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Sends the packages that the controller lacks.
+async fn upload_packages(client: &Client, planned: &Planned) -> anyhow::Result<()> {
+    let packages: BTreeMap<_, _> = planned
+        .jobs
+        .iter()
+        .flat_map(|job| &job.spec.packages)
+        .map(|package| (package.digest.clone(), package.path.clone()))
+        .collect();
+    for (digest, folder) in packages {
+        let path = format!("/v1/packages/{}", digest.0);
+        if client.exists(&path).await? {
+            continue;
+        }
+        let package = tw_spec::package::pack(&planned.source, &folder.0)?;
+        if package.digest != digest {
+            return Err(Advice::new(
+                format!(
+                    "the folder '{}' changed while it was being applied",
+                    folder.0
+                ),
+                "run the command again",
+            ));
+        }
+        let size = tw_model::Bytes(package.archive.len() as u64);
+        let _: PackageReply = client.put_bytes(&path, package.archive.into()).await?;
+        anstream::println!(
+            "Sent package {} ({}, {size})",
+            folder.0,
+            count(package.files, "file")
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,298 @@
+//! Keeps a controller and agents running, each a process of its own, until it is asked to end.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::layout::Layout;
+use super::{Args, machine};
+use crate::context::SOCKET;
+use crate::failure::Advice;
+
+/// The wait before a process that died is started again.
+const RESPAWN_AFTER: Duration = Duration::from_millis(200);
+
+/// How often the supervisor looks after its processes.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    agents: u32,
+    lost_after: f64,
+}
+
+impl From<&Args> for Settings {
+    fn from(args: &Args) -> Settings {
+        Settings {
+            agents: args.agents,
+            lost_after: args.lost_after,
+        }
+    }
+}
+
+/// A process that is started again when it ends.
+struct Kept {
+    name: String,
+    command: Vec<String>,
+    child: Option<Child>,
+    /// No start before this moment.
+    not_before: tokio::time::Instant,
+}
+
+/// Supervises until SIGTERM or SIGINT, then ends everything it started.
+pub(super) async fn run(layout: Layout, settings: Settings) -> anyhow::Result<()> {
+    let _lock = layout.lock()?;
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut kept = processes(&layout, &settings)?;
+    loop {
+        for process in &mut kept {
+            look_after(process, &layout).await?;
+        }
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            _ = hangup.recv() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+    for process in &mut kept {
+        if let Some(mut child) = process.child.take() {
+            end_child(&mut child).await;
+        }
+    }
+    clean(&layout).await
+}
+
+fn processes(layout: &Layout, settings: &Settings) -> anyhow::Result<Vec<Kept>> {
+    let state = layout.root().display().to_string();
+    let tw = std::env::current_exe()?.display().to_string();
+    let controller = [
+        &tw,
+        "--state",
+        &state,
+        "controller",
+        "--lost-after",
+        &settings.lost_after.to_string(),
+    ];
+    let mut kept = vec![keep("controller", &controller)];
+    let (cores, memory) = machine::share(settings.agents);
+    let ports = 1000 / settings.agents.max(1) as u16;
+    for number in 1..=settings.agents {
+        let name = format!("agent-{number}");
+        let first = layout.port_base() + ports * (number as u16 - 1);
+        let agent = [
+            &agent_program()?.display().to_string(),
+            "run",
+            "--name",
+            &name,
+            "--state",
+            &layout.agent(&name).display().to_string(),
+            "--controller",
+            &format!("unix:{}", layout.root().join(SOCKET).display()),
+            "--cgroup",
+            &format!("{}/{name}", layout.cgroup()),
+            "--cpu",
+            &format!("{cores:.3}"),
+            "--memory",
+            &memory.0.to_string(),
+            "--rack",
+            &format!("rack-{number}"),
+            "--ports",
+            &format!("{first}-{}", first + ports - 1),
+        ];
+        std::fs::create_dir_all(layout.agent(&name))?;
+        kept.push(keep(&name, &agent));
+    }
+    Ok(kept)
+}
+
+fn keep(name: &str, command: &[&str]) -> Kept {
+    Kept {
+        name: name.to_owned(),
+        command: command.iter().map(|word| (*word).to_owned()).collect(),
+        child: None,
+        not_before: tokio::time::Instant::now(),
+    }
+}
+
+async fn look_after(process: &mut Kept, layout: &Layout) -> anyhow::Result<()> {
+    if layout.is_taken(&process.name) {
+        if let Some(mut child) = process.child.take() {
+            let _ = child.kill().await;
+            agent_command(layout, &process.name, "clean").await?;
+        }
+        return Ok(());
+    }
+    if let Some(child) = &mut process.child
+        && let Some(status) = child.try_wait()?
+    {
+        anstream::eprintln!("{} ended ({status}); starting it again", process.name);
+        process.child = None;
+        process.not_before = tokio::time::Instant::now() + RESPAWN_AFTER;
+    }
+    if process.child.is_none() && tokio::time::Instant::now() >= process.not_before {
+        process.child = Some(start(process, layout)?);
+    }
+    Ok(())
+}
+
+fn start(process: &Kept, layout: &Layout) -> anyhow::Result<Child> {
+    let (program, arguments) = process
+        .command
+        .split_first()
+        .context("a process has a program")?;
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(append(layout.log(&process.name))?)
+        // Of its own group, so that Ctrl-C reaches the supervisor alone, which then ends it in order.
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot start {program}"))
+}
+
+async fn end_child(child: &mut Child) {
+    let Some(pid) = child.id() else { return };
+    let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
+    if tokio::time::timeout(Duration::from_secs(5), child.wait())
+        .await
+        .is_err()
+    {
+        let _ = child.kill().await;
+    }
+}
+
+/// Ends every task of every agent here, and removes their cgroups and mounts.
+pub(super) async fn clean(layout: &Layout) -> anyhow::Result<()> {
+    let Ok(agents) = std::fs::read_dir(layout.root().join("agents")) else {
+        return Ok(());
+    };
+    for agent in agents {
+        let name = agent?.file_name().to_string_lossy().into_owned();
+        agent_command(layout, &name, "clean").await?;
+    }
+    Ok(())
+}
+
+async fn agent_command(layout: &Layout, name: &str, command: &str) -> anyhow::Result<()> {
+    let output = Command::new(agent_program()?)
+        .arg(command)
+        .arg("--state")
+        .arg(layout.agent(name))
+        .arg("--cgroup")
+        .arg(format!("{}/{name}", layout.cgroup()))
+        .output()
+        .await?;
+    match output.status.success() {
+        true => Ok(()),
+        false => anyhow::bail!(
+            "`tw-agent {command}` of {name} failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        ),
+    }
+}
+
+/// The agent's program: beside this one, in `TW_LIBEXEC`, or in `../lib/twill`.
+fn agent_program() -> anyhow::Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let folder = here.parent().context("a program is in a folder")?;
+    let named = std::env::var_os("TW_LIBEXEC").map(PathBuf::from);
+    let places = [
+        Some(folder.to_owned()),
+        named,
+        Some(folder.join("../lib/twill")),
+    ];
+    let found = places
+        .into_iter()
+        .flatten()
+        .map(|place| place.join("tw-agent"))
+        .find(|program| program.is_file());
+    found.ok_or_else(|| {
+        Advice::new(
+            format!("tw-agent is not beside {}", here.display()),
+            "install it there, or name its folder in TW_LIBEXEC",
+        )
+    })
+}
+
+fn append(path: PathBuf) -> anyhow::Result<File> {
+    let opened = OpenOptions::new().create(true).append(true).open(&path);
+    opened.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Starts a supervisor that outlives this process.
+pub(super) fn spawn_detached(layout: &Layout, args: &Args) -> anyhow::Result<std::process::Child> {
+    std::fs::create_dir_all(layout.root().join("log"))?;
+    let log = append(layout.log("dev"))?;
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command
+        .arg("--state")
+        .arg(layout.root())
+        .args([
+            "dev",
+            "--agents",
+            &args.agents.to_string(),
+            "--lost-after",
+            &args.lost_after.to_string(),
+        ])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    // SAFETY: between fork and exec only `setsid` runs, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?));
+    }
+    Ok(command.spawn()?)
+}
+
+/// The error of a supervisor that ended before it was ready: the end of its log.
+pub(super) fn failed_start(layout: &Layout, status: ExitStatus) -> anyhow::Error {
+    let log = std::fs::read_to_string(layout.log("dev")).unwrap_or_default();
+    let last: Vec<&str> = log.lines().rev().take(5).collect();
+    let last: Vec<&str> = last.into_iter().rev().collect();
+    Advice::new(
+        format!("`tw dev` ended at once ({status}): {}", last.join("\n")),
+        format!("its log is {}", layout.log("dev").display()),
+    )
+}
+
+/// Tells the supervisor to look at the folder again.
+pub(super) fn notify(layout: &Layout) -> anyhow::Result<()> {
+    match layout.supervisor()? {
+        Some(pid) => Ok(kill(pid, Signal::SIGHUP)?),
+        None => Err(Advice::new(
+            format!("nothing runs in {}", layout.root().display()),
+            "start it with `tw dev`",
+        )),
+    }
+}
+
+/// Asks the supervisor to end and waits until it has.
+pub(super) async fn end(layout: &Layout, pid: Pid) -> anyhow::Result<()> {
+    kill(pid, Signal::SIGTERM)?;
+    let waiting = async {
+        while layout.supervisor()?.is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(Duration::from_secs(60), waiting).await {
+        Ok(ended) => ended,
+        Err(_) => Err(Advice::new(
+            format!("process {pid} has not ended within a minute"),
+            format!("its log is {}", layout.log("dev").display()),
+        )),
+    }
+}

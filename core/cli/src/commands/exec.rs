@@ -1,0 +1,142 @@
+//! `tw exec`
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use nix::sys::termios::{self, SetArg, Termios};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::signal::unix::{SignalKind, signal};
+use tw_api::{ErrorBody, ExecRequest, Frame, FrameKind, SessionRequest, read_frame, write_frame};
+use tw_model::Exit;
+
+use crate::context::{Context, TaskSelector};
+use crate::failure::Advice;
+
+/// Run a command in a running task: its namespaces, its user, its limits
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A task such as web.0; the only task of a job may be named by the job
+    task: TaskSelector,
+    /// The command [default: sh]
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let client = context.client()?;
+    let tasks = args.task.resolve(&client).await?;
+    let [task] = &tasks[..] else {
+        let hint = format!(
+            "name one of them, such as {}.{}",
+            tasks[0].job, tasks[0].index
+        );
+        return Err(Advice::new(
+            format!("'{}' has {} tasks", args.task.job, tasks.len()),
+            hint,
+        ));
+    };
+    let argv = match args.command.is_empty() {
+        true => vec!["sh".to_owned()],
+        false => args.command,
+    };
+    let terminal = RawTerminal::enter();
+    let request = ExecRequest {
+        task: task.clone(),
+        argv,
+        terminal: terminal.as_ref().and_then(|_| size()),
+    };
+    let session = client.session("/v1/session").await?;
+    let (mut from, mut to) = tokio::io::split(session);
+    write_frame(
+        &mut to,
+        &Frame::json(FrameKind::Open, &SessionRequest::Exec(request)),
+    )
+    .await?;
+    let input = tokio::spawn(async move { send_input(&mut to).await });
+    let exit = receive_output(&mut from).await;
+    input.abort();
+    drop(terminal);
+    exit.map(|exit| exit_code(&exit))
+}
+
+async fn receive_output(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> anyhow::Result<Exit> {
+    while let Some(frame) = read_frame(from).await? {
+        match frame.kind {
+            FrameKind::Stdout => {
+                let mut stdout = std::io::stdout();
+                stdout.write_all(&frame.bytes)?;
+                stdout.flush()?;
+            }
+            FrameKind::Stderr => std::io::stderr().write_all(&frame.bytes)?,
+            FrameKind::Exit => return Ok(frame.parse()?),
+            FrameKind::Error => return Err(frame.parse::<ErrorBody>()?.into()),
+            _ => {}
+        }
+    }
+    anyhow::bail!("the connection ended before the command did")
+}
+
+async fn send_input(to: &mut (impl AsyncWrite + Unpin)) -> anyhow::Result<()> {
+    let mut resized = signal(SignalKind::window_change())?;
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let frame = tokio::select! {
+            read = stdin.read(&mut buffer) => match read? {
+                0 => {
+                    write_frame(to, &Frame::new(FrameKind::StdinEnd, [])).await?;
+                    return std::future::pending().await;
+                }
+                length => Frame::new(FrameKind::Stdin, &buffer[..length]),
+            },
+            _ = resized.recv() => match size() {
+                Some((rows, columns)) => Frame::new(FrameKind::Resize, [rows.to_be_bytes(), columns.to_be_bytes()].concat()),
+                None => continue,
+            },
+        };
+        write_frame(to, &frame).await?;
+    }
+}
+
+/// As a shell would say it: 128 and the signal's number where a signal ended the command.
+fn exit_code(exit: &Exit) -> ExitCode {
+    let code = exit.code.unwrap_or_else(|| 128 + exit.signal.unwrap_or(0));
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+nix::ioctl_read_bad!(window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
+
+/// Rows and columns of the terminal.
+fn size() -> Option<(u16, u16)> {
+    let mut size = nix::libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the ioctl writes one `winsize`, which lives here until it returns.
+    unsafe { window_size(nix::libc::STDIN_FILENO, &mut size) }.ok()?;
+    Some((size.ws_row, size.ws_col))
+}
+
+/// The terminal without line editing, until this is dropped.
+struct RawTerminal(Termios);
+
+impl RawTerminal {
+    fn enter() -> Option<RawTerminal> {
+        if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+            return None;
+        }
+        let before = termios::tcgetattr(std::io::stdin()).ok()?;
+        let mut raw = before.clone();
+        termios::cfmakeraw(&mut raw);
+        termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw).ok()?;
+        Some(RawTerminal(before))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0);
+    }
+}

@@ -1,0 +1,169 @@
+//! `tw status`
+
+use std::process::ExitCode;
+
+use tw_api::{JobStatus, JobSummary, JobsReply, TaskStatus};
+use tw_model::{JobId, RolloutState, TaskState};
+
+use crate::context::{Context, job_path};
+use crate::table::Table;
+use crate::text::{self, BOLD, DIM, GREEN, RED, YELLOW, painted};
+
+/// Show the jobs, or the tasks of one job
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The job, as NAME or NAMESPACE/NAME; without it all jobs are listed
+    job: Option<JobId>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let client = context.client()?;
+    match args.job {
+        None => {
+            let reply: JobsReply = client.get("/v1/jobs").await?;
+            match args.json {
+                true => anstream::println!("{}", serde_json::to_string_pretty(&reply)?),
+                false => print_jobs(&reply),
+            }
+        }
+        Some(job) => {
+            let status: JobStatus = client.get(&job_path(&job)).await?;
+            match args.json {
+                true => anstream::println!("{}", serde_json::to_string_pretty(&status)?),
+                false => print_job(&status),
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_jobs(reply: &JobsReply) {
+    if reply.jobs.is_empty() {
+        anstream::println!("No jobs yet. `tw run PATH` runs the specs of a folder.");
+        return;
+    }
+    let mut table = Table::new(&["JOB", "KIND", "STATE", "HEALTHY", "VERSION", "SOURCE"]);
+    for job in &reply.jobs {
+        table.row(vec![
+            name(job),
+            job.kind.clone(),
+            job_state(job),
+            format!("{}/{}", job.healthy, job.replicas),
+            job.version.to_string(),
+            source(job),
+        ]);
+    }
+    table.print();
+}
+
+fn print_job(status: &JobStatus) {
+    let job = &status.job;
+    anstream::println!(
+        "{BOLD}{}{BOLD:#} {} version {} from {}: {}, {} of {} healthy",
+        name(job),
+        job.kind,
+        job.version,
+        source(job),
+        job_state(job),
+        job.healthy,
+        job.replicas
+    );
+    if let Some(rollout) = &job.rollout {
+        let reason = match rollout.reason.is_empty() {
+            true => String::new(),
+            false => format!(": {}", rollout.reason),
+        };
+        anstream::println!(
+            "{YELLOW}update{YELLOW:#} from version {} to {}: stage {} of {}, {} updated{reason}",
+            rollout.from,
+            rollout.to,
+            rollout.stage,
+            rollout.stages,
+            text::count(rollout.updated as usize, "task")
+        );
+    }
+    let mut table = Table::new(&[
+        "TASK", "STATE", "HEALTH", "MACHINE", "ADDRESS", "RESTARTS", "CPU", "MEMORY", "LIMIT",
+        "SINCE",
+    ]);
+    for task in &status.tasks {
+        table.row(task_row(task));
+    }
+    table.print();
+    for task in status.tasks.iter().filter(|task| !task.reason.is_empty()) {
+        anstream::println!("{DIM}{}: {}{DIM:#}", task.id, task.reason);
+    }
+}
+
+fn task_row(task: &TaskStatus) -> Vec<String> {
+    let usage = task.usage.as_ref().filter(|_| !task.state.is_terminal());
+    let ports: Vec<String> = task
+        .ports
+        .iter()
+        .map(|(name, port)| format!("{name}:{port}"))
+        .collect();
+    let state = match &task.exit {
+        Some(exit) if task.state == TaskState::Failed => {
+            format!("{} ({exit})", text::state(task.state))
+        }
+        _ => text::state(task.state),
+    };
+    vec![
+        task.id.to_string(),
+        state,
+        match task.healthy {
+            None => String::new(),
+            Some(true) => painted(GREEN, "healthy"),
+            Some(false) => painted(RED, "unhealthy"),
+        },
+        task.machine
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        format!(
+            "{} {}",
+            task.address.clone().unwrap_or_default(),
+            ports.join(" ")
+        )
+        .trim()
+        .to_owned(),
+        task.restarts.to_string(),
+        usage
+            .map(|usage| format!("{}/{}", usage.cpu, usage.cpu_limit))
+            .unwrap_or_default(),
+        usage
+            .map(|usage| usage.memory.to_string())
+            .unwrap_or_default(),
+        usage
+            .map(|usage| usage.memory_limit.to_string())
+            .unwrap_or_default(),
+        task.started_at
+            .map(|moment| moment.to_string())
+            .unwrap_or_default(),
+    ]
+}
+
+fn name(job: &JobSummary) -> String {
+    JobId::new(job.namespace.clone(), job.name.clone()).to_string()
+}
+
+fn source(job: &JobSummary) -> String {
+    let revision: String = job.source.revision.chars().take(8).collect();
+    match revision.is_empty() {
+        true => format!("{}:{}", job.source.file, job.source.line),
+        false => format!("{}:{} at {revision}", job.source.file, job.source.line),
+    }
+}
+
+fn job_state(job: &JobSummary) -> String {
+    match &job.rollout {
+        _ if job.stopped => painted(DIM, "stopped"),
+        Some(rollout) if rollout.state == RolloutState::Halted => painted(RED, "update halted"),
+        Some(_) => painted(YELLOW, "updating"),
+        None if job.healthy >= job.replicas => painted(GREEN, "running"),
+        None => painted(YELLOW, "settling"),
+    }
+}

@@ -1,0 +1,50 @@
+//! How an error reaches a person: what happened, what caused it, and what would help, each once.
+
+use std::process::ExitCode;
+
+use tw_api::ClientError;
+
+use crate::text::{BOLD_RED, CYAN};
+
+/// An error that knows what would help.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Advice {
+    message: String,
+    hint: String,
+}
+
+impl Advice {
+    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+        Advice {
+            message: message.into(),
+            hint: hint.into(),
+        }
+        .into()
+    }
+}
+
+/// Prints the error and its causes to standard error; the exit code is 1.
+pub(crate) fn report(failure: &anyhow::Error) -> ExitCode {
+    anstream::eprintln!("{BOLD_RED}error{BOLD_RED:#}: {failure}");
+    for cause in failure.chain().skip(1) {
+        anstream::eprintln!("  caused by: {cause}");
+    }
+    for hint in failure.chain().filter_map(hint_of) {
+        anstream::eprintln!("  {CYAN}hint{CYAN:#}: {hint}");
+    }
+    ExitCode::FAILURE
+}
+
+fn hint_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> {
+    if let Some(advice) = cause.downcast_ref::<Advice>() {
+        return Some(&advice.hint);
+    }
+    match cause.downcast_ref::<ClientError>()? {
+        ClientError::Refused(body) => body.hint.as_deref(),
+        ClientError::Connect { .. } => {
+            Some("is it running? `tw dev` starts one; `--state DIR` or TW_STATE names another")
+        }
+        _ => None,
+    }
+}

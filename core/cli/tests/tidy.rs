@@ -1,0 +1,148 @@
+//! What must stay true of the layout: who depends on whom, and that documents name what exists.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use cargo_metadata::{DependencyKind, MetadataCommand};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// The arrows of `docs/architecture.md`.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("tw-model", &[]),
+    ("tw-api", &["tw-model"]),
+    ("tw-scheduler", &["tw-model"]),
+    ("tw-store", &[]),
+    ("tw-spec", &["tw-model"]),
+    ("tw-eval", &[]),
+    (
+        "tw-controller",
+        &["tw-api", "tw-model", "tw-scheduler", "tw-store"],
+    ),
+    (
+        "tw-agent",
+        &["tw-api", "tw-model", "tw-scheduler", "tw-store"],
+    ),
+    ("tw", &["tw-api", "tw-controller", "tw-model", "tw-spec"]),
+];
+
+fn dependencies() -> BTreeMap<String, Vec<String>> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(format!("{ROOT}/Cargo.toml"))
+        .no_deps()
+        .other_options(vec!["--offline".to_owned()])
+        .exec()
+        .expect("cargo metadata runs");
+    metadata
+        .packages
+        .iter()
+        .map(|package| {
+            let normal = package
+                .dependencies
+                .iter()
+                .filter(|dependency| dependency.kind == DependencyKind::Normal);
+            (
+                package.name.to_string(),
+                normal.map(|dependency| dependency.name.clone()).collect(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn packages_depend_only_along_the_arrows() {
+    let dependencies = dependencies();
+    for (package, allowed) in ARROWS {
+        let ours = dependencies[*package]
+            .iter()
+            .filter(|name| *name == "tw" || name.starts_with("tw-"));
+        for dependency in ours {
+            assert!(
+                allowed.contains(&dependency.as_str()),
+                "{package} must not depend on {dependency}"
+            );
+        }
+    }
+    assert_eq!(
+        dependencies.len(),
+        ARROWS.len(),
+        "a new package needs its arrows here and in docs/architecture.md"
+    );
+}
+
+#[test]
+fn only_the_evaluator_embeds_python_and_decisions_touch_nothing() {
+    for (package, dependencies) in dependencies() {
+        let has = |name: &str| dependencies.iter().any(|dependency| dependency == name);
+        assert_eq!(has("pyo3"), package == "tw-eval", "{package}");
+        if ["tw-model", "tw-scheduler"].contains(&package.as_str()) {
+            for outside in ["tokio", "rusqlite", "nix", "libc", "rustix", "hyper"] {
+                assert!(!has(outside), "{package} must not depend on {outside}");
+            }
+        }
+    }
+}
+
+#[test]
+fn decisions_read_no_clock_file_or_randomness() {
+    let forbidden = [
+        "SystemTime",
+        "Instant::now",
+        "std::fs",
+        "std::net",
+        "std::process",
+        "std::env",
+        "HashMap",
+        "HashSet",
+    ];
+    for file in rust_files(&Path::new(ROOT).join("core/scheduler/src")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for word in forbidden {
+            assert!(!text.contains(word), "{} names {word}", file.display());
+        }
+    }
+}
+
+fn rust_files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files.extend(rust_files(&path)),
+            false => files.extend(
+                path.extension()
+                    .is_some_and(|end| end == "rs")
+                    .then_some(path),
+            ),
+        }
+    }
+    files
+}
+
+#[test]
+fn every_link_in_the_documents_leads_somewhere() {
+    for document in ["README.md", "CONTRIBUTING.md", "docs/architecture.md"] {
+        let text = std::fs::read_to_string(format!("{ROOT}/{document}")).unwrap();
+        let folder = Path::new(ROOT).join(document).parent().unwrap().to_owned();
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.starts_with("http")) {
+            let target = link.split('#').next().unwrap();
+            assert!(folder.join(target).exists(), "{document} links to {link}");
+        }
+    }
+}
+
+#[test]
+fn every_example_is_named_in_the_readme() {
+    let readme = std::fs::read_to_string(format!("{ROOT}/README.md")).unwrap();
+    for entry in std::fs::read_dir(format!("{ROOT}/examples/specs")).unwrap() {
+        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
+        assert!(
+            readme.contains(&format!("`{name}`")),
+            "README.md does not name the example {name}"
+        );
+    }
+}
