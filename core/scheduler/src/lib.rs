@@ -18,6 +18,7 @@ mod plan;
 mod reconcile;
 mod rollout;
 mod seed;
+pub mod simulate;
 mod state;
 mod step;
 mod txn;

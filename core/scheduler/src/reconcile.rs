@@ -341,10 +341,12 @@ fn note_stable(draft: &mut Draft, id: &JobId) {
 fn is_good(job: &JobState, now: Timestamp) -> bool {
     let spec = job.spec();
     (0..job.wanted()).all(|index| {
-        let latest = job.latest(index);
-        let latest = latest.filter(|row| row.version == job.row.version);
-        latest.is_some_and(|row| match spec.kind {
-            Kind::Service => rollout::settled(job, row, spec.rollout.healthy_for, now),
+        job.latest(index).is_some_and(|row| match spec.kind {
+            Kind::Service => {
+                row.version == job.row.version
+                    && rollout::settled(job, row, spec.rollout.healthy_for, now)
+            }
+            // Done is done: a version that asks for no other result leaves it so.
             Kind::Batch => row.state == TaskState::Done,
         })
     })

@@ -391,12 +391,8 @@ fn register(draft: &mut Draft, said: MachineRecord, reports: &[TaskReport]) -> R
         touched.extend(forgotten(draft, &machine, reports));
     }
     for report in in_order(reports) {
-        // What the agent says when it registers is the newest there is, whatever its numbers.
-        let report = TaskReport {
-            seq: report.seq.max(newest(draft, &report.task) + 1),
-            ..report.clone()
-        };
-        if let Ok(Outcome { changed: true, .. }) = take_report(draft, &machine, epoch, &report) {
+        count_anew(draft, report);
+        if let Ok(Outcome { changed: true, .. }) = take_report(draft, &machine, epoch, report) {
             touched.insert(report.task.job.clone());
         }
     }
@@ -406,8 +402,14 @@ fn register(draft: &mut Draft, said: MachineRecord, reports: &[TaskReport]) -> R
     Reply::Registered { epoch }
 }
 
-fn newest(draft: &Draft, task: &TaskId) -> u64 {
-    draft.task(task).map_or(0, |row| row.report_seq)
+/// An agent that began anew counts its reports anew, and what it says when it registers is the newest there is.
+fn count_anew(draft: &mut Draft, report: &TaskReport) {
+    let row = draft.task(&report.task);
+    let row = row.filter(|row| !row.state.is_terminal() && row.report_seq >= report.seq);
+    if let Some(mut row) = row.cloned() {
+        row.report_seq = report.seq.saturating_sub(1);
+        draft.put_task(row);
+    }
 }
 
 /// Tasks that ran there and that the agent does not know any more: their state on the machine is gone.

@@ -1,0 +1,96 @@
+//! A whole cluster in one thread and no time: the real decisions, and everything around them made of chance.
+//!
+//! The store, the network, the agents, the machines and the people are simulated; [`crate::step`] and
+//! [`crate::State::apply`] are the real ones. The controller may crash between applying, queueing and committing,
+//! also between two portions of one decision; the state that follows is what the durable rows say.
+//! One seed is one history: a failing one can be run again.
+
+mod agent;
+mod checks;
+mod client;
+mod controller;
+mod coverage;
+mod faults;
+mod rng;
+mod workload;
+mod world;
+
+pub use coverage::Coverage;
+pub use faults::Fault;
+pub use world::run;
+
+use tw_model::Millis;
+
+/// How much happens in one history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimulationConfig {
+    pub machines: u32,
+    /// About how many tasks the jobs have together.
+    pub tasks: u32,
+    /// The time during which things go wrong.
+    pub stormy: Millis,
+    /// The time after that in which everything has to come right.
+    pub quiet: Millis,
+    pub faults: u32,
+    /// What people ask for, beside the first submission of each job.
+    pub requests: u32,
+    /// A bug planted at the edges, to see that it is found.
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Default for SimulationConfig {
+    fn default() -> SimulationConfig {
+        SimulationConfig {
+            machines: 20,
+            tasks: 200,
+            stormy: Millis::minutes(95),
+            quiet: Millis::minutes(25),
+            faults: 40,
+            requests: 40,
+            sabotage: None,
+        }
+    }
+}
+
+/// A bug at the edges of the decisions. Every one must be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// People get their answer before it is durable.
+    ReplyBeforeDurable,
+    /// Agents see rows before they are durable.
+    PublishBeforeDurable,
+    /// The store says yes and forgets one commit in a hundred.
+    LostCommit,
+    /// Agents go on when they are told that their epoch is over.
+    IgnoreFence,
+    /// Agents keep tasks that are not assigned to them any more.
+    KeepStale,
+    /// Agents that start again forget what they run.
+    ForgetTasks,
+    /// The portions of a decision are committed last to first.
+    ReversedPortions,
+    /// A controller whose commit was refused goes on with what it had applied.
+    KeepRefused,
+}
+
+impl Sabotage {
+    pub const ALL: [Sabotage; 8] = [
+        Sabotage::ReplyBeforeDurable,
+        Sabotage::PublishBeforeDurable,
+        Sabotage::LostCommit,
+        Sabotage::IgnoreFence,
+        Sabotage::KeepStale,
+        Sabotage::ForgetTasks,
+        Sabotage::ReversedPortions,
+        Sabotage::KeepRefused,
+    ];
+}
+
+/// An invariant that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("seed {seed}, after {at}: {what}")]
+pub struct Violation {
+    pub seed: u64,
+    pub at: Millis,
+    pub what: String,
+}

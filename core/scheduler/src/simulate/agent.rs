@@ -1,0 +1,332 @@
+//! An agent with its machine: starts, checks and ends tasks as it is told, and says what became of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tw_model::{
+    Capacity, Code, Desired, Exit, JobSpec, Kind, MachineFacts, MachineId, Phase, TaskId,
+    TaskRecord, TaskReport, Timestamp,
+};
+
+use super::rng::Rng;
+use super::workload::Behaviour;
+
+/// A task as an agent is told of it.
+#[derive(Clone, Debug)]
+pub(super) struct Assigned {
+    pub(super) row: Arc<TaskRecord>,
+    pub(super) spec: Arc<JobSpec>,
+}
+
+/// What an agent says.
+#[derive(Clone, Debug)]
+pub(super) enum FromAgent {
+    Register {
+        boot: u64,
+        reports: Vec<TaskReport>,
+    },
+    Stream {
+        epoch: u64,
+    },
+    Beat {
+        epoch: u64,
+        reports: Vec<TaskReport>,
+    },
+}
+
+/// What an agent hears.
+#[derive(Clone, Debug)]
+pub(super) enum ToAgent {
+    Registered { epoch: u64 },
+    Fenced,
+    Acknowledged { seq: u64 },
+    Snapshot { assigned: Vec<Assigned> },
+    Assign { assigned: Assigned },
+    Forget { task: TaskId },
+}
+
+/// How far a task on a machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Process {
+    Starting,
+    Running,
+    Stopping,
+    Over,
+}
+
+/// A task on a machine. Outlives the agent, not the machine.
+#[derive(Clone, Debug)]
+pub(super) struct Local {
+    pub(super) process: Process,
+    pub(super) spec: Arc<JobSpec>,
+    /// What the agent last said of it.
+    pub(super) last: Phase,
+    pub(super) started_at: Timestamp,
+}
+
+/// Something that a task does after a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doing {
+    Start,
+    Health(bool),
+    Exit(i32),
+    Kill,
+}
+
+/// A machine and its agent.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    pub(super) id: MachineId,
+    pub(super) capacity: Capacity,
+    /// Powered on.
+    pub(super) up: bool,
+    pub(super) boot: u64,
+    /// The run of the agent; none while it is dead.
+    pub(super) agent: Option<u64>,
+    pub(super) epoch: Option<u64>,
+    /// Whether it holds a stream, as far as it knows.
+    pub(super) streaming: bool,
+    pub(super) tasks: BTreeMap<TaskId, Local>,
+    pub(super) unacknowledged: Vec<TaskReport>,
+    pub(super) seq: u64,
+    /// Until when nothing gets through.
+    pub(super) cut_until: u64,
+    pub(super) slow_until: u64,
+    pub(super) repeats_until: u64,
+    /// When it last heard anything, in milliseconds.
+    pub(super) heard_at: u64,
+}
+
+/// What follows from what an agent did: tasks that do something after so many milliseconds.
+pub(super) type Plans = Vec<(u64, TaskId, Doing)>;
+
+impl Machine {
+    pub(super) fn new(number: u32, rng: &mut Rng) -> Machine {
+        let first = 20_000;
+        Machine {
+            id: format!("machine-{number}").parse().expect("it is a name"),
+            capacity: Capacity {
+                cpu: tw_model::Cores(rng.range(8, 33) * 1000),
+                memory: tw_model::Bytes::gib(rng.range(16, 65)),
+                disk: tw_model::Bytes::gib(rng.range(200, 500)),
+                port_first: first,
+                port_last: first + 40,
+            },
+            up: true,
+            boot: 1,
+            agent: Some(1),
+            epoch: None,
+            streaming: false,
+            tasks: BTreeMap::new(),
+            unacknowledged: Vec::new(),
+            seq: 0,
+            cut_until: 0,
+            slow_until: 0,
+            repeats_until: 0,
+            heard_at: 0,
+        }
+    }
+
+    pub(super) fn facts(&self) -> MachineFacts {
+        MachineFacts {
+            address: format!("{}.example", self.id),
+            ..MachineFacts::default()
+        }
+    }
+
+    pub(super) fn connected(&self, at: u64) -> bool {
+        self.up && self.agent.is_some() && at >= self.cut_until
+    }
+
+    /// Everything that ran is gone, and the agent with it.
+    pub(super) fn power_off(&mut self) {
+        self.up = false;
+        self.agent = None;
+        self.tasks.clear();
+        self.forget_session();
+    }
+
+    pub(super) fn power_on(&mut self, run: u64) {
+        self.up = true;
+        self.boot += 1;
+        self.agent = Some(run);
+    }
+
+    pub(super) fn forget_session(&mut self) {
+        self.epoch = None;
+        self.streaming = false;
+        self.unacknowledged.clear();
+    }
+
+    /// The newest report of every task.
+    pub(super) fn newest_reports(&mut self) -> Vec<TaskReport> {
+        let all: Vec<(TaskId, Phase)> = self
+            .tasks
+            .iter()
+            .map(|(id, local)| (id.clone(), local.last.clone()))
+            .collect();
+        all.into_iter()
+            .map(|(task, phase)| TaskReport {
+                seq: self.next_seq(),
+                task,
+                phase,
+            })
+            .collect()
+    }
+
+    fn next_seq(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
+
+    fn report(&mut self, task: &TaskId, phase: Phase) {
+        if let Some(local) = self.tasks.get_mut(task) {
+            local.last = phase.clone();
+        }
+        // A dead agent says nothing; the next one tells when it registers.
+        if self.agent.is_some() {
+            let seq = self.next_seq();
+            let task = task.clone();
+            self.unacknowledged.push(TaskReport { seq, task, phase });
+        }
+    }
+
+    /// Follows a row: starts, changes or ends its task. True when a program is about to start.
+    pub(super) fn follow(
+        &mut self,
+        assigned: &Assigned,
+        now: Timestamp,
+        rng: &mut Rng,
+        plans: &mut Plans,
+    ) -> bool {
+        let id = &assigned.row.id;
+        if let Some(local) = self.tasks.get_mut(id) {
+            local.spec = assigned.spec.clone();
+            let running = matches!(local.process, Process::Starting | Process::Running);
+            if assigned.row.desired == Desired::Stop && running {
+                self.begin_stop(id, rng, plans);
+            }
+            return false;
+        }
+        if assigned.row.desired == Desired::Stop {
+            let message = "it was to end before it could start".to_owned();
+            self.hold(assigned, Process::Over, now);
+            self.never_started(id, Code::TaskStartFailed, message, now);
+            return false;
+        }
+        self.hold(assigned, Process::Starting, now);
+        self.report(id, Phase::Starting);
+        plans.push((rng.range(50, 3000), id.clone(), Doing::Start));
+        true
+    }
+
+    fn hold(&mut self, assigned: &Assigned, process: Process, now: Timestamp) {
+        let local = Local {
+            process,
+            spec: assigned.spec.clone(),
+            last: Phase::Starting,
+            started_at: now,
+        };
+        self.tasks.insert(assigned.row.id.clone(), local);
+    }
+
+    fn never_started(&mut self, id: &TaskId, code: Code, message: String, at: Timestamp) {
+        if let Some(local) = self.tasks.get_mut(id) {
+            local.process = Process::Over;
+        }
+        self.report(id, Phase::NeverStarted { code, message, at });
+    }
+
+    pub(super) fn begin_stop(&mut self, id: &TaskId, rng: &mut Rng, plans: &mut Plans) {
+        if let Some(local) = self.tasks.get_mut(id) {
+            local.process = Process::Stopping;
+        }
+        self.report(id, Phase::Stopping);
+        plans.push((rng.range(500, 8000), id.clone(), Doing::Exit(143)));
+    }
+
+    /// Ends everything that is not among the assigned tasks.
+    pub(super) fn drop_unassigned(&mut self, assigned: &[Assigned]) {
+        let keep = |id: &TaskId| assigned.iter().any(|one| one.row.id == *id);
+        self.tasks.retain(|id, _| keep(id));
+    }
+
+    /// Lets a task do what it was about to do.
+    pub(super) fn act(
+        &mut self,
+        id: &TaskId,
+        doing: Doing,
+        now: Timestamp,
+        rng: &mut Rng,
+        plans: &mut Plans,
+    ) {
+        let Some(local) = self.tasks.get(id) else {
+            return;
+        };
+        match (doing, local.process) {
+            (Doing::Start, Process::Starting) => self.start(id, now, rng, plans),
+            (Doing::Health(healthy), Process::Running) if !local.spec.health.is_empty() => {
+                let detail = String::new();
+                self.report(id, Phase::Health { healthy, detail });
+            }
+            (Doing::Exit(code), Process::Running | Process::Stopping) => {
+                let exit = Exit {
+                    code: Some(code),
+                    ..Exit::default()
+                };
+                self.exit(id, exit, now);
+            }
+            (Doing::Kill, Process::Running | Process::Stopping) => {
+                let exit = Exit {
+                    signal: Some(9),
+                    oom: rng.chance(0.3),
+                    ..Exit::default()
+                };
+                self.exit(id, exit, now);
+            }
+            _ => {}
+        }
+    }
+
+    fn start(&mut self, id: &TaskId, now: Timestamp, rng: &mut Rng, plans: &mut Plans) {
+        let Some(local) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let behaviour = Behaviour::of(&local.spec);
+        if behaviour == Behaviour::Missing || rng.chance(0.01) {
+            let message = "no such file".to_owned();
+            return self.never_started(id, Code::TaskCommandNotFound, message, now);
+        }
+        local.process = Process::Running;
+        local.started_at = now;
+        let (checked, batch) = (
+            !local.spec.health.is_empty(),
+            local.spec.kind == Kind::Batch,
+        );
+        self.report(id, Phase::Running { started_at: now });
+        let mut plan = |after, doing| plans.push((after, id.clone(), doing));
+        match behaviour {
+            Behaviour::Crashes => plan(rng.range(100, 2000), Doing::Exit(1)),
+            Behaviour::Fails => plan(rng.range(100, 20_000), Doing::Exit(1)),
+            Behaviour::Tries => {
+                let code = i32::from(rng.chance(0.3));
+                plan(rng.range(1000, 60_000), Doing::Exit(code));
+            }
+            Behaviour::Sick => plan(rng.range(3000, 6000), Doing::Health(false)),
+            Behaviour::Good if checked => plan(rng.range(200, 3000), Doing::Health(true)),
+            Behaviour::Good | Behaviour::Missing => {}
+        }
+        // A program may crash once in a while, also a good one.
+        if !batch && rng.chance(0.05) {
+            plan(rng.range(5000, 600_000), Doing::Exit(2));
+        }
+    }
+
+    fn exit(&mut self, id: &TaskId, exit: Exit, at: Timestamp) {
+        if let Some(local) = self.tasks.get_mut(id) {
+            local.process = Process::Over;
+        }
+        let detail = String::new();
+        self.report(id, Phase::Exited { exit, at, detail });
+    }
+}

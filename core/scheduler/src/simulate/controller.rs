@@ -1,0 +1,141 @@
+//! The controller: the real decisions between a simulated store and a simulated network.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use tw_model::{JobId, MachineId, Name, Record, RecordKey, TaskId, TaskRecord};
+
+use super::agent::Assigned;
+use crate::{Broker, Op, Reply, SchedulerConfig, State, Txn};
+
+/// Someone who waits for an answer.
+#[derive(Clone, Debug)]
+pub(super) enum Waiter {
+    Nobody,
+    /// The run of the agent that asked, and the newest report it sent.
+    Agent {
+        machine: usize,
+        run: u64,
+        seq: u64,
+    },
+    /// The number of the request.
+    Client(u64),
+}
+
+/// A portion on its way to the store.
+#[derive(Clone, Debug)]
+pub(super) struct Queued {
+    pub(super) txn: Txn,
+    pub(super) answer: Option<(Waiter, Reply)>,
+}
+
+/// The rows that survive everything.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Durable {
+    pub(super) rows: BTreeMap<RecordKey, Record>,
+    /// Every task that was ever stored.
+    pub(super) born: HashSet<TaskId>,
+}
+
+impl Durable {
+    /// Writes a portion. What must never be written is the error.
+    pub(super) fn commit(&mut self, txn: &Txn) -> Result<(), String> {
+        if txn.ops.len() > crate::TXN_OPS_MAX {
+            return Err(format!("a transaction holds {} operations", txn.ops.len()));
+        }
+        for op in &txn.ops {
+            match op {
+                Op::Put(record) => {
+                    if let Record::Task(row) = record {
+                        self.check_task(row)?;
+                    }
+                    self.rows.insert(record.key(), record.clone());
+                }
+                Op::Delete(key) => {
+                    self.rows.remove(key);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_task(&mut self, row: &TaskRecord) -> Result<(), String> {
+        let before = self.rows.get(&RecordKey::Task(row.id.clone()));
+        match before {
+            Some(Record::Task(before))
+                if before.state.is_terminal() && before.state != row.state =>
+            {
+                Err(format!(
+                    "{} was {} and became {}",
+                    row.id, before.state, row.state
+                ))
+            }
+            None if !self.born.insert(row.id.clone()) => {
+                Err(format!("{} was begun a second time", row.id))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The controller while it lives.
+#[derive(Clone, Debug)]
+pub(super) struct Controller {
+    pub(super) state: State,
+    pub(super) broker: Broker,
+    pub(super) queue: VecDeque<Queued>,
+    /// The agents that hold a stream, and where the row of each task was last shown.
+    pub(super) streams: HashMap<usize, u64>,
+    /// When the last message of each stream arrives: a stream keeps its order.
+    pub(super) stream_tail: HashMap<usize, u64>,
+}
+
+impl Controller {
+    /// Begins from what is durable.
+    pub(super) fn recover(durable: &Durable, at: u64) -> Controller {
+        Controller {
+            state: State::from_records(durable.rows.values().cloned()),
+            broker: Broker::new(&SchedulerConfig::default(), at),
+            queue: VecDeque::new(),
+            streams: HashMap::new(),
+            stream_tail: HashMap::new(),
+        }
+    }
+}
+
+/// What an agent is shown: only durable rows count.
+pub(super) fn assigned(durable: &Durable, row: &TaskRecord) -> Option<Assigned> {
+    let machine = row.machine.as_ref()?;
+    let Some(Record::Machine(host)) = durable.rows.get(&RecordKey::Machine(machine.clone())) else {
+        return None;
+    };
+    if row.state.is_terminal() || host.epoch != row.machine_epoch {
+        return None;
+    }
+    let key = RecordKey::Version(row.id.job.clone(), row.version);
+    let Some(Record::Version(version)) = durable.rows.get(&key) else {
+        return None;
+    };
+    Some(Assigned {
+        row: Arc::new(row.clone()),
+        spec: version.spec.clone(),
+    })
+}
+
+/// All that is assigned to a machine.
+pub(super) fn snapshot(durable: &Durable, machine: &MachineId) -> Vec<Assigned> {
+    let is_task = |key: &RecordKey| matches!(key, RecordKey::Task(_));
+    let rows = durable.rows.range(first_task()..);
+    rows.take_while(|(key, _)| is_task(key))
+        .filter_map(|(_, record)| match record {
+            Record::Task(row) if row.machine.as_ref() == Some(machine) => assigned(durable, row),
+            _ => None,
+        })
+        .collect()
+}
+
+/// No key of a task comes before this one.
+fn first_task() -> RecordKey {
+    let name: Name = "a".parse().expect("it is a name");
+    RecordKey::Task(TaskId::new(JobId::new(name.clone(), name), 0, 0))
+}

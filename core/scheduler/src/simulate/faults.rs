@@ -1,0 +1,44 @@
+//! What goes wrong.
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// The controller dies with all that is not durable, and comes back.
+    ControllerCrash,
+    /// The store refuses a commit; the controller lists again.
+    StoreFails,
+    /// An agent dies and comes back; the tasks run on.
+    AgentCrash,
+    /// A machine restarts within seconds; nothing of what ran is left.
+    MachineReboots,
+    /// A machine is gone for minutes, then starts anew.
+    MachineDies,
+    /// A machine is cut off for longer than it may be silent; its tasks run on.
+    MachineCutOff,
+    /// A machine is cut off for a moment.
+    NetworkBlip,
+    /// For some minutes the messages of an agent take seconds, and overtake each other.
+    NetworkSlow,
+    /// For some minutes every message of an agent arrives twice.
+    NetworkRepeats,
+    /// A task is killed.
+    TaskKilled,
+    /// A task stops answering for a while.
+    TaskUnhealthy,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 11] = [
+        Fault::ControllerCrash,
+        Fault::StoreFails,
+        Fault::AgentCrash,
+        Fault::MachineReboots,
+        Fault::MachineDies,
+        Fault::MachineCutOff,
+        Fault::NetworkBlip,
+        Fault::NetworkSlow,
+        Fault::NetworkRepeats,
+        Fault::TaskKilled,
+        Fault::TaskUnhealthy,
+    ];
+}

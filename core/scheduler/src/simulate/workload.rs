@@ -1,0 +1,133 @@
+//! The jobs of a history, and how their programs behave.
+
+use serde_json::json;
+use tw_model::{JobSpec, Kind, SourceRef};
+
+use super::rng::Rng;
+use crate::SubmittedJob;
+
+/// How the program of a task behaves. Named in its command, so that a version carries its behaviour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behaviour {
+    /// Runs, and passes its checks after a moment.
+    Good,
+    /// Ends with exit code 1 soon after its start.
+    Crashes,
+    /// Runs and never passes a check.
+    Sick,
+    /// Its command does not exist.
+    Missing,
+    /// A batch task: fails often, succeeds in the end.
+    Tries,
+    /// A batch task that always fails.
+    Fails,
+}
+
+impl Behaviour {
+    pub(super) fn of(spec: &JobSpec) -> Behaviour {
+        match spec.command.0.first().map(String::as_str) {
+            Some("crashes") => Behaviour::Crashes,
+            Some("sick") => Behaviour::Sick,
+            Some("missing") => Behaviour::Missing,
+            Some("tries") => Behaviour::Tries,
+            Some("fails") => Behaviour::Fails,
+            _ => Behaviour::Good,
+        }
+    }
+}
+
+/// The jobs that a history begins with.
+pub(super) fn jobs(rng: &mut Rng, tasks: u32) -> Vec<JobSpec> {
+    let mut specs: Vec<JobSpec> = Vec::new();
+    let mut left = tasks;
+    while left > 0 {
+        let replicas = (rng.range(1, 20) as u32).min(left);
+        left -= replicas;
+        let depends = match specs.len() {
+            0 => None,
+            count => rng.chance(0.3).then(|| rng.range(0, count as u64)),
+        };
+        specs.push(job(rng, specs.len(), replicas, depends));
+    }
+    specs
+}
+
+fn job(rng: &mut Rng, number: usize, replicas: u32, depends: Option<u64>) -> JobSpec {
+    let batch = rng.chance(0.15);
+    let checked = !batch && rng.chance(0.6);
+    let health = match checked {
+        true => {
+            json!([{"type": "http", "port": "http", "every_ms": 2000, "timeout_ms": 1000, "failures": 2}])
+        }
+        false => json!([]),
+    };
+    let value = json!({
+        "name": format!("job-{number}"),
+        "kind": if batch { "batch" } else { "service" },
+        "command": [if batch { "tries" } else { "good" }],
+        "replicas": replicas,
+        "resources": {
+            "cpu_millicores": rng.range(1, 10) * 100,
+            "memory_bytes": rng.range(1, 16) * (64 << 20),
+            "disk_bytes": rng.range(1, 4) << 30,
+        },
+        "ports": if checked || rng.chance(0.3) { json!(["http"]) } else { json!([]) },
+        "health": health,
+        "depends_on": depends.map(|on| vec![format!("job-{on}")]).unwrap_or_default(),
+        "rollout": {
+            "stages": [1, "30%", "100%"],
+            "max_unavailable": rng.range(1, 4),
+            "healthy_for_ms": rng.range(2, 10) * 1000,
+            "deadline_ms": 120_000,
+        },
+        "restart": {"attempts": 6, "delay_ms": 1000, "delay_max_ms": 30_000, "reset_after_ms": 300_000},
+        "stop": {"drain_ms": 1000, "grace_ms": 5000},
+    });
+    serde_json::from_value(value).expect("the workload is made of right specs")
+}
+
+/// A change that someone makes to a job.
+pub(super) fn change(rng: &mut Rng, spec: &JobSpec) -> JobSpec {
+    let mut changed = spec.clone();
+    let batch = spec.kind == Kind::Batch;
+    match rng.range(0, 10) {
+        0 => changed.owner = format!("team-{}", rng.range(0, 100)),
+        1 | 2 => {
+            let memory = rng.range(1, 20) * (64 << 20);
+            changed.resources.memory = tw_model::Bytes(memory);
+        }
+        3 | 4 => changed.replicas = rng.range(0, 24) as u32,
+        5 | 6 => set_env(&mut changed, rng.next()),
+        7 => changed.resources.cpu = tw_model::Cores(rng.range(1, 12) * 100),
+        _ if batch => changed.command.0 = vec![(*rng.pick(&["fails", "tries"])).to_owned()],
+        8 if !spec.health.is_empty() => changed.command.0 = vec!["sick".to_owned()],
+        _ => changed.command.0 = vec![(*rng.pick(&["crashes", "missing"])).to_owned()],
+    }
+    changed
+}
+
+/// What a job is to be in the end: something that can work.
+pub(super) fn good(spec: &JobSpec) -> JobSpec {
+    let mut good = spec.clone();
+    let command = if spec.kind == Kind::Batch {
+        "tries"
+    } else {
+        "good"
+    };
+    good.command.0 = vec![command.to_owned()];
+    // Others may wait for it.
+    good.replicas = good.replicas.max(1);
+    good
+}
+
+fn set_env(spec: &mut JobSpec, value: u64) {
+    let key = tw_model::EnvName("BUILD".to_owned());
+    spec.env.insert(key, value.to_string());
+}
+
+pub(super) fn submitted(spec: &JobSpec) -> SubmittedJob {
+    SubmittedJob {
+        spec: spec.clone(),
+        source: SourceRef::default(),
+    }
+}

@@ -1,0 +1,959 @@
+//! Time, the network, and all that happens.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
+
+use tw_model::{Millis, Record, RolloutState, TaskId, TaskState, Timestamp};
+
+use super::agent::{Doing, FromAgent, Machine, Plans, Process, ToAgent};
+use super::client::{Client, Promise, Request};
+use super::controller::{self, Controller, Durable, Queued, Waiter};
+use super::rng::Rng;
+use super::{Coverage, Fault, Sabotage, SimulationConfig, Violation, checks, workload};
+use crate::{Event, Op, Reply, Txn, assignment, step};
+
+/// The moment at which every history begins.
+const BEGIN: Timestamp = Timestamp(1_700_000_000_000_000);
+
+const TICK_MS: u64 = 2000;
+const BEAT_MS: u64 = 2000;
+const CLIENT_PATIENCE_MS: u64 = 5000;
+/// How often the whole state is held against the store, besides after every recovery.
+const AUDIT_MS: u64 = 600_000;
+
+/// Something that happens at a moment.
+#[derive(Debug)]
+enum Action {
+    Tick,
+    Audit,
+    /// The store has written the oldest portion of this life of the controller.
+    Commit(u64),
+    /// A message of an agent's run arrives; registrations count, so that an abandoned one is not read.
+    Arrives {
+        machine: usize,
+        run: u64,
+        number: u64,
+        message: FromAgent,
+    },
+    Hears {
+        machine: usize,
+        run: u64,
+        message: ToAgent,
+    },
+    Beat(usize),
+    Acts {
+        machine: usize,
+        boot: u64,
+        task: TaskId,
+        doing: Doing,
+    },
+    /// The next request, or the same again.
+    Asks,
+    AskArrives(u64),
+    Strike,
+    PowerOn(usize),
+    AgentUp(usize),
+    ControllerUp,
+    Calm,
+    SecondRound,
+}
+
+struct Scheduled {
+    at: u64,
+    number: u64,
+    action: Action,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Scheduled) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Scheduled) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Scheduled) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// Runs the history of a seed to its end, or to the first invariant that does not hold.
+pub fn run(seed: u64, config: &SimulationConfig) -> Result<Coverage, Violation> {
+    let mut world = World::new(seed, config.clone());
+    let outcome = world.run();
+    let at = Millis(world.at);
+    outcome
+        .map(|()| world.coverage)
+        .map_err(|what| Violation { seed, at, what })
+}
+
+struct World {
+    config: SimulationConfig,
+    rng: Rng,
+    /// Milliseconds since the beginning.
+    at: u64,
+    numbers: u64,
+    agenda: BinaryHeap<Reverse<Scheduled>>,
+    machines: Vec<Machine>,
+    registrations: Vec<u64>,
+    durable: Durable,
+    controller: Option<Controller>,
+    /// Counts the controller's lives; a commit of an earlier one never happens.
+    life: u64,
+    client: Client,
+    /// Tasks whose program was ever started.
+    started: HashSet<TaskId>,
+    calm: bool,
+    commit_fails: bool,
+    coverage: Coverage,
+}
+
+type Outcome = Result<(), String>;
+
+impl World {
+    fn new(seed: u64, config: SimulationConfig) -> World {
+        let mut rng = Rng::new(seed);
+        let machines: Vec<Machine> = (0..config.machines)
+            .map(|number| Machine::new(number, &mut rng))
+            .collect();
+        let durable = Durable::default();
+        let mut world = World {
+            registrations: vec![0; machines.len()],
+            controller: Some(Controller::recover(&durable, 0)),
+            config,
+            rng,
+            at: 0,
+            numbers: 0,
+            agenda: BinaryHeap::new(),
+            machines,
+            durable,
+            life: 0,
+            client: Client::default(),
+            started: HashSet::new(),
+            calm: false,
+            commit_fails: false,
+            coverage: Coverage::default(),
+        };
+        world.arrange();
+        world
+    }
+
+    /// Puts the whole history onto the agenda.
+    fn arrange(&mut self) {
+        let stormy = self.config.stormy.0;
+        self.after(10, Action::Tick);
+        self.after(AUDIT_MS, Action::Audit);
+        for machine in 0..self.machines.len() {
+            let delay = self.rng.range(0, BEAT_MS);
+            self.after(delay, Action::Beat(machine));
+        }
+        for spec in workload::jobs(&mut self.rng, self.config.tasks) {
+            self.client
+                .waiting
+                .push_back(Request::Submit(Box::new(spec)));
+        }
+        self.after(100, Action::Asks);
+        for _ in 0..self.config.requests {
+            let delay = self.rng.range(120_000, stormy);
+            self.after(delay, Action::AskArrives(0));
+        }
+        for _ in 0..self.config.faults {
+            let delay = self.rng.range(30_000, stormy);
+            self.after(delay, Action::Strike);
+        }
+        self.after(stormy, Action::Calm);
+        self.after(stormy + self.config.quiet.0 / 2, Action::SecondRound);
+    }
+
+    fn run(&mut self) -> Outcome {
+        let end = self.config.stormy.0 + self.config.quiet.0;
+        while let Some(Reverse(next)) = self.agenda.pop() {
+            if next.at > end {
+                break;
+            }
+            self.at = next.at;
+            self.happen(next.action)?;
+        }
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Outcome {
+        let Some(controller) = &self.controller else {
+            return Err("the controller is gone".to_owned());
+        };
+        checks::promises(&controller.state, &self.client)?;
+        checks::converged(&controller.state)?;
+        checks::index(&controller.state)?;
+        self.programs_are_rows()
+    }
+
+    /// What runs on the machines is what the rows say, and nothing else.
+    fn programs_are_rows(&self) -> Outcome {
+        for machine in &self.machines {
+            for (task, local) in &machine.tasks {
+                let row = self
+                    .controller
+                    .as_ref()
+                    .and_then(|controller| controller.state.task(task));
+                let running = row.is_some_and(|row| row.state == TaskState::Running);
+                if local.process == Process::Running && !running {
+                    return Err(format!("{task} runs on {} and nobody wants it", machine.id));
+                }
+            }
+        }
+        let state = self.controller.as_ref().map(|controller| &controller.state);
+        let rows = state
+            .into_iter()
+            .flat_map(|state| state.jobs())
+            .flat_map(|job| job.tasks());
+        for row in rows.filter(|row| row.state == TaskState::Running) {
+            let runs = self.machines.iter().any(|machine| {
+                let local = machine.tasks.get(&row.id);
+                local.is_some_and(|local| local.process == Process::Running)
+            });
+            if !runs {
+                return Err(format!("{} counts as running and does not", row.id));
+            }
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> Timestamp {
+        BEGIN.plus(Millis(self.at))
+    }
+
+    fn after(&mut self, delay: u64, action: Action) {
+        self.numbers += 1;
+        self.agenda.push(Reverse(Scheduled {
+            at: self.at + delay,
+            number: self.numbers,
+            action,
+        }));
+    }
+
+    fn happen(&mut self, action: Action) -> Outcome {
+        match action {
+            Action::Tick => self.tick(),
+            Action::Audit => self.audit(),
+            Action::Commit(life) => self.commit(life),
+            Action::Arrives {
+                machine,
+                run,
+                number,
+                message,
+            } => self.arrives(machine, run, number, message),
+            Action::Hears {
+                machine,
+                run,
+                message,
+            } => self.hears(machine, run, message),
+            Action::Beat(machine) => self.beat(machine),
+            Action::Acts {
+                machine,
+                boot,
+                task,
+                doing,
+            } => self.acts(machine, boot, &task, doing),
+            Action::Asks => self.asks(),
+            Action::AskArrives(0) => self.think(),
+            Action::AskArrives(number) => self.ask_arrives(number),
+            Action::Strike => self.strike(),
+            Action::PowerOn(machine) => self.power_on(machine),
+            Action::AgentUp(machine) => self.agent_up(machine),
+            Action::ControllerUp => self.controller_up(),
+            Action::Calm => self.calm_down(),
+            Action::SecondRound => self.ask_for_good(),
+        }
+    }
+
+    fn tick(&mut self) -> Outcome {
+        self.after(TICK_MS, Action::Tick);
+        let at = self.at;
+        let Some(controller) = &self.controller else {
+            return Ok(());
+        };
+        for machine in controller.broker.silent(&controller.state, at) {
+            self.decide(Event::MachineLost { machine }, Waiter::Nobody)?;
+        }
+        self.decide(Event::Tick, Waiter::Nobody)
+    }
+
+    fn audit(&mut self) -> Outcome {
+        self.after(AUDIT_MS, Action::Audit);
+        match &self.controller {
+            Some(controller) if controller.queue.is_empty() => {
+                checks::fold(&controller.state, &self.durable)?;
+                checks::index(&controller.state)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Decides, applies at once, and queues to the store.
+    fn decide(&mut self, event: Event, waiter: Waiter) -> Outcome {
+        let (now, seed) = (self.now(), self.rng.next());
+        let Some(controller) = &mut self.controller else {
+            return Ok(());
+        };
+        let mut decision = step(&controller.state, &event, now, seed);
+        let disturbed = checks::disturbed(&controller.state, &decision.txns);
+        count(&mut self.coverage, &controller.state, &decision.txns);
+        decision
+            .txns
+            .iter()
+            .for_each(|txn| controller.state.apply(txn));
+        checks::written(&controller.state, &decision.txns)?;
+        checks::budget(&controller.state, &disturbed)?;
+        let mut answer = Some((waiter, decision.reply));
+        if self.config.sabotage == Some(Sabotage::ReversedPortions) {
+            decision.txns.reverse();
+        }
+        let idle = controller.queue.is_empty();
+        if decision.txns.is_empty() && !idle {
+            decision.txns.push(Txn::default());
+        }
+        let early = match self.config.sabotage {
+            Some(Sabotage::ReplyBeforeDurable) => answer.take(),
+            _ if decision.txns.is_empty() => answer.take(),
+            _ => None,
+        };
+        let last = decision.txns.len();
+        for (number, txn) in decision.txns.iter().enumerate() {
+            let answer = if number + 1 == last {
+                answer.take()
+            } else {
+                None
+            };
+            let txn = txn.clone();
+            controller.queue.push_back(Queued { txn, answer });
+        }
+        if self.config.sabotage == Some(Sabotage::PublishBeforeDurable) {
+            self.publish_early(&decision.txns);
+        }
+        if idle && last > 0 {
+            let latency = self.rng.range(1, 30);
+            self.after(latency, Action::Commit(self.life));
+        }
+        match early {
+            Some((waiter, reply)) => self.answer(waiter, reply),
+            None => Ok(()),
+        }
+    }
+
+    fn commit(&mut self, life: u64) -> Outcome {
+        if life != self.life {
+            return Ok(());
+        }
+        let Some(controller) = &mut self.controller else {
+            return Ok(());
+        };
+        if std::mem::take(&mut self.commit_fails) {
+            return self.store_failed();
+        }
+        let Some(done) = controller.queue.pop_front() else {
+            return Ok(());
+        };
+        if !controller.queue.is_empty() {
+            let latency = self.rng.range(1, 30);
+            self.after(latency, Action::Commit(life));
+        }
+        let forgotten = self.config.sabotage == Some(Sabotage::LostCommit) && self.rng.chance(0.01);
+        if !forgotten {
+            self.durable.commit(&done.txn)?;
+        }
+        self.publish(&done.txn);
+        match done.answer {
+            Some((waiter, reply)) => self.answer(waiter, reply),
+            None => Ok(()),
+        }
+    }
+
+    /// Drops everything that is not durable, and lists again. Nobody who waited is answered.
+    fn store_failed(&mut self) -> Outcome {
+        self.life += 1;
+        let mut fresh = Controller::recover(&self.durable, self.at);
+        if let Some(old) = self.controller.take() {
+            // The connections stay, and so does what was heard; what was shown was durable.
+            fresh.broker = old.broker;
+            if self.config.sabotage == Some(Sabotage::KeepRefused) {
+                fresh.state = old.state;
+            }
+        }
+        self.controller = Some(fresh);
+        self.drop_streams();
+        self.recovered()
+    }
+
+    fn recovered(&mut self) -> Outcome {
+        self.coverage.count("recoveries");
+        let Some(controller) = &self.controller else {
+            return Ok(());
+        };
+        checks::fold(&controller.state, &self.durable)?;
+        checks::index(&controller.state)?;
+        checks::promises(&controller.state, &self.client)
+    }
+
+    fn drop_streams(&mut self) {
+        if let Some(controller) = &mut self.controller {
+            controller.streams.clear();
+            controller.stream_tail.clear();
+        }
+        self.machines
+            .iter_mut()
+            .for_each(|machine| machine.streaming = false);
+    }
+
+    /// Shows the durable rows to the agents that they concern.
+    fn publish(&mut self, txn: &Txn) {
+        for op in &txn.ops {
+            let Op::Put(Record::Task(row)) = op else {
+                continue;
+            };
+            let Some(machine) = row.machine.as_ref().and_then(|id| self.number(id)) else {
+                continue;
+            };
+            let message = match controller::assigned(&self.durable, row) {
+                Some(assigned) => ToAgent::Assign { assigned },
+                None => ToAgent::Forget {
+                    task: row.id.clone(),
+                },
+            };
+            self.show(machine, message);
+        }
+    }
+
+    fn publish_early(&mut self, txns: &[Txn]) {
+        for op in txns.iter().flat_map(|txn| &txn.ops) {
+            let Op::Put(Record::Task(row)) = op else {
+                continue;
+            };
+            let machine = row.machine.as_ref().and_then(|id| self.number(id));
+            let state = self.controller.as_ref().map(|controller| &controller.state);
+            let shown = state.and_then(|state| assignment(state, &row.id));
+            if let (Some(machine), Some((row, spec))) = (machine, shown) {
+                let assigned = super::agent::Assigned {
+                    row: std::sync::Arc::new(row.clone()),
+                    spec: spec.clone(),
+                };
+                self.show(machine, ToAgent::Assign { assigned });
+            }
+        }
+    }
+
+    /// Sends along an agent's stream, which keeps its order.
+    fn show(&mut self, machine: usize, message: ToAgent) {
+        let delay = self.delay(machine);
+        let at = self.at;
+        let Some(controller) = &mut self.controller else {
+            return;
+        };
+        let Some(run) = controller.streams.get(&machine).copied() else {
+            return;
+        };
+        let tail = controller.stream_tail.entry(machine).or_default();
+        *tail = (at + delay).max(*tail);
+        let delay = *tail - at;
+        self.after(
+            delay,
+            Action::Hears {
+                machine,
+                run,
+                message,
+            },
+        );
+    }
+
+    fn number(&self, id: &tw_model::MachineId) -> Option<usize> {
+        id.as_str().strip_prefix("machine-")?.parse().ok()
+    }
+
+    fn delay(&mut self, machine: usize) -> u64 {
+        match self.machines[machine].slow_until > self.at {
+            true => self.rng.range(5, 6000),
+            false => self.rng.range(1, 40),
+        }
+    }
+
+    fn answer(&mut self, waiter: Waiter, reply: Reply) -> Outcome {
+        match waiter {
+            Waiter::Nobody => Ok(()),
+            Waiter::Agent { machine, run, seq } => {
+                let message = match reply {
+                    Reply::Registered { epoch } => ToAgent::Registered { epoch },
+                    Reply::Fenced { .. } => ToAgent::Fenced,
+                    Reply::Reported { .. } => ToAgent::Acknowledged { seq },
+                    // A machine that the controller does not know has to register as well.
+                    _ => ToAgent::Fenced,
+                };
+                let delay = self.delay(machine);
+                self.after(
+                    delay,
+                    Action::Hears {
+                        machine,
+                        run,
+                        message,
+                    },
+                );
+                Ok(())
+            }
+            Waiter::Client(number) => self.granted(number, reply),
+        }
+    }
+
+    fn granted(&mut self, number: u64, reply: Reply) -> Outcome {
+        if number != self.client.number {
+            return Ok(());
+        }
+        match reply {
+            Reply::Submitted(plan) => self.client.granted(plan.jobs.first()),
+            Reply::Stopped { .. } | Reply::Restarting { .. } => self.client.granted(None),
+            Reply::Refused(refusal) => {
+                self.coverage.count("requests refused");
+                if !matches!(self.client.open, Some(Request::Restart(_))) {
+                    return Err(format!("a right request was refused: {refusal}"));
+                }
+                self.client.open = None;
+            }
+            _ => return Err("a request was answered with something else".to_owned()),
+        }
+        self.after(200, Action::Asks);
+        Ok(())
+    }
+
+    fn arrives(&mut self, machine: usize, run: u64, number: u64, message: FromAgent) -> Outcome {
+        let at = self.at;
+        let here = &self.machines[machine];
+        if self.controller.is_none() || !here.connected(at) || here.agent != Some(run) {
+            return Ok(());
+        }
+        let id = here.id.clone();
+        match message {
+            FromAgent::Register { boot, reports } => {
+                if number != self.registrations[machine] {
+                    return Ok(());
+                }
+                let event = Event::AgentRegistered {
+                    machine: id.clone(),
+                    boot_id: format!("boot-{boot}"),
+                    capacity: here.capacity.clone(),
+                    facts: here.facts(),
+                    reports,
+                };
+                self.heard(&id);
+                let seq = 0;
+                self.decide(event, Waiter::Agent { machine, run, seq })
+            }
+            FromAgent::Stream { epoch } => {
+                self.open_stream(machine, run, epoch);
+                Ok(())
+            }
+            FromAgent::Beat { epoch, reports } => self.heartbeat(machine, run, epoch, reports),
+        }
+    }
+
+    fn heartbeat(
+        &mut self,
+        machine: usize,
+        run: u64,
+        epoch: u64,
+        reports: Vec<tw_model::TaskReport>,
+    ) -> Outcome {
+        let id = self.machines[machine].id.clone();
+        let row = self
+            .controller
+            .as_ref()
+            .and_then(|controller| controller.state.machine(&id));
+        if row.is_some_and(|row| row.epoch == epoch) {
+            self.heard(&id);
+        }
+        let seq = reports.iter().map(|report| report.seq).max().unwrap_or(0);
+        let event = Event::Reports {
+            machine: id,
+            epoch,
+            reports,
+        };
+        self.decide(event, Waiter::Agent { machine, run, seq })
+    }
+
+    fn heard(&mut self, id: &tw_model::MachineId) {
+        let at = self.at;
+        if let Some(controller) = &mut self.controller {
+            controller.broker.heard(id, at);
+        }
+    }
+
+    fn open_stream(&mut self, machine: usize, run: u64, epoch: u64) {
+        let id = self.machines[machine].id.clone();
+        let key = tw_model::RecordKey::Machine(id.clone());
+        let Some(Record::Machine(row)) = self.durable.rows.get(&key) else {
+            return;
+        };
+        if row.epoch != epoch {
+            return;
+        }
+        let assigned = controller::snapshot(&self.durable, &id);
+        if let Some(controller) = &mut self.controller {
+            controller.streams.insert(machine, run);
+        }
+        self.show(machine, ToAgent::Snapshot { assigned });
+    }
+
+    fn hears(&mut self, machine: usize, run: u64, message: ToAgent) -> Outcome {
+        let (at, now) = (self.at, self.now());
+        let mut plans = Plans::new();
+        let here = &mut self.machines[machine];
+        if !here.connected(at) || here.agent != Some(run) {
+            return Ok(());
+        }
+        here.heard_at = at;
+        let mut starts = Vec::new();
+        match message {
+            ToAgent::Registered { epoch } => {
+                here.epoch = Some(epoch);
+            }
+            ToAgent::Fenced if self.config.sabotage == Some(Sabotage::IgnoreFence) => {}
+            ToAgent::Fenced => here.forget_session(),
+            ToAgent::Acknowledged { seq } => {
+                here.unacknowledged.retain(|report| report.seq > seq);
+            }
+            ToAgent::Snapshot { assigned } => {
+                here.streaming = true;
+                if self.config.sabotage != Some(Sabotage::KeepStale) {
+                    here.drop_unassigned(&assigned);
+                }
+                for one in &assigned {
+                    if here.follow(one, now, &mut self.rng, &mut plans) {
+                        starts.push(one.row.id.clone());
+                    }
+                }
+            }
+            ToAgent::Assign { assigned } => {
+                if here.follow(&assigned, now, &mut self.rng, &mut plans) {
+                    starts.push(assigned.row.id.clone());
+                }
+            }
+            ToAgent::Forget { task } => {
+                here.tasks.remove(&task);
+            }
+        }
+        self.plan(machine, plans);
+        match starts
+            .into_iter()
+            .find(|task| !self.started.insert(task.clone()))
+        {
+            Some(task) => Err(format!("{task} was started a second time")),
+            None => Ok(()),
+        }
+    }
+
+    fn plan(&mut self, machine: usize, plans: Plans) {
+        let boot = self.machines[machine].boot;
+        for (delay, task, doing) in plans {
+            self.after(
+                delay,
+                Action::Acts {
+                    machine,
+                    boot,
+                    task,
+                    doing,
+                },
+            );
+        }
+    }
+
+    fn acts(&mut self, machine: usize, boot: u64, task: &TaskId, doing: Doing) -> Outcome {
+        let now = self.now();
+        // When all is calm, nothing fails that could succeed.
+        let doing = match doing {
+            Doing::Exit(code) if self.calm && code < 100 => Doing::Exit(0),
+            other => other,
+        };
+        let service = self.machines[machine].tasks.get(task).is_some_and(|local| {
+            local.spec.kind == tw_model::Kind::Service && local.process == Process::Running
+        });
+        if self.calm && service && doing == Doing::Exit(0) {
+            return Ok(());
+        }
+        let mut plans = Plans::new();
+        let here = &mut self.machines[machine];
+        if here.up && here.boot == boot {
+            here.act(task, doing, now, &mut self.rng, &mut plans);
+        }
+        self.plan(machine, plans);
+        Ok(())
+    }
+
+    fn beat(&mut self, machine: usize) -> Outcome {
+        self.after(BEAT_MS, Action::Beat(machine));
+        let at = self.at;
+        let here = &mut self.machines[machine];
+        let Some(run) = here.agent.filter(|_| here.connected(at)) else {
+            return Ok(());
+        };
+        match here.epoch {
+            None => {
+                let reports = here.newest_reports();
+                let boot = here.boot;
+                self.registrations[machine] += 1;
+                self.send(machine, run, FromAgent::Register { boot, reports });
+            }
+            Some(epoch) => {
+                let reports = here.unacknowledged.clone();
+                let streaming = here.streaming;
+                self.send(machine, run, FromAgent::Beat { epoch, reports });
+                if !streaming {
+                    self.send(machine, run, FromAgent::Stream { epoch });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, machine: usize, run: u64, message: FromAgent) {
+        let number = self.registrations[machine];
+        let twice = self.machines[machine].repeats_until > self.at;
+        let copies = if twice { 2 } else { 1 };
+        for _ in 0..copies {
+            let delay = self.delay(machine);
+            let message = message.clone();
+            self.after(
+                delay,
+                Action::Arrives {
+                    machine,
+                    run,
+                    number,
+                    message,
+                },
+            );
+        }
+    }
+
+    /// Someone thinks of something new to ask for.
+    fn think(&mut self) -> Outcome {
+        let jobs: Vec<_> = self.client.promised.iter().collect();
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let (id, promise) = *self.rng.pick(&jobs);
+        let request = match self.rng.range(0, 12) {
+            0 => Request::Stop(id.clone()),
+            1 | 2 => Request::Restart(id.clone()),
+            _ => Request::Submit(Box::new(workload::change(&mut self.rng, &promise.spec))),
+        };
+        self.client.waiting.push_back(request);
+        self.after(1, Action::Asks);
+        Ok(())
+    }
+
+    /// Sends the open request, again if it was not answered, or the next one.
+    fn asks(&mut self) -> Outcome {
+        if self.client.open.is_none() {
+            let Some(next) = self.client.waiting.pop_front() else {
+                return Ok(());
+            };
+            self.client.number += 1;
+            self.client.open = Some(next);
+            let number = self.client.number;
+            let delay = self.rng.range(1, 50);
+            self.after(delay, Action::AskArrives(number));
+        }
+        Ok(())
+    }
+
+    fn ask_arrives(&mut self, number: u64) -> Outcome {
+        if number != self.client.number || self.client.open.is_none() {
+            return Ok(());
+        }
+        // Without an answer it is asked again.
+        self.after(CLIENT_PATIENCE_MS, Action::AskArrives(number));
+        match (&self.client.open, &self.controller) {
+            (Some(request), Some(_)) => {
+                let event = request.event();
+                self.decide(event, Waiter::Client(number))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn strike(&mut self) -> Outcome {
+        let fault = *self.rng.pick(&Fault::ALL);
+        let machine = self.rng.range(0, self.machines.len() as u64) as usize;
+        let at = self.at;
+        let here = &mut self.machines[machine];
+        match fault {
+            Fault::ControllerCrash => {
+                if self.controller.take().is_none() {
+                    return Ok(());
+                }
+                self.life += 1;
+                self.drop_streams();
+                let pause = self.rng.range(500, 20_000);
+                self.after(pause, Action::ControllerUp);
+            }
+            Fault::StoreFails => self.commit_fails = true,
+            Fault::AgentCrash => {
+                if !here.up || here.agent.take().is_none() {
+                    return Ok(());
+                }
+                here.forget_session();
+                if self.config.sabotage == Some(Sabotage::ForgetTasks) {
+                    here.tasks.clear();
+                }
+                self.close_stream(machine);
+                let pause = self.rng.range(500, 8000);
+                self.after(pause, Action::AgentUp(machine));
+            }
+            Fault::MachineReboots | Fault::MachineDies => {
+                if !here.up {
+                    return Ok(());
+                }
+                here.power_off();
+                self.close_stream(machine);
+                let pause = match fault {
+                    Fault::MachineReboots => self.rng.range(2000, 8000),
+                    _ => self.rng.range(30_000, 600_000),
+                };
+                self.after(pause, Action::PowerOn(machine));
+            }
+            Fault::MachineCutOff | Fault::NetworkBlip => {
+                let length = match fault {
+                    Fault::MachineCutOff => self.rng.range(15_000, 300_000),
+                    _ => self.rng.range(500, 6000),
+                };
+                self.machines[machine].cut_until = at + length;
+                self.machines[machine].streaming = false;
+                self.close_stream(machine);
+            }
+            Fault::NetworkSlow => here.slow_until = at + self.rng.range(30_000, 300_000),
+            Fault::NetworkRepeats => here.repeats_until = at + self.rng.range(30_000, 600_000),
+            Fault::TaskKilled | Fault::TaskUnhealthy => {
+                let running = here.tasks.iter();
+                let running = running.filter(|(_, local)| local.process == Process::Running);
+                let running: Vec<TaskId> = running.map(|(id, _)| id.clone()).collect();
+                if running.is_empty() {
+                    return Ok(());
+                }
+                let task = self.rng.pick(&running).clone();
+                let back = self.rng.range(3000, 60_000);
+                let plans = match fault {
+                    Fault::TaskKilled => vec![(0, task, Doing::Kill)],
+                    _ => vec![
+                        (0, task.clone(), Doing::Health(false)),
+                        (back, task, Doing::Health(true)),
+                    ],
+                };
+                self.plan(machine, plans);
+            }
+        }
+        *self.coverage.faults.entry(fault).or_default() += 1;
+        Ok(())
+    }
+
+    fn close_stream(&mut self, machine: usize) {
+        if let Some(controller) = &mut self.controller {
+            controller.streams.remove(&machine);
+            controller.stream_tail.remove(&machine);
+        }
+    }
+
+    fn power_on(&mut self, machine: usize) -> Outcome {
+        if !self.machines[machine].up {
+            let run = self.next_run();
+            self.machines[machine].power_on(run);
+            self.machines[machine].seq = 0;
+        }
+        Ok(())
+    }
+
+    fn agent_up(&mut self, machine: usize) -> Outcome {
+        let run = self.next_run();
+        let here = &mut self.machines[machine];
+        if here.up && here.agent.is_none() {
+            here.agent = Some(run);
+            here.seq = 0;
+        }
+        Ok(())
+    }
+
+    fn next_run(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    fn controller_up(&mut self) -> Outcome {
+        if self.controller.is_none() {
+            self.controller = Some(Controller::recover(&self.durable, self.at));
+            return self.recovered();
+        }
+        Ok(())
+    }
+
+    /// The storm is over: everything comes back, and people want what can work.
+    fn calm_down(&mut self) -> Outcome {
+        self.calm = true;
+        self.commit_fails = false;
+        self.controller_up()?;
+        for machine in 0..self.machines.len() {
+            self.power_on(machine)?;
+            self.agent_up(machine)?;
+            let here = &mut self.machines[machine];
+            (here.cut_until, here.slow_until, here.repeats_until) = (0, 0, 0);
+        }
+        self.ask_for_good()
+    }
+
+    fn ask_for_good(&mut self) -> Outcome {
+        let promised = &self.client.promised;
+        let awaited = |promise: &Promise| {
+            let mut others = promised.values();
+            others.any(|other| other.spec.depends_on.contains(&promise.spec.name))
+        };
+        let live = promised
+            .values()
+            .filter(|promise| !promise.stopped || awaited(promise));
+        let good: Vec<Request> = live
+            .map(|promise| Request::Submit(Box::new(workload::good(&promise.spec))))
+            .collect();
+        self.client.waiting.extend(good);
+        self.after(1, Action::Asks);
+        Ok(())
+    }
+}
+
+/// Counts the transitions of tasks and the fates of updates.
+fn count(coverage: &mut Coverage, state: &crate::State, txns: &[Txn]) {
+    for op in txns.iter().flat_map(|txn| &txn.ops) {
+        match op {
+            Op::Put(Record::Task(row)) => {
+                let before = state
+                    .task(&row.id)
+                    .map_or(TaskState::Pending, |row| row.state);
+                if before != row.state {
+                    *coverage.transitions.entry((before, row.state)).or_default() += 1;
+                }
+            }
+            Op::Put(Record::Event(row)) if row.kind == "rollout.done" => {
+                coverage.count("updates done");
+            }
+            Op::Put(Record::Job(row)) => {
+                let halted =
+                    |rollout: &tw_model::RolloutRecord| rollout.state == RolloutState::Halted;
+                let before = state
+                    .job(&row.id)
+                    .and_then(|job| job.row().rollout.as_ref());
+                if row.rollout.as_ref().is_some_and(halted) && !before.is_some_and(halted) {
+                    coverage.count("updates halted");
+                }
+            }
+            _ => {}
+        }
+    }
+}
