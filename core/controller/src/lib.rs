@@ -28,6 +28,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 
@@ -47,6 +48,12 @@ use registry::Registry;
 use sessions::Sessions;
 use token::Token;
 use usage::UsageLog;
+use view::View;
+
+/// The time between two looks for packages that are not needed.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// How long a package stays that no version names: between its upload and the apply, or for the next one.
+const PACKAGE_UNUSED_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs a controller until `shutdown` completes, or until it cannot go on.
 ///
@@ -125,6 +132,7 @@ impl Controller {
             stop,
         } = self;
         let stopping = app.stopping.clone();
+        let sweeper = sweep(Arc::clone(&app.registry), Arc::clone(&hub));
         let router = routes::router(app);
         let server = server::serve(&socket.listener, tcp.as_ref(), router, stopping);
         let stop = async {
@@ -138,7 +146,25 @@ impl Controller {
             // Requests under way still get their answers: the core goes on until the server has ended.
             _ = futures_util::future::join(server, stop) => Ok(()),
             ended = core.run() => ended,
+            () = sweeper => Ok(()),
         }
+    }
+}
+
+/// Removes packages that are not needed any more, for ever.
+async fn sweep(registry: Arc<Registry>, hub: Arc<Hub>) {
+    loop {
+        let named = hub.read(View::packages);
+        let registry = Arc::clone(&registry);
+        let swept =
+            tokio::task::spawn_blocking(move || registry.sweep(&named, PACKAGE_UNUSED_FOR)).await;
+        match swept {
+            Ok(Ok(0)) => {}
+            Ok(Ok(removed)) => tracing::info!(removed, "removed packages that nobody needs"),
+            Ok(Err(cause)) => tracing::warn!(%cause, "packages cannot be removed"),
+            Err(cause) => tracing::error!(%cause, "removing packages failed"),
+        }
+        tokio::time::sleep(SWEEP_EVERY).await;
     }
 }
 

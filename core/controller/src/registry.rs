@@ -1,10 +1,12 @@
 //! Packages by the hash of their bytes.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tw_model::{Code, Digest, JobSpec};
@@ -95,6 +97,32 @@ impl Registry {
             },
             _ => unavailable(&cause),
         })
+    }
+
+    /// Notes that someone counts on a package, so that it is not swept away before they apply.
+    pub(crate) fn touch(&self, digest: &PackageDigest) {
+        let touched = File::options()
+            .append(true)
+            .open(self.path(digest))
+            .and_then(|file| file.set_modified(SystemTime::now()));
+        if let Err(cause) = touched {
+            tracing::debug!(%cause, %digest, "a package cannot be touched");
+        }
+    }
+
+    /// Removes packages that no version names and that nobody asked about for a while. Returns how many.
+    pub(crate) fn sweep(&self, named: &HashSet<String>, unused_for: Duration) -> io::Result<usize> {
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+            if PackageDigest::parse(&name).is_ok() && !named.contains(&name) && age >= unused_for {
+                fs::remove_file(entry.path())?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     /// Begins to take a package.
@@ -254,6 +282,31 @@ mod tests {
         }
         assert_eq!(names(folder.path()), [digest.to_string()]);
         assert_eq!(registry.size_bytes(&digest), Some(9));
+    }
+
+    #[test]
+    fn packages_that_nobody_needs_go_after_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Arc::new(Registry::open(folder.path().into(), 16).unwrap());
+        let keep = |bytes: &'static [u8]| {
+            let digest = PackageDigest(blake3::hash(bytes));
+            let mut upload = registry.upload(digest.clone()).unwrap();
+            upload.write(&Bytes::from_static(bytes)).unwrap();
+            upload.finish().unwrap();
+            let file = File::options().append(true).open(registry.path(&digest));
+            let long_ago = SystemTime::now() - Duration::from_secs(7200);
+            file.unwrap().set_modified(long_ago).unwrap();
+            digest
+        };
+        let (named, asked, unused) = (keep(b"named"), keep(b"asked"), keep(b"unused"));
+        registry.touch(&asked);
+        let all_named = HashSet::from([named.to_string()]);
+        let removed = registry
+            .sweep(&all_named, Duration::from_secs(3600))
+            .unwrap();
+        assert_eq!(removed, 1);
+        assert!(registry.size_bytes(&named).is_some() && registry.size_bytes(&asked).is_some());
+        assert!(registry.size_bytes(&unused).is_none());
     }
 
     #[test]

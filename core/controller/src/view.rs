@@ -1,6 +1,6 @@
 //! What is durable, folded from the store's rows. Everything that leaves the controller is read from here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use tw_api::{Assignment, SubmittedJob};
@@ -219,6 +219,15 @@ impl View {
                 })
             })
         })
+    }
+
+    /// The digests of all packages that a version names, old versions included.
+    pub(crate) fn packages(&self) -> HashSet<String> {
+        let versions = self.jobs.values().flat_map(|job| job.versions.values());
+        versions
+            .flat_map(|version| &version.spec.packages)
+            .map(|package| package.digest.0.clone())
+            .collect()
     }
 
     /// Whether a task runs, is to run on, and passes its checks, if it has any.

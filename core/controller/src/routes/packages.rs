@@ -41,7 +41,9 @@ pub(super) async fn download(
     State(app): State<Arc<App>>,
     Path(digest): Path<String>,
 ) -> Result<Response, Refusal> {
-    let (file, size_bytes) = app.registry.read(&PackageDigest::parse(&digest)?)?;
+    let digest = PackageDigest::parse(&digest)?;
+    let (file, size_bytes) = app.registry.read(&digest)?;
+    app.registry.touch(&digest);
     let headers = [
         (CONTENT_TYPE, "application/x-tar".to_owned()),
         (CONTENT_LENGTH, size_bytes.to_string()),
