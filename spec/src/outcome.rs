@@ -259,7 +259,9 @@ impl Packages<'_> {
     ) -> Vec<SpecError> {
         let mut errors = Vec::new();
         for package in &mut spec.packages {
-            let folder = package.path.0.clone();
+            let written = std::mem::take(&mut package.path.0);
+            let folder = from_root(&written, file);
+            package.path.0.clone_from(&folder);
             let digest = self.digest(&folder);
             asked.push(Question {
                 kind: QuestionKind::Package,
@@ -268,7 +270,7 @@ impl Packages<'_> {
             });
             match digest {
                 Ok(digest) => package.digest = digest,
-                Err(cause) => errors.push(unpackable(&cause, &folder, provenance, file)),
+                Err(cause) => errors.push(unpackable(&cause, &written, provenance, file)),
             }
         }
         errors
@@ -286,6 +288,15 @@ impl Packages<'_> {
     }
 }
 
+/// A package's path as its author wrote it, from the folder of the spec or after `//` from the root.
+fn from_root(written: &str, file: &str) -> String {
+    match (written.strip_prefix("//"), file.rsplit_once('/')) {
+        (Some(path), _) => path.to_owned(),
+        (None, Some((folder, _))) => format!("{folder}/{written}"),
+        (None, None) => written.to_owned(),
+    }
+}
+
 fn unpackable(
     cause: &PackageError,
     folder: &str,
@@ -298,7 +309,7 @@ fn unpackable(
     };
     let hint = match cause {
         PackageError::NoFolder { .. } => {
-            "packages are folders of the repository, named from its root"
+            "a package is a folder beside the spec, or with a leading // one named from the repository's root"
         }
         PackageError::Empty { .. } => {
             "add the files to the folder, and check that git does not ignore them"

@@ -6,6 +6,7 @@ import _signal
 import builtins
 import gc
 import io
+import posixpath
 import sys
 from types import FrameType, ModuleType
 from typing import Any
@@ -86,6 +87,7 @@ def _run(path: str) -> None:
     found = host.ask("read", path)
     if found is None:
         raise SpecError("spec.not_found", f"there is no file `{path}`")
+    imports.spec_folder = posixpath.dirname(path)
     main = ModuleType("__main__")
     main.__file__ = path
     main.__package__ = ""

@@ -16,6 +16,8 @@ from . import errors, policy, references, sources
 
 _real_import = builtins.__import__
 _repository = references.modules
+spec_folder = ""
+"""The folder of the spec: its modules come before those of the repository's root."""
 _stand_ins: dict[str, ModuleType] = {}
 
 
@@ -111,7 +113,7 @@ def _load_if_there(name: str) -> ModuleType | None:
             return _repository[name]
         if not hasattr(above, "__path__"):
             return None
-    found = host.ask("module", name.replace(".", "/"))
+    found = _find(leaf, above)
     if found is None:
         return None
     kind, path, content = found
@@ -121,6 +123,14 @@ def _load_if_there(name: str) -> ModuleType | None:
     if above is not None:
         setattr(above, leaf, module)
     return module
+
+
+def _find(leaf: str, above: ModuleType | None) -> Any:
+    """Looks in the package, or else beside the spec and then in the repository's root."""
+    if above is not None:
+        return host.ask("module", posixpath.join(above.__path__[0], leaf))
+    beside = host.ask("module", posixpath.join(spec_folder, leaf)) if spec_folder else None
+    return beside or host.ask("module", leaf)
 
 
 def _new_module(name: str, kind: str, path: str) -> ModuleType:
@@ -165,8 +175,9 @@ def compile_source(path: str, content: bytes) -> Any:
 
 def _module_hint(name: str) -> str:
     parent, _, leaf = name.rpartition(".")
-    names = host.ask("list", parent.replace(".", "/"))
-    entries = names[2].decode().split("\n") if names else []
+    folders = [parent.replace(".", "/")] if parent else [*filter(None, [spec_folder]), ""]
+    listings = [names[2].decode() for names in (host.ask("list", f) for f in folders) if names]
+    entries = "\n".join(listings).split("\n")
     modules = {e.removesuffix(".py") for e in entries if e.endswith(".py")}
     modules |= {e[:-1] for e in entries if e.endswith("/") and e[:-1].isidentifier()}
     modules.discard("__init__")
@@ -178,7 +189,8 @@ def _module_hint(name: str) -> str:
         return "specs may use only the parts of the standard library that compute: " + ", ".join(
             sorted(m for m in policy.ALLOWED if "." not in m and m != "__future__")
         )
-    where = f"`{parent.replace('.', '/')}`" if parent else "the repository's root"
+    beside = f"`{spec_folder}` and in " if spec_folder else ""
+    where = f"`{parent.replace('.', '/')}`" if parent else f"{beside}the repository's root"
     return f"looked for `{leaf}.py` and the folder `{leaf}` in {where}; packages from PyPI cannot be imported"
 
 

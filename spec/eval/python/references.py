@@ -123,7 +123,8 @@ class _Search:
         alias = next(a for a in statement.names if (a.asname or a.name) == chain[0])
         base = statement.module or ""
         if statement.level:
-            package = path.split("/")[: -statement.level]
+            package = _package_of(path).split(".")
+            package = package[: len(package) - statement.level + 1]
             base = ".".join([*package, *([base] if base else [])])
         submodule = modules.get(f"{base}.{alias.name}" if base else alias.name)
         if submodule is not None and submodule.__dict__.get("__file__") and len(chain) > 1:
@@ -142,6 +143,14 @@ class _Search:
             if module is not None and module.__dict__.get("__file__"):
                 self.definition(str(module.__file__), dotted[length:], depth - 1)
                 return
+
+
+def _package_of(path: str) -> str:
+    """Returns the name of the package that a module's file belongs to."""
+    for module in modules.values():
+        if module.__dict__.get("__file__") == path:
+            return module.__package__ or ""
+    return ""
 
 
 def of_argument(calls: _Calls, call: ast.Call, field: str) -> list[sources.Place]:

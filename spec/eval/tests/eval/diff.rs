@@ -294,3 +294,22 @@ fn jobs_of_a_broken_spec_are_not_removed() {
     assert!(found.is_empty(), "{found:?}");
     assert_eq!(found.errors.len(), 1);
 }
+
+#[test]
+fn a_module_beside_the_spec_leads_to_its_definition() {
+    let repo = Repo::with(&[
+        (
+            "team/lib/base.py",
+            "from . import sizes\n\nREPLICAS = sizes.REPLICAS\n",
+        ),
+        ("team/lib/sizes.py", "# Sizes.\nREPLICAS = 2\n"),
+        (
+            "team/config.tw",
+            "from lib import base\nfrom tw import Job, export\nexport(Job(name=\"a\", command=\"x\", replicas=base.REPLICAS))\n",
+        ),
+    ]);
+    repo.commit("base");
+    repo.write("team/lib/sizes.py", "# Sizes.\nREPLICAS = 3\n");
+    let found = diff(&repo, "HEAD", "");
+    assert_eq!(causes(&found), ["a replicas scale by team/lib/sizes.py:2"]);
+}

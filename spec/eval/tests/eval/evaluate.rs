@@ -235,3 +235,45 @@ fn the_standard_library_for_specs_works() {
         "{\"x\": 1, \"y\": 2} red 2.0 2\n2026-02-01 1.1 /b\n2d711642 bb 2026\n"
     );
 }
+
+#[test]
+fn modules_beside_the_spec_come_before_those_of_the_root() {
+    let job = |command: &str| format!("COMMAND = \"{command}\"\n");
+    let repo = Repo::with(&[
+        ("lib/one.py", &job("root one")),
+        ("only_root.py", &job("root")),
+        (
+            "team/lib/one.py",
+            "from . import two\n\nCOMMAND = two.COMMAND\n",
+        ),
+        ("team/lib/two.py", &job("team two")),
+        (
+            "team/config.tw",
+            "from lib.one import COMMAND\nfrom only_root import COMMAND as ROOT\nfrom tw import Job, export\n\nexport(Job(name=\"a\", command=COMMAND, env={\"ROOT\": ROOT}))\n",
+        ),
+    ]);
+    let outcome = repo.evaluate();
+    let job = one(&outcome);
+    assert_eq!(job.command.0, ["team", "two"]);
+    assert_eq!(job.env.values().collect::<Vec<_>>(), ["root"]);
+}
+
+#[test]
+fn packages_are_named_from_the_folder_of_the_spec_or_from_the_root() {
+    let repo = Repo::with(&[
+        ("team/app/server.py", "team"),
+        ("app/server.py", "root"),
+        (
+            "team/config.tw",
+            "from tw import Job, Package, export\nexport(Job(name=\"a\", command=\"x\", packages=[Package.folder(\"app\"), Package.folder(\"//app\")]))\n",
+        ),
+    ]);
+    let outcome = repo.evaluate();
+    let packages = &one(&outcome).packages;
+    let paths: Vec<&str> = packages
+        .iter()
+        .map(|package| package.path.0.as_str())
+        .collect();
+    assert_eq!(paths, ["team/app", "app"]);
+    assert_ne!(packages[0].digest, packages[1].digest);
+}

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::support::{Repo, config, evaluator};
 use tw_model::Code;
 use tw_spec::{Detail, EvalConfig, Evaluator, SpecError};
@@ -255,11 +258,7 @@ fn a_killed_evaluator_is_started_again() {
     let repo = Repo::with(&[("hello.tw", HELLO)]);
     let evaluator = evaluator();
     let before = evaluator.process_id().expect("a process");
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(before as i32),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .expect("kill");
+    kill(Pid::from_raw(before as i32), Signal::SIGKILL).expect("kill");
     let evaluation = evaluator
         .evaluate(&repo.work_tree(), "hello.tw", Detail::Places)
         .expect("an answer");
@@ -294,4 +293,51 @@ fn text_hashes_are_fixed() {
             .output
     };
     assert_eq!(ask(), ask());
+}
+
+#[test]
+fn an_evaluator_killed_in_the_middle_is_asked_again() {
+    let repo = Repo::with(&[("spin.tw", "while True:\n    pass\n")]);
+    let source = repo.work_tree();
+    let evaluator = evaluator();
+    let before = evaluator.process_id().expect("a process");
+    let evaluation = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| evaluator.evaluate(&source, "spin.tw", Detail::Places));
+        std::thread::sleep(Duration::from_millis(200));
+        kill(Pid::from_raw(before as i32), Signal::SIGKILL).expect("kill");
+        waiting.join().expect("no panic").expect("an answer")
+    });
+    let error = evaluation.error.expect("an error");
+    assert_eq!(
+        (error.code, error.line),
+        (Code::SpecTimeout, Some(1)),
+        "{error:?}"
+    );
+    assert_ne!(evaluator.process_id().expect("a process"), before);
+}
+
+#[test]
+fn nothing_is_left_of_a_dropped_evaluator() {
+    let evaluator = evaluator();
+    let process = Pid::from_raw(evaluator.process_id().expect("a process") as i32);
+    assert_eq!(kill(process, None), Ok(()));
+    drop(evaluator);
+    assert_eq!(kill(process, None), Err(nix::Error::ESRCH));
+}
+
+#[test]
+fn a_program_that_is_no_evaluator_is_refused() {
+    for (program, message) in [
+        ("/bin/true", "ended before it was ready"),
+        ("/no/such/tw-eval", "cannot start /no/such/tw-eval"),
+    ] {
+        let config = EvalConfig {
+            program: Some(program.into()),
+            ..config()
+        };
+        let error = Evaluator::start(config)
+            .expect_err("no evaluator")
+            .to_string();
+        assert!(error.contains(message), "{error}");
+    }
 }
