@@ -10,5 +10,5 @@ pub mod record;
 mod session;
 mod socket;
 
-pub use keeper::{HelperError, keep, prepare_folder, remove_scratch};
+pub use keeper::{HelperError, keep, lock, prepare_folder, remove_scratch};
 pub use session::{ExecRequest, serve as serve_session};

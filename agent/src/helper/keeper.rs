@@ -86,11 +86,27 @@ pub fn prepare_folder(folder: &Path, launch: &LaunchRecord) -> Result<(), Record
     record::write(folder, LAUNCH_FILE, launch)
 }
 
+/// Takes the lock that a helper holds on its folder; an error of kind `WouldBlock` means that one lives.
+pub fn lock(folder: &Path) -> io::Result<OwnedFd> {
+    let directory = OwnedFd::from(fs::File::open(folder)?);
+    rustix::fs::flock(
+        &directory,
+        rustix::fs::FlockOperation::NonBlockingLockExclusive,
+    )?;
+    Ok(directory)
+}
+
 /// Runs the task in `folder` to its end. The calling process must have one thread only.
 pub fn keep(folder: &Path) -> Result<(), HelperError> {
     std::env::set_current_dir(folder).map_err(system("enter the task's folder"))?;
     let folder = std::env::current_dir().map_err(system("find the task's folder"))?;
     detach()?;
+    // Held as long as this process lives: whoever gets it knows that no helper is here.
+    let _held = lock(&folder).map_err(system("lock the task's folder"))?;
+    if record::read::<ExitRecord>(&folder, EXIT_FILE)?.is_some() {
+        // An agent has given this start up before it began.
+        return Ok(());
+    }
     let launch: LaunchRecord =
         record::read(&folder, LAUNCH_FILE)?.ok_or_else(|| HelperError::NoLaunch {
             folder: folder.clone(),

@@ -67,6 +67,8 @@ pub struct ExitRecord {
 pub enum Outcome {
     /// The command never ran.
     NeverStarted(StartError),
+    /// The helper died, and the task with it; written by the agent that found out.
+    HelperLost,
     Ended {
         how: Ended,
         /// Whether it was asked to end, or killed, by Twill.

@@ -12,8 +12,8 @@ use tw_model::{HealthCheck, Phase};
 
 use super::{Agent, session};
 
-/// The most that is read of an HTTP answer: its status is in the first line.
-const ANSWER_BYTES_MAX: usize = 64;
+/// The most that is read of an HTTP answer; its status is in the first line.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 /// Checks a task until this future is dropped, and reports each change of its health.
 pub(super) async fn watch(agent: Arc<Agent>, assignment: Arc<Assignment>, folder: PathBuf) {
@@ -138,12 +138,9 @@ async fn http(port: u16, path: &str) -> Result<(), String> {
     let broke = |cause: std::io::Error| format!("GET {path} on port {port}: {cause}");
     stream.write_all(request.as_bytes()).await.map_err(broke)?;
     let mut answer = Vec::new();
-    while !answer.contains(&b'\n') && answer.len() < ANSWER_BYTES_MAX {
-        if stream.read_buf(&mut answer).await.map_err(broke)? == 0 {
-            break;
-        }
-    }
-    let line = String::from_utf8_lossy(&answer);
+    // Read to its end, so that the server does not see its caller hang up.
+    (&mut stream).take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await.map_err(broke)?;
+    let line = String::from_utf8_lossy(answer.split(|byte| *byte == b'\n').next().unwrap_or_default());
     let status: Option<u16> = line
         .split(' ')
         .nth(1)

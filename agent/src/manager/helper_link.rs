@@ -12,11 +12,15 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::Command;
 
+use crate::helper::lock;
 use crate::helper::protocol::{Hello, PROTO_OLDEST, Reply, Request};
-use crate::helper::record::SOCKET_FILE;
+use crate::helper::record::{LAUNCH_FILE, SOCKET_FILE};
 
 /// How long a helper may take to say hello after its socket is there: as long as a sandbox may take to make.
 const HELLO_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a helper may take from its spawn to its lock on the folder.
+const LOCKS_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) struct HelperLink {
     lines: Lines<BufReader<OwnedReadHalf>>,
@@ -61,6 +65,29 @@ impl HelperLink {
         line.push(b'\n');
         self.requests.write_all(&line).await
     }
+}
+
+/// Connects to the helper that an earlier agent started; none when no helper lives. One that is still
+/// starting is waited for.
+pub(super) async fn find(folder: &Path) -> Option<HelperLink> {
+    let deadline = tokio::time::Instant::now() + HELLO_WITHIN;
+    while tokio::time::Instant::now() < deadline {
+        if let Ok(link) = HelperLink::connect(folder).await {
+            return Some(link);
+        }
+        // A helper that was spawned a moment ago may not hold its lock yet. Whoever takes the task's end
+        // down does that under the lock, so that it cannot begin after.
+        if !launched_just_now(folder) && lock(folder).is_ok() {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    None
+}
+
+fn launched_just_now(folder: &Path) -> bool {
+    let written = std::fs::metadata(folder.join(LAUNCH_FILE)).and_then(|found| found.modified());
+    written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < LOCKS_WITHIN))
 }
 
 /// Starts the helper of a task and connects to it; it outlives this process.

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use tw_api::Assignment;
-use tw_model::{Code, JobId, JobSpec, Template, TemplateValue};
+use tw_model::{Code, JobId, JobSpec, Name, PortName, Template, TemplateValue};
 
 use super::{Agent, HELPERS_LEAF};
 use crate::cgroup::Limits;
@@ -109,6 +109,27 @@ pub(super) fn record(
     })
 }
 
+/// Whether every service that the command and the environment name has an address.
+pub(super) fn knows_services(agent: &Agent, assignment: &Assignment) -> bool {
+    let texts = assignment
+        .spec
+        .texts()
+        .filter_map(|text| Template::parse(text).ok());
+    let values: Vec<TemplateValue> = texts
+        .flat_map(|text| text.values().cloned().collect::<Vec<_>>())
+        .collect();
+    values.iter().all(|value| match value {
+        TemplateValue::Service { job, port } => service(agent, assignment, job, port).is_some(),
+        TemplateValue::Port(_) | TemplateValue::TaskIndex => true,
+    })
+}
+
+fn service(agent: &Agent, assignment: &Assignment, job: &Name, port: &PortName) -> Option<String> {
+    let task = &assignment.task;
+    let job = JobId::new(task.id.job.namespace.clone(), job.clone());
+    agent.endpoints.pick(&job, port, task.id.index)
+}
+
 fn last_part(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
@@ -147,10 +168,7 @@ fn render(agent: &Agent, assignment: &Assignment, text: &str) -> Result<String, 
     let bind = |value: &TemplateValue| match value {
         TemplateValue::Port(name) => task.ports.get(name).map(u16::to_string),
         TemplateValue::TaskIndex => Some(task.id.index.to_string()),
-        TemplateValue::Service { job, port } => {
-            let job = JobId::new(task.id.job.namespace.clone(), job.clone());
-            agent.endpoints.pick(&job, port, task.id.index)
-        }
+        TemplateValue::Service { job, port } => service(agent, assignment, job, port),
     };
     template.render(bind).map_err(|value| {
         let message = match &value {

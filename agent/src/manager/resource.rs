@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tw_model::{Bytes, Cores, JobSpec, LimitMode, Millis, TaskId, TaskUsage, Timestamp};
 use tw_scheduler::limits::{LimitAnswer, LimitPolicy, LimitSet, UsageBucket};
+use tw_store::OpenError;
 use tw_store::history::{Bucket, History, HistoryOptions, Sample};
 
 use super::{Agent, launch};
@@ -23,6 +24,9 @@ const BUCKET_WIDTH: Duration = Duration::from_secs(5);
 
 /// How long the kernel may take to reclaim memory when a limit shrinks.
 const RESIZE_PATIENCE: Duration = Duration::from_millis(200);
+
+/// How long a refused limit rests before it is tried again.
+const RETRY_EVERY: Duration = Duration::from_secs(10);
 
 /// The policy is asked so often in a window, within these bounds.
 const DECISIONS_A_WINDOW: u32 = 60;
@@ -47,6 +51,8 @@ struct Task {
     spec: Arc<JobSpec>,
     /// The limits in its cgroup.
     limits: LimitSet,
+    /// Not before then a limit is tried again that was refused.
+    retry_at: Option<Instant>,
     last: Option<(Instant, Usage)>,
     samples: u64,
     cpu: Cores,
@@ -71,7 +77,7 @@ impl Resources {
         };
         Ok(Resources {
             tree,
-            history: History::open(path, options)?,
+            history: open_history(path, options)?,
             measured: Mutex::default(),
         })
     }
@@ -140,11 +146,9 @@ impl Resources {
             if job.decide_at.is_none_or(|at| at <= Instant::now()) {
                 self.decide(id, &task.spec, job);
             }
-            if let Some(limits) = job.learned
-                && task.spec.limits.mode == LimitMode::Auto
-                && limits != task.limits
-            {
-                self.apply(id, task, limits);
+            let wanted = task.wanted_limits(job.learned);
+            if wanted != task.limits && task.retry_at.is_none_or(|at| at <= Instant::now()) {
+                self.apply(id, task, wanted);
             }
         }
     }
@@ -168,7 +172,8 @@ impl Resources {
         Some(Sample {
             series: series(id),
             source: id.to_string(),
-            seq: task.samples,
+            // Goes on where an earlier agent stopped.
+            seq: now_utc().0.cast_unsigned() / 1_000_000,
             at_us: now_utc().0,
             cpu_millicores: task.cpu.0,
             memory_bytes: task.memory.0,
@@ -228,6 +233,7 @@ impl Resources {
             }) => {
                 tracing::info!(task = %id, asked_bytes, used_bytes, "the memory limit stays: more is in use");
                 task.limits.cpu = limits.cpu;
+                task.retry_at = Some(Instant::now() + RETRY_EVERY);
             }
             Err(cause) => {
                 tracing::warn!(task = %id, cause = %crate::error::chain(&cause), "cannot set limits")
@@ -240,16 +246,59 @@ impl Resources {
     }
 }
 
+/// Opens the history. A damaged one is set aside: tasks must run, and what was learned is learned again.
+fn open_history(path: &Path, options: HistoryOptions) -> anyhow::Result<History> {
+    match History::open(path, options) {
+        Ok(history) => return Ok(history),
+        Err(OpenError::Damaged(cause)) => {
+            tracing::error!(cause = %crate::error::chain(&cause), "the usage history is set aside")
+        }
+        Err(cause) => return Err(cause.into()),
+    }
+    set_aside(path)?;
+    Ok(History::open(path, options)?)
+}
+
+/// Renames a database and the files beside it that begin with its name.
+fn set_aside(path: &Path) -> std::io::Result<()> {
+    let (Some(folder), Some(name)) = (
+        path.parent(),
+        path.file_name().and_then(|name| name.to_str()),
+    ) else {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    };
+    for entry in std::fs::read_dir(folder)? {
+        let found = entry?.file_name();
+        if let Some(found) = found.to_str().filter(|found| found.starts_with(name)) {
+            std::fs::rename(folder.join(found), folder.join(format!("damaged-{found}")))?;
+        }
+    }
+    Ok(())
+}
+
 impl Task {
     fn new(spec: Arc<JobSpec>, limits: LimitSet) -> Task {
         Task {
             spec,
             limits,
+            retry_at: None,
             last: None,
             samples: 0,
             cpu: Cores::ZERO,
             memory: Bytes::ZERO,
             memory_peak: Bytes::ZERO,
+        }
+    }
+
+    /// What was learned where the spec lets running tasks have it, else the request.
+    fn wanted_limits(&self, learned: Option<LimitSet>) -> LimitSet {
+        let request = LimitSet {
+            cpu: self.spec.resources.cpu,
+            memory: self.spec.resources.memory,
+        };
+        match self.spec.limits.mode {
+            LimitMode::Auto => learned.unwrap_or(self.limits),
+            LimitMode::Off | LimitMode::Observe => request,
         }
     }
 

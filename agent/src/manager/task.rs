@@ -1,9 +1,11 @@
 //! Tasks: one actor each, from its assignment to the day it is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tw_api::Assignment;
@@ -12,15 +14,18 @@ use tw_model::{Code, Desired, Digest, Exit, Phase, TaskId, TaskState, Timestamp}
 use super::helper_link::{self, HelperLink};
 use super::launch::{self, Refusal};
 use super::volume::{self, TaskFolder};
-use super::{Agent, health};
-use crate::helper::prepare_folder;
+use super::{Agent, HELPERS_LEAF, health};
 use crate::helper::protocol::{Reply, Request};
 use crate::helper::record::{self, EXIT_FILE, ExitRecord, Outcome, STARTED_FILE, StartedRecord};
+use crate::helper::{lock, prepare_folder};
 use crate::log::LogCounts;
-use crate::sandbox::{Ended, Stage};
+use crate::sandbox::{Ended, Stage, StartError};
 
 /// How long killed processes may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a start waits for the endpoints of the services that its command names.
+const SERVICES_WITHIN: Duration = Duration::from_secs(5);
 
 /// The tasks that this agent holds.
 #[derive(Debug, Default)]
@@ -105,7 +110,28 @@ pub(super) fn adopt(agent: &Arc<Agent>) -> anyhow::Result<()> {
         });
         begin(agent, task, assignment.map(Arc::new), true);
     }
+    remove_strays(agent);
     Ok(())
+}
+
+/// Ends what runs in cgroups of the agent's that belong to no task it has a folder of.
+fn remove_strays(agent: &Agent) {
+    let known: BTreeSet<String> = agent.tasks.lock().keys().map(TaskId::folder_name).collect();
+    for leaf in agent.tree.leaves().unwrap_or_default() {
+        if leaf == HELPERS_LEAF || known.contains(&leaf) {
+            continue;
+        }
+        let removed = agent
+            .tree
+            .kill(&leaf)
+            .and_then(|()| agent.tree.remove(&leaf, KILL_PATIENCE));
+        match removed {
+            Ok(()) => tracing::info!(leaf, "removed a cgroup that was nobody's"),
+            Err(cause) => {
+                tracing::warn!(leaf, cause = %crate::error::chain(&cause), "cannot remove a cgroup")
+            }
+        }
+    }
 }
 
 /// Takes all that is assigned: what is new begins, what is not there is forgotten.
@@ -217,6 +243,11 @@ impl Actor {
         self.report(Phase::Starting);
         match self.launch(&assignment).await {
             Ok(link) => Some(link),
+            // The helper has said why before it went.
+            Err(_) if self.folder.path().join(EXIT_FILE).exists() => {
+                self.report_end();
+                None
+            }
             Err(refusal) => {
                 self.never_started(refusal);
                 None
@@ -229,6 +260,7 @@ impl Actor {
         for package in &assignment.spec.packages {
             packages.push(self.agent.packages.get(&package.digest).await?);
         }
+        self.wait_for_services(assignment).await;
         let record = launch::record(&self.agent, assignment, self.folder.path(), &packages)?;
         let prepared = prepare_folder(self.folder.path(), &record).map_err(anyhow::Error::from);
         prepared.and_then(|()| self.folder.write_assignment(assignment))?;
@@ -247,6 +279,18 @@ impl Actor {
         })
     }
 
+    /// An assignment may come a moment before the endpoints that it waited for. Those that do not come are
+    /// named when the command is put together.
+    async fn wait_for_services(&self, assignment: &Assignment) {
+        let deadline = tokio::time::Instant::now() + SERVICES_WITHIN;
+        while !launch::knows_services(&self.agent, assignment)
+            && !self.orders.borrow().wants_stop()
+            && tokio::time::Instant::now() < deadline
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     fn never_started(&self, refusal: Refusal) {
         tracing::info!(task = %self.task, code = %refusal.code, message = refusal.message, "not started");
         self.report(Phase::NeverStarted {
@@ -258,22 +302,21 @@ impl Actor {
 
     /// Finds the task of an earlier agent: alive by its helper, ended by its record, or cut off from it.
     async fn reattach(&mut self) -> Option<HelperLink> {
-        if let Ok(link) = HelperLink::connect(self.folder.path()).await {
+        if let Some(link) = helper_link::find(self.folder.path()).await {
             return Some(link);
         }
         match record::read::<StartedRecord>(self.folder.path(), STARTED_FILE) {
             Ok(None) if !self.folder.path().join(EXIT_FILE).exists() => {
-                self.kill_leaf().await;
-                self.never_started(Refusal::new(
-                    Code::TaskStartFailed,
-                    "its agent ended while it was being started",
-                ));
+                let error = StartError {
+                    stage: Stage::Lost,
+                    errno: None,
+                    message: "its agent ended while it was being started".to_owned(),
+                };
+                self.bury(Outcome::NeverStarted(error)).await;
             }
-            _ => {
-                self.bury().await;
-                self.report_end();
-            }
+            _ => self.bury(Outcome::HelperLost).await,
         }
+        self.report_end();
         None
     }
 
@@ -308,7 +351,7 @@ impl Actor {
             }
         }
         checks.abort();
-        self.bury().await;
+        self.bury(Outcome::HelperLost).await;
     }
 
     /// Applies a spec to the running task: its limits, its checks, and the record for the next agent.
@@ -340,24 +383,25 @@ impl Actor {
         asked
     }
 
-    /// Makes sure that nothing of an ended task runs, and that there is a record of its end.
-    async fn bury(&self) {
-        // The helper writes the record before it goes, and hangs up when it goes.
+    /// Makes sure that nothing of a task runs whose helper has gone, and that there is a record of its end:
+    /// the helper's own, or `outcome`.
+    async fn bury(&self, outcome: Outcome) {
+        // Held until the record is written: a helper that comes late finds it and does not begin.
+        let held = self.wait_for_lock().await;
         if matches!(
             record::read::<ExitRecord>(self.folder.path(), EXIT_FILE),
             Ok(Some(_))
         ) {
             return;
         }
+        if held.is_none() {
+            self.kill_helper();
+        }
         self.kill_leaf().await;
-        tracing::warn!(task = %self.task, "its helper is gone, and the task with it");
+        tracing::warn!(task = %self.task, ?outcome, "its helper is gone, and the task with it");
         let record = ExitRecord {
             proto: crate::helper::protocol::PROTO,
-            outcome: Outcome::Ended {
-                how: Ended::Signal(9),
-                was_asked: false,
-                was_killed: true,
-            },
+            outcome,
             ended_at_us: now().0,
             is_oom: false,
             usage: Default::default(),
@@ -365,6 +409,29 @@ impl Actor {
         };
         if let Err(cause) = record::write(self.folder.path(), EXIT_FILE, &record) {
             tracing::warn!(task = %self.task, %cause, "cannot record the end");
+        }
+    }
+
+    /// The helper's lock, once it has gone; none when it does not go.
+    async fn wait_for_lock(&self) -> Option<OwnedFd> {
+        let deadline = tokio::time::Instant::now() + KILL_PATIENCE;
+        loop {
+            match lock(self.folder.path()) {
+                Ok(held) => return Some(held),
+                Err(_) if tokio::time::Instant::now() >= deadline => return None,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    /// Ends a helper that lives and cannot be spoken to, by its identity.
+    fn kill_helper(&self) {
+        let started = record::read::<StartedRecord>(self.folder.path(), STARTED_FILE);
+        if let Ok(Some(started)) = started
+            && let Ok(Some(helper)) = started.helper.open()
+        {
+            // It may go by itself in this moment.
+            let _gone = pidfd_send_signal(&helper, Signal::KILL);
         }
     }
 
@@ -445,10 +512,10 @@ fn phase_of(record: &ExitRecord) -> Phase {
     match &record.outcome {
         Outcome::NeverStarted(error) => {
             let missing = error.stage == Stage::Command && error.errno == Some(libc::ENOENT);
-            let code = if missing {
-                Code::TaskCommandNotFound
-            } else {
-                Code::TaskStartFailed
+            let code = match error.stage {
+                Stage::Command if missing => Code::TaskCommandNotFound,
+                Stage::Lost => Code::TaskHelperLost,
+                _ => Code::TaskStartFailed,
             };
             Phase::NeverStarted {
                 code,
@@ -456,6 +523,14 @@ fn phase_of(record: &ExitRecord) -> Phase {
                 at,
             }
         }
+        Outcome::HelperLost => Phase::Exited {
+            exit: Exit::default(),
+            at,
+            detail: format!(
+                "{}: its helper died, and the task with it",
+                Code::TaskHelperLost
+            ),
+        },
         Outcome::Ended {
             how, was_killed, ..
         } => {
@@ -472,7 +547,8 @@ fn phase_of(record: &ExitRecord) -> Phase {
                 exit: Exit {
                     code,
                     signal,
-                    oom: record.is_oom,
+                    // A child that was killed for its memory is the task's own affair if the task ends well.
+                    oom: record.is_oom && code != Some(0),
                 },
                 at,
                 detail: detail.to_owned(),

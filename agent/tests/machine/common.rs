@@ -228,6 +228,6 @@ impl Drop for Task {
 pub(crate) fn ended(exit: &ExitRecord) -> tw_agent::sandbox::Ended {
     match &exit.outcome {
         Outcome::Ended { how, .. } => *how,
-        Outcome::NeverStarted(error) => panic!("the task never started: {error}"),
+        other => panic!("the task did not run to its end: {other:?}"),
     }
 }
