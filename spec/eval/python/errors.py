@@ -131,7 +131,7 @@ def _classify(error: BaseException, calls: _Calls) -> tuple[str, str, str | None
         )
     if isinstance(error, MemoryError):
         return "spec.memory", "the spec needs more memory than an evaluation may use", (
-            "an evaluation has 512 MiB; look for a value or a list that grows without end"
+            "look for a value or a list that grows without end"
         )
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return "spec.exception", message, _hint(error, calls)

@@ -1,8 +1,8 @@
 //! From specs to typed jobs.
 
-use crate::support::{Repo, evaluate_all, evaluator, rendered};
+use crate::support::{Repo, config, evaluate_all, evaluator, rendered};
 use tw_model::{Bytes, Cores, JobSpec};
-use tw_spec::{Outcome, QuestionKind};
+use tw_spec::{Detail, EvalConfig, Evaluator, Outcome, QuestionKind};
 
 fn one(outcome: &Outcome) -> &JobSpec {
     assert_eq!(outcome.errors, [], "{}", rendered(outcome));
@@ -276,4 +276,31 @@ fn packages_are_named_from_the_folder_of_the_spec_or_from_the_root() {
         .collect();
     assert_eq!(paths, ["team/app", "app"]);
     assert_ne!(packages[0].digest, packages[1].digest);
+}
+
+/// Prints the order of sets, once of objects and once of texts.
+const ORDERS: &str = "class A:\n    pass\n\nthings = [A() for _ in range(60)]\nindex = {id(thing): number for number, thing in enumerate(things)}\nprint([index[id(thing)] for thing in set(things)])\nprint(list({'web', 'db', 'cache', 'proxy', 'queue'}))\n";
+
+#[test]
+fn another_seed_and_heap_show_what_depends_on_them() {
+    let repo = Repo::with(&[("a.tw", ORDERS)]);
+    let printed = |hash_seed: u32, heap_shift: u32| {
+        let config = EvalConfig {
+            hash_seed,
+            heap_shift,
+            ..config()
+        };
+        let evaluator = Evaluator::start(config).expect("tw-eval starts");
+        let evaluation = evaluator
+            .evaluate(&repo.work_tree(), "a.tw", Detail::Places)
+            .expect("an answer");
+        let (objects, texts) = evaluation.output.split_once('\n').expect("two lines");
+        (objects.to_owned(), texts.to_owned())
+    };
+    let (objects, texts) = printed(0, 0);
+    assert_eq!(printed(0, 0).1, texts, "texts depend on the seed alone");
+    let (other_objects, _) = printed(0, 1009);
+    let (_, other_texts) = printed(1, 0);
+    assert_ne!(objects, other_objects, "the heap shift moves objects");
+    assert_ne!(texts, other_texts, "the seed changes the hashes of texts");
 }

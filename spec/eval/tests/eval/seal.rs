@@ -341,3 +341,20 @@ fn a_program_that_is_no_evaluator_is_refused() {
         assert!(error.contains(message), "{error}");
     }
 }
+
+#[test]
+fn a_result_that_is_too_large_is_an_error() {
+    let spec = "from tw import Job, export\nexport(Job(name=\"a\", command=\"x\", env={\"A\": \"a\" * (20 << 20)}))\n";
+    let error = attempt(spec);
+    assert_eq!(error.code, Code::SpecOutput, "{error:?}");
+}
+
+#[test]
+fn what_a_spec_prints_is_bounded() {
+    let repo = Repo::with(&[("a.tw", "for i in range(100000):\n    print(\"line\", i)\n")]);
+    let evaluation = evaluator()
+        .evaluate(&repo.work_tree(), "a.tw", Detail::Places)
+        .expect("an answer");
+    assert_eq!(evaluation.error, None);
+    assert_eq!(evaluation.output.len(), 64 * 1024);
+}
