@@ -139,8 +139,17 @@ async fn http(port: u16, path: &str) -> Result<(), String> {
     stream.write_all(request.as_bytes()).await.map_err(broke)?;
     let mut answer = Vec::new();
     // Read to its end, so that the server does not see its caller hang up.
-    (&mut stream).take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await.map_err(broke)?;
-    let line = String::from_utf8_lossy(answer.split(|byte| *byte == b'\n').next().unwrap_or_default());
+    (&mut stream)
+        .take(ANSWER_BYTES_MAX)
+        .read_to_end(&mut answer)
+        .await
+        .map_err(broke)?;
+    let line = String::from_utf8_lossy(
+        answer
+            .split(|byte| *byte == b'\n')
+            .next()
+            .unwrap_or_default(),
+    );
     let status: Option<u16> = line
         .split(' ')
         .nth(1)
