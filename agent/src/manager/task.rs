@@ -108,10 +108,25 @@ pub(super) fn adopt(agent: &Arc<Agent>) -> anyhow::Result<()> {
             tracing::warn!(%task, %cause, "the record of the assignment cannot be read");
             None
         });
+        // Said before anything is awaited: the registration that follows must name every task that is here.
+        agent.reports.add(&task, recorded_phase(&folder));
         begin(agent, task, assignment.map(Arc::new), true);
     }
     remove_strays(agent);
     Ok(())
+}
+
+/// What the records of an earlier agent say; whether it still holds is found out next.
+fn recorded_phase(folder: &TaskFolder) -> Phase {
+    if let Ok(Some(exit)) = record::read::<ExitRecord>(folder.path(), EXIT_FILE) {
+        return phase_of(&exit);
+    }
+    match record::read::<StartedRecord>(folder.path(), STARTED_FILE) {
+        Ok(Some(started)) => Phase::Running {
+            started_at: Timestamp(started.started_at_us),
+        },
+        _ => Phase::Starting,
+    }
 }
 
 /// Ends what runs in cgroups of the agent's that belong to no task it has a folder of.
