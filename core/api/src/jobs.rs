@@ -63,6 +63,9 @@ pub struct JobSummary {
     pub replicas: u32,
     /// Tasks that run and pass their checks, if any.
     pub healthy: u32,
+    /// Tasks that have ended as they should; a batch job is over when this reaches `replicas`.
+    #[serde(default)]
+    pub done: u32,
     pub rollout: Option<RolloutStatus>,
     pub owner: String,
     pub source: SourceRef,

@@ -99,6 +99,9 @@ fn job_section(html: &mut Html, job: &JobStatus) {
         "{} · version {} · {} of {} healthy",
         summary.kind, summary.version, summary.healthy, summary.replicas
     ));
+    if summary.done > 0 {
+        html.text(&format!(" · {} done", summary.done));
+    }
     if summary.stopped {
         html.text(" · stopped");
     }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use tw_api::{JobStatus, JobSummary, MachineStatus, Reserved, RolloutStatus, TaskStatus};
-use tw_model::{JobRecord, MachineRecord, Name, RolloutRecord, TaskId, TaskRecord, TaskUsage};
+use tw_model::{
+    JobRecord, MachineRecord, Name, RolloutRecord, TaskId, TaskRecord, TaskState, TaskUsage,
+};
 
 use crate::view::{JobView, View};
 
@@ -36,6 +38,10 @@ pub(crate) fn summary(view: &View, record: &JobRecord, job: &JobView) -> JobSumm
     let spec = wanted.map(|version| &version.spec);
     let holders = job.holders();
     let healthy = holders.iter().filter(|row| view.serves(row)).count();
+    let done = holders
+        .iter()
+        .filter(|row| row.state == TaskState::Done)
+        .count();
     JobSummary {
         name: record.id.name.clone(),
         namespace: record.id.namespace.clone(),
@@ -45,6 +51,7 @@ pub(crate) fn summary(view: &View, record: &JobRecord, job: &JobView) -> JobSumm
         stopped: record.stopped,
         replicas: spec.map_or(0, |spec| spec.replicas),
         healthy: u32::try_from(healthy).unwrap_or(u32::MAX),
+        done: u32::try_from(done).unwrap_or(u32::MAX),
         rollout: record
             .rollout
             .as_ref()

@@ -96,7 +96,8 @@ fn sample(at: Timestamp, usage: &TaskUsage, ooms: &mut HashMap<TaskId, u64>) -> 
     Sample {
         series: series(&usage.task.job),
         source: usage.task.to_string(),
-        seq: usage.samples,
+        // Heartbeats are answered once and samples are not repeated: the moment is number enough.
+        seq: at.0.unsigned_abs(),
         at_us: at.0,
         cpu_millicores: usage.cpu.0,
         memory_bytes: usage.memory.0,

@@ -139,6 +139,33 @@ async fn a_stop_reaches_the_agent_and_leaves_discovery_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_job_is_done_when_its_task_has_succeeded() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    let mut agent = Agent::start(&server.client, "m1").await;
+    apply(
+        &server.client,
+        &[job("nightly", json!({ "kind": "batch" }))],
+    )
+    .await;
+    let task = agent
+        .assigned(|one| one.task.desired == Desired::Run)
+        .await
+        .task
+        .id;
+    agent.say(&task, running()).await;
+    assert_eq!(status(&server.client, "nightly").await.job.done, 0);
+    agent.say(&task, exited(0)).await;
+    let shown = status(&server.client, "nightly").await;
+    assert_eq!((shown.job.done, shown.job.healthy), (1, 0));
+    assert_eq!(
+        shown.tasks[0].exit.as_ref().and_then(|exit| exit.code),
+        Some(0)
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stale_epoch_is_fenced_and_registering_again_keeps_the_tasks() {
     let folder = Folder::new();
     let mut config = config(&folder.state());
