@@ -18,7 +18,7 @@ class Package(Spec):
     """A folder that the task sees read-only, content-addressed: the task restarts only when a file in it changed."""
 
     path: str
-    """The folder, from the repository's root.
+    """The folder, from the folder of the spec; with a leading `//` from the repository's root.
 
     A change: tasks start again.
     """

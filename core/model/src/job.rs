@@ -110,7 +110,7 @@ spec! {
 spec! {
     /// A folder that the task sees read-only, content-addressed: the task restarts only when a file in it changed.
     pub struct Package {
-        /// The folder, from the repository's root.
+        /// The folder, from the folder of the spec; with a leading `//` from the repository's root.
         path: RepoPath => restart;
         /// The hash of the folder at the evaluated revision.
         digest: Digest = Digest::default() => restart, resolved;

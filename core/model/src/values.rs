@@ -530,18 +530,18 @@ impl SpecType for RepoPath {
     fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<RepoPath> {
         let path = String::from_author(value, at, decoder)?;
         let path = path.trim_end_matches('/');
-        let plain = !path.is_empty()
-            && !path.starts_with('/')
-            && path
-                .split('/')
-                .all(|part| !part.is_empty() && part != "." && part != "..");
+        let plain = path
+            .strip_prefix("//")
+            .unwrap_or(path)
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != "..");
         match plain {
             true => Some(RepoPath(path.to_owned())),
             false => decoder.bad_value(
                 at,
                 format!("'{path}' is not a folder of the repository"),
                 Some(
-                    "write it from the repository's root, without '.', '..' or a leading '/'"
+                    "name it from the folder of the spec, or from the repository's root with a leading '//'; no '.' or '..'"
                         .to_owned(),
                 ),
             ),

@@ -14,12 +14,12 @@ def python_service(name: str, package: Package, replicas: int, memory: int) -> J
         resources=Resources(cpu=0.1, memory=memory),
         limits=Limits(
             mode="auto",
-            memory_min=16 * MiB,
+            memory_min=memory // 2,
             memory_max=2 * memory,
             cpu_max=1,
             # A day of history is the default; the shop is a demonstration.
             history_min=20 * SECOND,
-            window=40 * SECOND,
+            window=30 * SECOND,
         ),
         depends_on=["redis"],
         owner="shop-team",

@@ -15,6 +15,7 @@ use crate::text::count;
 
 /// Plan specs, ask, and do what the plan says
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// Spec files, or folders with *.tw files below them
     #[arg(default_value = ".", value_name = "PATH")]

@@ -83,13 +83,13 @@ fn summary(diff: &SpecDiff) -> String {
         .iter()
         .map(|(effect, jobs)| format!("{jobs} {effect}"))
         .collect();
-    let modified = match effects.is_empty() {
-        true => found.modified.to_string(),
-        false => format!("{} ({})", found.modified, effects.join(", ")),
+    let effects = match effects.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", effects.join(", ")),
     };
     format!(
-        "{BOLD}{} added, {modified} modified, {} removed{BOLD:#}, {} unchanged",
-        found.added, found.removed, found.unchanged
+        "{BOLD}{} added, {} modified{effects}, {} removed{BOLD:#}, {} unchanged",
+        found.added, found.modified, found.removed, found.unchanged
     )
 }
 

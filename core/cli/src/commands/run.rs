@@ -9,6 +9,7 @@ use crate::follow;
 
 /// Apply specs, and follow the jobs until they are healthy or have failed
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     #[command(flatten)]
     apply: apply::Args,

@@ -11,6 +11,14 @@ from shoplib import store
 
 VERSION = os.environ["VERSION"]
 TASK = os.environ["TW_TASK"]
+cache = bytearray()
+
+
+def fill_cache(mebibytes: int) -> dict:
+    """Keeps so much in memory: a stand-in for a cache that follows demand."""
+    global cache
+    cache = bytearray(b"x") * (mebibytes << 20)
+    return {"cache_mebibytes": mebibytes}
 
 
 class Shop(BaseHTTPRequestHandler):
@@ -21,6 +29,8 @@ class Shop(BaseHTTPRequestHandler):
             self.answer(lambda: {"order": store.call("LPUSH", store.ORDERS, TASK), "version": VERSION, "task": TASK})
         elif self.path == "/packed":
             self.answer(lambda: {"packed": int(store.call("GET", store.PACKED) or 0), "version": VERSION})
+        elif self.path.startswith("/cache/"):
+            self.answer(lambda: fill_cache(int(self.path.removeprefix("/cache/"))))
         else:
             self.send_error(404)
 
