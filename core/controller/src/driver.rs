@@ -15,8 +15,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::Span;
 use tw_api::ErrorBody;
-use tw_model::{Code, Millis};
+use tw_model::{Code, Millis, Record};
 use tw_scheduler::{Broker, Decision, Event, Op, SchedulerConfig, State, Txn, step};
 use tw_store::{BoxFuture, Commit, CommitError, Pipeline, Rev, Store};
 
@@ -85,6 +86,8 @@ struct Answered {
     result: Result<Option<Rev>, CommitError>,
     ops: Vec<Op>,
     reply: Option<Reply>,
+    /// The span of the request that it came from, if any.
+    span: Span,
 }
 
 impl Core {
@@ -145,21 +148,25 @@ impl Core {
         if self.queued.is_empty() {
             return reply(Ok(()));
         }
+        let span = Span::current();
         self.queued.push_back(Box::pin(async {
             Answered {
                 result: Ok(None),
                 ops: Vec::new(),
                 reply: Some(reply),
+                span,
             }
         }));
     }
 
     fn queue(&mut self, commit: Commit, ops: Vec<Op>, reply: Option<Reply>) {
+        let span = Span::current();
         self.queued.push_back(Box::pin(async {
             Answered {
                 result: commit.await.map(Some),
                 ops,
                 reply,
+                span,
             }
         }));
     }
@@ -168,8 +175,10 @@ impl Core {
     async fn answered(&mut self, answered: Answered) -> Result<(), RunError> {
         match answered.result {
             Ok(revision) => {
+                let _entered = answered.span.entered();
                 if let Some(revision) = revision {
                     tracing::trace!(%revision, rows = answered.ops.len(), "durable");
+                    answered.ops.iter().for_each(log);
                     self.hub.publish(answered.ops);
                 }
                 if let Some(reply) = answered.reply {
@@ -221,6 +230,21 @@ fn unavailable(cause: &CommitError) -> ErrorBody {
         format!("the store did not take the write: {cause}"),
     )
     .with_hint("try again; whether it was taken shows in `tw status`")
+}
+
+/// Writes what happened into the log, within the span of the request that made it happen.
+fn log(op: &Op) {
+    if let Op::Put(Record::Event(event)) = op {
+        tracing::info!(
+            job = %event.job,
+            seq = event.seq,
+            task = event.task.as_ref().map(tracing::field::display),
+            machine = event.machine.as_ref().map(tracing::field::display),
+            detail = event.message,
+            "{}",
+            event.kind
+        );
+    }
 }
 
 fn encode(txn: &Txn) -> tw_store::Txn {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 
 use serde_json::json;
 use tw_api::{ApplyRequest, SubmittedJob};
-use tw_model::{Record, SourceRef};
+use tw_model::SourceRef;
 use tw_store::{
     BootClock, Kv, Lease, LeaseError, LogLimits, MemoryStore, StoreError, Ticket, Watch,
 };

@@ -1,5 +1,9 @@
 //! Who is let in.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
 use serde_json::Value;
 use tw_api::{ApiEndpoint, Client};
 use tw_controller::{Controller, RunError};
@@ -70,4 +74,49 @@ async fn the_socket_and_the_folder_belong_to_one_controller() {
     let _: Value = server.client.get("/v1/jobs").await.unwrap();
     server.stop().await;
     assert!(!config.socket.exists());
+}
+
+/// Asks over a Unix socket as another user, whom only this thread becomes.
+fn ask_as(uid: u32, socket: &Path) -> std::io::Result<String> {
+    let socket = socket.to_owned();
+    let asked = std::thread::spawn(move || {
+        let uid = rustix::process::Uid::from_raw(uid);
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+        let mut stream = UnixStream::connect(socket)?;
+        stream.write_all(b"GET /v1/jobs HTTP/1.1\r\nhost: tw\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    });
+    asked.join().expect("the thread does not panic")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_users_are_refused_even_where_they_reach_the_socket() {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+    // Only root can become someone else to try.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let mut config = config(&folder.state());
+    config.socket = folder.0.path().join("tw.sock");
+    let server = Server::start(config.clone()).await;
+    set_permissions(folder.0.path(), Permissions::from_mode(0o755)).unwrap();
+    assert!(
+        ask_as(65534, &config.socket).is_err(),
+        "the socket is its owner's alone"
+    );
+    set_permissions(&config.socket, Permissions::from_mode(0o666)).unwrap();
+
+    let answer = ask_as(65534, &config.socket).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(
+        answer.contains("\"auth.denied\"") && answer.contains("65534"),
+        "{answer}"
+    );
+    let answer = ask_as(0, &config.socket).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    server.stop().await;
 }
