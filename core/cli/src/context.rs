@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tw_api::{ApiEndpoint, Client};
 use tw_model::{JobId, TaskId};
 
-use crate::failure::Advice;
+use crate::failure::advice;
 
 /// The name of the controller's socket in a state folder.
 pub(crate) const SOCKET: &str = "tw.sock";
@@ -33,7 +33,7 @@ impl Context {
         }
         match std::env::var_os("HOME") {
             Some(home) => Ok(Path::new(&home).join(".local/state/twill")),
-            None => Err(Advice::new(
+            None => Err(advice(
                 "there is no home folder to find the state in",
                 "name it with --state DIR",
             )),
@@ -106,7 +106,7 @@ impl TaskSelector {
             .collect();
         match tasks.is_empty() {
             false => Ok(tasks),
-            true => Err(Advice::new(
+            true => Err(advice(
                 format!("job '{}' has no such task", self.job),
                 format!("`tw status {}` lists its tasks", self.job),
             )),

@@ -14,14 +14,13 @@ pub(crate) struct Advice {
     hint: String,
 }
 
-impl Advice {
-    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-        Advice {
-            message: message.into(),
-            hint: hint.into(),
-        }
-        .into()
+/// An error with a hint.
+pub(crate) fn advice(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    Advice {
+        message: message.into(),
+        hint: hint.into(),
     }
+    .into()
 }
 
 /// Prints the error and its causes to standard error; the exit code is 1.

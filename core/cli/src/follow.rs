@@ -8,7 +8,7 @@ use tw_model::{JobId, RolloutState, TaskState};
 
 use crate::commands::events;
 use crate::context::job_path;
-use crate::failure::Advice;
+use crate::failure::advice;
 use crate::text::{GREEN, RED, painted};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -47,7 +47,7 @@ pub(crate) async fn until_settled(
         open = still_open;
         if !open.is_empty() && begun.elapsed() > within {
             let names: Vec<String> = open.iter().map(|job| job.to_string()).collect();
-            return Err(Advice::new(
+            return Err(advice(
                 format!(
                     "not settled after {} s: {}",
                     within.as_secs(),

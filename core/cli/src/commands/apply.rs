@@ -10,7 +10,7 @@ use tw_model::JobId;
 
 use super::plan::Planned;
 use crate::context::Context;
-use crate::failure::Advice;
+use crate::failure::advice;
 use crate::text::count;
 
 /// Plan specs, ask, and do what the plan says
@@ -99,7 +99,7 @@ pub(crate) async fn submit(args: &Args, context: &Context) -> anyhow::Result<Sub
 
 fn confirmed() -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
-        return Err(Advice::new(
+        return Err(advice(
             "there is nobody to ask whether to apply this plan",
             "say --auto-approve, or --plan DIGEST for a plan that was reviewed",
         ));
@@ -126,7 +126,7 @@ async fn upload_packages(client: &Client, planned: &Planned) -> anyhow::Result<(
         }
         let package = tw_spec::package::pack(&planned.source, &folder.0)?;
         if package.digest != digest {
-            return Err(Advice::new(
+            return Err(advice(
                 format!(
                     "the folder '{}' changed while it was being applied",
                     folder.0

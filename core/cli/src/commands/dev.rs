@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use tw_api::MachinesReply;
 
 use crate::context::Context;
-use crate::failure::Advice;
+use crate::failure::advice;
 use layout::Layout;
 
 /// Run Twill on this machine: a controller and one or more agents
@@ -144,7 +144,7 @@ async fn wait_ready(
                 "not ready after {} s: {up} of {agents} machines are up",
                 READY_WITHIN.as_secs()
             );
-            return Err(Advice::new(
+            return Err(advice(
                 message,
                 format!("its log is in {}/log", context.state_dir()?.display()),
             ));

@@ -10,7 +10,7 @@ use tw_api::{ErrorBody, ExecRequest, Frame, FrameKind, SessionRequest, read_fram
 use tw_model::Exit;
 
 use crate::context::{Context, TaskSelector};
-use crate::failure::Advice;
+use crate::failure::advice;
 
 /// Run a command in a running task: its namespaces, its user, its limits
 #[derive(Debug, clap::Args)]
@@ -30,7 +30,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
             "name one of them, such as {}.{}",
             tasks[0].job, tasks[0].index
         );
-        return Err(Advice::new(
+        return Err(advice(
             format!("'{}' has {} tasks", args.task.job, tasks.len()),
             hint,
         ));

@@ -45,13 +45,13 @@ fn print_jobs(reply: &JobsReply) {
         anstream::println!("No jobs yet. `tw run PATH` runs the specs of a folder.");
         return;
     }
-    let mut table = Table::new(&["JOB", "KIND", "STATE", "HEALTHY", "VERSION", "SOURCE"]);
+    let mut table = Table::new(&["JOB", "KIND", "STATE", "TASKS", "VERSION", "SOURCE"]);
     for job in &reply.jobs {
         table.row(vec![
             name(job),
             job.kind.clone(),
             job_state(job),
-            format!("{}/{}", job.healthy, job.replicas),
+            progress(job),
             job.version.to_string(),
             source(job),
         ]);
@@ -62,14 +62,13 @@ fn print_jobs(reply: &JobsReply) {
 fn print_job(status: &JobStatus) {
     let job = &status.job;
     anstream::println!(
-        "{BOLD}{}{BOLD:#} {} version {} from {}: {}, {} of {} healthy",
+        "{BOLD}{}{BOLD:#} {} version {} from {}: {}, {}",
         name(job),
         job.kind,
         job.version,
         source(job),
         job_state(job),
-        job.healthy,
-        job.replicas
+        progress(job)
     );
     if let Some(rollout) = &job.rollout {
         let reason = match rollout.reason.is_empty() {
@@ -158,11 +157,20 @@ fn source(job: &JobSummary) -> String {
     }
 }
 
+/// How many of the tasks are as they should be.
+fn progress(job: &JobSummary) -> String {
+    match job.kind.as_str() {
+        "batch" => format!("{} of {} done", job.done, job.replicas),
+        _ => format!("{} of {} healthy", job.healthy, job.replicas),
+    }
+}
+
 fn job_state(job: &JobSummary) -> String {
     match &job.rollout {
         _ if job.stopped => painted(DIM, "stopped"),
         Some(rollout) if rollout.state == RolloutState::Halted => painted(RED, "update halted"),
         Some(_) => painted(YELLOW, "updating"),
+        None if job.kind == "batch" && job.done >= job.replicas => painted(GREEN, "done"),
         None if job.healthy >= job.replicas => painted(GREEN, "running"),
         None => painted(YELLOW, "settling"),
     }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Pid;
 
-use crate::failure::Advice;
+use crate::failure::advice;
 
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
@@ -46,7 +46,7 @@ impl Layout {
     pub(super) fn mark_taken(&self, machine: &str) -> anyhow::Result<()> {
         let agent = self.agent(machine);
         if !agent.is_dir() {
-            return Err(Advice::new(
+            return Err(advice(
                 format!("no machine '{machine}' runs here"),
                 "`tw machines` lists them",
             ));
@@ -56,7 +56,7 @@ impl Layout {
 
     pub(super) fn mark_given_back(&self, machine: &str) -> anyhow::Result<()> {
         match std::fs::remove_file(self.agent(machine).join("taken")) {
-            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Err(Advice::new(
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Err(advice(
                 format!("'{machine}' was not taken away"),
                 "`tw machines` lists the machines",
             )),
@@ -79,7 +79,7 @@ impl Layout {
             .write(true)
             .open(self.lock_path())?;
         let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-            Advice::new(
+            advice(
                 format!("Twill already runs in {}", self.root.display()),
                 "end it with `tw dev --stop`",
             )

@@ -2,13 +2,13 @@
 
 use tw_model::Bytes;
 
-use crate::failure::Advice;
+use crate::failure::advice;
 
 pub(super) fn check_root() -> anyhow::Result<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    Err(Advice::new(
+    Err(advice(
         "the agents need root: they make namespaces, cgroups and mounts for the tasks",
         "run it with sudo; `tw eval`, `tw check` and `tw diff` need no root",
     ))

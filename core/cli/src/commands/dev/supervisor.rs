@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::layout::Layout;
 use super::{Args, machine};
 use crate::context::SOCKET;
-use crate::failure::Advice;
+use crate::failure::advice;
 
 /// The wait before a process that died is started again.
 const RESPAWN_AFTER: Duration = Duration::from_millis(200);
@@ -219,7 +219,7 @@ fn agent_program() -> anyhow::Result<PathBuf> {
         .map(|place| place.join("tw-agent"))
         .find(|program| program.is_file());
     found.ok_or_else(|| {
-        Advice::new(
+        advice(
             format!("tw-agent is not beside {}", here.display()),
             "install it there, or name its folder in TW_LIBEXEC",
         )
@@ -262,7 +262,7 @@ pub(super) fn failed_start(layout: &Layout, status: ExitStatus) -> anyhow::Error
     let log = std::fs::read_to_string(layout.log("dev")).unwrap_or_default();
     let last: Vec<&str> = log.lines().rev().take(5).collect();
     let last: Vec<&str> = last.into_iter().rev().collect();
-    Advice::new(
+    advice(
         format!("`tw dev` ended at once ({status}): {}", last.join("\n")),
         format!("its log is {}", layout.log("dev").display()),
     )
@@ -272,7 +272,7 @@ pub(super) fn failed_start(layout: &Layout, status: ExitStatus) -> anyhow::Error
 pub(super) fn notify(layout: &Layout) -> anyhow::Result<()> {
     match layout.supervisor()? {
         Some(pid) => Ok(kill(pid, Signal::SIGHUP)?),
-        None => Err(Advice::new(
+        None => Err(advice(
             format!("nothing runs in {}", layout.root().display()),
             "start it with `tw dev`",
         )),
@@ -290,7 +290,7 @@ pub(super) async fn end(layout: &Layout, pid: Pid) -> anyhow::Result<()> {
     };
     match tokio::time::timeout(Duration::from_secs(60), waiting).await {
         Ok(ended) => ended,
-        Err(_) => Err(Advice::new(
+        Err(_) => Err(advice(
             format!("process {pid} has not ended within a minute"),
             format!("its log is {}", layout.log("dev").display()),
         )),
