@@ -139,6 +139,10 @@ impl Session {
 
     /// Carries bytes both ways until the command has ended and its output is out, or the caller has gone.
     fn relay(&mut self, mut running: Running) -> io::Result<()> {
+        // What came together with the Open frame.
+        while let Some(frame) = self.next_frame()? {
+            take_input(&mut running, &frame);
+        }
         let mut has_ended = false;
         while !has_ended {
             let mut polled = vec![

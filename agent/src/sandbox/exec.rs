@@ -136,31 +136,34 @@ fn launch(parts: EnterParts<'_>, entry: &CgroupEntry, report: &OwnedFd, pid_in: 
         .at(Stage::Clone, "cannot enter the task's namespaces")
         .and_then(|()| join_and_clone(entry, 0));
     match cloned {
-        Ok(Cloned::Child) => {
-            let Err(error) = run(parts, report);
-            report_and_exit(report, &error)
-        }
+        Ok(Cloned::Child) => run(parts, report),
         Ok(Cloned::Parent { pid, .. }) => tell_pid_and_exit(pid_in, pid),
         Err(error) => report_and_exit(report, &error),
     }
 }
 
-fn run(parts: EnterParts<'_>, report: &OwnedFd) -> Result<std::convert::Infallible, StartError> {
-    nix::unistd::setsid().at(Stage::Command, "cannot begin a session")?;
-    let stdio = match parts.connection {
-        Connection::Pipes(stdio) => stdio,
-        Connection::Terminal { rows, columns } => {
-            open_terminal(rows, columns, parts.account.uid, &parts.terminal)
-                .at(Stage::Terminal, "cannot open a terminal in the sandbox")?
-        }
-    };
-    become_command(
-        parts.command,
-        parts.account,
-        parts.filter,
-        stdio,
-        number(report),
-    )
+/// Becomes the command. Does not return: what `parts` owns is closed on the way and must not be dropped.
+fn run(parts: EnterParts<'_>, report: &OwnedFd) -> ! {
+    let EnterParts {
+        command,
+        account,
+        filter,
+        connection,
+        terminal,
+        ..
+    } = parts;
+    let became = nix::unistd::setsid()
+        .at(Stage::Command, "cannot begin a session")
+        .and_then(|_| match connection {
+            Connection::Pipes(stdio) => Ok(stdio),
+            Connection::Terminal { rows, columns } => {
+                open_terminal(rows, columns, account.uid, &terminal)
+                    .at(Stage::Terminal, "cannot open a terminal in the sandbox")
+            }
+        })
+        .and_then(|stdio| become_command(command, account, filter, stdio, number(report)));
+    let Err(error) = became;
+    report_and_exit(report, &error)
 }
 
 /// Opens a terminal of the sandbox's own /dev/pts, makes it the session's, and sends its other side out.

@@ -1,0 +1,176 @@
+//! A second command inside a running task.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+use tw_agent::helper::ExecRequest;
+use tw_api::FrameKind;
+use tw_model::Exit;
+
+use crate::common::{PATIENCE, Task};
+
+/// A session with `tw-helper exec`.
+struct Session {
+    socket: UnixStream,
+    helper: Child,
+}
+
+impl Session {
+    fn open(task: &Task, argv: &[&str], terminal: Option<(u16, u16)>) -> Session {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        let helper = Command::new(env!("CARGO_BIN_EXE_tw-helper"))
+            .arg("exec")
+            .arg(&task.folder)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .unwrap();
+        let mut session = Session {
+            socket: ours,
+            helper,
+        };
+        let argv = argv.iter().map(|word| (*word).to_owned()).collect();
+        let request = ExecRequest { argv, terminal };
+        session.send(FrameKind::Open, &serde_json::to_vec(&request).unwrap());
+        session
+    }
+
+    fn send(&mut self, kind: FrameKind, bytes: &[u8]) {
+        let mut frame = vec![kind as u8];
+        frame.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+        frame.extend_from_slice(bytes);
+        self.socket.write_all(&frame).unwrap();
+    }
+
+    fn receive(&mut self) -> (u8, Vec<u8>) {
+        let mut header = [0; 5];
+        self.socket.read_exact(&mut header).unwrap();
+        let mut bytes =
+            vec![0; u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize];
+        self.socket.read_exact(&mut bytes).unwrap();
+        (header[0], bytes)
+    }
+
+    /// Reads standard output until it holds `text`.
+    fn wait_for(&mut self, text: &str) {
+        let mut seen = String::new();
+        while !seen.contains(text) {
+            let (kind, bytes) = self.receive();
+            seen.push_str(&String::from_utf8_lossy(&bytes));
+            assert_eq!(kind, FrameKind::Stdout as u8, "{seen}");
+        }
+    }
+
+    /// Everything that was printed, and how the command ended.
+    fn end(mut self) -> (String, String, Exit) {
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        loop {
+            let (kind, bytes) = self.receive();
+            let text = String::from_utf8_lossy(&bytes);
+            if kind == FrameKind::Stdout as u8 {
+                stdout.push_str(&text);
+            } else if kind == FrameKind::Stderr as u8 {
+                stderr.push_str(&text);
+            } else {
+                assert_eq!(kind, FrameKind::Exit as u8, "{text}");
+                assert!(self.helper.wait().unwrap().success());
+                return (stdout, stderr, serde_json::from_slice(&bytes).unwrap());
+            }
+        }
+    }
+}
+
+fn code(code: i32) -> Exit {
+    Exit {
+        code: Some(code),
+        ..Exit::default()
+    }
+}
+
+#[test]
+fn a_command_shares_the_tasks_files_processes_user_and_limits() {
+    let mut task = Task::shell("echo mine > /tmp/file; echo ready; sleep 60");
+    task.start();
+    task.wait_for_stdout("ready");
+    let script = "cat /tmp/file; hostname; id -u; grep -c . /proc/1/comm; \
+                  grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status | tr -s '\\t\\n' '  '; \
+                  grep memory /proc/self/cgroup; cat /etc/shadow; exit 4";
+    let (stdout, stderr, exit) = Session::open(&task, &["sh", "-c", script], None).end();
+    assert_eq!(exit, code(4));
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(lines[..4], ["mine", "web-0", "65534", "1"], "{stdout}");
+    assert_eq!(
+        lines[4].trim_end(),
+        "CapEff: 0000000000000000 NoNewPrivs: 1 Seccomp: 2 4:memory:/",
+        "{stdout}"
+    );
+    assert!(stderr.contains("No such file"), "{stderr}");
+    let tree = task.subtree.open();
+    assert!(!tree.is_empty("task").unwrap());
+}
+
+#[test]
+fn a_command_reads_what_is_typed_to_its_end() {
+    let mut task = Task::new(&["sleep", "60"]);
+    task.start();
+    let mut session = Session::open(&task, &["cat"], None);
+    session.send(FrameKind::Stdin, b"hello ");
+    session.send(FrameKind::Stdin, b"there");
+    session.send(FrameKind::StdinEnd, b"");
+    assert_eq!(
+        session.end(),
+        ("hello there".to_owned(), String::new(), code(0))
+    );
+}
+
+#[test]
+fn a_command_with_a_terminal_knows_its_size_and_takes_keys() {
+    let mut task = Task::new(&["sleep", "60"]);
+    task.start();
+    let mut session = Session::open(&task, &["sh"], Some((30, 100)));
+    session.send(FrameKind::Stdin, b"tty; stty size\n");
+    session.wait_for("30 100");
+    session.send(FrameKind::Resize, &[0, 40, 0, 120]);
+    session.send(FrameKind::Stdin, b"stty size; sleep 60\n");
+    session.wait_for("40 120");
+    // Ctrl-C ends the sleep, not the shell.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    session.send(FrameKind::Stdin, b"\x03exit 3\n");
+    let (_, _, exit) = session.end();
+    assert_eq!(exit, code(3));
+}
+
+#[test]
+fn a_command_ends_with_its_caller_and_the_task_goes_on() {
+    let mut task = Task::new(&["sleep", "60"]);
+    let started = task.start();
+    let tree = task.subtree.open();
+    let before = tree.usage("task").unwrap().pids;
+    let session = Session::open(&task, &["sleep", "61"], None);
+    task.wait_for(|_| (tree.usage("task").unwrap().pids > before).then_some(()));
+    let Session { socket, mut helper } = session;
+    drop(socket);
+    assert!(helper.wait().unwrap().success());
+    task.wait_for(|_| (tree.usage("task").unwrap().pids == before).then_some(()));
+    assert!(started.task.is_alive().unwrap());
+}
+
+#[test]
+fn a_missing_command_and_an_ended_task_are_refused_in_words() {
+    let mut task = Task::shell("sleep 0.5");
+    task.start();
+    let (kind, bytes) = Session::open(&task, &["no-such-program"], None).receive();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    assert_eq!(kind, FrameKind::Error as u8);
+    assert!(
+        text.contains("'no-such-program' not found; looked for"),
+        "{text}"
+    );
+    task.exit();
+    let (kind, bytes) = Session::open(&task, &["true"], None).receive();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    assert_eq!(kind, FrameKind::Error as u8);
+    assert!(text.contains("has ended"), "{text}");
+}
