@@ -94,16 +94,12 @@ fn standing(status: &JobStatus) -> Standing {
         None => {}
     }
     if job.kind == "batch" {
-        let all = |state: TaskState| {
-            status.tasks.len() as u32 == job.replicas
-                && status.tasks.iter().all(|task| task.state == state)
-        };
         let failed = status
             .tasks
             .iter()
             .find(|task| task.state == TaskState::Failed);
         return match failed {
-            _ if all(TaskState::Done) => Standing::Settled,
+            _ if job.done >= job.replicas => Standing::Settled,
             Some(task) => Standing::Failed(format!("{}: {}", task.id, task.reason)),
             None => Standing::Settling,
         };
