@@ -27,20 +27,14 @@ pub(crate) struct Specs {
 impl Specs {
     /// Finds the specs that a person named, in the work tree or at a revision.
     pub(crate) fn find(paths: &[PathBuf], revision: Option<&str>) -> anyhow::Result<Specs> {
-        let source = open(
-            paths.first().map_or(Path::new("."), PathBuf::as_path),
-            revision,
-        )?;
+        let source = open(paths, revision)?;
         let files = source.find_specs(&from_root(&source, paths)?)?;
         Ok(Specs { source, files })
     }
 
     /// As [`Specs::find`], but a tree without any spec is fine.
     pub(crate) fn find_any(paths: &[PathBuf], revision: Option<&str>) -> anyhow::Result<Specs> {
-        let source = open(
-            paths.first().map_or(Path::new("."), PathBuf::as_path),
-            revision,
-        )?;
+        let source = open(paths, revision)?;
         let files = source.specs_if_any(&from_root(&source, paths)?)?;
         Ok(Specs { source, files })
     }
@@ -105,20 +99,33 @@ fn nondeterministic(job: &EvaluatedJob, value: &str) -> SpecError {
     }
 }
 
-fn open(path: &Path, revision: Option<&str>) -> anyhow::Result<Source> {
-    let folder = match path.is_file() {
-        true => path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or(Path::new(".")),
-        // A path that exists at a revision only is looked for from here.
-        false if !path.exists() => Path::new("."),
-        false => path,
-    };
+fn open(paths: &[PathBuf], revision: Option<&str>) -> anyhow::Result<Source> {
+    let folder = common_folder(paths)?;
     Ok(match revision {
-        Some(revision) => Source::revision(folder, revision)?,
-        None => Source::work_tree(folder)?,
+        Some(revision) => Source::revision(&folder, revision)?,
+        None => Source::work_tree(&folder)?,
     })
+}
+
+/// The deepest folder that holds all of what was named: the root of the specs where there is no git.
+fn common_folder(paths: &[PathBuf]) -> anyhow::Result<PathBuf> {
+    let here = std::env::current_dir().context("the current folder is gone")?;
+    let folders = paths.iter().map(|path| match here.join(path) {
+        path if path.is_dir() => path,
+        path => path.parent().map(Path::to_owned).unwrap_or(path),
+    });
+    let shared = folders.reduce(|one, other| {
+        let same = one
+            .components()
+            .zip(other.components())
+            .take_while(|(a, b)| a == b);
+        same.map(|(part, _)| part).collect()
+    });
+    match shared {
+        // A path that exists at a revision only is looked for from here.
+        Some(folder) if folder.is_dir() => Ok(folder),
+        _ => Ok(here),
+    }
 }
 
 fn from_root(source: &Source, paths: &[PathBuf]) -> anyhow::Result<Vec<String>> {
