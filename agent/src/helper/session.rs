@@ -39,7 +39,10 @@ pub fn serve(folder: &Path, socket: UnixStream) -> io::Result<()> {
     };
     let served = session.open().and_then(|request| start(folder, &request));
     match served {
-        Ok(running) => session.relay(running),
+        Ok(mut running) => match session.relay(&mut running) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => hang_up(&running),
+            relayed => relayed,
+        },
         Err(error) => {
             let body = tw_api::ErrorBody::new(Code::TaskStartFailed, error.to_string());
             session.send(FrameKind::Error, &serde_json::to_vec(&body)?)
@@ -138,10 +141,10 @@ impl Session {
     }
 
     /// Carries bytes both ways until the command has ended and its output is out, or the caller has gone.
-    fn relay(&mut self, mut running: Running) -> io::Result<()> {
+    fn relay(&mut self, running: &mut Running) -> io::Result<()> {
         // What came together with the Open frame.
         while let Some(frame) = self.next_frame()? {
-            take_input(&mut running, &frame);
+            take_input(running, &frame);
         }
         let mut has_ended = false;
         while !has_ended {
@@ -161,16 +164,16 @@ impl Session {
             if ready[1] {
                 let is_open = self.fill().unwrap_or(false);
                 while let Some(frame) = self.next_frame()? {
-                    take_input(&mut running, &frame);
+                    take_input(running, &frame);
                 }
                 if !is_open {
-                    return hang_up(&running);
+                    return hang_up(running);
                 }
             }
-            self.forward(&mut running, &ready[2..])?;
+            self.forward(running, &ready[2..])?;
         }
-        self.forward_rest(&mut running)?;
-        let exit = exit_of(&running)?;
+        self.forward_rest(running)?;
+        let exit = exit_of(running)?;
         self.send(FrameKind::Exit, &serde_json::to_vec(&exit)?)
     }
 

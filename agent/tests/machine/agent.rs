@@ -1,0 +1,622 @@
+//! The agent with a scripted controller: what is assigned runs, what happens is reported, nothing is lost.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tw_agent::cgroup::{CGROUP_ROOT, CgroupTree};
+use tw_agent::helper::record::{self, STARTED_FILE, StartedRecord};
+use tw_api::{
+    AgentEvent, Assignment, Dial, ExecRequest, Frame, FrameKind, LogLine, LogsRequest,
+    SessionRequest, read_frame, write_frame,
+};
+use tw_model::{
+    Bytes, Code, Desired, Endpoint, Exit, JobSpec, Name, Phase, TaskId, TaskRecord, TaskState,
+    Timestamp,
+};
+
+use crate::common::{PATIENCE, Subtree};
+use crate::controller::Controller;
+
+/// A machine with an agent and its controller.
+struct Machine {
+    controller: Controller,
+    agent: Option<Child>,
+    subtree: Subtree,
+    folder: TempDir,
+}
+
+impl Machine {
+    fn new() -> Machine {
+        let folder = tempfile::tempdir().unwrap();
+        let controller = Controller::start(folder.path());
+        let mut machine = Machine {
+            controller,
+            agent: None,
+            subtree: Subtree::new(),
+            folder,
+        };
+        machine.start();
+        machine
+    }
+
+    fn start(&mut self) {
+        let agent = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
+            .args(["run", "--name", "machine-1", "--state"])
+            .arg(self.state())
+            .arg("--controller")
+            .arg(format!("unix:{}", self.controller.socket.display()))
+            .args(["--cgroup", &self.subtree.path.subtree])
+            .stdin(Stdio::null())
+            .stderr(std::fs::File::create(self.folder.path().join("agent.log")).unwrap())
+            .spawn()
+            .unwrap();
+        self.agent = Some(agent);
+    }
+
+    /// As `kill -9` would.
+    fn kill(&mut self) {
+        self.controller.forget_stream();
+        let mut agent = self.agent.take().unwrap();
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    fn task_folder(&self, task: &TaskId) -> PathBuf {
+        self.state().join("tasks").join(task.folder_name())
+    }
+
+    fn started(&self, task: &TaskId) -> StartedRecord {
+        record::read(&self.task_folder(task), STARTED_FILE)
+            .unwrap()
+            .unwrap()
+    }
+
+    fn tree(&self) -> Box<dyn CgroupTree> {
+        self.subtree.open()
+    }
+
+    async fn snapshot(&self, assignments: &[Assignment]) {
+        let (assignments, endpoints) = (assignments.to_vec(), Vec::new());
+        self.controller
+            .say(AgentEvent::Snapshot {
+                assignments,
+                endpoints,
+            })
+            .await;
+    }
+
+    async fn assign(&self, assignment: &Assignment) {
+        self.controller
+            .say(AgentEvent::Assign {
+                assignment: Box::new(assignment.clone()),
+            })
+            .await;
+    }
+
+    async fn running(&self, task: &TaskId) -> Timestamp {
+        self.controller
+            .report(task, |report| match report.phase {
+                Phase::Running { started_at } => Some(started_at),
+                _ => None,
+            })
+            .await
+    }
+
+    async fn exited(&self, task: &TaskId) -> (Exit, String) {
+        self.controller
+            .report(task, |report| match &report.phase {
+                Phase::Exited { exit, detail, .. } => Some((exit.clone(), detail.clone())),
+                _ => None,
+            })
+            .await
+    }
+
+    async fn never_started(&self, task: &TaskId) -> (Code, String) {
+        self.controller
+            .report(task, |report| match &report.phase {
+                Phase::NeverStarted { code, message, .. } => Some((*code, message.clone())),
+                _ => None,
+            })
+            .await
+    }
+
+    /// Waits until the agent says of a task's health what is wanted, with `words` as its reason.
+    async fn health(&self, task: &TaskId, wanted: bool, words: &str) {
+        self.controller
+            .report(task, |report| match &report.phase {
+                Phase::Health { healthy, detail } => {
+                    (*healthy == wanted && detail.contains(words)).then_some(())
+                }
+                _ => None,
+            })
+            .await
+    }
+
+    /// Opens a session and answers every frame up to the last.
+    async fn session(&self, name: &str, request: SessionRequest, typed: &[Frame]) -> Vec<Frame> {
+        let session = self.controller.expect_session(name);
+        self.controller
+            .say(AgentEvent::Dial(Dial {
+                session: name.to_owned(),
+                request,
+            }))
+            .await;
+        let mut connection = tokio::time::timeout(PATIENCE, session)
+            .await
+            .unwrap()
+            .unwrap();
+        for frame in typed {
+            write_frame(&mut connection, frame).await.unwrap();
+        }
+        let mut frames = Vec::new();
+        loop {
+            let frame = tokio::time::timeout(PATIENCE, read_frame(&mut connection))
+                .await
+                .unwrap()
+                .unwrap();
+            let frame = frame.expect("a last frame");
+            let is_last = matches!(
+                frame.kind,
+                FrameKind::Exit | FrameKind::End | FrameKind::Error
+            );
+            frames.push(frame);
+            if is_last {
+                connection.shutdown().await.unwrap();
+                return frames;
+            }
+        }
+    }
+
+    /// What a task has printed, by a session.
+    async fn logs(&self, name: &str, task: &TaskId, follow: bool) -> Vec<String> {
+        let request = LogsRequest {
+            task: task.clone(),
+            follow,
+            tail: None,
+            since: None,
+        };
+        let frames = self.session(name, SessionRequest::Logs(request), &[]).await;
+        let lines = frames.iter().filter(|frame| frame.kind == FrameKind::Log);
+        lines
+            .map(|frame| frame.parse::<LogLine>().unwrap().text)
+            .collect()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill().unwrap();
+            agent.wait().unwrap();
+        }
+        let cleaned = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
+            .arg("clean")
+            .arg("--state")
+            .arg(self.state())
+            .args(["--cgroup", &self.subtree.path.subtree])
+            .output()
+            .unwrap();
+        if !std::thread::panicking() {
+            assert!(
+                cleaned.status.success(),
+                "{}",
+                String::from_utf8_lossy(&cleaned.stderr)
+            );
+            let memory = PathBuf::from(CGROUP_ROOT)
+                .join("memory")
+                .join(&self.subtree.path.subtree);
+            assert!(!memory.exists(), "clean left {}", memory.display());
+        } else {
+            let log =
+                std::fs::read_to_string(self.folder.path().join("agent.log")).unwrap_or_default();
+            show(&log);
+        }
+    }
+}
+
+/// The agent's own words help to understand a failed test.
+fn show(log: &str) {
+    use std::io::Write;
+    // A closed standard error is no reason to fail twice.
+    let _written = std::io::stderr().write_all(log.as_bytes());
+}
+
+fn assignment(name: &str, spec: Value) -> Assignment {
+    let mut fields = json!({"name": name});
+    fields
+        .as_object_mut()
+        .unwrap()
+        .extend(spec.as_object().unwrap().clone());
+    let spec: JobSpec = serde_json::from_value(fields).unwrap();
+    Assignment {
+        task: TaskRecord {
+            id: TaskId::new(spec.id(), 0, 1),
+            version: 1,
+            state: TaskState::Starting,
+            desired: Desired::Run,
+            machine: Some("machine-1".parse().unwrap()),
+            machine_epoch: 1,
+            ports: BTreeMap::new(),
+            healthy: None,
+            healthy_since: None,
+            report_seq: 0,
+            reason: String::new(),
+            not_before: None,
+            restarts: 0,
+            failures: 0,
+            created_at: Timestamp(0),
+            started_at: None,
+            ended_at: None,
+            exit: None,
+        },
+        spec: Arc::new(spec),
+    }
+}
+
+fn shell(name: &str, script: &str) -> Assignment {
+    assignment(name, json!({"command": ["sh", "-c", script]}))
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn code(code: i32) -> Exit {
+    Exit {
+        code: Some(code),
+        ..Exit::default()
+    }
+}
+
+#[tokio::test]
+async fn a_task_finds_its_package_ports_services_and_name_and_its_end_is_reported() {
+    let machine = Machine::new();
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(7);
+    header.set_mode(0o644);
+    builder
+        .append_data(&mut header, "data.txt", &b"packed\n"[..])
+        .unwrap();
+    let digest = machine
+        .controller
+        .add_package(builder.into_inner().unwrap());
+    let script = "cat data.txt; pwd; echo $TW_TASK $TW_JOB $TW_INDEX $TW_INCARNATION $PORT_HTTP $1 $2; \
+                  cat /run/twill/endpoints.json; exit 6";
+    let mut task = assignment(
+        "web",
+        json!({
+            "command": ["sh", "-c", script, "sh", "{port:http}", "{service:redis:main}"],
+            "ports": ["http"],
+            "packages": [{"path": "apps/front", "digest": digest}],
+        }),
+    );
+    let port = free_port();
+    task.task.ports.insert(name("http"), port);
+    let redis = Endpoint {
+        job: "redis".parse().unwrap(),
+        port: name("main"),
+        task: "redis.0#1".parse().unwrap(),
+        address: "127.0.0.1:7777".to_owned(),
+    };
+    let event = AgentEvent::Snapshot {
+        assignments: vec![task.clone()],
+        endpoints: vec![redis],
+    };
+    machine.controller.say(event).await;
+    let id = &task.task.id;
+    assert_eq!(machine.exited(id).await.0, code(6));
+    machine.running(id).await;
+    let lines = machine.logs("ended", id, false).await;
+    let expected = [
+        "packed".to_owned(),
+        "/packages/front".to_owned(),
+        format!("web.0#1 web 0 1 {port} {port} 127.0.0.1:7777"),
+        "{\"redis\":{\"main\":[\"127.0.0.1:7777\"]}}".to_owned(),
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[tokio::test]
+async fn a_killed_agent_loses_nothing() {
+    let mut machine = Machine::new();
+    let lasting = shell("lasting", "while :; do sleep 0.1; done");
+    let ending = shell("ending", "sleep 1; exit 9");
+    let orphaned = assignment("orphaned", json!({"command": ["sleep", "60"]}));
+    let all = [lasting.clone(), ending.clone(), orphaned.clone()];
+    machine.snapshot(&all).await;
+    for task in &all {
+        machine.running(&task.task.id).await;
+    }
+    let before = machine.started(&lasting.task.id);
+    let doomed = machine
+        .started(&orphaned.task.id)
+        .helper
+        .open()
+        .unwrap()
+        .unwrap();
+    machine.kill();
+    rustix::process::pidfd_send_signal(&doomed, rustix::process::Signal::KILL).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
+    machine.start();
+    // The new agent knows before the controller says anything.
+    machine.controller.registration(2).await;
+    machine.snapshot(&all).await;
+    assert_eq!(machine.exited(&ending.task.id).await.0, code(9));
+    let (_, detail) = machine.exited(&orphaned.task.id).await;
+    assert!(detail.contains("task.helper_lost"), "{detail}");
+    assert!(
+        before.task.is_alive().unwrap(),
+        "the task is the same process"
+    );
+    assert_eq!(
+        machine.running(&lasting.task.id).await,
+        Timestamp(before.started_at_us)
+    );
+    let mut stopped = lasting.clone();
+    stopped.task.desired = Desired::Stop;
+    machine.assign(&stopped).await;
+    assert_eq!(machine.exited(&lasting.task.id).await.0.signal, Some(15));
+}
+
+#[tokio::test]
+async fn a_stopped_task_gets_its_grace_and_a_forgotten_one_leaves_nothing() {
+    let machine = Machine::new();
+    let stop = json!({"drain_ms": 0, "signal": "SIGINT", "grace_ms": 300});
+    let script = "trap 'echo asked' INT; echo ready; while :; do sleep 0.05; done";
+    let mut task = assignment(
+        "stubborn",
+        json!({"command": ["sh", "-c", script], "stop": stop}),
+    );
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    let id = task.task.id.clone();
+    machine.running(&id).await;
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    task.task.desired = Desired::Stop;
+    machine.assign(&task).await;
+    let (exit, detail) = machine.exited(&id).await;
+    assert_eq!(
+        (exit.signal, detail.as_str()),
+        (Some(9), "killed after its grace")
+    );
+    assert_eq!(
+        machine.logs("stubborn", &id, true).await,
+        ["ready", "asked"]
+    );
+    machine
+        .controller
+        .say(AgentEvent::Forget { task: id.clone() })
+        .await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while machine.task_folder(&id).exists() || machine.tree().leaves().unwrap() != ["helpers"] {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_running_task_that_is_not_assigned_any_more_is_ended() {
+    let machine = Machine::new();
+    let task = assignment("gone", json!({"command": ["sleep", "60"]}));
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    machine.running(&task.task.id).await;
+    let started = machine.started(&task.task.id);
+    machine.snapshot(&[]).await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while started.task.is_alive().unwrap() || machine.task_folder(&task.task.id).exists() {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_be_says_why() {
+    let machine = Machine::new();
+    let missing = assignment("missing", json!({"command": ["no-such-program"]}));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut port = assignment("port", json!({"command": ["true"], "ports": ["http"]}));
+    port.task
+        .ports
+        .insert(name("http"), taken.local_addr().unwrap().port());
+    let package = assignment(
+        "package",
+        json!({"command": ["true"], "packages": [{"path": "app", "digest": "0".repeat(64)}]}),
+    );
+    machine
+        .snapshot(&[missing.clone(), port.clone(), package.clone()])
+        .await;
+    let (found, message) = machine.never_started(&missing.task.id).await;
+    assert_eq!(found, Code::TaskCommandNotFound);
+    assert!(
+        message.contains("looked for /usr/local/sbin/no-such-program"),
+        "{message}"
+    );
+    let (found, message) = machine.never_started(&port.task.id).await;
+    assert_eq!(found, Code::TaskPortInUse);
+    assert!(
+        message.contains("in use") && message.contains("'http'"),
+        "{message}"
+    );
+    let (_, message) = machine.never_started(&package.task.id).await;
+    assert!(message.contains("no such package"), "{message}");
+}
+
+#[tokio::test]
+async fn health_follows_the_answers_of_every_kind_of_check() {
+    let machine = Machine::new();
+    let server = "import http.server, os, sys\n\
+        class Answer(http.server.BaseHTTPRequestHandler):\n\
+        \x20   def do_GET(self):\n\
+        \x20       self.send_response(503 if os.path.exists('/tmp/sick') else 204)\n\
+        \x20       self.end_headers()\n\
+        http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Answer).serve_forever()\n";
+    let times = |mut check: Value| {
+        let fields = json!({"every_ms": 50, "timeout_ms": 2000, "failures": 2});
+        check
+            .as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        check
+    };
+    let checks = json!([
+        times(json!({"type": "http", "port": "http", "path": "/healthz"})),
+        times(json!({"type": "tcp", "port": "http"})),
+        times(json!({"type": "command", "command": ["test", "!", "-e", "/tmp/broken"]})),
+    ]);
+    let mut task = assignment(
+        "web",
+        json!({
+            "command": ["/usr/bin/python3", "-c", server, "{port:http}"],
+            "ports": ["http"],
+            "health": checks,
+        }),
+    );
+    task.task.ports.insert(name("http"), free_port());
+    let id = task.task.id.clone();
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    machine.health(&id, true, "").await;
+    let exec = |script: &str| {
+        SessionRequest::Exec(ExecRequest {
+            task: id.clone(),
+            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            terminal: None,
+        })
+    };
+    machine.session("sick", exec("touch /tmp/sick"), &[]).await;
+    machine.health(&id, false, "answered 503").await;
+}
+
+#[tokio::test]
+async fn people_can_run_commands_in_a_task() {
+    let machine = Machine::new();
+    let task = assignment("quiet", json!({"command": ["sleep", "60"]}));
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    machine.running(&task.task.id).await;
+    let request = ExecRequest {
+        task: task.task.id.clone(),
+        argv: ["sh", "-c", "cat; hostname; exit 5"]
+            .map(str::to_owned)
+            .to_vec(),
+        terminal: None,
+    };
+    let typed = [
+        Frame::new(FrameKind::Stdin, "typed\n"),
+        Frame::new(FrameKind::StdinEnd, []),
+    ];
+    let frames = machine
+        .session("exec", SessionRequest::Exec(request), &typed)
+        .await;
+    let printed = frames
+        .iter()
+        .filter(|frame| frame.kind == FrameKind::Stdout);
+    let printed: Vec<u8> = printed.flat_map(|frame| frame.bytes.clone()).collect();
+    assert_eq!(String::from_utf8_lossy(&printed), "typed\nquiet-0\n");
+    assert_eq!(frames.last().unwrap().parse::<Exit>().unwrap(), code(5));
+}
+
+#[tokio::test]
+async fn use_is_measured_and_a_new_version_changes_limits_in_place() {
+    let machine = Machine::new();
+    let spec = |mib: u64| {
+        let resources = json!({"memory_bytes": mib << 20, "cpu_millicores": 200});
+        json!({"command": ["sh", "-c", "while :; do :; done"], "resources": resources})
+    };
+    let task = assignment("busy", spec(64));
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    let id = task.task.id.clone();
+    machine.running(&id).await;
+    let limit = machine
+        .controller
+        .usage(|usage| (usage.cpu.0 > 100).then_some(usage.memory_limit))
+        .await;
+    assert_eq!(limit, Bytes::mib(64));
+    let started = machine.started(&id);
+    let mut newer = assignment("busy", spec(128));
+    newer.task.version = 2;
+    machine.assign(&newer).await;
+    machine
+        .controller
+        .usage(|usage| (usage.memory_limit == Bytes::mib(128)).then_some(()))
+        .await;
+    assert_eq!(
+        machine
+            .tree()
+            .memory_limit_bytes(&id.folder_name())
+            .unwrap(),
+        128 << 20
+    );
+    assert!(started.task.is_alive().unwrap());
+}
+
+#[tokio::test]
+async fn a_damaged_history_is_set_aside_and_tasks_go_on() {
+    let mut machine = Machine::new();
+    let task = assignment("lasting", json!({"command": ["sleep", "60"]}));
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    machine.running(&task.task.id).await;
+    let started = machine.started(&task.task.id);
+    machine.kill();
+    std::fs::write(machine.state().join("history.db"), "no database at all").unwrap();
+    machine.start();
+    let reports = machine.controller.registration(2).await.reports;
+    assert!(reports.len() <= 1, "{reports:?}");
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    machine
+        .controller
+        .usage(|usage| (usage.task == task.task.id).then_some(()))
+        .await;
+    assert!(started.task.is_alive().unwrap());
+    assert!(machine.state().join("damaged-history.db").exists());
+}
+
+#[test]
+fn a_second_agent_of_one_state_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let subtree = Subtree::new();
+    let run = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tw-agent"));
+        command
+            .args(["run", "--name", "machine-1", "--state"])
+            .arg(folder.path())
+            .args([
+                "--controller",
+                "unix:/nowhere",
+                "--cgroup",
+                &subtree.path.subtree,
+            ])
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let mut first = run();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !folder.path().join("history.db").exists() {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let second = run().wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(
+        !second.status.success() && said.contains("another agent runs in"),
+        "{said}"
+    );
+}

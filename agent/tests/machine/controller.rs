@@ -1,0 +1,226 @@
+//! A controller that says what a test tells it to say, and remembers what the agent said.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CONNECTION, UPGRADE};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tw_api::{
+    AgentEvent, Connection, Heartbeat, HeartbeatReply, PROTO, Register, Registered,
+    SESSION_PROTOCOL,
+};
+use tw_model::{TaskId, TaskReport, TaskUsage};
+
+use crate::common::PATIENCE;
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What the test and the server share.
+#[derive(Default)]
+struct Shared {
+    reports: Vec<TaskReport>,
+    usage: Vec<TaskUsage>,
+    registrations: Vec<Register>,
+    stream: Option<mpsc::UnboundedSender<AgentEvent>>,
+    packages: HashMap<String, Bytes>,
+    sessions: HashMap<String, oneshot::Sender<Connection>>,
+}
+
+pub(crate) struct Controller {
+    pub(crate) socket: PathBuf,
+    shared: Arc<Mutex<Shared>>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Controller {
+    pub(crate) fn start(folder: &Path) -> Controller {
+        let socket = folder.join("controller.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
+        Controller {
+            socket,
+            shared,
+            server,
+        }
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Shared) -> T) -> T {
+        look(&mut self.shared.lock().unwrap())
+    }
+
+    /// Waits until the agent follows the stream, and sends an event.
+    pub(crate) async fn say(&self, event: AgentEvent) {
+        let stream = self.wait_for(|shared| shared.stream.clone()).await;
+        stream.send(event).unwrap();
+    }
+
+    /// Forgets the stream, so that the next `say` waits for a new one.
+    pub(crate) fn forget_stream(&self) {
+        self.with(|shared| shared.stream = None);
+    }
+
+    pub(crate) fn add_package(&self, archive: Vec<u8>) -> String {
+        let digest = blake3::hash(&archive).to_hex().to_string();
+        self.with(|shared| shared.packages.insert(digest.clone(), archive.into()));
+        digest
+    }
+
+    /// The agent's connection for a session.
+    pub(crate) fn expect_session(&self, name: &str) -> oneshot::Receiver<Connection> {
+        let (sender, receiver) = oneshot::channel();
+        self.with(|shared| shared.sessions.insert(name.to_owned(), sender));
+        receiver
+    }
+
+    /// Waits for a report on a task that `look` finds something in.
+    pub(crate) async fn report<T>(
+        &self,
+        task: &TaskId,
+        look: impl Fn(&TaskReport) -> Option<T>,
+    ) -> T {
+        self.wait_for(|shared| {
+            shared
+                .reports
+                .iter()
+                .filter(|report| report.task == *task)
+                .find_map(&look)
+        })
+        .await
+    }
+
+    pub(crate) async fn usage<T>(&self, look: impl Fn(&TaskUsage) -> Option<T>) -> T {
+        self.wait_for(|shared| shared.usage.iter().find_map(&look))
+            .await
+    }
+
+    /// The newest registration, once there are `count`.
+    pub(crate) async fn registration(&self, count: usize) -> Register {
+        self.wait_for(|shared| shared.registrations.get(count - 1).cloned())
+            .await
+    }
+
+    async fn wait_for<T>(&self, mut look: impl FnMut(&mut Shared) -> Option<T>) -> T {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = self.with(&mut look) {
+                return found;
+            }
+            if tokio::time::Instant::now() > deadline {
+                panic!(
+                    "waited in vain; reported so far: {:#?}",
+                    self.with(|shared| shared.reports.clone())
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn serve(listener: UnixListener, shared: Arc<Mutex<Shared>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let shared = Arc::clone(&shared);
+        let service = service_fn(move |request| answer(Arc::clone(&shared), request));
+        let connection = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(connection.with_upgrades());
+    }
+}
+
+async fn answer(
+    shared: Arc<Mutex<Shared>>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, hyper::Error> {
+    let path = request.uri().path().to_owned();
+    let parts: Vec<&str> = path.trim_start_matches("/v1/").split('/').collect();
+    if let ["agents", _, "sessions", session] = parts[..] {
+        let waiting = shared.lock().unwrap().sessions.remove(session);
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            if let (Some(waiting), Ok(upgraded)) = (waiting, upgrade.await) {
+                // The test may have ended.
+                let _gone = waiting.send(TokioIo::new(upgraded));
+            }
+        });
+        let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+        let response = response
+            .header(CONNECTION, "upgrade")
+            .header(UPGRADE, SESSION_PROTOCOL);
+        return Ok(response.body(whole(Bytes::new())).unwrap());
+    }
+    let body = request.into_body().collect().await?.to_bytes();
+    let mut shared = shared.lock().unwrap();
+    Ok(match parts[..] {
+        ["agents", "register"] => {
+            let register: Register = serde_json::from_slice(&body).unwrap();
+            shared.registrations.push(register);
+            json(&Registered {
+                proto: PROTO,
+                epoch: 1,
+                heartbeat_every_ms: 100,
+            })
+        }
+        ["agents", _, "heartbeat"] => {
+            let heartbeat: Heartbeat = serde_json::from_slice(&body).unwrap();
+            let acknowledged_seq = heartbeat
+                .reports
+                .iter()
+                .map(|report| report.seq)
+                .max()
+                .unwrap_or(0);
+            shared.reports.extend(heartbeat.reports);
+            shared.usage = heartbeat.usage;
+            json(&HeartbeatReply { acknowledged_seq })
+        }
+        ["agents", _, "stream"] => {
+            let (sender, receiver) = mpsc::unbounded_channel::<AgentEvent>();
+            shared.stream = Some(sender);
+            let events = stream::unfold(receiver, |mut receiver| async {
+                let event = receiver.recv().await?;
+                let data = format!("data: {}\n\n", serde_json::to_string(&event).unwrap());
+                Some((
+                    Ok::<_, Infallible>(Frame::data(Bytes::from(data))),
+                    receiver,
+                ))
+            });
+            Response::new(BodyExt::boxed_unsync(StreamBody::new(events)))
+        }
+        ["packages", digest] => match shared.packages.get(digest) {
+            Some(archive) => Response::new(whole(archive.clone())),
+            None => Response::builder()
+                .status(404)
+                .body(whole("no such package".into()))
+                .unwrap(),
+        },
+        _ => Response::builder()
+            .status(404)
+            .body(whole(Bytes::new()))
+            .unwrap(),
+    })
+}
+
+fn whole(bytes: Bytes) -> Body {
+    BodyExt::boxed_unsync(Full::new(bytes))
+}
+
+fn json(value: &impl serde::Serialize) -> Response<Body> {
+    Response::new(whole(serde_json::to_vec(value).unwrap().into()))
+}
