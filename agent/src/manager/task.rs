@@ -271,6 +271,8 @@ impl Actor {
     }
 
     async fn launch(&self, assignment: &Assignment) -> Result<HelperLink, Refusal> {
+        let (task, version) = (&self.task, assignment.task.version);
+        tracing::info!(%task, version, plan = assignment.plan, "starting");
         let mut packages = Vec::new();
         for package in &assignment.spec.packages {
             packages.push(self.agent.packages.get(&package.digest).await?);
@@ -422,7 +424,7 @@ impl Actor {
             usage: Default::default(),
             log: LogCounts::default(),
         };
-        if let Err(cause) = record::write(self.folder.path(), EXIT_FILE, &record) {
+        if let Err(cause) = record::write_durably(self.folder.path(), EXIT_FILE, &record) {
             tracing::warn!(task = %self.task, %cause, "cannot record the end");
         }
     }

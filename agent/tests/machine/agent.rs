@@ -260,6 +260,7 @@ fn assignment(name: &str, spec: Value) -> Assignment {
             exit: None,
         },
         spec: Arc::new(spec),
+        plan: String::new(),
     }
 }
 

@@ -57,6 +57,9 @@ pub struct Assignment {
     pub task: TaskRecord,
     /// The spec of the row's version.
     pub spec: Arc<JobSpec>,
+    /// The digest of the plan that asked for it: the name of the change in the logs of all processes.
+    #[serde(default)]
+    pub plan: String,
 }
 
 /// `GET /v1/agents/{machine}/stream?epoch=E`: one of these per server-sent event, `data:` only.

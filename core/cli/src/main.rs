@@ -4,6 +4,7 @@ mod commands;
 mod context;
 mod failure;
 mod follow;
+mod log;
 mod spec;
 mod table;
 mod text;
@@ -60,6 +61,9 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::from(usage.use_stderr()));
         }
     };
+    if !matches!(cli.command, Command::Controller(_)) {
+        log::start("off");
+    }
     let context = Context::new(cli.state);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

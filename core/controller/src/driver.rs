@@ -234,6 +234,15 @@ fn unavailable(cause: &CommitError) -> ErrorBody {
 
 /// Writes what happened into the log, within the span of the request that made it happen.
 fn log(op: &Op) {
+    if let Op::Put(Record::Version(version)) = op {
+        tracing::info!(
+            job = %version.job,
+            version = version.version,
+            plan = version.plan,
+            by = version.by,
+            "job.version"
+        );
+    }
     if let Op::Put(Record::Event(event)) = op {
         tracing::info!(
             job = %event.job,

@@ -183,10 +183,12 @@ impl View {
         let epoch = self.machines.get(machine)?.epoch;
         let belongs = row.machine.as_ref() == Some(machine)
             && (row.machine_epoch == epoch || row.state.is_terminal());
-        let spec = &self.jobs.get(&task.job)?.versions.get(&row.version)?.spec;
+        let job = self.jobs.get(&task.job)?;
+        let version = job.versions.get(&row.version)?;
         belongs.then(|| Assignment {
             task: row.clone(),
-            spec: Arc::clone(spec),
+            spec: Arc::clone(&version.spec),
+            plan: version.plan.clone(),
         })
     }
 

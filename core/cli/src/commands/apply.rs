@@ -82,6 +82,7 @@ pub(crate) async fn submit(args: &Args, context: &Context) -> anyhow::Result<Sub
         }
     };
     upload_packages(&client, &planned).await?;
+    tracing::info!(plan = digest, "applying");
     let request = ApplyRequest {
         jobs: planned.submitted(),
         digest,

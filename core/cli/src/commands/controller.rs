@@ -21,27 +21,13 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let state_dir = context.state_dir()?;
     std::fs::create_dir_all(&state_dir)?;
-    start_log();
+    crate::log::start("info");
     let socket = state_dir.join(SOCKET);
     let mut config = tw_controller::ControllerConfig::new(state_dir, socket);
     config.listen = args.listen;
     config.lost_after = std::time::Duration::from_secs_f64(args.lost_after.clamp(1.0, 3600.0));
     tw_controller::run(config, shutdown()).await?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Text on a terminal, JSON otherwise; `TW_LOG` sets the level.
-fn start_log() {
-    use std::io::IsTerminal;
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("TW_LOG").unwrap_or_else(|_| "info".into());
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match std::io::stderr().is_terminal() {
-        true => log.init(),
-        false => log.json().init(),
-    }
 }
 
 /// Completes when the process is asked to end.
