@@ -354,6 +354,20 @@ pub(crate) fn write_version(
     version
 }
 
+/// A task with a machine whose turn has not come.
+struct Waiting {
+    serves: bool,
+    effect: Effect,
+    row: TaskRecord,
+}
+
+/// A task that made way for its successor.
+struct Stopped {
+    index: u32,
+    effect: Effect,
+    from: Option<MachineId>,
+}
+
 /// The updater, with every wait left out.
 struct DryRun<'a, 'b> {
     draft: &'a mut Draft<'b>,
@@ -455,52 +469,104 @@ impl<'a, 'b> DryRun<'a, 'b> {
                 && matches!(row.state, TaskState::Starting | TaskState::Running)
                 && row.desired == Desired::Run
         });
-        let mut live: Vec<(bool, TaskRecord)> =
-            live.map(|row| (serves(job, row), row.clone())).collect();
-        live.sort_by_key(|(serving, row)| (*serving, row.id.index));
-        for (_, row) in live {
-            self.update_task(&row);
+        let mut live: Vec<Waiting> = live
+            .map(|row| Waiting {
+                serves: serves(job, row),
+                effect: task_effect(job, row, &self.spec, false),
+                row: row.clone(),
+            })
+            .collect();
+        live.sort_by_key(|one| (one.serves, one.row.id.index));
+        let (free, mut waiting): (Vec<_>, Vec<_>) = live
+            .into_iter()
+            .partition(|one| matches!(one.effect, Effect::None | Effect::Recreate));
+        let stopped = free
+            .iter()
+            .filter_map(|one| self.change(one, one.effect))
+            .collect();
+        self.start_again(stopped);
+        for size in stage_sizes(&self.spec) {
+            let left = self.spec.replicas.saturating_sub(size) as usize;
+            self.update_until(left, &mut waiting);
         }
     }
 
-    fn update_task(&mut self, row: &TaskRecord) {
-        let Some(job) = self.draft.job(&self.id) else {
-            return;
-        };
-        let effect = task_effect(job, row, &self.spec, false);
-        let effect = escalate(effect, self.draft, job, row, &self.request);
-        let from = row.machine.clone();
-        let slot = from.as_ref().and_then(|machine| self.draft.slot(machine));
-        let wish = match effect {
-            Effect::None | Effect::Scale | Effect::InPlace => {
-                let mut after = row.clone();
-                after.version = job.row.version;
-                self.draft.put_task(after);
-                match effect {
-                    Effect::InPlace => self.counts.in_place += 1,
-                    _ => self.counts.untouched += 1,
+    /// One stage: changes tasks until only so many are left, as many at a time as the budget allows.
+    fn update_until(&mut self, left: usize, waiting: &mut Vec<Waiting>) {
+        while waiting.len() > left {
+            let mut room = waiting.len() - left;
+            let mut budget = self.spec.rollout.max_unavailable;
+            let mut stopped = Vec::new();
+            let mut later = Vec::new();
+            for one in std::mem::take(waiting) {
+                let effect = self.escalated(&one);
+                let stops = effect.replaces_task() && one.serves;
+                if room == 0 || (stops && budget == 0) {
+                    later.push(one);
+                    continue;
                 }
-                return self.tell(row.id.index, effect, from.clone(), from);
+                room -= 1;
+                budget -= u32::from(stops);
+                stopped.extend(self.change(&one, effect));
             }
-            Effect::Restart | Effect::Recreate => {
-                self.counts.restarted += 1;
-                Wish {
-                    prefer: slot,
-                    avoid: None,
-                }
+            *waiting = later;
+            self.start_again(stopped);
+        }
+    }
+
+    fn escalated(&self, one: &Waiting) -> Effect {
+        match self.draft.job(&self.id) {
+            Some(job) => escalate(one.effect, self.draft, job, &one.row, &self.request),
+            None => one.effect,
+        }
+    }
+
+    /// Changes a task where it is, or ends it to start it again.
+    fn change(&mut self, one: &Waiting, effect: Effect) -> Option<Stopped> {
+        let from = one.row.machine.clone();
+        if !effect.replaces_task() {
+            let mut after = one.row.clone();
+            after.version = self.draft.job(&self.id)?.row.version;
+            self.draft.put_task(after);
+            match effect {
+                Effect::InPlace => self.counts.in_place += 1,
+                _ => self.counts.untouched += 1,
             }
-            Effect::Move => {
-                self.counts.moved += 1;
-                Wish {
+            self.tell(one.row.id.index, effect, from.clone(), from);
+            return None;
+        }
+        match effect {
+            Effect::Move => self.counts.moved += 1,
+            _ => self.counts.restarted += 1,
+        }
+        self.end(&one.row);
+        Some(Stopped {
+            index: one.row.id.index,
+            effect,
+            from,
+        })
+    }
+
+    fn start_again(&mut self, stopped: Vec<Stopped>) {
+        for one in stopped {
+            let slot = one
+                .from
+                .as_ref()
+                .and_then(|machine| self.draft.slot(machine));
+            let wish = match one.effect {
+                Effect::Move => Wish {
                     prefer: None,
                     avoid: slot,
-                }
-            }
-        };
-        self.end(row);
-        let mut placer = self.placer();
-        let to = self.start(row.id.index, wish, &mut placer);
-        self.tell(row.id.index, effect, from, to);
+                },
+                _ => Wish {
+                    prefer: slot,
+                    avoid: None,
+                },
+            };
+            let mut placer = self.placer();
+            let to = self.start(one.index, wish, &mut placer);
+            self.tell(one.index, one.effect, one.from, to);
+        }
     }
 
     fn end(&mut self, row: &TaskRecord) {

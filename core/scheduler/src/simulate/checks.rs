@@ -8,25 +8,29 @@ use super::client::Client;
 use super::controller::Durable;
 use crate::{JobState, Op, State, Txn, serves};
 
-/// A job of which a decision stops tasks that serve and that are still wanted.
+/// A job of which a decision stops tasks that serve.
 pub(super) struct Disturbed {
     job: JobId,
+    indexes: BTreeSet<u32>,
     recreated: bool,
 }
 
 /// The jobs that a decision disturbs, seen before it is applied.
 pub(super) fn disturbed(state: &State, txns: &[Txn]) -> Vec<Disturbed> {
-    let ops = txns.iter().flat_map(|txn| &txn.ops);
-    let stopped: BTreeSet<&JobId> = ops
-        .filter_map(|op| match op {
-            Op::Put(Record::Task(row)) if row.desired == Desired::Stop => Some(row),
-            _ => None,
-        })
-        .filter(|row| was_serving(state, row))
-        .map(|row| &row.id.job)
-        .collect();
-    let disturbed = stopped.into_iter().map(|job| Disturbed {
+    let mut stopped: BTreeMap<&JobId, BTreeSet<u32>> = BTreeMap::new();
+    for op in txns.iter().flat_map(|txn| &txn.ops) {
+        match op {
+            Op::Put(Record::Task(row))
+                if row.desired == Desired::Stop && was_serving(state, row) =>
+            {
+                stopped.entry(&row.id.job).or_default().insert(row.id.index);
+            }
+            _ => {}
+        }
+    }
+    let disturbed = stopped.into_iter().map(|(job, indexes)| Disturbed {
         job: job.clone(),
+        indexes,
         recreated: changes_kind(state, txns, job),
     });
     disturbed.collect()
@@ -35,7 +39,8 @@ pub(super) fn disturbed(state: &State, txns: &[Txn]) -> Vec<Disturbed> {
 fn was_serving(state: &State, row: &TaskRecord) -> bool {
     let job = state.job(&row.id.job);
     let before = job.and_then(|job| Some((job, job.task(row.id.index, row.id.incarnation)?)));
-    before.is_some_and(|(job, before)| serves(job, before) && row.id.index < job.wanted())
+    // One that the same decision learnt to be unhealthy serves nobody any more.
+    before.is_some_and(|(job, before)| serves(job, before) && row.healthy == before.healthy)
 }
 
 fn changes_kind(state: &State, txns: &[Txn], job: &JobId) -> bool {
@@ -51,22 +56,36 @@ pub(super) fn budget(state: &State, disturbed: &[Disturbed]) -> Result<(), Strin
             continue;
         };
         let spec = job.spec();
-        let surplus_only = !job
-            .tasks()
-            .any(|row| row.state == TaskState::Stopping && row.id.index < job.wanted());
+        // Tasks that are too many may all go at once.
+        let surplus_only = one.indexes.iter().all(|index| *index >= job.wanted());
         if surplus_only || spec.kind == Kind::Batch {
             continue;
         }
         let serving = |index: &u32| job.latest(*index).is_some_and(|row| serves(job, row));
-        let down = (0..job.wanted()).filter(|index| !serving(index)).count();
-        if down > spec.rollout.max_unavailable as usize {
+        let down: Vec<u32> = (0..job.wanted()).filter(|index| !serving(index)).collect();
+        if down.len() > spec.rollout.max_unavailable as usize {
             return Err(format!(
-                "an update of {} took a task down, and {down} of {} do not serve; {} may",
-                one.job, spec.replicas, spec.rollout.max_unavailable
+                "an update of {} took down {:?}; {} may be down, and these are: {}",
+                one.job,
+                one.indexes,
+                spec.rollout.max_unavailable,
+                describe(job, &down)
             ));
         }
     }
     Ok(())
+}
+
+/// The newest rows of some indexes in words.
+fn describe(job: &JobState, indexes: &[u32]) -> String {
+    let rows = indexes.iter().filter_map(|index| job.latest(*index));
+    let rows = rows.map(|row| {
+        format!(
+            "{} {} v{} healthy={:?} {}",
+            row.id, row.state, row.version, row.healthy, row.reason
+        )
+    });
+    rows.collect::<Vec<_>>().join(", ")
 }
 
 /// What must hold of the rows that a decision wrote.

@@ -312,6 +312,9 @@ impl World {
         checks::written(&controller.state, &decision.txns)?;
         checks::budget(&controller.state, &disturbed)?;
         let mut answer = Some((waiter, decision.reply));
+        if self.rng.chance(0.3) {
+            decision.txns = cut(&decision.txns, &mut self.rng);
+        }
         if self.config.sabotage == Some(Sabotage::ReversedPortions) {
             decision.txns.reverse();
         }
@@ -926,6 +929,27 @@ impl World {
         self.after(1, Action::Asks);
         Ok(())
     }
+}
+
+/// Cuts portions smaller than any store asks for, so that many crashes fall between two.
+///
+/// A job and its version stay together, as they do in every portion.
+fn cut(txns: &[Txn], rng: &mut Rng) -> Vec<Txn> {
+    let mut portions = vec![Txn::default()];
+    let mut room = rng.range(1, 10);
+    for op in txns.iter().flat_map(|txn| &txn.ops) {
+        let pair = matches!(op, Op::Put(Record::Job(_)));
+        if room == 0 && !pair {
+            portions.push(Txn::default());
+            room = rng.range(1, 10);
+        }
+        room = room.saturating_sub(1);
+        if let Some(open) = portions.last_mut() {
+            open.ops.push(op.clone());
+        }
+    }
+    portions.retain(|portion| !portion.ops.is_empty());
+    portions
 }
 
 /// Counts the transitions of tasks and the fates of updates.

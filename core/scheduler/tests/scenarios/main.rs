@@ -1,0 +1,5 @@
+//! Scenarios on a small cluster whose agents do at once what they are told.
+
+mod cluster;
+mod jobs;
+mod updates;
