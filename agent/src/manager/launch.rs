@@ -64,7 +64,7 @@ pub(super) fn record(
     let names: Vec<String> = spec
         .packages
         .iter()
-        .map(|package| format!("{PACKAGES}/{}", last_part(&package.path.0)))
+        .map(|package| format!("{PACKAGES}/{}", package.name()))
         .collect();
     let mut binds = base::host_binds();
     binds.push(Bind {
@@ -128,10 +128,6 @@ fn service(agent: &Agent, assignment: &Assignment, job: &Name, port: &PortName) 
     let task = &assignment.task;
     let job = JobId::new(task.id.job.namespace.clone(), job.clone());
     agent.endpoints.pick(&job, port, task.id.index)
-}
-
-fn last_part(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
 }
 
 fn environment(

@@ -41,6 +41,11 @@ fn hint_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> 
     }
     match cause.downcast_ref::<ClientError>()? {
         ClientError::Refused(body) => body.hint.as_deref(),
+        ClientError::Connect { source, .. }
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            Some("it belongs to another user: call as root, or as the user who started it")
+        }
         ClientError::Connect { .. } => {
             Some("is it running? `tw dev` starts one; `--state DIR` or TW_STATE names another")
         }

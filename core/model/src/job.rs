@@ -256,6 +256,13 @@ impl Keyed for Package {
     }
 }
 
+impl Package {
+    /// The last part of its path: the task finds it at `/packages/NAME`.
+    pub fn name(&self) -> &str {
+        self.path.0.rsplit('/').next().unwrap_or(&self.path.0)
+    }
+}
+
 impl Keyed for HealthCheck {
     fn key(&self) -> String {
         match self {
@@ -488,6 +495,7 @@ fn check_restart(restart: &Restart, at: &FieldPath, decoder: &mut Decoder) -> Op
 }
 
 fn check_job(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
+    check_packages(job, at, decoder)?;
     check_ports(job, at, decoder)?;
     check_templates(job, at, decoder)?;
     if job.depends_on.contains(&job.name) {
@@ -498,6 +506,21 @@ fn check_job(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()>
         );
     }
     Some(())
+}
+
+/// A task finds its packages by the last part of their paths.
+fn check_packages(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
+    let mut names = BTreeSet::new();
+    let twice = job
+        .packages
+        .iter()
+        .find(|package| !names.insert(package.name()));
+    let Some(package) = twice else {
+        return Some(());
+    };
+    let path = at.field("packages").item(package.key());
+    let message = format!("two packages would both be at /packages/{}", package.name());
+    decoder.bad_value(&path, message, Some("rename one of the folders".to_owned()))
 }
 
 fn check_ports(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {

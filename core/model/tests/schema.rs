@@ -108,6 +108,18 @@ fn a_template_must_name_a_port_of_the_job() {
 }
 
 #[test]
+fn two_packages_of_one_name_are_refused() {
+    let package = |path: &str| object("Package", json!({ "path": path }));
+    let found = problems(with(
+        json!({"packages": [package("a/app"), package("//b/app")]}),
+    ));
+    assert_eq!(
+        found[0].message,
+        "two packages would both be at /packages/app"
+    );
+}
+
+#[test]
 fn sizes_below_what_can_start_are_refused() {
     let found = problems(with(
         json!({"resources": object("Resources", json!({"memory": 256}))}),
