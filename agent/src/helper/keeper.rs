@@ -133,7 +133,7 @@ pub fn keep(folder: &Path) -> Result<(), HelperError> {
                 usage: Usage::default(),
                 log: log.counts(),
             };
-            record::write(&folder, EXIT_FILE, &record)?;
+            record::write_durably(&folder, EXIT_FILE, &record)?;
             tell_waiting(&listener, &launch.task, &record);
             Ok(tree.remove(&launch.leaf, CLEANUP_PATIENCE)?)
         }
@@ -464,7 +464,7 @@ impl Keeper {
             usage,
             log: self.log.counts(),
         };
-        record::write(&self.folder, EXIT_FILE, &record)?;
+        record::write_durably(&self.folder, EXIT_FILE, &record)?;
         for peer in &mut self.peers {
             // One that does not listen reads the record from the folder.
             let _told = peer.say(&Reply::Ended {

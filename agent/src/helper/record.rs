@@ -96,14 +96,28 @@ pub enum RecordError {
     },
 }
 
-/// Writes a record so that after a crash it is there whole or not at all.
+/// Writes a record so that after a power cut it is there whole or not at all.
+pub fn write_durably(
+    folder: &Path,
+    name: &str,
+    record: &impl Serialize,
+) -> Result<(), RecordError> {
+    replace(folder, name, record, true)
+}
+
+/// Writes a record so that it is there whole or not at all however a process ends. A power cut may take it
+/// back: for records that mean nothing to the next boot.
 pub fn write(folder: &Path, name: &str, record: &impl Serialize) -> Result<(), RecordError> {
+    replace(folder, name, record, false)
+}
+
+fn replace(
+    folder: &Path,
+    name: &str,
+    record: &impl Serialize,
+    is_durable: bool,
+) -> Result<(), RecordError> {
     let path = folder.join(name);
-    let failed = |source| RecordError::File {
-        action: "write",
-        path: path.clone(),
-        source,
-    };
     let text = serde_json::to_vec(record).map_err(|source| RecordError::Format {
         path: path.clone(),
         source,
@@ -112,11 +126,20 @@ pub fn write(folder: &Path, name: &str, record: &impl Serialize) -> Result<(), R
     let store = || -> io::Result<()> {
         let mut file = File::create(&draft)?;
         file.write_all(&text)?;
-        file.sync_data()?;
+        if is_durable {
+            file.sync_data()?;
+        }
         fs::rename(&draft, &path)?;
-        File::open(folder)?.sync_all()
+        match is_durable {
+            true => File::open(folder)?.sync_all(),
+            false => Ok(()),
+        }
     };
-    store().map_err(failed)
+    store().map_err(|source| RecordError::File {
+        action: "write",
+        path: path.clone(),
+        source,
+    })
 }
 
 /// Reads a record; none when it was never written.

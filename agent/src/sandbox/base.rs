@@ -15,7 +15,16 @@ use super::Bind;
 const PROGRAM_FOLDERS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 /// Empty folders: mount points, and what programs expect to be there.
-const FOLDERS: [&str; 6] = ["app", "dev", "proc", "sys", "etc", "var"];
+const FOLDERS: [&str; 8] = [
+    "dev",
+    "etc",
+    "packages",
+    "proc",
+    "run",
+    "run/twill",
+    "sys",
+    "var",
+];
 
 /// Folders in which any user of a task may make files, in the task's own layer.
 const SHARED_FOLDERS: [&str; 11] = [
@@ -32,36 +41,40 @@ const SHARED_FOLDERS: [&str; 11] = [
     "var/tmp",
 ];
 
-/// What of /etc a program needs to run, and nothing that names secrets. Folders are copied whole.
-const ETC: [&str; 24] = [
-    "alternatives",
+/// Files of /etc that a program needs to run, none of which names secrets: copied.
+const ETC: [&str; 17] = [
     "ca-certificates.conf",
     "debian_version",
     "group",
     "host.conf",
     "hosts",
-    "java-17-openjdk",
     "ld.so.cache",
     "ld.so.conf",
-    "ld.so.conf.d",
     "localtime",
     "magic",
     "mime.types",
-    "nginx",
     "nsswitch.conf",
     "os-release",
     "passwd",
     "protocols",
-    "python3",
-    "python3.11",
     "resolv.conf",
     "services",
-    "ssl/certs",
     "ssl/openssl.cnf",
 ];
 
-/// Files of /etc that the host changes while tasks run; bound live rather than copied.
-const ETC_LIVE: [&str; 2] = ["hosts", "resolv.conf"];
+/// What of /etc is bound live; the mount points are in the skeleton, as making them for each task takes longer:
+/// folders, and files that the host changes while tasks run.
+const ETC_BOUND: [&str; 9] = [
+    "alternatives",
+    "hosts",
+    "java-17-openjdk",
+    "ld.so.conf.d",
+    "nginx",
+    "python3",
+    "python3.11",
+    "resolv.conf",
+    "ssl/certs",
+];
 
 /// Why the skeleton could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +119,7 @@ pub fn host_binds() -> Vec<Bind> {
         .into_iter()
         .map(|name| Path::new("/").join(name))
         .filter(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()));
-    let live = ETC_LIVE
+    let live = ETC_BOUND
         .into_iter()
         .map(|name| Path::new("/etc").join(name));
     programs
@@ -129,6 +142,7 @@ fn fingerprint() -> String {
     };
     note(Path::new(env!("CARGO_PKG_VERSION")));
     ETC.into_iter()
+        .chain(ETC_BOUND)
         .for_each(|name| note(&Path::new("/etc").join(name)));
     PROGRAM_FOLDERS.into_iter().for_each(|name| {
         let link = fs::read_link(Path::new("/").join(name));
@@ -163,6 +177,17 @@ fn fill(root: &Path) -> Result<(), BaseError> {
             fs::create_dir_all(parent).map_err(at(parent))?;
         }
         copy(&Path::new("/etc").join(name), &target).map_err(at(&target))?;
+    }
+    for name in ETC_BOUND {
+        let target = root.join("etc").join(name);
+        if target.exists() {
+            continue;
+        }
+        match fs::metadata(Path::new("/etc").join(name)) {
+            Ok(found) if found.is_dir() => fs::create_dir_all(&target).map_err(at(&target))?,
+            Ok(_) => drop(fs::File::create(&target).map_err(at(&target))?),
+            Err(_) => {}
+        }
     }
     let mtab = root.join("etc/mtab");
     symlink("/proc/self/mounts", &mtab).map_err(at(&mtab))
