@@ -27,7 +27,10 @@ test-long: deps ## Run the tests with full volumes: 1,000 simulator seeds
 	cargo run --release -p tw-scheduler --example simulate -- --seeds 1000
 
 bench: deps ## Measure; one JSON line a figure
-	@cargo bench --workspace --benches -q
+	@cargo bench -q -p tw-eval --bench evaluate
+	@cargo bench -q -p tw-store --bench commit
+	@cargo bench -q -p tw-scheduler --bench allocate
+	@cargo bench -q -p tw-agent --bench start
 
 lint-code: deps ## Check format and lints
 	cargo fmt --all --check
