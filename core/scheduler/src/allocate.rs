@@ -3,7 +3,8 @@
 //! A task goes to the machine that fewest tasks of the same job are on, so that the loss of one machine takes as
 //! little of a job as possible; among those to the one that it fills best, so that large rooms stay large.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 
 use tw_model::{MachineId, Name, TaskId, TaskRecord};
 
@@ -39,7 +40,8 @@ pub(crate) struct Placer {
     request: Request,
     /// How many live tasks of the job each machine holds.
     on_machine: HashMap<Slot, u32>,
-    candidates: Vec<Slot>,
+    /// The best machines, each with the rank it had when it was last looked at.
+    candidates: BinaryHeap<Reverse<Rank>>,
     /// No machine outside of `candidates` ranks below this; none before the first scan.
     bound: Option<Rank>,
 }
@@ -56,7 +58,7 @@ impl Placer {
         Placer {
             request,
             on_machine,
-            candidates: Vec::new(),
+            candidates: BinaryHeap::new(),
             bound: None,
         }
     }
@@ -92,12 +94,26 @@ impl Placer {
         self.best_candidate(draft, avoid).map(|rank| rank.2)
     }
 
-    fn best_candidate(&self, draft: &Draft, avoid: Option<Slot>) -> Option<Rank> {
-        let slots = self.candidates.iter().copied();
-        slots
-            .filter(|slot| Some(*slot) != avoid)
-            .filter_map(|slot| self.rank(slot, &draft.room(slot)))
-            .min()
+    /// The best candidate as it is now. Machines only get worse while one job is placed, so that the first one
+    /// whose rank still holds is the best.
+    fn best_candidate(&mut self, draft: &Draft, avoid: Option<Slot>) -> Option<Rank> {
+        let mut avoided = None;
+        let best = loop {
+            let Some(Reverse(known)) = self.candidates.pop() else {
+                break None;
+            };
+            let Some(rank) = self.rank(known.2, &draft.room(known.2)) else {
+                continue;
+            };
+            match rank > known {
+                true => self.candidates.push(Reverse(rank)),
+                false if Some(rank.2) == avoid => avoided = Some(rank),
+                false => break Some(rank),
+            }
+        };
+        let kept = avoided.into_iter().chain(best);
+        self.candidates.extend(kept.map(Reverse));
+        best
     }
 
     fn scan(&mut self, draft: &Draft) {
@@ -119,7 +135,7 @@ impl Placer {
             bound = *worst;
             ranks.truncate(CANDIDATES_KEPT);
         }
-        self.candidates = ranks.into_iter().map(|rank| rank.2).collect();
+        self.candidates = ranks.into_iter().map(Reverse).collect();
         self.bound = Some(bound);
     }
 

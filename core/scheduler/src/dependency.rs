@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tw_model::{JobId, JobSpec, Kind, TaskState};
+use tw_model::{JobId, JobSpec, Kind, Name, TaskState};
 
 use crate::JobState;
 use crate::draft::Draft;
@@ -45,46 +45,42 @@ pub(crate) fn is_ready(job: &JobState) -> bool {
 
 /// Jobs that would wait for each other, in order, if these specs were applied; none when all is well.
 pub(crate) fn cycle<'a>(
-    draft: &'a Draft,
+    draft: &Draft,
     specs: impl Iterator<Item = &'a JobSpec>,
 ) -> Option<Vec<JobId>> {
-    let known = draft
-        .jobs()
-        .map(|job| (job.row.id.clone(), job.spec().as_ref()));
-    let mut all: BTreeMap<JobId, &JobSpec> = known.collect();
     let submitted: BTreeMap<JobId, &JobSpec> = specs.map(|spec| (spec.id(), spec)).collect();
-    let starts: Vec<JobId> = submitted.keys().cloned().collect();
-    all.extend(submitted);
+    let waits_for = |id: &JobId| -> Vec<Name> {
+        let known = || draft.job(id).map(|job| job.spec().as_ref());
+        let spec = submitted.get(id).copied().or_else(known);
+        spec.map(|spec| spec.depends_on.clone()).unwrap_or_default()
+    };
     let mut cleared = BTreeSet::new();
-    starts
-        .into_iter()
-        .find_map(|start| search(&all, start, &mut cleared))
+    let mut starts = submitted.keys();
+    starts.find_map(|start| search(waits_for, start.clone(), &mut cleared))
 }
 
 /// Walks depth first without recursion: a chain of dependencies may be long.
 fn search(
-    all: &BTreeMap<JobId, &JobSpec>,
+    waits_for: impl Fn(&JobId) -> Vec<Name>,
     start: JobId,
     cleared: &mut BTreeSet<JobId>,
 ) -> Option<Vec<JobId>> {
-    let mut path: Vec<(JobId, usize)> = vec![(start, 0)];
-    while let Some((id, next)) = path.last_mut() {
-        let spec = all.get(id);
-        let dependency = spec.and_then(|spec| spec.depends_on.get(*next));
-        let Some(name) = dependency else {
+    let mut path = vec![(start.clone(), waits_for(&start))];
+    while let Some((id, left)) = path.last_mut() {
+        let Some(name) = left.pop() else {
             let (done, _) = path.pop()?;
             cleared.insert(done);
             continue;
         };
-        *next += 1;
-        let dependency = JobId::new(id.namespace.clone(), name.clone());
+        let dependency = JobId::new(id.namespace.clone(), name);
         if let Some(place) = path.iter().position(|(on_path, _)| *on_path == dependency) {
             let mut names: Vec<JobId> = path.drain(place..).map(|(id, _)| id).collect();
             names.push(dependency);
             return Some(names);
         }
         if !cleared.contains(&dependency) {
-            path.push((dependency, 0));
+            let next = waits_for(&dependency);
+            path.push((dependency, next));
         }
     }
     None

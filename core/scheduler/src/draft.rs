@@ -59,19 +59,6 @@ impl<'a> Draft<'a> {
         self.jobs.get(job).or_else(|| self.base.job(job))
     }
 
-    /// Every job, changed ones as they will be.
-    pub(crate) fn jobs(&self) -> impl Iterator<Item = &JobState> {
-        let added = self
-            .jobs
-            .iter()
-            .filter(|(id, _)| self.base.job(id).is_none())
-            .map(|(_, job)| job);
-        let known = self.base.jobs.iter();
-        known
-            .map(|(id, job)| self.jobs.get(id).unwrap_or(job))
-            .chain(added)
-    }
-
     pub(crate) fn task(&self, task: &TaskId) -> Option<&TaskRecord> {
         self.job(&task.job)?.task(task.index, task.incarnation)
     }

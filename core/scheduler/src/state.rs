@@ -229,7 +229,7 @@ impl State {
         Some(&self.fleet.host(slot).row)
     }
 
-    /// The live tasks of a machine, with what each holds there: CPU, memory, disk.
+    /// The live tasks of a machine.
     pub fn tasks_on(&self, machine: &MachineId) -> impl Iterator<Item = &TaskRecord> {
         let host = self.fleet.slot(machine).map(|slot| self.fleet.host(slot));
         host.into_iter()

@@ -5,13 +5,15 @@ use std::fmt;
 
 use tw_model::{
     Capacity, Code, Effect, JobId, Kind, MachineFacts, MachineId, MachineRecord, MachineState,
-    Millis, Phase, RolloutRecord, RolloutState, TaskId, TaskRecord, TaskReport, Timestamp, Version,
+    Millis, Phase, RolloutRecord, RolloutState, TaskId, TaskRecord, TaskReport, TaskState,
+    Timestamp, Version,
 };
 
 use crate::draft::Draft;
 use crate::lifecycle::{self, Details, TaskEvent, Transition};
 use crate::plan::{self, ExpectedPlan, JobPlan, Plan, Submission, SubmittedJob, Wanted};
 use crate::reconcile::{edit, reconcile, tell};
+use crate::rollout::task_effect;
 use crate::{State, Txn, dependency};
 
 /// How many versions of a job are kept beside those that are in use.
@@ -235,15 +237,24 @@ fn update(draft: &mut Draft, submitted: &SubmittedJob, plan: &JobPlan, digest: &
     };
     let version = plan::write_version(draft, submitted, &wanted);
     if let Some(old) = old.filter(|old| !old.stopped) {
-        let from = match old.stable_version {
-            0 => old.version,
-            stable => stable,
-        };
-        begin_rollout(draft, id, from, plan.moves(), false);
-        // Where nothing that runs notices, the new version is as good as the old one at once.
-        let unnoticed = plan.effect <= Effect::Scale && old.rollout.is_none();
+        // Where no task that runs is changed there is nothing to do by stages.
+        match plan.effect <= Effect::Scale && old.rollout.is_none() {
+            true => adopt(draft, id, version),
+            false => {
+                let from = match old.stable_version {
+                    0 => old.version,
+                    stable => stable,
+                };
+                begin_rollout(draft, id, from, plan.moves(), false);
+            }
+        }
+        let change = plan
+            .change
+            .as_ref()
+            .map_or(Effect::None, |change| change.effect());
+        let unnoticed = change <= Effect::Scale && old.rollout.is_none();
         if unnoticed && old.stable_version == old.version {
-            adopt(draft, id, version);
+            edit(draft, id, |row| row.stable_version = version);
         }
     }
     let message = match plan.counts.to_string() {
@@ -276,21 +287,23 @@ fn begin_rollout(draft: &mut Draft, id: &JobId, from: Version, moves: Vec<u32>, 
     });
 }
 
-/// Writes a version that changes nothing for tasks into their rows.
+/// Writes a version into the rows of tasks that need not notice it: those that it does not change, and those that
+/// wait. The latter start without the wait that another version earned.
 fn adopt(draft: &mut Draft, id: &JobId, version: Version) {
     let Some(job) = draft.job(id) else {
         return;
     };
     let live = job.tasks().filter(|row| !row.state.is_terminal());
-    let live: Vec<TaskRecord> = live.cloned().collect();
-    for mut row in live {
+    let live = live.map(|row| (row.clone(), task_effect(job, row, job.spec(), false)));
+    let live: Vec<(TaskRecord, Effect)> = live.collect();
+    for (mut row, effect) in live {
         row.version = version;
+        if row.state == TaskState::Pending && effect != Effect::None {
+            row.failures = 0;
+            row.not_before = None;
+        }
         draft.put_task(row);
     }
-    edit(draft, id, |row| {
-        row.rollout = None;
-        row.stable_version = version;
-    });
 }
 
 fn stop(draft: &mut Draft, id: &JobId, by: &str) -> Reply {

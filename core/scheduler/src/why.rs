@@ -162,13 +162,21 @@ fn distance(short: &[(Resource, u64)], request: &Request) -> f64 {
     short.iter().map(share).sum()
 }
 
-/// An amount of a resource in words: `512 MiB of memory`.
-pub(crate) fn amount(resource: Resource, by: u64) -> String {
+/// An amount of a resource in words, without its name: `512 MiB`.
+fn amount(resource: Resource, by: u64) -> String {
     match resource {
+        Resource::Cpu if by == 1000 => "1 core".to_owned(),
         Resource::Cpu => format!("{} cores", Cores(by)),
-        Resource::Memory => format!("{} of memory", Bytes(by)),
-        Resource::Disk => format!("{} of disk", Bytes(by)),
+        Resource::Memory | Resource::Disk => Bytes(by).to_string(),
         Resource::Ports => format!("{by} ports"),
+    }
+}
+
+/// The same with its name: `512 MiB of memory`.
+fn named_amount(resource: Resource, by: u64) -> String {
+    match resource {
+        Resource::Cpu | Resource::Ports => amount(resource, by),
+        Resource::Memory | Resource::Disk => format!("{} of {resource}", amount(resource, by)),
     }
 }
 
@@ -207,7 +215,7 @@ impl fmt::Display for NoRoom {
             let short = closest
                 .short
                 .iter()
-                .map(|(resource, by)| amount(*resource, *by));
+                .map(|(resource, by)| named_amount(*resource, *by));
             let short: Vec<String> = short.collect();
             write!(
                 f,
