@@ -512,3 +512,91 @@ const ALLOWED_HERE: &[c_long] = &[
 
 #[cfg(target_arch = "aarch64")]
 const ALLOWED_HERE: &[c_long] = &[libc::SYS_newfstatat, libc::SYS_renameat];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel would answer.
+    fn answer(filter: &Filter, number: u32, arguments: [u32; 2]) -> u32 {
+        let mut accumulator = 0;
+        let mut at = 0;
+        loop {
+            let step = filter.program[at];
+            at += 1;
+            match u32::from(step.code) & 0x07 {
+                libc::BPF_LD => {
+                    accumulator = match step.k {
+                        DATA_NUMBER => number,
+                        DATA_ARCH => AUDIT_ARCH,
+                        offset => arguments[(offset as usize - 16) / 8],
+                    };
+                }
+                libc::BPF_RET => return step.k,
+                _ => {
+                    let holds = match u32::from(step.code) & 0xf0 {
+                        libc::BPF_JA => {
+                            at += step.k as usize;
+                            continue;
+                        }
+                        libc::BPF_JEQ => accumulator == step.k,
+                        libc::BPF_JGE => accumulator >= step.k,
+                        _ => accumulator & step.k != 0,
+                    };
+                    at += usize::from(if holds { step.jt } else { step.jf });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_tree_answers_every_number_as_the_list_does() {
+        let filter = Filter::new();
+        let checked = [
+            libc::SYS_clone,
+            libc::SYS_ioctl,
+            libc::SYS_personality,
+            libc::SYS_socket,
+        ];
+        for number in 0..2000_u32 {
+            let listed = c_long::from(number);
+            if checked.contains(&listed) {
+                continue;
+            }
+            let expected = if ALLOWED.contains(&listed) || ALLOWED_HERE.contains(&listed) {
+                libc::SECCOMP_RET_ALLOW
+            } else if number >= NUMBER_END || listed == libc::SYS_clone3 {
+                errno(libc::ENOSYS)
+            } else {
+                errno(libc::EPERM)
+            };
+            assert_eq!(answer(&filter, number, [0, 0]), expected, "call {number}");
+        }
+        // The x32 entry points are far beyond the list.
+        assert_eq!(
+            answer(&filter, 0x4000_0000 + 59, [0, 0]),
+            errno(libc::ENOSYS)
+        );
+    }
+
+    #[test]
+    fn arguments_decide_where_a_call_is_dangerous_in_part() {
+        let filter = Filter::new();
+        let ask = |call: c_long, first, second| answer(&filter, call as u32, [first, second]);
+        let (allow, refuse) = (libc::SECCOMP_RET_ALLOW, errno(libc::EPERM));
+        assert_eq!(ask(libc::SYS_clone, libc::CLONE_VM as u32, 0), allow);
+        assert_eq!(
+            ask(libc::SYS_clone, libc::CLONE_NEWUSER as u32 | 17, 0),
+            refuse
+        );
+        assert_eq!(ask(libc::SYS_ioctl, 0, libc::TIOCSTI as u32), refuse);
+        assert_eq!(ask(libc::SYS_ioctl, 0, libc::TIOCGWINSZ as u32), allow);
+        assert_eq!(ask(libc::SYS_socket, libc::AF_INET6 as u32, 0), allow);
+        assert_eq!(
+            ask(libc::SYS_socket, libc::AF_VSOCK as u32, 0),
+            errno(libc::EAFNOSUPPORT)
+        );
+        assert_eq!(ask(libc::SYS_personality, 0xFFFF_FFFF, 0), allow);
+        assert_eq!(ask(libc::SYS_personality, 0x0040_0000, 0), refuse);
+    }
+}

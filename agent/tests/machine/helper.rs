@@ -188,3 +188,47 @@ fn a_request_that_cannot_be_read_is_refused_and_the_task_runs_on() {
     );
     assert!(matches!(task.ask(&Request::Status), Reply::Status(_)));
 }
+
+#[test]
+fn a_grandchild_that_holds_the_output_does_not_delay_the_end() {
+    let mut task = Task::shell("(trap '' HUP TERM; setsid sleep 60) & echo done; exit 2");
+    let began = Instant::now();
+    assert_eq!(ended(&task.run()), Ended::Code(2));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert_eq!(task.stdout(), "done\n");
+}
+
+#[test]
+fn a_helper_is_never_charged_to_its_task() {
+    let mut task = Task::new(&["sleep", "60"]);
+    task.start();
+    let helper = format!("/proc/{}/cgroup", task.helper_pid());
+    let cgroups = || std::fs::read_to_string(&helper).unwrap();
+    let own = format!("/{}/helpers", task.subtree.path.subtree);
+    task.wait_for(|_| {
+        cgroups()
+            .lines()
+            .any(|line| line.ends_with(&own))
+            .then_some(())
+    });
+    assert!(!cgroups().contains("/task"), "{}", cgroups());
+    // The init and the command.
+    assert_eq!(task.subtree.open().usage("task").unwrap().pids, 2);
+}
+
+#[test]
+fn a_helper_does_not_begin_behind_an_agent_that_gave_its_start_up() {
+    let mut task = Task::shell("echo started");
+    tw_agent::helper::prepare_folder(&task.folder, &task.launch).unwrap();
+    let lost = ExitRecord {
+        proto: 1,
+        outcome: Outcome::HelperLost,
+        ended_at_us: 0,
+        is_oom: false,
+        usage: Default::default(),
+        log: Default::default(),
+    };
+    tw_agent::helper::record::write_durably(&task.folder, EXIT_FILE, &lost).unwrap();
+    assert_eq!(task.run().outcome, Outcome::HelperLost);
+    assert_eq!(task.stdout(), "");
+}
