@@ -4,12 +4,13 @@
 //! little of a job as possible; among those to the one that it fills best, so that large rooms stay large.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap};
 
-use tw_model::{MachineId, Name, TaskId, TaskRecord};
+use tw_model::{Effect, MachineId, Name, RolloutState, TaskId, TaskRecord, TaskState};
 
 use crate::draft::Draft;
-use crate::fleet::{Request, Room, Slot};
+use crate::escalate::escalate;
+use crate::fleet::{Request, Reserved, Room, Slot};
 use crate::{JobState, seed};
 
 /// How many of the best machines one scan keeps.
@@ -39,7 +40,9 @@ pub(crate) struct Wish {
 pub(crate) struct Placer {
     request: Request,
     /// How many live tasks of the job each machine holds.
-    on_machine: HashMap<Slot, u32>,
+    on_machine: BTreeMap<Slot, u32>,
+    /// Room that tasks of the job will need where they are, for the version that they are to get.
+    held_back: BTreeMap<Slot, Reserved>,
     /// The best machines, each with the rank it had when it was last looked at.
     candidates: BinaryHeap<Reverse<Rank>>,
     /// No machine outside of `candidates` ranks below this; none before the first scan.
@@ -48,7 +51,7 @@ pub(crate) struct Placer {
 
 impl Placer {
     pub(crate) fn new(draft: &Draft, job: &JobState, request: Request) -> Placer {
-        let mut on_machine = HashMap::new();
+        let mut on_machine = BTreeMap::new();
         for row in job.tasks().filter(|row| !row.state.is_terminal()) {
             let slot = row.machine.as_ref().and_then(|id| draft.slot(id));
             if let Some(slot) = slot {
@@ -58,6 +61,7 @@ impl Placer {
         Placer {
             request,
             on_machine,
+            held_back: held_back(draft, job),
             candidates: BinaryHeap::new(),
             bound: None,
         }
@@ -72,11 +76,10 @@ impl Placer {
     /// The caller puts the task's row into the draft at once, before it asks again.
     pub(crate) fn place(&mut self, draft: &Draft, wish: Wish) -> Option<Slot> {
         let kept = wish.prefer.filter(|slot| Some(*slot) != wish.avoid);
-        let kept = kept.filter(|slot| draft.room(*slot).fits(&self.request));
-        let chosen = kept.or_else(|| self.best(draft, wish.avoid)).or_else(|| {
-            wish.avoid
-                .filter(|slot| draft.room(*slot).fits(&self.request))
-        })?;
+        let kept = kept.filter(|slot| self.fits(draft, *slot));
+        let chosen = kept
+            .or_else(|| self.best(draft, wish.avoid))
+            .or_else(|| wish.avoid.filter(|slot| self.fits(draft, *slot)))?;
         *self.on_machine.entry(chosen).or_default() += 1;
         Some(chosen)
     }
@@ -139,7 +142,17 @@ impl Placer {
         self.bound = Some(bound);
     }
 
+    fn fits(&self, draft: &Draft, slot: Slot) -> bool {
+        self.rank(slot, &draft.room(slot)).is_some()
+    }
+
     fn rank(&self, slot: Slot, room: &Room) -> Option<Rank> {
+        let mut room = *room;
+        if !self.held_back.is_empty()
+            && let Some(held) = self.held_back.get(&slot)
+        {
+            room.take(held);
+        }
         if !room.fits(&self.request) {
             return None;
         }
@@ -147,8 +160,39 @@ impl Placer {
             true => 0,
             false => self.on_machine.get(&slot).copied().unwrap_or(0),
         };
-        Some((same_job, waste(room, &self.request), slot))
+        Some((same_job, waste(&room, &self.request), slot))
     }
+}
+
+/// What the tasks of a job that an update leaves where they are will need there beyond what they hold now.
+///
+/// Without this, tasks of the same job that look for a place would take the room, and more would have to move than
+/// the plan said.
+fn held_back(draft: &Draft, job: &JobState) -> BTreeMap<Slot, Reserved> {
+    let mut held: BTreeMap<Slot, Reserved> = BTreeMap::new();
+    let rollout = job.row.rollout.as_ref();
+    let Some(rollout) = rollout.filter(|rollout| rollout.state == RolloutState::Running) else {
+        return held;
+    };
+    let (new, request) = (&job.spec().resources, Request::of(job.spec()));
+    let staying = job.tasks().filter(|row| {
+        !row.state.is_terminal()
+            && row.version != rollout.to
+            && row.id.index < job.wanted()
+            && !rollout.moves.contains(&row.id.index)
+    });
+    for row in staying {
+        let slot = row.machine.as_ref().and_then(|id| draft.slot(id));
+        let fits = escalate(Effect::Restart, draft, job, row, &request) == Effect::Restart;
+        if let Some(slot) = slot.filter(|_| fits) {
+            let old = &job.spec_of(row).resources;
+            let more = held.entry(slot).or_default();
+            more.cpu = more.cpu + (new.cpu - old.cpu);
+            more.memory = more.memory + (new.memory - old.memory);
+            more.disk = more.disk + (new.disk - old.disk);
+        }
+    }
+    held
 }
 
 /// What would be left unused, and how unevenly: thousandths of the machine; less is better.
@@ -176,7 +220,7 @@ pub(crate) fn wish_of(draft: &Draft, job: &JobState, row: &TaskRecord, leave: bo
     let slot = last.machine.as_ref().and_then(|id| draft.slot(id));
     let failures = ended
         .iter()
-        .take_while(|other| other.state == tw_model::TaskState::Failed)
+        .take_while(|other| other.state == TaskState::Failed)
         .take_while(|other| other.machine == last.machine)
         .count();
     match leave || failures >= FAILURES_ON_ONE_MACHINE {

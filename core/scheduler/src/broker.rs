@@ -1,6 +1,6 @@
 //! Who has been heard of lately. Soft state: it is never stored, and a restarted controller begins it anew.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use tw_model::{MachineId, MachineState, Millis};
 
@@ -15,7 +15,7 @@ pub struct Broker {
     lost_after: Millis,
     /// Nobody can have been heard before this; silence counts from here at the earliest.
     since: TickMs,
-    last_heard: HashMap<MachineId, TickMs>,
+    last_heard: BTreeMap<MachineId, TickMs>,
 }
 
 impl Broker {
@@ -24,7 +24,7 @@ impl Broker {
         Broker {
             lost_after: config.lost_after,
             since: now,
-            last_heard: HashMap::new(),
+            last_heard: BTreeMap::new(),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The state below stays untouched, so a dry run is a draft that nobody applies.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tw_model::{
@@ -21,7 +21,7 @@ pub(crate) const REASON_BYTES_MAX: usize = 500;
 struct HostDraft {
     room: Room,
     /// Ports taken (true) or freed (false) since the state below.
-    ports: HashMap<u16, bool>,
+    ports: BTreeMap<u16, bool>,
 }
 
 /// A state with changes on top.
@@ -31,7 +31,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) seed: u64,
     jobs: BTreeMap<JobId, JobState>,
     machines: BTreeMap<MachineId, MachineRecord>,
-    hosts: HashMap<Slot, HostDraft>,
+    hosts: BTreeMap<Slot, HostDraft>,
     /// One bit a slot that `hosts` holds, so that scans ask the map only where it answers.
     touched: Vec<u64>,
     ops: BTreeMap<RecordKey, Op>,
@@ -45,7 +45,7 @@ impl<'a> Draft<'a> {
             seed,
             jobs: BTreeMap::new(),
             machines: BTreeMap::new(),
-            hosts: HashMap::new(),
+            hosts: BTreeMap::new(),
             touched: Vec::new(),
             ops: BTreeMap::new(),
         }
@@ -290,7 +290,7 @@ impl<'a> Draft<'a> {
         let room = self.base.fleet.room(slot);
         self.hosts.entry(slot).or_insert_with(|| HostDraft {
             room,
-            ports: HashMap::new(),
+            ports: BTreeMap::new(),
         })
     }
 

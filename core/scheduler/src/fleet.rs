@@ -1,6 +1,6 @@
 //! The machines and what is still free on them, kept for fast scans.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tw_model::{Bytes, Cores, JobSpec, MachineId, MachineRecord, MachineState, TaskId};
@@ -99,7 +99,7 @@ pub(crate) struct Host {
 /// All machines, by name and by slot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fleet {
-    by_id: HashMap<MachineId, Slot>,
+    by_id: BTreeMap<MachineId, Slot>,
     hosts: Vec<Host>,
     rooms: Vec<Room>,
 }

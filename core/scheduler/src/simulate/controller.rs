@@ -1,6 +1,6 @@
 //! The controller: the real decisions between a simulated store and a simulated network.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tw_model::{JobId, MachineId, Name, Record, RecordKey, TaskId, TaskRecord};
@@ -34,7 +34,7 @@ pub(super) struct Queued {
 pub(super) struct Durable {
     pub(super) rows: BTreeMap<RecordKey, Record>,
     /// Every task that was ever stored.
-    pub(super) born: HashSet<TaskId>,
+    pub(super) born: BTreeSet<TaskId>,
 }
 
 impl Durable {
@@ -85,9 +85,9 @@ pub(super) struct Controller {
     pub(super) broker: Broker,
     pub(super) queue: VecDeque<Queued>,
     /// The agents that hold a stream, and where the row of each task was last shown.
-    pub(super) streams: HashMap<usize, u64>,
+    pub(super) streams: BTreeMap<usize, u64>,
     /// When the last message of each stream arrives: a stream keeps its order.
-    pub(super) stream_tail: HashMap<usize, u64>,
+    pub(super) stream_tail: BTreeMap<usize, u64>,
 }
 
 impl Controller {
@@ -97,8 +97,8 @@ impl Controller {
             state: State::from_records(durable.rows.values().cloned()),
             broker: Broker::new(&SchedulerConfig::default(), at),
             queue: VecDeque::new(),
-            streams: HashMap::new(),
-            stream_tail: HashMap::new(),
+            streams: BTreeMap::new(),
+            stream_tail: BTreeMap::new(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Time, the network, and all that happens.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::{BTreeSet, BinaryHeap};
 
 use tw_model::{Millis, Record, RolloutState, TaskId, TaskState, Timestamp};
 
@@ -109,7 +109,7 @@ struct World {
     life: u64,
     client: Client,
     /// Tasks whose program was ever started.
-    started: HashSet<TaskId>,
+    started: BTreeSet<TaskId>,
     calm: bool,
     commit_fails: bool,
     coverage: Coverage,
@@ -136,7 +136,7 @@ impl World {
             durable,
             life: 0,
             client: Client::default(),
-            started: HashSet::new(),
+            started: BTreeSet::new(),
             calm: false,
             commit_fails: false,
             coverage: Coverage::default(),
