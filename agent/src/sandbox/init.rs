@@ -81,6 +81,11 @@ fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)>
         status,
     } = parts;
     let prepared = die_with_helper(status.as_fd())
+        // A task that runs as root is of the same user; without this it could write the init's memory.
+        .and_then(|()| {
+            nix::sys::prctl::set_dumpable(false)
+                .at(Stage::Privileges, "cannot shield the init from its task")
+        })
         .and_then(|()| {
             unshare(CloneFlags::CLONE_NEWCGROUP).at(Stage::Clone, "cannot make a cgroup namespace")
         })
@@ -138,6 +143,7 @@ fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)>
         .and_then(|()| {
             nix::sys::prctl::set_no_new_privs().at(Stage::Privileges, "cannot set no_new_privs")
         })
+        .and_then(|()| filter.load())
         .and_then(|()| die_with_helper(status.as_fd()));
     match restricted {
         Ok(()) => {

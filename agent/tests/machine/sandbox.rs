@@ -79,7 +79,7 @@ fn root_in_a_task_cannot_mount_trace_make_devices_or_open_raw_sockets() {
         for path in ('/dev/sda', '/tmp/node'):\n\
         \x20   try: os.mknod(path, 0o60666, os.makedev(8, 0)); print('mknod', 0)\n\
         \x20   except OSError: print('mknod', -1)\n\
-        for path in ('/proc/sys/kernel/hostname', '/proc/sysrq-trigger', '/usr/bin/x'):\n\
+        for path in ('/proc/sys/kernel/hostname', '/proc/sysrq-trigger', '/usr/bin/x', '/proc/1/mem'):\n\
         \x20   try: open(path, 'w').write('x'); print('write', 0)\n\
         \x20   except OSError: print('write', -1)\n";
     let mut task = Task::new(&["/usr/bin/python3", "-c", script]).user("root");
@@ -91,7 +91,7 @@ fn root_in_a_task_cannot_mount_trace_make_devices_or_open_raw_sockets() {
         "{}",
         task.output(Stream::Stderr)
     );
-    assert_eq!(out.lines().count(), 13, "{out}");
+    assert_eq!(out.lines().count(), 14, "{out}");
     assert!(
         out.lines().all(|line| line.split(' ').nth(1) == Some("-1")),
         "{out}"
