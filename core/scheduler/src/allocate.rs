@@ -76,7 +76,8 @@ impl Placer {
     /// The caller puts the task's row into the draft at once, before it asks again.
     pub(crate) fn place(&mut self, draft: &Draft, wish: Wish) -> Option<Slot> {
         let kept = wish.prefer.filter(|slot| Some(*slot) != wish.avoid);
-        let kept = kept.filter(|slot| self.fits(draft, *slot));
+        // Who was there before comes first; what is held back is held from those who look for a place.
+        let kept = kept.filter(|slot| draft.room(*slot).fits(&self.request));
         let chosen = kept
             .or_else(|| self.best(draft, wish.avoid))
             .or_else(|| wish.avoid.filter(|slot| self.fits(draft, *slot)))?;

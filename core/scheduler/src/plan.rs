@@ -17,7 +17,7 @@ use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::escalate::escalate;
 use crate::fleet::Request;
-use crate::rollout::{stage_sizes, task_effect};
+use crate::rollout::{self, stage_sizes, task_effect};
 use crate::{JobState, NoRoom, Refusal, State, dependency, reconcile, why};
 
 /// A job as it was evaluated.
@@ -267,6 +267,9 @@ fn plan_job(
     }
     let base_version = old.map_or(0, |job| job.row.version);
     write_version(draft, submitted, &Wanted::default());
+    if old.is_some_and(|job| !job.row.stopped) {
+        rollout::begin(draft, &id, base_version, Vec::new(), false);
+    }
     let mut run = DryRun::new(draft, id.clone(), spec);
     run.stop_surplus(old);
     run.start_missing();
@@ -361,10 +364,9 @@ struct Waiting {
     row: TaskRecord,
 }
 
-/// A task that made way for its successor.
+/// A task that makes way for its successor on another machine.
 struct Stopped {
     index: u32,
-    effect: Effect,
     from: Option<MachineId>,
 }
 
@@ -484,7 +486,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
             .iter()
             .filter_map(|one| self.change(one, one.effect))
             .collect();
-        self.start_again(stopped);
+        self.start_elsewhere(stopped);
         for size in stage_sizes(&self.spec) {
             let left = self.spec.replicas.saturating_sub(size) as usize;
             self.update_until(left, &mut waiting);
@@ -510,7 +512,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
                 stopped.extend(self.change(&one, effect));
             }
             *waiting = later;
-            self.start_again(stopped);
+            self.start_elsewhere(stopped);
         }
     }
 
@@ -535,37 +537,38 @@ impl<'a, 'b> DryRun<'a, 'b> {
             self.tell(one.row.id.index, effect, from.clone(), from);
             return None;
         }
-        match effect {
-            Effect::Move => self.counts.moved += 1,
-            _ => self.counts.restarted += 1,
-        }
         self.end(&one.row);
-        Some(Stopped {
-            index: one.row.id.index,
-            effect,
-            from,
-        })
+        let index = one.row.id.index;
+        if effect == Effect::Move {
+            self.counts.moved += 1;
+            return Some(Stopped { index, from });
+        }
+        self.counts.restarted += 1;
+        let home = from.as_ref().and_then(|machine| self.draft.slot(machine));
+        let wish = Wish {
+            prefer: home,
+            avoid: None,
+        };
+        let mut placer = self.placer();
+        let to = self.start(index, wish, &mut placer);
+        self.tell(index, effect, from, to);
+        None
     }
 
-    fn start_again(&mut self, stopped: Vec<Stopped>) {
+    /// Places those that have to leave, after all that stay where they are.
+    fn start_elsewhere(&mut self, stopped: Vec<Stopped>) {
         for one in stopped {
-            let slot = one
+            let old = one
                 .from
                 .as_ref()
                 .and_then(|machine| self.draft.slot(machine));
-            let wish = match one.effect {
-                Effect::Move => Wish {
-                    prefer: None,
-                    avoid: slot,
-                },
-                _ => Wish {
-                    prefer: slot,
-                    avoid: None,
-                },
+            let wish = Wish {
+                prefer: None,
+                avoid: old,
             };
             let mut placer = self.placer();
             let to = self.start(one.index, wish, &mut placer);
-            self.tell(one.index, one.effect, one.from, to);
+            self.tell(one.index, Effect::Move, one.from, to);
         }
     }
 

@@ -7,7 +7,7 @@ use tw_model::{
     TaskRecord, TaskState, Timestamp, Version,
 };
 
-use crate::allocate::{self, Placer};
+use crate::allocate::{self, Placer, Wish};
 use crate::dependency;
 use crate::draft::Draft;
 use crate::fleet::Request;
@@ -259,9 +259,18 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
     let due = job.tasks().filter(|row| {
         row.state == TaskState::Pending && row.not_before.is_none_or(|moment| moment <= draft.now)
     });
-    let due: Vec<TaskRecord> = due.cloned().collect();
+    let mut due: Vec<(TaskRecord, Wish)> = due
+        .map(|row| {
+            (
+                row.clone(),
+                allocate::wish_of(draft, job, row, leaves(job, row)),
+            )
+        })
+        .collect();
+    // Those that have a place to come back to keep it from those that look for one.
+    due.sort_by_key(|(_, wish)| wish.prefer.is_none());
     let mut placer: Option<Placer> = None;
-    for mut row in due {
+    for (mut row, wish) in due {
         let Some(job) = draft.job(id) else {
             return;
         };
@@ -274,7 +283,6 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
         let fresh = || Placer::new(draft, job, request);
         let same = placer.take().filter(|placer| *placer.request() == request);
         let mut open = same.unwrap_or_else(fresh);
-        let wish = allocate::wish_of(draft, job, &row, leaves(job, &row));
         match open.place(draft, wish) {
             Some(slot) => assign(draft, &mut row, slot, &spec.ports),
             None => {

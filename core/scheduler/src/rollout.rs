@@ -39,6 +39,25 @@ pub(crate) fn stage_sizes(spec: &JobSpec) -> Vec<u32> {
     sizes
 }
 
+/// Begins an update to the version that is wanted.
+pub(crate) fn begin(draft: &mut Draft, id: &JobId, from: Version, moves: Vec<u32>, restart: bool) {
+    let now = draft.now;
+    reconcile::edit(draft, id, |row| {
+        row.rollout = Some(RolloutRecord {
+            from,
+            to: row.version,
+            stage: 0,
+            state: RolloutState::Running,
+            reason: String::new(),
+            restart,
+            moves,
+            started_at: now,
+            stage_started_at: now,
+            progress_at: now,
+        });
+    });
+}
+
 /// What a change of the spec does to the task of an index, before the machines are looked at.
 ///
 /// A batch task that has ended for good is untouched by what cannot matter to it any more, but one that failed is
@@ -290,8 +309,12 @@ fn replace_within(
     let mut moves = Vec::new();
     let mut changed = false;
     for member in waiting {
-        let Some(effect) = effect_now(draft, id, rollout, member).filter(|_| room > 0) else {
-            continue;
+        if room == 0 {
+            break;
+        }
+        // Who waits for room that is about to be free is not overtaken: the others might take it.
+        let Some(effect) = effect_now(draft, id, rollout, member) else {
+            break;
         };
         let stops = effect.replaces_task() && member.available;
         if stops && down >= spec.rollout.max_unavailable as usize {

@@ -5,15 +5,14 @@ use std::fmt;
 
 use tw_model::{
     Capacity, Code, Effect, JobId, Kind, MachineFacts, MachineId, MachineRecord, MachineState,
-    Millis, Phase, RolloutRecord, RolloutState, TaskId, TaskRecord, TaskReport, TaskState,
-    Timestamp, Version,
+    Millis, Phase, TaskId, TaskRecord, TaskReport, TaskState, Timestamp, Version,
 };
 
 use crate::draft::Draft;
 use crate::lifecycle::{self, Details, TaskEvent, Transition};
 use crate::plan::{self, ExpectedPlan, JobPlan, Plan, Submission, SubmittedJob, Wanted};
 use crate::reconcile::{edit, reconcile, tell};
-use crate::rollout::task_effect;
+use crate::rollout::{self, task_effect};
 use crate::{State, Txn, dependency};
 
 /// How many versions of a job are kept beside those that are in use.
@@ -245,7 +244,7 @@ fn update(draft: &mut Draft, submitted: &SubmittedJob, plan: &JobPlan, digest: &
                     0 => old.version,
                     stable => stable,
                 };
-                begin_rollout(draft, id, from, plan.moves(), false);
+                rollout::begin(draft, id, from, plan.moves(), false);
             }
         }
         let change = plan
@@ -267,24 +266,6 @@ fn update(draft: &mut Draft, submitted: &SubmittedJob, plan: &JobPlan, digest: &
     draft.note(id, "job.submitted", (None, None), message);
     reconcile(draft, id);
     forget_versions(draft, id);
-}
-
-fn begin_rollout(draft: &mut Draft, id: &JobId, from: Version, moves: Vec<u32>, restart: bool) {
-    let now = draft.now;
-    edit(draft, id, |row| {
-        row.rollout = Some(RolloutRecord {
-            from,
-            to: row.version,
-            stage: 0,
-            state: RolloutState::Running,
-            reason: String::new(),
-            restart,
-            moves,
-            started_at: now,
-            stage_started_at: now,
-            progress_at: now,
-        });
-    });
 }
 
 /// Writes a version into the rows of tasks that need not notice it: those that it does not change, and those that
@@ -350,7 +331,7 @@ fn restart(draft: &mut Draft, id: &JobId, by: &str) -> Reply {
         plan: by_plan,
     };
     let version = plan::write_version(draft, &submitted, &wanted);
-    begin_rollout(draft, id, from, Vec::new(), true);
+    rollout::begin(draft, id, from, Vec::new(), true);
     let message = format!("version {version} by {by}: every task starts again");
     draft.note(id, "job.restarting", (None, None), message);
     reconcile(draft, id);

@@ -324,7 +324,7 @@ fn shaped(shape: &Shape) -> JobSpec {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// The plan that was reviewed is the plan that runs.
     #[test]
@@ -336,7 +336,9 @@ proptest! {
         let machines: Vec<(u64, u64)> = machines.iter().map(|(c, m)| (*c, m * 512)).collect();
         let mut cluster = Cluster::new(&machines);
         let first = cluster.submit(&[shaped(&old)]);
-        prop_assume!(first.jobs.is_empty() || !matches!(first.jobs[0].verdict, Verdict::DoesNotFit { .. }));
+        if first.jobs.iter().any(|job| matches!(job.verdict, Verdict::DoesNotFit { .. })) {
+            return Ok(());
+        }
         cluster.settle("web");
         let job = cluster.job("web");
         let live = job.latest_of_each().filter(|row| !row.state.is_terminal());
