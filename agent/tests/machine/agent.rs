@@ -568,6 +568,53 @@ async fn use_is_measured_and_a_new_version_changes_limits_in_place() {
 }
 
 #[tokio::test]
+async fn limits_follow_what_a_task_really_uses_and_outlive_the_agent() {
+    let mut machine = Machine::new();
+    let task = assignment(
+        "modest",
+        json!({
+            "command": ["sh", "-c", "while :; do sleep 0.2; done"],
+            "resources": {"memory_bytes": 256 << 20, "cpu_millicores": 1000},
+            "limits": {"mode": "auto", "history_min_ms": 2000, "window_ms": 20_000},
+        }),
+    );
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    let id = task.task.id.clone();
+    machine.running(&id).await;
+    let started = machine.started(&id);
+    let learned = |usage: &tw_model::TaskUsage| {
+        let lower = usage.memory_limit < Bytes::mib(64) && usage.cpu_limit.0 < 500;
+        lower.then_some((usage.memory_limit, usage.memory_recommended, usage.samples))
+    };
+    let (limit, recommended, samples) = machine.controller.usage(learned).await;
+    assert_eq!(recommended, Some(limit));
+    assert!(
+        samples >= 2 && limit >= Bytes::mib(16),
+        "{limit} after {samples} samples"
+    );
+    let in_force = || {
+        machine
+            .tree()
+            .memory_limit_bytes(&id.folder_name())
+            .unwrap()
+    };
+    assert_eq!(in_force(), limit.0);
+    machine.kill();
+    machine.start();
+    machine.controller.registration(2).await;
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    machine.controller.usage(learned).await;
+    assert!(
+        machine
+            .tree()
+            .memory_limit_bytes(&id.folder_name())
+            .unwrap()
+            < 64 << 20
+    );
+    assert!(started.task.is_alive().unwrap());
+}
+
+#[tokio::test]
 async fn a_damaged_history_is_set_aside_and_tasks_go_on() {
     let mut machine = Machine::new();
     let task = assignment("lasting", json!({"command": ["sleep", "60"]}));

@@ -73,9 +73,9 @@ impl Controller {
         stream.send(event).unwrap();
     }
 
-    /// Forgets the stream, so that the next `say` waits for a new one.
+    /// Forgets the stream and the usage, so that both are awaited from a new agent.
     pub(crate) fn forget_stream(&self) {
-        self.with(|shared| shared.stream = None);
+        self.with(|shared| (shared.stream, shared.usage) = (None, Vec::new()));
     }
 
     pub(crate) fn add_package(&self, archive: Vec<u8>) -> String {
