@@ -9,6 +9,7 @@ mod assignments;
 mod broker;
 mod dependency;
 mod draft;
+mod dry_run;
 mod endpoints;
 mod escalate;
 mod fleet;

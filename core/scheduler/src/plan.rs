@@ -8,17 +8,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    ChangeKind, Code, Desired, Effect, JobChange, JobId, JobSpec, Kind, MachineId, RolloutState,
-    SourceRef, TaskRecord, TaskState, Timestamp, Version, VersionRecord, diff_jobs,
+    ChangeKind, Code, Effect, JobChange, JobId, JobSpec, MachineId, RolloutState, SourceRef,
+    Timestamp, Version, VersionRecord, diff_jobs,
 };
 
-use crate::allocate::{Placer, Wish};
 use crate::draft::Draft;
-use crate::endpoints::serves;
-use crate::escalate::escalate;
-use crate::fleet::Request;
-use crate::rollout::{self, stage_sizes, task_effect};
-use crate::{JobState, NoRoom, Refusal, State, dependency, reconcile, why};
+use crate::rollout::{self, stage_sizes};
+use crate::{JobState, NoRoom, Refusal, State, dependency, dry_run, reconcile};
 
 /// A job as it was evaluated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -270,11 +266,7 @@ fn plan_job(
     if old.is_some_and(|job| !job.row.stopped) {
         rollout::begin(draft, &id, base_version, Vec::new(), false);
     }
-    let mut run = DryRun::new(draft, id.clone(), spec);
-    run.stop_surplus(old);
-    run.start_missing();
-    run.update();
-    let (counts, tasks, verdict) = run.finish();
+    let (counts, tasks, verdict) = dry_run::update(draft, &id, spec, old);
     let strongest = tasks.iter().map(|task| task.effect).max();
     let replaces = counts.in_place + counts.restarted + counts.moved > 0;
     Some(JobPlan {
@@ -295,10 +287,7 @@ fn plan_job(
 
 fn plan_removal(draft: &mut Draft, old: &JobState) -> JobPlan {
     let id = old.row.id.clone();
-    let mut run = DryRun::new(draft, id.clone(), old.spec());
-    run.spec.replicas = 0;
-    run.stop_surplus(Some(old));
-    let (counts, tasks, verdict) = run.finish();
+    let (counts, tasks, verdict) = dry_run::removal(draft, old);
     JobPlan {
         job: id,
         base_version: old.row.version,
@@ -355,278 +344,6 @@ pub(crate) fn write_version(
         at: draft.now,
     });
     version
-}
-
-/// A task with a machine whose turn has not come.
-struct Waiting {
-    serves: bool,
-    effect: Effect,
-    row: TaskRecord,
-}
-
-/// A task that makes way for its successor on another machine.
-struct Stopped {
-    index: u32,
-    from: Option<MachineId>,
-}
-
-/// The updater, with every wait left out.
-struct DryRun<'a, 'b> {
-    draft: &'a mut Draft<'b>,
-    id: JobId,
-    spec: JobSpec,
-    request: Request,
-    counts: TaskCounts,
-    tasks: Vec<TaskPlan>,
-    unplaced: u32,
-    why: Option<NoRoom>,
-}
-
-impl<'a, 'b> DryRun<'a, 'b> {
-    fn new(draft: &'a mut Draft<'b>, id: JobId, spec: &JobSpec) -> DryRun<'a, 'b> {
-        DryRun {
-            draft,
-            id,
-            request: Request::of(spec),
-            spec: spec.clone(),
-            counts: TaskCounts::default(),
-            tasks: Vec::new(),
-            unplaced: 0,
-            why: None,
-        }
-    }
-
-    /// Tasks beyond the wanted number, and what is left of a job that was stopped, make room at once.
-    fn stop_surplus(&mut self, old: Option<&JobState>) {
-        let live = old.into_iter().flat_map(JobState::tasks);
-        for row in live.filter(|row| !row.state.is_terminal()) {
-            let surplus = row.id.index >= self.spec.replicas;
-            let stopping = row.desired == Desired::Stop;
-            if !surplus && !stopping {
-                continue;
-            }
-            self.end(row);
-            if surplus && !stopping {
-                self.counts.stopped += 1;
-                self.tell(row.id.index, Effect::Scale, row.machine.clone(), None);
-            }
-        }
-    }
-
-    /// Indexes that have no task get one; tasks that wait are looked at again.
-    fn start_missing(&mut self) {
-        let rows: Vec<(u32, Option<TaskRecord>)> = match self.draft.job(&self.id) {
-            Some(job) => (0..self.spec.replicas)
-                .map(|index| (index, job.latest(index).cloned()))
-                .collect(),
-            None => return,
-        };
-        let mut placer = self.placer();
-        for (index, row) in rows {
-            let fate = self.fate_of_waiting(row.as_ref());
-            let Some(effect) = fate else {
-                continue;
-            };
-            let to = self.start(index, Wish::default(), &mut placer);
-            match effect {
-                Effect::None => self.counts.untouched += 1,
-                Effect::Scale => self.counts.started += 1,
-                _ => self.counts.restarted += 1,
-            }
-            self.tell(index, effect, None, to);
-        }
-    }
-
-    /// What becomes of an index without a task on a machine; none where it has one, or needs none.
-    fn fate_of_waiting(&mut self, row: Option<&TaskRecord>) -> Option<Effect> {
-        let Some(row) = row else {
-            return Some(Effect::Scale);
-        };
-        if row.state == TaskState::Pending {
-            return Some(Effect::None);
-        }
-        if !row.state.is_terminal() {
-            return None;
-        }
-        let over = self.spec.kind == Kind::Batch && row.desired == Desired::Run;
-        if !over {
-            return Some(Effect::Scale);
-        }
-        let job = self.draft.job(&self.id)?;
-        let effect = task_effect(job, row, &self.spec, false);
-        if effect == Effect::None {
-            self.counts.untouched += 1;
-        }
-        (effect != Effect::None).then_some(effect.max(Effect::Restart))
-    }
-
-    /// The tasks that have a machine, in the order in which the updater takes them.
-    fn update(&mut self) {
-        let Some(job) = self.draft.job(&self.id) else {
-            return;
-        };
-        let live = job.latest_of_each().filter(|row| {
-            row.id.index < self.spec.replicas
-                && row.version < job.row.version
-                && matches!(row.state, TaskState::Starting | TaskState::Running)
-                && row.desired == Desired::Run
-        });
-        let mut live: Vec<Waiting> = live
-            .map(|row| Waiting {
-                serves: serves(job, row),
-                effect: task_effect(job, row, &self.spec, false),
-                row: row.clone(),
-            })
-            .collect();
-        live.sort_by_key(|one| (one.serves, one.row.id.index));
-        let (free, mut waiting): (Vec<_>, Vec<_>) = live
-            .into_iter()
-            .partition(|one| matches!(one.effect, Effect::None | Effect::Recreate));
-        let stopped = free
-            .iter()
-            .filter_map(|one| self.change(one, one.effect))
-            .collect();
-        self.start_elsewhere(stopped);
-        for size in stage_sizes(&self.spec) {
-            let left = self.spec.replicas.saturating_sub(size) as usize;
-            self.update_until(left, &mut waiting);
-        }
-    }
-
-    /// One stage: changes tasks until only so many are left, as many at a time as the budget allows.
-    fn update_until(&mut self, left: usize, waiting: &mut Vec<Waiting>) {
-        while waiting.len() > left {
-            let mut room = waiting.len() - left;
-            let mut budget = self.spec.rollout.max_unavailable;
-            let mut stopped = Vec::new();
-            let mut later = Vec::new();
-            for one in std::mem::take(waiting) {
-                let effect = self.escalated(&one);
-                let stops = effect.replaces_task() && one.serves;
-                if room == 0 || (stops && budget == 0) {
-                    later.push(one);
-                    continue;
-                }
-                room -= 1;
-                budget -= u32::from(stops);
-                stopped.extend(self.change(&one, effect));
-            }
-            *waiting = later;
-            self.start_elsewhere(stopped);
-        }
-    }
-
-    fn escalated(&self, one: &Waiting) -> Effect {
-        match self.draft.job(&self.id) {
-            Some(job) => escalate(one.effect, self.draft, job, &one.row, &self.request),
-            None => one.effect,
-        }
-    }
-
-    /// Changes a task where it is, or ends it to start it again.
-    fn change(&mut self, one: &Waiting, effect: Effect) -> Option<Stopped> {
-        let from = one.row.machine.clone();
-        if !effect.replaces_task() {
-            let mut after = one.row.clone();
-            after.version = self.draft.job(&self.id)?.row.version;
-            self.draft.put_task(after);
-            match effect {
-                Effect::InPlace => self.counts.in_place += 1,
-                _ => self.counts.untouched += 1,
-            }
-            self.tell(one.row.id.index, effect, from.clone(), from);
-            return None;
-        }
-        self.end(&one.row);
-        let index = one.row.id.index;
-        if effect == Effect::Move {
-            self.counts.moved += 1;
-            return Some(Stopped { index, from });
-        }
-        self.counts.restarted += 1;
-        let home = from.as_ref().and_then(|machine| self.draft.slot(machine));
-        let wish = Wish {
-            prefer: home,
-            avoid: None,
-        };
-        let mut placer = self.placer();
-        let to = self.start(index, wish, &mut placer);
-        self.tell(index, effect, from, to);
-        None
-    }
-
-    /// Places those that have to leave, after all that stay where they are.
-    fn start_elsewhere(&mut self, stopped: Vec<Stopped>) {
-        for one in stopped {
-            let old = one
-                .from
-                .as_ref()
-                .and_then(|machine| self.draft.slot(machine));
-            let wish = Wish {
-                prefer: None,
-                avoid: old,
-            };
-            let mut placer = self.placer();
-            let to = self.start(one.index, wish, &mut placer);
-            self.tell(one.index, Effect::Move, one.from, to);
-        }
-    }
-
-    fn end(&mut self, row: &TaskRecord) {
-        let mut ended = row.clone();
-        ended.state = TaskState::Done;
-        ended.desired = Desired::Stop;
-        self.draft.put_task(ended);
-    }
-
-    fn placer(&self) -> Option<Placer> {
-        let job = self.draft.job(&self.id)?;
-        Some(Placer::new(self.draft, job, self.request))
-    }
-
-    fn start(&mut self, index: u32, wish: Wish, placer: &mut Option<Placer>) -> Option<MachineId> {
-        let slot = placer
-            .as_mut()
-            .and_then(|placer| placer.place(self.draft, wish));
-        let Some(slot) = slot else {
-            self.unplaced += 1;
-            if self.why.is_none() {
-                self.why = Some(why::no_room(self.draft, &self.request));
-            }
-            return None;
-        };
-        let pending = self.draft.job(&self.id).and_then(|job| job.latest(index));
-        if pending.is_none_or(|row| row.state.is_terminal()) {
-            let version = self.draft.job(&self.id)?.row.version;
-            reconcile::begin(self.draft, &self.id, index, version);
-        }
-        let mut row = self.draft.job(&self.id)?.latest(index)?.clone();
-        row.version = self.draft.job(&self.id)?.row.version;
-        reconcile::assign(self.draft, &mut row, slot, &self.spec.ports);
-        row.machine
-    }
-
-    fn tell(&mut self, index: u32, effect: Effect, from: Option<MachineId>, to: Option<MachineId>) {
-        self.tasks.push(TaskPlan {
-            index,
-            effect,
-            from,
-            to,
-        });
-    }
-
-    fn finish(mut self) -> (TaskCounts, Vec<TaskPlan>, Verdict) {
-        self.tasks.sort_by_key(|task| task.index);
-        let verdict = match (self.why, self.counts.moved) {
-            (Some(why), _) => Verdict::DoesNotFit {
-                tasks: self.unplaced,
-                why,
-            },
-            (None, 0) => Verdict::Fits,
-            (None, _) => Verdict::Moves,
-        };
-        (self.counts, self.tasks, verdict)
-    }
 }
 
 impl JobPlan {
