@@ -242,7 +242,9 @@ impl Machine {
             local.process = Process::Stopping;
         }
         self.report(id, Phase::Stopping);
-        plans.push((rng.range(500, 8000), id.clone(), Doing::Exit(143)));
+        // Some finish what they are at, however long that takes.
+        let longest = if rng.chance(0.2) { 40_000 } else { 8000 };
+        plans.push((rng.range(500, longest), id.clone(), Doing::Exit(143)));
     }
 
     /// Ends everything that is not among the assigned tasks.
