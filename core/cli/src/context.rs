@@ -11,7 +11,7 @@ use crate::failure::advice;
 /// The name of the controller's socket in a state folder.
 pub(crate) const SOCKET: &str = "tw.sock";
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Context {
     state: Option<PathBuf>,
 }

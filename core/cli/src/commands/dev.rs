@@ -19,7 +19,7 @@ use layout::Layout;
 ///
 /// Everything it makes is in the state folder, its socket included. Needs root, because the agents
 /// make sandboxes.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Return when it is ready; it goes on in the background. May be repeated
     #[arg(long, conflicts_with = "stop")]
@@ -89,26 +89,32 @@ async fn detach(args: &Args, layout: &Layout, context: &Context) -> anyhow::Resu
     apply_specs(args, context).await
 }
 
+/// Supervises on the calling thread, which its processes do not outlive. When it cannot become ready, its
+/// processes end with it; tasks of before go on.
 async fn foreground(args: &Args, layout: Layout, context: &Context) -> anyhow::Result<ExitCode> {
-    let supervisor = tokio::spawn(supervisor::run(
-        layout.clone(),
-        supervisor::Settings::from(args),
+    let ready = tokio::spawn(announce(
+        args.clone(),
+        layout.root().to_owned(),
+        context.clone(),
     ));
-    let ready = async {
-        wait_ready(args.agents, context, || Ok(())).await?;
-        anstream::println!(
-            "Twill runs in {} with {}; Ctrl-C ends it",
-            layout.root().display(),
-            crate::text::count(args.agents as usize, "agent")
-        );
-        apply_specs(args, context).await?;
-        std::future::pending::<anyhow::Result<()>>().await
-    };
+    let supervisor = supervisor::run(layout, supervisor::Settings::from(args));
     tokio::select! {
-        ended = supervisor => ended.context("the supervisor ended")??,
-        failed = ready => failed?,
+        ended = supervisor => ended?,
+        failed = ready => failed.context("the wait for readiness ended")??,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says that it is ready, applies what was named, and then never ends by itself.
+async fn announce(args: Args, root: PathBuf, context: Context) -> anyhow::Result<()> {
+    wait_ready(args.agents, &context, || Ok(())).await?;
+    anstream::println!(
+        "Twill runs in {} with {}; Ctrl-C ends it",
+        root.display(),
+        crate::text::count(args.agents as usize, "agent")
+    );
+    apply_specs(&args, &context).await?;
+    std::future::pending().await
 }
 
 async fn apply_specs(args: &Args, context: &Context) -> anyhow::Result<ExitCode> {

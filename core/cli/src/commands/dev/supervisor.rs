@@ -20,6 +20,12 @@ use crate::failure::advice;
 /// The wait before a process that died is started again.
 const RESPAWN_AFTER: Duration = Duration::from_millis(200);
 
+/// A process that ends by itself sooner than this has not started.
+const STARTED_AFTER: Duration = Duration::from_secs(1);
+
+/// How often a process that has never started is tried.
+const START_ATTEMPTS: u32 = 3;
+
 /// How often the supervisor looks after its processes.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -43,8 +49,27 @@ struct Kept {
     name: String,
     command: Vec<String>,
     child: Option<Child>,
-    /// No start before this moment.
+    /// No start before this moment, and none after it yet.
     not_before: tokio::time::Instant,
+    /// How often it has ended at once by itself; none from its first real start on, after which it is tried
+    /// without end.
+    failed_starts: Option<u32>,
+}
+
+impl Kept {
+    /// Notes an end of the process; true when it has never started and should not be tried again.
+    fn note_end(&mut self, status: ExitStatus) -> bool {
+        let lived = self.not_before.elapsed();
+        self.child = None;
+        self.not_before = tokio::time::Instant::now() + RESPAWN_AFTER;
+        self.failed_starts = match self.failed_starts {
+            Some(failed) if lived < STARTED_AFTER => {
+                Some(failed + u32::from(status.code().is_some()))
+            }
+            _ => None,
+        };
+        self.failed_starts >= Some(START_ATTEMPTS)
+    }
 }
 
 /// Supervises until SIGTERM or SIGINT, then ends everything it started.
@@ -122,6 +147,7 @@ fn keep(name: &str, command: &[&str]) -> Kept {
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         child: None,
         not_before: tokio::time::Instant::now(),
+        failed_starts: Some(0),
     }
 }
 
@@ -136,9 +162,10 @@ async fn look_after(process: &mut Kept, layout: &Layout) -> anyhow::Result<()> {
     if let Some(child) = &mut process.child
         && let Some(status) = child.try_wait()?
     {
+        if process.note_end(status) {
+            return Err(never_started(process, layout));
+        }
         anstream::eprintln!("{} ended ({status}); starting it again", process.name);
-        process.child = None;
-        process.not_before = tokio::time::Instant::now() + RESPAWN_AFTER;
     }
     if process.child.is_none() && tokio::time::Instant::now() >= process.not_before {
         process.child = Some(start(process, layout)?);
@@ -151,13 +178,21 @@ fn start(process: &Kept, layout: &Layout) -> anyhow::Result<Child> {
         .command
         .split_first()
         .context("a process has a program")?;
-    Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(append(layout.log(&process.name))?)
         // Of its own group, so that Ctrl-C reaches the supervisor alone, which then ends it in order.
         .process_group(0)
+        .kill_on_drop(true);
+    // SAFETY: between fork and exec only `prctl` runs, which is async-signal-safe.
+    unsafe {
+        // A supervisor that is killed leaves no process that the next one would not know of.
+        command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
+    }
+    command
         .spawn()
         .with_context(|| format!("cannot start {program}"))
 }
@@ -257,13 +292,31 @@ pub(super) fn spawn_detached(layout: &Layout, args: &Args) -> anyhow::Result<std
     Ok(command.spawn()?)
 }
 
-/// The error of a supervisor that ended before it was ready: the end of its log.
+/// The error of a process that ends at once, each time: what it said last.
+fn never_started(process: &Kept, layout: &Layout) -> anyhow::Error {
+    let path = layout.log(&process.name);
+    let log = std::fs::read_to_string(&path).unwrap_or_default();
+    let last = log.lines().last().unwrap_or("it said nothing");
+    let last = last.strip_prefix("error: ").unwrap_or(last);
+    advice(
+        format!("{} does not start: {last}", process.name),
+        format!("its log is {}", path.display()),
+    )
+}
+
+/// The error of a supervisor that ended before it was ready: its own, from the end of its log.
 pub(super) fn failed_start(layout: &Layout, status: ExitStatus) -> anyhow::Error {
     let log = std::fs::read_to_string(layout.log("dev")).unwrap_or_default();
-    let last: Vec<&str> = log.lines().rev().take(5).collect();
-    let last: Vec<&str> = last.into_iter().rev().collect();
+    let said = log
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("error: "));
+    let message = match said {
+        Some(error) => error.to_owned(),
+        None => format!("the supervisor ended at once ({status})"),
+    };
     advice(
-        format!("`tw dev` ended at once ({status}): {}", last.join("\n")),
+        message,
         format!("its log is {}", layout.log("dev").display()),
     )
 }
