@@ -1,0 +1,149 @@
+//! Looking into what runs: exec, logs, events, machines.
+
+use std::io::{BufRead, BufReader};
+
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+use crate::probe::{wait_for, wait_until};
+
+const TICKER: &str = r#"
+from tw import Job, export
+export(Job(
+    name="ticker", replicas=2,
+    command=["sh", "-c", "n=0; while true; do n=$((n + 1)); echo tick $n; sleep 0.2; done"],
+))
+"#;
+
+#[test]
+fn tasks_can_be_entered_read_and_listed() {
+    let cluster = Cluster::start(1);
+    cluster.repository.write("config.tw", TICKER);
+    cluster.apply();
+    cluster.wait_settled("ticker");
+    exec(&cluster);
+    logs(&cluster);
+    events_and_machines(&cluster);
+}
+
+fn exec(cluster: &Cluster) {
+    let run = |words: &[&str]| cluster.tw(&[&["exec", "ticker.0", "--"], words].concat());
+    assert_eq!(run(&["id", "-un"]).exits(0).stdout, "nobody\n");
+    let processes = run(&["sh", "-c", "ls -d /proc/[0-9]* | wc -l"])
+        .exits(0)
+        .stdout;
+    assert!(
+        processes.trim().parse::<u32>().unwrap() < 10,
+        "its own processes only: {processes}"
+    );
+    assert_eq!(
+        run(&["sh", "-c", "echo $TW_JOB.$TW_INDEX"]).exits(0).stdout,
+        "ticker.0\n"
+    );
+    let apart = run(&["sh", "-c", "echo out; echo err >&2; exit 42"]).exits(42);
+    assert_eq!(
+        (apart.stdout.as_str(), apart.stderr.as_str()),
+        ("out\n", "err\n")
+    );
+    let absent = run(&["no-such-program"]);
+    assert!(
+        absent.code != 0 && absent.stderr.contains("no-such-program"),
+        "{absent:?}"
+    );
+    let several = cluster.tw(&["exec", "ticker", "--", "true"]).exits(1);
+    assert!(several.stderr.contains("ticker.0"), "{}", several.stderr);
+    let nobody = cluster.tw(&["exec", "ticker.7", "--", "true"]).exits(1);
+    assert!(
+        nobody.stderr.contains("tw status ticker"),
+        "{}",
+        nobody.stderr
+    );
+}
+
+fn logs(cluster: &Cluster) {
+    wait_until("the first lines", || {
+        let begun = cluster.tw(&["logs", "ticker.0"]).exits(0).stdout;
+        begun.starts_with("tick 1\ntick 2\ntick 3\n")
+    });
+    assert_eq!(
+        cluster
+            .tw(&["logs", "-n", "2", "ticker.0"])
+            .exits(0)
+            .stdout
+            .lines()
+            .count(),
+        2
+    );
+    let both = cluster.tw(&["logs", "ticker"]).exits(0).stdout;
+    assert!(
+        both.contains("ticker.0#") && both.contains("ticker.1#"),
+        "{both}"
+    );
+    let line: Value = serde_json::from_str(
+        cluster
+            .tw(&["logs", "--json", "-n", "1", "ticker.0"])
+            .exits(0)
+            .stdout
+            .lines()
+            .next()
+            .unwrap(),
+    )
+    .unwrap();
+    assert_eq!(line["stream"], "stdout");
+
+    let mut following = cluster
+        .command(&["logs", "-f", "-n", "1", "ticker.0"])
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    let seen: Vec<u32> = lines
+        .take(6)
+        .map(|line| {
+            line.unwrap()
+                .strip_prefix("tick ")
+                .unwrap()
+                .parse()
+                .unwrap()
+        })
+        .collect();
+    following.kill().unwrap();
+    following.wait().unwrap();
+    assert!(
+        seen.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "each line once, in order: {seen:?}"
+    );
+}
+
+fn events_and_machines(cluster: &Cluster) {
+    let kinds: Vec<Value> = cluster
+        .events("ticker")
+        .iter()
+        .map(|event| event["kind"].clone())
+        .collect();
+    assert_eq!(kinds[0], "job.submitted");
+    assert_eq!(
+        kinds.iter().filter(|kind| *kind == "task.started").count(),
+        2,
+        "{kinds:?}"
+    );
+    let text = cluster.tw(&["events", "ticker"]).exits(0).stdout;
+    assert_eq!(text.lines().count(), kinds.len());
+
+    let reply = cluster.tw(&["machines", "--json"]).exits(0).json();
+    assert_eq!(reply["version"], 1);
+    let machine = &reply["machines"][0];
+    assert_eq!(
+        (&machine["id"], &machine["state"]),
+        (&json!("agent-1"), &json!("up"))
+    );
+    assert_eq!(
+        (&machine["connected"], &machine["tasks"]),
+        (&json!(true), &json!(2))
+    );
+    assert_eq!(machine["reserved"]["cpu_millicores"], 200);
+    let usage = wait_for("the use of a task", || {
+        let task = cluster.task("ticker", 0);
+        task["usage"].is_object().then(|| task["usage"].clone())
+    });
+    assert!(usage["memory"].as_u64().unwrap() > 0, "{usage}");
+}

@@ -1,0 +1,12 @@
+//! The built programs, end to end: real controllers, agents, sandboxes and specs in state folders of their own.
+//!
+//! Needs root. `cargo build --workspace --bins` builds the programs that stand beside `tw`.
+
+mod cluster;
+mod examples;
+mod faults;
+mod inside;
+mod mistakes;
+mod probe;
+mod repository;
+mod shapes;
