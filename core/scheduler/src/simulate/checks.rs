@@ -219,12 +219,36 @@ pub(super) fn converged(state: &State) -> Result<(), String> {
     state.jobs().try_for_each(job_converged)
 }
 
+/// A task in a few words.
+fn standing(task: &TaskRecord) -> String {
+    format!(
+        "{} {} at version {}, healthy {:?} since {:?}, {}",
+        task.id,
+        task.state,
+        task.version,
+        task.healthy,
+        task.healthy_since.map(|since| since.to_string()),
+        task.reason
+    )
+}
+
 fn job_converged(job: &JobState) -> Result<(), String> {
     let row = job.row();
     if let Some(rollout) = &row.rollout {
+        let tasks: Vec<String> = job
+            .tasks()
+            .filter(|task| !task.state.is_terminal())
+            .map(standing)
+            .collect();
         return Err(format!(
-            "the update of {} is {:?}: {}",
-            row.id, rollout.state, rollout.reason
+            "the update of {} to version {} is {:?} in stage {} since {}: {} its tasks: {}",
+            row.id,
+            rollout.to,
+            rollout.state,
+            rollout.stage,
+            rollout.stage_started_at,
+            rollout.reason,
+            tasks.join(", ")
         ));
     }
     for task in job.tasks().filter(|task| !task.state.is_terminal()) {
