@@ -272,13 +272,13 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let panicking = std::thread::panicking();
         if panicking {
-            eprintln!("{}", self.describe());
+            anstream::eprintln!("{}", self.describe());
         }
         let stopped = self.tw(&["dev", "--stop"]);
         let left = probe::left_behind(&self.state(), &cgroup(&self.state()));
         let clean = stopped.code == 0 && left.is_empty();
         if !clean && panicking {
-            eprintln!("left behind: {left:#?} after {stopped:?}");
+            anstream::eprintln!("left behind: {left:#?} after {stopped:?}");
         }
         assert!(
             clean || panicking,
