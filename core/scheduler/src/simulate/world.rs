@@ -612,6 +612,9 @@ impl World {
     fn hears(&mut self, machine: usize, run: u64, message: ToAgent) -> Outcome {
         let (at, now) = (self.at, self.now());
         let mut plans = Plans::new();
+        // What was on its way when a stream broke still arrives, and then its end is seen.
+        let controller = self.controller.as_ref();
+        let holds = controller.is_some_and(|it| it.streams.get(&machine) == Some(&run));
         let here = &mut self.machines[machine];
         if !here.connected(at) || here.agent != Some(run) {
             return Ok(());
@@ -628,7 +631,7 @@ impl World {
                 here.unacknowledged.retain(|report| report.seq > seq);
             }
             ToAgent::Snapshot { assigned } => {
-                here.streaming = true;
+                here.streaming = holds;
                 if self.config.sabotage != Some(Sabotage::KeepStale) {
                     here.drop_unassigned(&assigned);
                 }
