@@ -23,7 +23,8 @@ up: build ## Start Twill with the shop running, and leave it running
 test: deps ## Run every test
 	@.ci/test
 
-test-long: deps ## Run the tests with full volumes: 1,000 simulator seeds
+test-long: build ## Run the tests with full volumes: 200 kills under load, 1,000 simulator seeds
+	TW_FAULTS=200 cargo test -p tw --test e2e kills -- --nocapture
 	cargo run --release -p tw-scheduler --example simulate -- --seeds 1000
 
 bench: deps ## Measure; one JSON line a figure

@@ -166,6 +166,16 @@ impl Cluster {
         Client::new(ApiEndpoint::Unix(self.state().join("tw.sock")))
     }
 
+    /// What the controller answers at a path.
+    pub(crate) fn get(&self, path: &str) -> Result<Value, ClientError> {
+        self.runtime.block_on(self.client().get(path))
+    }
+
+    /// What the controller answers to a request.
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.runtime.block_on(self.client().post(path, body))
+    }
+
     /// Where healthy tasks listen now.
     pub(crate) fn endpoints(&self, job: &str, port: &str) -> Result<Vec<String>, ClientError> {
         let path = format!("/v1/services/default/{job}/{port}");

@@ -6,6 +6,7 @@ mod cluster;
 mod examples;
 mod faults;
 mod inside;
+mod kills;
 mod mistakes;
 mod probe;
 mod repository;

@@ -67,6 +67,11 @@ pub(crate) fn kill_9(pid: i32) {
         .unwrap_or_else(|cause| panic!("kill -9 {pid}: {cause}"));
 }
 
+/// `kill -9` of a process that may have ended by itself; whether there was one.
+pub(crate) fn try_kill_9(pid: i32) -> bool {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok()
+}
+
 /// What still speaks of a state folder: processes, mounts, cgroups.
 pub(crate) fn left_behind(state: &Path, cgroup: &str) -> Vec<String> {
     let state = state.to_str().unwrap();
