@@ -262,10 +262,10 @@ fn modules_beside_the_spec_come_before_those_of_the_root() {
 fn packages_are_named_from_the_folder_of_the_spec_or_from_the_root() {
     let repo = Repo::with(&[
         ("team/app/server.py", "team"),
-        ("app/server.py", "root"),
+        ("lib/server.py", "root"),
         (
             "team/config.tw",
-            "from tw import Job, Package, export\nexport(Job(name=\"a\", command=\"x\", packages=[Package.folder(\"app\"), Package.folder(\"//app\")]))\n",
+            "from tw import Job, Package, export\nexport(Job(name=\"a\", command=\"x\", packages=[Package.folder(\"app\"), Package.folder(\"//lib\")]))\n",
         ),
     ]);
     let outcome = repo.evaluate();
@@ -274,7 +274,7 @@ fn packages_are_named_from_the_folder_of_the_spec_or_from_the_root() {
         .iter()
         .map(|package| package.path.0.as_str())
         .collect();
-    assert_eq!(paths, ["team/app", "app"]);
+    assert_eq!(paths, ["team/app", "lib"]);
     assert_ne!(packages[0].digest, packages[1].digest);
 }
 
