@@ -13,7 +13,7 @@ use serde_json::json;
 use tw_agent::cgroup::{CGROUP_ROOT, Limits, TreePath};
 use tw_agent::helper::protocol::PROTO;
 use tw_agent::helper::record::{
-    self, EXIT_FILE, ExitRecord, LaunchRecord, Outcome, STARTED_FILE, StartedRecord,
+    self, EXIT_FILE, ExitRecord, LaunchRecord, Outcome, STARTED_FILE, StartedRecord, StopRule,
 };
 use tw_agent::helper::{prepare_folder, remove_scratch};
 use tw_agent::log::LogLimits;
@@ -116,6 +116,7 @@ fn launch(folder: &Path, tree: &TreePath, skeleton: &Path, number: usize) -> Lau
             shm_bytes_max: 16 << 20,
         },
         log: LogLimits::default(),
+        stop: StopRule::default(),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod files;
 mod hybrid;
+mod memory;
 mod unified;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use hybrid::HybridTree;
+pub use memory::{MemoryBreakdown, MemoryWatch};
 pub use unified::UnifiedTree;
 
 /// Where cgroups are mounted on every machine of today.
@@ -100,6 +102,19 @@ pub trait CgroupTree: Send + Sync + fmt::Debug {
     fn memory_limit_bytes(&self, leaf: &str) -> Result<u64, CgroupError>;
 
     fn usage(&self, leaf: &str) -> Result<Usage, CgroupError>;
+
+    /// What the leaf's memory is made of.
+    fn memory_breakdown(&self, leaf: &str) -> Result<MemoryBreakdown, CgroupError>;
+
+    /// Begins to watch for the moment in which the leaf needs more memory than it may have. From here on the
+    /// kernel holds its processes there, where it can, instead of killing one: whoever watches must act.
+    fn watch_memory(&self, leaf: &str) -> Result<MemoryWatch, CgroupError>;
+
+    /// Raises the ceiling on memory and lifts what holds the leaf below it.
+    fn raise_memory(&self, leaf: &str, bytes_max: u64) -> Result<(), CgroupError>;
+
+    /// The leaf's processes, by their pids in the calling process's namespace.
+    fn processes(&self, leaf: &str) -> Result<Vec<i32>, CgroupError>;
 
     /// Sends SIGKILL to every process of the leaf, also to those being forked.
     fn kill(&self, leaf: &str) -> Result<(), CgroupError>;

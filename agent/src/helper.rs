@@ -5,10 +5,12 @@
 
 pub mod client;
 mod keeper;
+mod memory;
 pub mod protocol;
 pub mod record;
 mod session;
 mod socket;
 
 pub use keeper::{HelperError, keep, lock, prepare_folder, remove_scratch};
+pub use memory::{MemoryHolder, OomRecord};
 pub use session::{ExecRequest, serve as serve_session};

@@ -14,7 +14,10 @@ use super::files::{
     children, failed, is_busy, keyed, make_dir, number, read, try_remove_dir, try_write,
     wait_until, write,
 };
-use super::{CgroupEntry, CgroupError, CgroupTree, Limits, TreeKind, Usage, check_name};
+use super::{
+    CgroupEntry, CgroupError, CgroupTree, Limits, MemoryBreakdown, MemoryWatch, TreeKind, Usage,
+    check_name,
+};
 
 /// The controllers that limit and measure.
 pub(super) const CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
@@ -176,6 +179,30 @@ impl CgroupTree for HybridTree {
             oom_kills: keyed(&self.file("memory", leaf, "memory.oom_control"), "oom_kill")?,
             pids: number(&self.file("pids", leaf, "pids.current"))?,
         })
+    }
+
+    fn memory_breakdown(&self, leaf: &str) -> Result<MemoryBreakdown, CgroupError> {
+        let stat = self.file("memory", leaf, "memory.stat");
+        let kernel = self.file("memory", leaf, "memory.kmem.usage_in_bytes");
+        let shmem_bytes = keyed(&stat, "total_shmem")?;
+        Ok(MemoryBreakdown {
+            anon_bytes: keyed(&stat, "total_rss")?,
+            file_bytes: keyed(&stat, "total_cache")?.saturating_sub(shmem_bytes),
+            shmem_bytes,
+            kernel_bytes: if kernel.exists() { number(&kernel)? } else { 0 },
+        })
+    }
+
+    fn watch_memory(&self, leaf: &str) -> Result<MemoryWatch, CgroupError> {
+        MemoryWatch::by_oom_event(&self.leaf("memory", leaf))
+    }
+
+    fn raise_memory(&self, leaf: &str, bytes_max: u64) -> Result<(), CgroupError> {
+        self.set_memory(leaf, bytes_max)
+    }
+
+    fn processes(&self, leaf: &str) -> Result<Vec<i32>, CgroupError> {
+        Ok(self.pids(leaf)?.into_iter().collect())
     }
 
     fn kill(&self, leaf: &str) -> Result<(), CgroupError> {

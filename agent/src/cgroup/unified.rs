@@ -8,7 +8,10 @@ use std::time::Duration;
 use super::files::{
     children, failed, is_busy, keyed, make_dir, number, read, try_remove_dir, wait_until, write,
 };
-use super::{CgroupEntry, CgroupError, CgroupTree, Limits, TreeKind, Usage, check_name};
+use super::{
+    CgroupEntry, CgroupError, CgroupTree, Limits, MemoryBreakdown, MemoryWatch, TreeKind, Usage,
+    check_name,
+};
 
 /// What a parent hands down so that a leaf can be limited.
 const CONTROLLERS: &str = "+cpu +memory +pids";
@@ -81,7 +84,7 @@ impl UnifiedTree {
 
     fn grow_memory(&self, leaf: &str, bytes: u64) -> Result<(), CgroupError> {
         write(&self.file(leaf, "memory.max"), bytes)?;
-        write(&self.file(leaf, "memory.high"), "max")
+        write(&self.file(leaf, "memory.high"), hold_bytes(bytes))
     }
 
     /// `memory.max` below use kills at once: press with `memory.high` first and make the limit hard only
@@ -89,21 +92,29 @@ impl UnifiedTree {
     fn shrink_memory(&self, leaf: &str, bytes: u64, patience: Duration) -> Result<(), CgroupError> {
         let current = self.file(leaf, "memory.current");
         let high = self.file(leaf, "memory.high");
-        let ceiling = bytes.saturating_sub(SHRINK_MARGIN_BYTES);
+        let ceiling = hold_bytes(bytes).min(bytes.saturating_sub(SHRINK_MARGIN_BYTES));
+        let limit = number(&self.file(leaf, "memory.max"))?;
         write(&high, ceiling)?;
         let fits = wait_until(patience, || {
             Ok::<_, CgroupError>(number(&current)? <= ceiling)
         })?;
-        let outcome = match fits {
-            true => write(&self.file(leaf, "memory.max"), bytes),
-            false => Err(CgroupError::MemoryInUse {
-                asked_bytes: bytes,
-                used_bytes: number(&current)?,
-            }),
-        };
-        write(&high, "max")?;
-        outcome
+        if fits {
+            write(&self.file(leaf, "memory.max"), bytes)?;
+            return write(&high, hold_bytes(bytes));
+        }
+        let used_bytes = number(&current)?;
+        write(&high, hold_bytes(limit))?;
+        Err(CgroupError::MemoryInUse {
+            asked_bytes: bytes,
+            used_bytes,
+        })
     }
+}
+
+/// Where a task is held before it reaches its limit of `bytes_max`: what it takes above this comes ever more
+/// slowly, so that there is time to act before the kernel kills.
+fn hold_bytes(bytes_max: u64) -> u64 {
+    bytes_max - bytes_max / 16
 }
 
 /// Translates a share of cores to v2's weight: one core is the default weight of 100.
@@ -127,6 +138,8 @@ impl CgroupTree for UnifiedTree {
     fn set_limits(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
         self.set_cpu(leaf, limits)?;
         self.grow_memory(leaf, limits.memory_bytes_max)?;
+        // Where the kernel has to kill after all, it takes the task as a whole.
+        write(&self.file(leaf, "memory.oom.group"), 1)?;
         let swap = self.file(leaf, "memory.swap.max");
         if swap.exists() {
             write(&swap, 0)?;
@@ -165,6 +178,31 @@ impl CgroupTree for UnifiedTree {
             oom_kills: keyed(&self.file(leaf, "memory.events"), "oom_kill")?,
             pids: number(&self.file(leaf, "pids.current"))?,
         })
+    }
+
+    fn memory_breakdown(&self, leaf: &str) -> Result<MemoryBreakdown, CgroupError> {
+        let stat = self.file(leaf, "memory.stat");
+        let shmem_bytes = keyed(&stat, "shmem")?;
+        Ok(MemoryBreakdown {
+            anon_bytes: keyed(&stat, "anon")?,
+            file_bytes: keyed(&stat, "file")?.saturating_sub(shmem_bytes),
+            shmem_bytes,
+            kernel_bytes: keyed(&stat, "kernel")?,
+        })
+    }
+
+    fn watch_memory(&self, leaf: &str) -> Result<MemoryWatch, CgroupError> {
+        MemoryWatch::by_pressure(&self.leaf(leaf))
+    }
+
+    fn raise_memory(&self, leaf: &str, bytes_max: u64) -> Result<(), CgroupError> {
+        write(&self.file(leaf, "memory.max"), bytes_max)?;
+        write(&self.file(leaf, "memory.high"), "max")
+    }
+
+    fn processes(&self, leaf: &str) -> Result<Vec<i32>, CgroupError> {
+        let pids = read(&self.file(leaf, "cgroup.procs"))?;
+        Ok(pids.lines().filter_map(|pid| pid.parse().ok()).collect())
     }
 
     fn kill(&self, leaf: &str) -> Result<(), CgroupError> {

@@ -13,13 +13,14 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal as KillSignal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+use super::memory::OomRecord;
 use super::protocol::{PROTO, Reply, Request, Status};
 use super::record::{
     self, EXIT_FILE, ExitRecord, LAUNCH_FILE, LOG_FOLDER, LaunchRecord, Outcome, RecordError,
     STARTED_FILE, StartedRecord,
 };
 use super::socket::{Peer, listen};
-use crate::cgroup::{CgroupError, CgroupTree, Usage};
+use crate::cgroup::{CgroupError, CgroupTree, MemoryWatch, Usage};
 use crate::log::{LogError, LogWriter, Stream, StreamBuffer};
 use crate::process::ProcessIdentity;
 use crate::sandbox::{self, Ended, Stage, StartError, Started};
@@ -29,6 +30,9 @@ const FLUSH_AFTER: Duration = Duration::from_millis(200);
 
 /// How long killed processes may take to be gone before their cgroup is left to the agent.
 const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest time that a task without memory has to end: what it holds is missing elsewhere.
+const OOM_GRACE_MAX: Duration = Duration::from_secs(10);
 
 /// Most connections at once; the oldest gives way.
 const PEERS_MAX: usize = 8;
@@ -130,6 +134,7 @@ pub fn keep(folder: &Path) -> Result<(), HelperError> {
                 outcome: Outcome::NeverStarted(error),
                 ended_at_us: now_us(),
                 is_oom: false,
+                oom: None,
                 usage: Usage::default(),
                 log: log.counts(),
             };
@@ -163,6 +168,7 @@ struct Running {
     started: Started,
     stdout: OwnedFd,
     stderr: OwnedFd,
+    memory: Option<MemoryWatch>,
 }
 
 fn start(launch: &LaunchRecord, tree: &dyn CgroupTree) -> Result<Running, StartError> {
@@ -185,11 +191,23 @@ fn start(launch: &LaunchRecord, tree: &dyn CgroupTree) -> Result<Running, StartE
     let (stdout, stdout_in) = pipe()?;
     let (stderr, stderr_in) = pipe()?;
     let started = sandbox::spawn(&launch.sandbox, entry, stdout_in, stderr_in)?;
+    let memory = tree.watch_memory(&launch.leaf);
     Ok(Running {
         started,
+        memory: memory.map_err(say_unwatched).ok(),
         stdout,
         stderr,
     })
+}
+
+/// Standard error is `helper.log`. The task runs all the same: the kernel still ends it at its limit.
+fn say_unwatched(error: CgroupError) {
+    let text = format!(
+        "tw-helper: memory is not watched: {}\n",
+        crate::error::chain(&error)
+    );
+    // Nobody is left to say it to if that fails.
+    let _written = io::Write::write_all(&mut io::stderr(), text.as_bytes());
 }
 
 /// Tells whoever has connected already how the start went.
@@ -240,6 +258,15 @@ struct Keeper {
     outputs: [Output; 2],
     peers: VecDeque<Peer>,
     stop: Stop,
+    /// None where the machine cannot tell; the kernel kills then.
+    memory: Option<MemoryWatch>,
+    oom: Option<Box<OomRecord>>,
+}
+
+/// What a wait came to.
+struct Woken {
+    has_ended: bool,
+    memory_is_short: bool,
 }
 
 impl Keeper {
@@ -273,6 +300,8 @@ impl Keeper {
         tree.create(&launch.helpers_leaf)?;
         tree.join(&launch.helpers_leaf)?;
         Ok(Keeper {
+            memory: running.memory,
+            oom: None,
             outputs: [
                 output(running.stdout, Stream::Stdout)?,
                 output(running.stderr, Stream::Stderr)?,
@@ -291,19 +320,23 @@ impl Keeper {
 
     fn run(mut self) -> Result<(), HelperError> {
         loop {
-            let has_ended = self.wait()?;
+            let woken = self.wait()?;
+            let has_ended = woken.has_ended;
             self.drain();
             self.serve();
             self.flush(false);
             if has_ended {
                 return self.finish();
             }
+            if woken.memory_is_short {
+                self.act_on_memory()?;
+            }
             self.act_on_deadlines()?;
         }
     }
 
-    /// Waits for output, requests, the end, or the next deadline. Answers whether the task has ended.
-    fn wait(&self) -> Result<bool, HelperError> {
+    /// Waits for output, requests, the end, a lack of memory, or the next deadline.
+    fn wait(&self) -> Result<Woken, HelperError> {
         let timeout = self.next_wakeup().map(|at| {
             let left = at.saturating_duration_since(Instant::now());
             Timespec {
@@ -325,10 +358,23 @@ impl Keeper {
                 .iter()
                 .map(|peer| PollFd::new(&peer.stream, PollFlags::IN)),
         );
-        match poll(&mut polled, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(polled[0].revents().contains(PollFlags::IN)),
-            Err(error) => Err(system("wait")(error)),
+        let watch = self.memory.as_ref().map(MemoryWatch::poll);
+        if let Some((fd, flags)) = &watch {
+            polled.push(PollFd::new(fd, *flags));
         }
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(system("wait")(error)),
+        }
+        let rings = |(_, flags): &(_, PollFlags)| {
+            polled
+                .last()
+                .is_some_and(|fd| fd.revents().intersects(*flags))
+        };
+        Ok(Woken {
+            has_ended: polled[0].revents().contains(PollFlags::IN),
+            memory_is_short: watch.as_ref().is_some_and(rings),
+        })
     }
 
     fn next_wakeup(&self) -> Option<Instant> {
@@ -429,6 +475,38 @@ impl Keeper {
         Reply::Done
     }
 
+    /// The task needs more memory than it may have: look who holds it, let the task end in order, with a
+    /// little more for that, and do not let it take more again.
+    fn act_on_memory(&mut self) -> Result<(), HelperError> {
+        let Some(watch) = &mut self.memory else {
+            return Ok(());
+        };
+        if !watch.is_out()? {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if self.oom.is_some() {
+            self.stop.kill_at = Some(now);
+            return Ok(());
+        }
+        let record = OomRecord::of(self.tree.as_ref(), &self.launch.leaf, now_us());
+        let rule = self.launch.stop;
+        let grace = Duration::from_millis(rule.grace_ms).min(OOM_GRACE_MAX);
+        self.stop.signal_at = Some((now, rule.signal));
+        let kill_at = now + grace;
+        self.stop.kill_at = Some(self.stop.kill_at.map_or(kill_at, |at| at.min(kill_at)));
+        // The signal waits for the task, so that a handler runs before the rest is used up.
+        self.act_on_deadlines()?;
+        let bytes_max = record.limit_bytes + record.grace_bytes;
+        self.tree.raise_memory(&self.launch.leaf, bytes_max)?;
+        let reply = Reply::OutOfMemory {
+            record: Box::new(record.clone()),
+        };
+        self.oom = Some(Box::new(record));
+        self.peers.retain_mut(|peer| peer.say(&reply).is_ok());
+        Ok(())
+    }
+
     fn act_on_deadlines(&mut self) -> Result<(), HelperError> {
         let now = Instant::now();
         if let Some((_, signal)) = self.stop.signal_at.take_if(|(at, _)| *at <= now)
@@ -461,6 +539,7 @@ impl Keeper {
             },
             ended_at_us: now_us(),
             is_oom: usage.oom_kills > 0,
+            oom: self.oom.take(),
             usage,
             log: self.log.counts(),
         };

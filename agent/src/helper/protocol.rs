@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::memory::OomRecord;
 use super::record::ExitRecord;
 use crate::log::LogCounts;
 
@@ -41,6 +42,10 @@ pub enum Reply {
     Done,
     Refused {
         message: String,
+    },
+    /// The task has run out of memory and is asked to end; said unasked.
+    OutOfMemory {
+        record: Box<OomRecord>,
     },
     /// The task has ended and its record is on disk; said once, unasked, as the last line.
     Ended {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::memory::OomRecord;
 use crate::cgroup::{Limits, TreePath, Usage};
 use crate::log::{LogCounts, LogLimits};
 use crate::process::ProcessIdentity;
@@ -33,6 +34,26 @@ pub struct LaunchRecord {
     pub limits: Limits,
     pub sandbox: SandboxSpec,
     pub log: LogLimits,
+    /// How the task is asked to end when nobody says otherwise.
+    #[serde(default)]
+    pub stop: StopRule,
+}
+
+/// How a task is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopRule {
+    pub signal: i32,
+    /// From the signal to the kill.
+    pub grace_ms: u64,
+}
+
+impl Default for StopRule {
+    fn default() -> StopRule {
+        StopRule {
+            signal: libc::SIGTERM,
+            grace_ms: 10_000,
+        }
+    }
 }
 
 /// Who runs.
@@ -57,6 +78,9 @@ pub struct ExitRecord {
     pub ended_at_us: i64,
     /// Whether the kernel killed one of its processes because the memory limit was reached.
     pub is_oom: bool,
+    /// The moment in which it ran out of memory and was asked to end for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom: Option<Box<OomRecord>>,
     /// What its whole life took.
     pub usage: Usage,
     pub log: LogCounts,

@@ -65,6 +65,7 @@ fn record_end(folder: &Path) -> anyhow::Result<()> {
         outcome: Outcome::HelperLost,
         ended_at_us: since_1970.as_micros() as i64,
         is_oom: false,
+        oom: None,
         usage: Default::default(),
         log: Default::default(),
     };

@@ -10,7 +10,7 @@ use tw_model::{Code, JobId, JobSpec, Name, PortName, Template, TemplateValue};
 use super::{Agent, HELPERS_LEAF};
 use crate::cgroup::Limits;
 use crate::helper::protocol::PROTO;
-use crate::helper::record::LaunchRecord;
+use crate::helper::record::{LaunchRecord, StopRule};
 use crate::log::LogLimits;
 use crate::sandbox::{Bind, CommandSpec, DEFAULT_PATH, SandboxSpec, base};
 
@@ -106,6 +106,10 @@ pub(super) fn record(
             shm_bytes_max: SHM_BYTES_MAX,
         },
         log: LogLimits::default(),
+        stop: StopRule {
+            signal: signal_number(spec.stop.signal),
+            grace_ms: spec.stop.grace.0,
+        },
     })
 }
 
@@ -187,4 +191,14 @@ fn check_ports(assignment: &Assignment) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// The kernel's number of a signal.
+pub(super) fn signal_number(signal: tw_model::Signal) -> i32 {
+    match signal {
+        tw_model::Signal::Term => libc::SIGTERM,
+        tw_model::Signal::Int => libc::SIGINT,
+        tw_model::Signal::Quit => libc::SIGQUIT,
+        tw_model::Signal::Hup => libc::SIGHUP,
+    }
 }

@@ -117,6 +117,23 @@ impl Resources {
         }
     }
 
+    /// Counts, once, that a task ran out of memory without the kernel having had to kill.
+    pub(super) fn record_oom(&self, task: &TaskId, at_us: i64) {
+        let sample = Sample {
+            series: series(task),
+            source: format!("{task}/oom"),
+            seq: 1,
+            at_us,
+            cpu_millicores: 0,
+            memory_bytes: 0,
+            oom_kills: 1,
+            throttled_us: 0,
+        };
+        if let Err(cause) = self.history.record(&[sample]) {
+            tracing::warn!(%task, %cause, "cannot record that it ran out of memory");
+        }
+    }
+
     /// What every task uses now, for the controller.
     pub(super) fn usage(&self) -> Vec<TaskUsage> {
         let measured = self.lock();

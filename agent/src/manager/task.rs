@@ -352,6 +352,9 @@ impl Actor {
             tokio::select! {
                 said = link.next() => match said {
                     Ok(Some(Reply::Ended { .. })) | Ok(None) | Err(_) => break,
+                    Ok(Some(Reply::OutOfMemory { record })) => {
+                        tracing::warn!(task = %self.task, %record, "out of memory; it is asked to end");
+                    }
                     Ok(Some(_)) => {}
                 },
                 changed = self.orders.changed() => {
@@ -421,6 +424,7 @@ impl Actor {
             outcome,
             ended_at_us: now().0,
             is_oom: false,
+            oom: None,
             usage: Default::default(),
             log: LogCounts::default(),
         };
@@ -465,7 +469,12 @@ impl Actor {
 
     fn report_end(&self) {
         match record::read::<ExitRecord>(self.folder.path(), EXIT_FILE) {
-            Ok(Some(record)) => self.report(phase_of(&record)),
+            Ok(Some(record)) => {
+                if let Some(oom) = &record.oom {
+                    self.agent.resources.record_oom(&self.task, oom.at_us);
+                }
+                self.report(phase_of(&record));
+            }
             Ok(None) => self.report(lost("there is no record of its end")),
             Err(cause) => self.report(lost(&format!(
                 "the record of its end cannot be read: {cause}"
@@ -508,18 +517,9 @@ fn stop_request(orders: &Orders) -> Request {
         stop.drain.0
     };
     Request::Stop {
-        signal: signal_number(stop.signal),
+        signal: launch::signal_number(stop.signal),
         after_ms,
         grace_ms: stop.grace.0,
-    }
-}
-
-fn signal_number(signal: tw_model::Signal) -> i32 {
-    match signal {
-        tw_model::Signal::Term => libc::SIGTERM,
-        tw_model::Signal::Int => libc::SIGINT,
-        tw_model::Signal::Quit => libc::SIGQUIT,
-        tw_model::Signal::Hup => libc::SIGHUP,
     }
 }
 
@@ -555,20 +555,25 @@ fn phase_of(record: &ExitRecord) -> Phase {
                 Ended::Code(code) => (Some(i32::from(*code)), None),
                 Ended::Signal(signal) => (None, Some(i32::from(*signal))),
             };
-            let detail = if *was_killed {
+            let killed = if *was_killed {
                 "killed after its grace"
             } else {
                 ""
+            };
+            let detail = match &record.oom {
+                Some(oom) if *was_killed => format!("{oom}; {killed}"),
+                Some(oom) => oom.to_string(),
+                None => killed.to_owned(),
             };
             Phase::Exited {
                 exit: Exit {
                     code,
                     signal,
                     // A child that was killed for its memory is the task's own affair if the task ends well.
-                    oom: record.is_oom && code != Some(0),
+                    oom: record.oom.is_some() || record.is_oom && code != Some(0),
                 },
                 at,
-                detail: detail.to_owned(),
+                detail,
             }
         }
     }

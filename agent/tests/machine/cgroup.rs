@@ -138,6 +138,7 @@ fn fake_leaf(path: &std::path::Path) {
         ),
         ("memory.max", "max"),
         ("memory.high", "max"),
+        ("memory.oom.group", "0"),
         ("memory.current", "20971520"),
         ("memory.peak", "31457280"),
         ("memory.stat", "anon 1\ninactive_file 1048576\n"),
@@ -204,7 +205,9 @@ fn the_v2_backend_writes_and_reads_the_kernels_files() {
         matches!(shrunk, Err(CgroupError::MemoryInUse { .. })),
         "{shrunk:?}"
     );
-    assert!(file("memory.high").starts_with("max") && file("memory.max").starts_with("67108864"));
+    assert!(
+        file("memory.high").starts_with("62914560") && file("memory.max").starts_with("67108864")
+    );
     tree.resize(
         "a",
         &Limits {

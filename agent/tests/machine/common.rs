@@ -12,6 +12,7 @@ use tw_agent::helper::client::HelperClient;
 use tw_agent::helper::protocol::{PROTO, Reply, Request};
 use tw_agent::helper::record::{
     self, EXIT_FILE, ExitRecord, LOG_FOLDER, LaunchRecord, Outcome, STARTED_FILE, StartedRecord,
+    StopRule,
 };
 use tw_agent::log::{LogLimits, LogReader, Stream};
 use tw_agent::sandbox::{Bind, CommandSpec, DEFAULT_PATH, SandboxSpec, base};
@@ -98,6 +99,7 @@ impl Task {
                 shm_bytes_max: 16 << 20,
             },
             log: LogLimits::default(),
+            stop: StopRule::default(),
         };
         Task {
             subtree,

@@ -6,4 +6,5 @@ mod common;
 mod controller;
 mod exec;
 mod helper;
+mod memory;
 mod sandbox;
