@@ -108,6 +108,34 @@ pub enum Detail {
     References,
 }
 
+/// What a sealed child runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Role {
+    /// A spec, for its jobs.
+    Spec,
+    /// A file of tests.
+    Test,
+    /// A file of policies.
+    Policy,
+}
+
+/// Answers questions beyond those about the tree. They are not part of the closure.
+pub(crate) trait Answers {
+    /// The answer to `ask` about `path`; none if there is no such thing.
+    fn answer(&self, ask: &str, path: &str) -> Option<Vec<u8>>;
+}
+
+/// What a sealed child is asked to do.
+#[derive(Clone, Copy)]
+pub(crate) struct Work<'a> {
+    pub(crate) role: Role,
+    /// The file, from the root.
+    pub(crate) path: &'a str,
+    pub(crate) detail: Detail,
+    pub(crate) answers: Option<&'a dyn Answers>,
+}
+
 /// What came of one spec.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
@@ -152,9 +180,25 @@ impl Evaluator {
         path: &str,
         detail: Detail,
     ) -> Result<Evaluation, EvaluatorError> {
+        let spec = Work {
+            role: Role::Spec,
+            path,
+            detail,
+            answers: None,
+        };
+        self.run(source, spec)
+    }
+
+    /// Runs one file of `source` in a sealed child; what it hands over are its "jobs".
+    pub(crate) fn run(
+        &self,
+        source: &Source,
+        work: Work<'_>,
+    ) -> Result<Evaluation, EvaluatorError> {
+        let path = work.path;
         for _ in 0..2 {
             let zygote = self.zygote()?;
-            if let Some(evaluation) = session::run(&zygote, &self.config, source, path, detail) {
+            if let Some(evaluation) = session::run(&zygote, &self.config, source, work) {
                 return Ok(evaluation);
             }
             tracing::warn!(spec = path, "the evaluator went away; starting it again");
@@ -202,6 +246,11 @@ impl Evaluator {
         }
         done.sort_by_key(|(index, _)| *index);
         Ok(done.into_iter().map(|(_, evaluation)| evaluation).collect())
+    }
+
+    /// How many files are run at the same time.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.config.in_flight
     }
 
     /// The interpreter's version, as `3.11.2`.

@@ -14,9 +14,12 @@ mod evaluator;
 mod history;
 mod outcome;
 pub mod package;
+mod policy;
 mod provenance;
 mod render;
+mod sealed;
 mod source;
+mod testing;
 
 pub use compare::{
     Cause, CompareError, DiffChange, DiffJob, DiffModule, DiffSummary, Side, SpecDiff, compare,
@@ -26,6 +29,8 @@ pub use evaluator::{
     Detail, EvalConfig, Evaluation, Evaluator, EvaluatorError, Question, QuestionKind,
 };
 pub use outcome::{EvaluatedJob, EvaluatedSpec, Outcome, evaluate};
+pub use policy::{POLICY_FILE, PolicyError, PolicyReview, review};
 pub use provenance::Provenance;
 pub use render::{RenderOptions, render_error, render_errors};
 pub use source::{Entry, EntryKind, Source, SourceError};
+pub use testing::{Failure, Test, TestFiles, TestOutcome, TestResult, run_tests};

@@ -234,7 +234,7 @@ fn fill_source_line(source: &Source, error: &mut SpecError) {
     }
 }
 
-fn line_of(source: &Source, file: &str, line: u32) -> Option<String> {
+pub(crate) fn line_of(source: &Source, file: &str, line: u32) -> Option<String> {
     let bytes = source.read(file).ok()??;
     let text = String::from_utf8_lossy(&bytes);
     text.lines()

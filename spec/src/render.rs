@@ -31,6 +31,11 @@ const COLOR: Style = Style {
     reset: "\x1b[0m",
 };
 
+const WARNING: Style = Style {
+    error: "\x1b[1;33m",
+    ..COLOR
+};
+
 /// The longest part of a line that is shown.
 const LINE_WIDTH_MAX: usize = 160;
 
@@ -46,15 +51,40 @@ pub fn render_errors(errors: &[SpecError], options: RenderOptions) -> String {
 /// Shows one error: what is wrong, where, the author's line with the place marked, the calls that led
 /// there, and what would help. Ends in a newline.
 pub fn render_error(error: &SpecError, options: RenderOptions) -> String {
-    let style = if options.color { &COLOR } else { &PLAIN };
+    render_as(Severity::Error, error, &[], options)
+}
+
+/// How grave what is shown is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Severity {
+    Error,
+    Warning,
+}
+
+/// As [`render_error`], with lines about it after those about its place.
+pub(crate) fn render_as(
+    severity: Severity,
+    error: &SpecError,
+    notes: &[(&str, String)],
+    options: RenderOptions,
+) -> String {
+    let style = match (options.color, severity) {
+        (false, _) => &PLAIN,
+        (true, Severity::Error) => &COLOR,
+        (true, Severity::Warning) => &WARNING,
+    };
     let Style {
         error: red,
         frame,
         bold,
         reset,
     } = style;
+    let word = match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    };
     let mut text = format!(
-        "{red}error[{}]{reset}{bold}: {}{reset}\n",
+        "{red}{word}[{}]{reset}{bold}: {}{reset}\n",
         error.code, error.message
     );
     let margin = " ".repeat(gutter_width(error));
@@ -80,6 +110,9 @@ pub fn render_error(error: &SpecError, options: RenderOptions) -> String {
         if let Some(source) = &call.source_line {
             let _ = writeln!(text, "{margin}       {}", shorten(source.trim()));
         }
+    }
+    for (name, note) in notes {
+        let _ = writeln!(text, "{margin} {frame}={reset} {bold}{name}{reset}: {note}");
     }
     if let Some(hint) = &error.hint {
         let _ = writeln!(text, "{margin} {frame}={reset} {bold}help{reset}: {hint}");

@@ -74,6 +74,14 @@ codes! {
     SpecDuplicateJob = "spec.duplicate_job",
     /// The evaluator ended without an answer.
     SpecCrash = "spec.crash",
+    /// An assertion of a test does not hold.
+    TestFailed = "test.failed",
+    /// A policy forbids what a job has, or requires what it lacks.
+    PolicyRefused = "policy.refused",
+    /// A policy ended in an error, which refuses the jobs it was to judge.
+    PolicyBroken = "policy.broken",
+    /// A policy warns about a job.
+    PolicyWarning = "policy.warning",
     /// Jobs that wait for each other.
     JobDependencyCycle = "job.dependency_cycle",
     /// No machine of the cluster could ever hold a task of this job.

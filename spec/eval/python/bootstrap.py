@@ -31,4 +31,4 @@ policy = importlib.import_module("_twill.policy")
 for name in [*sorted(policy.ALLOWED), *policy.LAZY, "uuid", "pathlib", "random"]:
     importlib.import_module(name)
 sys.modules["random"].seed(0)
-importlib.import_module("_twill.driver").prepare()
+importlib.import_module("_twill.entry").prepare()

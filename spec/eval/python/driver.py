@@ -24,6 +24,9 @@ from .imports import to_json
 _OUTPUT_CHARACTERS_MAX = 64 * 1024
 _RESULT_BYTES_MAX = 16 * 1024 * 1024 - 1024
 
+subject = "spec"
+"""What runs, as errors name it."""
+
 _NO_MEMORY = {
     "error": {
         "code": "spec.memory",
@@ -61,7 +64,7 @@ def _out_of_time(_signal_number: int, frame: FrameType | None) -> None:
         errors.at(
             frame,
             "spec.timeout",
-            "the spec used up its processor time",
+            f"the {subject} used up its processor time",
             "an evaluation takes milliseconds; look for a loop without an end",
         )
     )

@@ -17,11 +17,13 @@ pub(crate) struct Hello<'a> {
     pub(crate) landlock: bool,
 }
 
-/// One datagram to the zygote: evaluate a spec. It carries two descriptors, the child's socket and the
+/// One datagram to the zygote: run a file. It carries two descriptors, the child's socket and the
 /// pipe on which the zygote says how the child ended.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Request {
-    /// The spec, relative to the repository's root.
+    /// What is run: `spec`, `test` or `policy`.
+    pub(crate) role: String,
+    /// The file, relative to the repository's root.
     pub(crate) path: String,
     /// Processor time in seconds after which the child ends with an error that names its line.
     pub(crate) cpu_s: u64,

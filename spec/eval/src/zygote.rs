@@ -86,7 +86,7 @@ fn prepare(py: Python<'_>) -> anyhow::Result<Bound<'_, PyAny>> {
                 describe(py, &error)
             )
         })?;
-    Ok(py.import("_twill.driver")?.getattr("evaluate")?)
+    Ok(py.import("_twill.entry")?.getattr("run")?)
 }
 
 fn describe(py: Python<'_>, error: &PyErr) -> String {
@@ -239,7 +239,8 @@ fn run_child(
     }
     std::mem::forget(early);
     host::connect(SOCKET);
-    let failure = evaluate.call1((&request.path, request.references)).err();
+    let what = (&request.role, &request.path, request.references);
+    let failure = evaluate.call1(what).err();
     let text = failure.map(|error| error.to_string()).unwrap_or_default();
     host::exit(Some(
         serde_json::json!({ "broken": text }).to_string().as_bytes(),

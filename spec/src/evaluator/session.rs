@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tw_model::Code;
 
 use super::zygote::{Request, Zygote};
-use super::{Detail, EvalConfig, Evaluation, Question, QuestionKind};
+use super::{Answers, Detail, EvalConfig, Evaluation, Question, QuestionKind, Work};
 use crate::source::{EntryKind, Source, SourceError};
 use crate::{Frame, SpecError};
 
@@ -85,21 +85,20 @@ struct Ended {
     deadline: bool,
 }
 
-/// Has `path` evaluated and serves the child until it ends; none if the zygote is gone, in which case the
+/// Has the file run and serves the child until it ends; none if the zygote is gone, in which case the
 /// request may be made again to another one.
 pub(super) fn run(
     zygote: &Zygote,
     config: &EvalConfig,
     source: &Source,
-    path: &str,
-    detail: Detail,
+    work: Work<'_>,
 ) -> Option<Evaluation> {
-    let (mut session, status) = Session::open(zygote, config, source, path, detail).ok()?;
+    let (mut session, status) = Session::open(zygote, config, source, work).ok()?;
     match session.serve() {
         Ok(Some(message)) => Some(session.finished(message)),
         Ok(None) | Err(_) => {
             let ended = how_it_ended(status)?;
-            Some(session.failed(unfinished(&ended, config, path)))
+            Some(session.failed(unfinished(&ended, config, work.path)))
         }
     }
 }
@@ -107,6 +106,7 @@ pub(super) fn run(
 struct Session<'a> {
     source: &'a Source,
     path: &'a str,
+    answers: Option<&'a dyn Answers>,
     child: UnixStream,
     asked: BTreeMap<(QuestionKind, String), Option<String>>,
 }
@@ -117,24 +117,25 @@ impl<'a> Session<'a> {
         zygote: &Zygote,
         config: &EvalConfig,
         source: &'a Source,
-        path: &'a str,
-        detail: Detail,
+        work: Work<'a>,
     ) -> io::Result<(Session<'a>, OwnedFd)> {
         let (child, theirs) = UnixStream::pair()?;
         let (status, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         child.set_read_timeout(Some(config.deadline + SILENCE))?;
         let request = Request {
-            path,
+            role: work.role,
+            path: work.path,
             cpu_s: config.cpu.as_secs().max(1),
             wall_ms: config.deadline.as_millis() as u64,
             memory_bytes: config.memory_bytes,
-            references: detail == Detail::References,
+            references: work.detail == Detail::References,
         };
         zygote.request(&request, &theirs.into(), &report)?;
         Ok((
             Session {
                 source,
-                path,
+                path: work.path,
+                answers: work.answers,
                 child,
                 asked: BTreeMap::new(),
             },
@@ -161,12 +162,19 @@ impl<'a> Session<'a> {
             "list" => self.list(path),
             "exists" => self.exists(path),
             "module" => self.module(path),
-            _ => {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("the question '{ask}'"),
-                ));
-            }
+            _ => match self.answers {
+                Some(answers) => Ok(answers.answer(ask, path).map(|content| Found {
+                    what: "answer",
+                    path: path.to_owned(),
+                    content: Some(content),
+                })),
+                None => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("the question '{ask}'"),
+                    ));
+                }
+            },
         };
         let (head, content) = match answer {
             Ok(None) => (json!({ "found": null }), None),

@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{EvalConfig, EvaluatorError};
+use super::{EvalConfig, EvaluatorError, Role};
 
 /// What both sides must agree on; `tw-eval` states its own.
 const PROTOCOL: u32 = 1;
@@ -33,6 +33,7 @@ struct Hello {
 /// A request as the control socket carries it, together with two descriptors.
 #[derive(Serialize)]
 pub(super) struct Request<'a> {
+    pub(super) role: Role,
     pub(super) path: &'a str,
     pub(super) cpu_s: u64,
     pub(super) wall_ms: u64,

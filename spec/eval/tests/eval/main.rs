@@ -4,5 +4,7 @@ mod diff;
 mod errors;
 mod evaluate;
 mod examples;
+mod policy;
 mod seal;
 mod support;
+mod testing;

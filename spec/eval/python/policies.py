@@ -1,0 +1,102 @@
+"""Runs the policies of one file over the jobs that the parent hands over.
+
+The parent answers `input` N with the N-th part of the jobs, each as a Python expression
+with all defaults in place. What goes back first says what ran, then what was found.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from types import CodeType
+from typing import Any
+
+import tw.policy
+from tw import Job, Spec
+from tw.policy import Finding, Rule
+from tw.testing import _job as made_of
+
+from . import errors, files, imports, sources
+
+
+def run(path: str) -> None:
+    """Reports what the policies of the file at `path` find."""
+    files.run(path, _work)
+
+
+def _work(path: str) -> list[dict[str, Any]]:
+    files.load(path, imports.compile_source)
+    rules = tw.policy.rules()
+    found: list[dict[str, Any]] = []
+    broken: set[int] = set()
+    seen = 0
+    while (part := files.asked("input", str(seen))) is not None:
+        for text in json.loads(part):
+            job = made_of(text)
+            for number, rule in enumerate(rules):
+                if number not in broken:
+                    found += _findings(number, rule, seen, job, broken)
+            seen += 1
+    return [{"seen": seen, "rules": [_rule(rule) for rule in rules]}, *found]
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    code = rule.function.__code__
+    return {"name": rule.name, "owner": rule.owner, "line": code.co_firstlineno, "file": code.co_filename}
+
+
+def _findings(
+    number: int, rule: Rule, index: int, job: Job, broken: set[int]
+) -> list[dict[str, Any]]:
+    """Runs one policy over one job; one that raises is not asked again."""
+    try:
+        findings = tw.policy.review(rule.function, job)
+    except BaseException as error:
+        broken.add(number)
+        return [{"rule": number, "job": index, "error": errors.describe(error)}]
+    return [_finding(number, index, finding, rule, job) for finding in findings]
+
+
+def _finding(
+    number: int, index: int, finding: Finding, rule: Rule, job: Job
+) -> dict[str, Any]:
+    file, line, column, _, _ = _place(*finding.origin)
+    return {
+        "rule": number, "job": index, "level": finding.level, "message": finding.message,
+        "field": finding.field or _field_of(*finding.origin, rule, job),
+        "file": file, "line": line, "column": column,
+    }
+
+
+def _place(code: CodeType, instruction: int) -> sources.Place:
+    return sources.place(code.co_filename, sources.position(code, instruction))
+
+
+def _field_of(code: CodeType, instruction: int, rule: Rule, job: Job) -> str | None:
+    """Returns the longest field of the job that the condition names, such as `resources.memory`."""
+    if not sources.known(code.co_filename):
+        return None
+    call = sources.call_at(code.co_filename, sources.position(code, instruction))
+    parameter = rule.function.__code__.co_varnames[:1]
+    if call is None or not call.args or not parameter:
+        return None
+    named = (_named(node, parameter[0], job) for node in ast.walk(call.args[0]))
+    return ".".join(max(named, key=len, default=())) or None
+
+
+def _named(node: ast.AST, root: str, job: Job) -> tuple[str, ...]:
+    """Returns the fields that an expression such as `job.stop.signal.lower` goes through."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.insert(0, node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name) or node.id != root:
+        return ()
+    fields: list[str] = []
+    value: object = job
+    for name in names:
+        if not isinstance(value, Spec) or name not in value._names:
+            break
+        fields.append(name)
+        value = getattr(value, name)
+    return tuple(fields)

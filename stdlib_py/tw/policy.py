@@ -1,0 +1,115 @@
+"""Policies: rules over evaluated jobs, in a file `POLICY.py` of any folder.
+
+The policies of a folder see every job of the specs below it, after evaluation and with
+all defaults filled in. Those of deeper folders come on top; none can be taken away.
+
+    from tw import Job
+    from tw.policy import forbid, policy, require, warn
+
+    @policy(owner="platform")
+    def has_owner(job: Job) -> None:
+        require(job.owner, "every job names its owner")
+
+    @policy(owner="platform")
+    def no_root(job: Job) -> None:
+        forbid(job.user == "root", "tasks do not run as root")
+        warn(job.replicas == 1, "one task alone is down whenever it moves")
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import CodeType
+from typing import Literal, TypeVar
+
+from ._schema import Job
+
+__all__ = ["Finding", "Rule", "forbid", "policy", "require", "review", "rules", "warn"]
+
+_Function = TypeVar("_Function", bound=Callable[[Job], None])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One policy: a function of a job, and the team that answers for it."""
+
+    function: Callable[[Job], None]
+    owner: str
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.__name__
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a policy says of a job."""
+
+    level: Literal["require", "forbid", "warn"]
+    message: str
+    field: str | None
+    """The field at fault, such as `resources.memory`; None where the call did not name one."""
+    origin: tuple[CodeType, int]
+    """The code of the policy and the instruction in it."""
+
+
+_rules: list[Rule] = []
+_findings: list[Finding] | None = None
+
+
+def policy(*, owner: str) -> Callable[[_Function], _Function]:
+    """Makes a function a policy. `owner` is the team that people ask when it stands in their way."""
+    if not isinstance(owner, str) or not owner.strip():
+        raise TypeError('a policy names its owner: @policy(owner="team")')
+
+    def register(function: _Function) -> _Function:
+        _rules.append(Rule(function, owner))
+        return function
+
+    return register
+
+
+def rules() -> tuple[Rule, ...]:
+    """Returns the policies registered so far, in the order written."""
+    return tuple(_rules)
+
+
+def require(condition: object, message: str, *, field: str | None = None) -> None:
+    """Refuses the job unless `condition` holds."""
+    _found("require", not condition, message, field)
+
+
+def forbid(condition: object, message: str, *, field: str | None = None) -> None:
+    """Refuses the job if `condition` holds."""
+    _found("forbid", bool(condition), message, field)
+
+
+def warn(condition: object, message: str, *, field: str | None = None) -> None:
+    """Warns about the job if `condition` holds; it is not refused."""
+    _found("warn", bool(condition), message, field)
+
+
+def _found(
+    level: Literal["require", "forbid", "warn"], applies: bool, message: str, field: str | None
+) -> None:
+    if _findings is None:
+        raise RuntimeError(f"{level}() works in a policy that Twill or review() runs")
+    if not isinstance(message, str):
+        raise TypeError(f"the message of {level}() is text, not a {type(message).__name__}")
+    if applies:
+        frame = sys._getframe(2)
+        _findings.append(Finding(level, message, field, (frame.f_code, frame.f_lasti)))
+
+
+def review(function: Callable[[Job], None], job: Job) -> tuple[Finding, ...]:
+    """Runs one policy over one job and returns what it finds; for tests of policies."""
+    global _findings
+    before, _findings = _findings, []
+    try:
+        function(job)
+        return tuple(_findings)
+    finally:
+        _findings = before
