@@ -124,7 +124,7 @@ pub(super) fn knows_services(agent: &Agent, assignment: &Assignment) -> bool {
         .collect();
     values.iter().all(|value| match value {
         TemplateValue::Service { job, port } => service(agent, assignment, job, port).is_some(),
-        TemplateValue::Port(_) | TemplateValue::TaskIndex => true,
+        TemplateValue::Port(_) | TemplateValue::TaskIndex | TemplateValue::RepoRevision => true,
     })
 }
 
@@ -168,6 +168,7 @@ fn render(agent: &Agent, assignment: &Assignment, text: &str) -> Result<String, 
     let bind = |value: &TemplateValue| match value {
         TemplateValue::Port(name) => task.ports.get(name).map(u16::to_string),
         TemplateValue::TaskIndex => Some(task.id.index.to_string()),
+        TemplateValue::RepoRevision => Some(assignment.revision.clone()),
         TemplateValue::Service { job, port } => service(agent, assignment, job, port),
     };
     template.render(bind).map_err(|value| {
@@ -200,5 +201,7 @@ pub(super) fn signal_number(signal: tw_model::Signal) -> i32 {
         tw_model::Signal::Int => libc::SIGINT,
         tw_model::Signal::Quit => libc::SIGQUIT,
         tw_model::Signal::Hup => libc::SIGHUP,
+        tw_model::Signal::Usr1 => libc::SIGUSR1,
+        tw_model::Signal::Usr2 => libc::SIGUSR2,
     }
 }

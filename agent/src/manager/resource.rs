@@ -315,7 +315,7 @@ impl Task {
         };
         match self.spec.limits.mode {
             LimitMode::Auto => learned.unwrap_or(self.limits),
-            LimitMode::Off | LimitMode::Observe => request,
+            LimitMode::Off | LimitMode::Observe | LimitMode::Suggest => request,
         }
     }
 

@@ -261,6 +261,7 @@ fn assignment(name: &str, spec: Value) -> Assignment {
         },
         spec: Arc::new(spec),
         plan: String::new(),
+        revision: String::new(),
     }
 }
 

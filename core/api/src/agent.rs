@@ -60,6 +60,9 @@ pub struct Assignment {
     /// The digest of the plan that asked for it: the name of the change in the logs of all processes.
     #[serde(default)]
     pub plan: String,
+    /// The commit that the row's version was applied from; empty for a work tree.
+    #[serde(default)]
+    pub revision: String,
 }
 
 /// `GET /v1/agents/{machine}/stream?epoch=E`: one of these per server-sent event, `data:` only.

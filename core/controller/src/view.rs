@@ -189,6 +189,7 @@ impl View {
             task: row.clone(),
             spec: Arc::clone(&version.spec),
             plan: version.plan.clone(),
+            revision: version.source.revision.clone(),
         })
     }
 

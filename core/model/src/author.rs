@@ -150,11 +150,7 @@ impl Decoder {
         at: &FieldPath,
         choices: &[&str],
     ) -> Option<T> {
-        let expected = choices
-            .iter()
-            .map(|choice| format!("\"{choice}\""))
-            .collect::<Vec<_>>()
-            .join(" or ");
+        let expected = any_of(choices);
         let hint = value
             .as_str()
             .and_then(|found| nearest(found, choices))
@@ -223,6 +219,18 @@ pub fn nearest<'a>(found: &str, choices: &[&'a str]) -> Option<&'a str> {
         .filter(|(distance, choice)| *distance <= (choice.len().max(found.len()) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, choice)| choice)
+}
+
+/// `"a", "b" or "c"`.
+fn any_of(choices: &[&str]) -> String {
+    let quoted: Vec<String> = choices
+        .iter()
+        .map(|choice| format!("\"{choice}\""))
+        .collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
 }
 
 /// A value as an error names it.

@@ -70,6 +70,8 @@ codes! {
     SpecNondeterministic = "spec.nondeterministic",
     /// A file that was asked for is not in the tree.
     SpecNotFound = "spec.not_found",
+    /// A field that this release does not act on yet; the job would run without it.
+    SpecNotSupported = "spec.not_supported",
     /// Two jobs with one name.
     SpecDuplicateJob = "spec.duplicate_job",
     /// The evaluator ended without an answer.

@@ -1,241 +1,170 @@
 //! The job spec: every field that an author may set, declared once.
 
+mod capacity;
+mod health;
+mod placement;
+mod run;
+mod schedule;
+mod storage;
+mod support;
+mod update;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::*;
+
+pub use capacity::*;
+pub use health::*;
+pub use placement::*;
+pub use run::*;
+pub use schedule::*;
+pub use storage::*;
+pub use support::{FIELDS_WITHOUT_SUPPORT, without_support};
+pub use update::*;
 
 spec! {
     /// A job: one command, run as a number of identical tasks.
     pub struct JobSpec as "Job" {
         /// The job's name, unique within its namespace: lower-case letters, digits and `-`.
+        /// Example: `name="web"`
         name: Name => recreate;
         /// Keeps the jobs of one team or environment apart from those of others.
+        /// Example: `namespace="staging"`
         namespace: Name = DEFAULT_NAMESPACE.parse().expect("the default namespace is a name") => recreate;
-        /// What kind of job it is: a service runs until it is stopped, a batch job until it has succeeded.
+        /// What kind of job it is: a service runs until it is stopped, a batch job until it has succeeded, a daemon once
+        /// on each machine that satisfies what it requires.
+        /// Example: `kind="batch"`
         kind: Kind = Kind::Service => recreate;
+
         /// The program and its arguments, as a list or as one text that is split at blanks; no shell reads it.
-        /// May hold `{port:NAME}`, `{task:index}` and `{service:JOB:PORT}`.
+        /// May hold `{port:NAME}`, `{task:index}`, `{service:JOB:PORT}` and `{repo:revision}`.
+        /// Example: `command=["./server", "--port", "{port:http}"]`
         command: CommandLine => restart;
         /// Environment variables; values may hold the same templates as the command. Nothing is inherited
-        /// from the machine but a plain PATH.
+        /// from the machine but a plain PATH: what a task sees is in its spec.
+        /// Example: `env={"LOG_LEVEL": "info"}`
         env: BTreeMap<EnvName, String> = BTreeMap::new() => restart;
         /// The user that the task runs as. The default has no rights on the machine at all.
+        /// Example: `user="www-data"`
         user: String = "nobody".to_owned() => restart;
+        /// The folder in which the command starts; by default that of the first package, or `/`.
+        /// Example: `workdir="/srv"`
+        workdir: Option<AbsolutePath> = None => restart;
         /// Folders that the task needs; the first is mounted read-only as its working directory.
+        /// Example: `packages=[Package.folder("app")]`
         packages: Vec<Package> = Vec::new() => restart;
+        /// What the task sees as its root file system; by default the programs and libraries of its machine, which is
+        /// the least to set up and ties the task to what is installed there.
+        /// Example: `image=FolderImage(path="/srv/images/debian-12")`
+        image: Option<Image> = None => restart;
+        /// Platform runtimes that the task needs.
+        /// Example: `runtimes=[Runtime(name="python", version="3.11")]`
+        runtimes: Vec<Runtime> = Vec::new() => restart;
+        /// Secrets that the task reads.
+        /// Example: `secrets=[Secret(name="database-password")]`
+        secrets: Vec<Secret> = Vec::new() => restart;
+        /// Programs that run beside the command.
+        /// Example: `sidecars=[Sidecar(name="proxy", command="./proxy")]`
+        sidecars: Vec<Sidecar> = Vec::new() => restart;
+        /// Commands around the life of each task.
+        /// Example: `hooks=Hooks(pre_start=Hook(command="./migrate"))`
+        hooks: Hooks = Hooks::default() => restart;
+        /// Whether a small init runs as process 1 of the task and collects what its children leave behind; for commands
+        /// that start others and do not wait for them.
+        /// Example: `init=True`
+        init: bool = false => restart;
+
         /// How many tasks run at the same time.
+        /// Example: `replicas=3`
         replicas: u32 = 1 => scale;
         /// What one task may use.
+        /// Example: `resources=Resources(cpu=0.5, memory=256 * MiB)`
         resources: Resources = Resources::default() => in_place;
         /// How the limits of running tasks follow their measured use.
+        /// Example: `limits=Limits(mode="auto")`
         limits: Limits = Limits::default() => in_place;
-        /// Names of the TCP ports that each task listens on; the numbers are given out per task.
-        ports: Vec<PortName> = Vec::new() => restart;
-        /// How to tell that a task serves. Without checks a task counts as healthy while it runs.
-        health: Vec<HealthCheck> = Vec::new() => in_place;
+        /// Lets the number of tasks follow the load; without it, it is `replicas`.
+        /// Example: `autoscale=Autoscale(min=2, max=20)`
+        autoscale: Option<Autoscale> = None => none;
+
+        /// What a machine must have to run a task.
+        /// Example: `requires=Requires(os="debian", kernel=">=6.1")`
+        requires: Requires = Requires::default() => in_place;
+        /// How the tasks are spread over racks, clusters, data centres or regions; they are kept on different machines
+        /// where there is room, with or without it.
+        /// Example: `spread=[Spread(over="rack", at_least=2)]`
+        spread: Vec<Spread> = Vec::new() => in_place;
+        /// Jobs near to whose tasks these should run.
+        /// Example: `affinity=[Affinity(job="redis", within="rack")]`
+        affinity: Vec<Affinity> = Vec::new() => in_place;
+        /// Jobs apart from whose tasks these should run.
+        /// Example: `anti_affinity=[Affinity(job="batch-sort", required=True)]`
+        anti_affinity: Vec<Affinity> = Vec::new() => in_place;
+        /// Whether the tasks use so much network that no two of them should be behind one rack's switch.
+        /// Example: `bandwidth_heavy=True`
+        bandwidth_heavy: bool = false => in_place;
+        /// Who goes first where there is not room for all, from 0 to 100; a job may displace others of lower priority.
+        /// Half-way by default, with room on both sides.
+        /// Example: `priority=80`
+        priority: u32 = 50 => none;
+        /// The allowance, kept by the cluster's operators, that the job's resources are charged to.
+        /// Example: `allowance="shop-team"`
+        allowance: Option<Name> = None => none;
+
+        /// When a batch job runs; without it, once.
+        /// Example: `schedule=Schedule(cron="30 2 * * *")`
+        schedule: Option<Schedule> = None => none;
+        /// How many tasks of a batch job may run at the same time; by default all.
+        /// Example: `parallelism=10`
+        parallelism: Option<u32> = None => none;
+        /// How long one try of a batch task may take before it is stopped and counts as failed.
+        /// Example: `timeout=2 * HOUR`
+        timeout as "timeout_ms": Option<Millis> = None => none;
+        /// Jobs of the same namespace that must be healthy before a task of this one starts.
+        /// Example: `depends_on=["redis"]`
+        depends_on: Vec<Name> = Vec::new() => none;
+
         /// How a new version replaces the old one.
+        /// Example: `rollout=Rollout(stages=[1, "10%", "100%"])`
         rollout: Rollout = Rollout::default() => none;
         /// What happens when a task ends that should not.
+        /// Example: `restart=Restart(delay=5 * SECOND)`
         restart: Restart = Restart::default() => none;
         /// How a task is asked to end.
+        /// Example: `stop=Stop(grace=30 * SECOND)`
         stop: Stop = Stop::default() => none;
-        /// Jobs of the same namespace that must be healthy before a task of this one starts.
-        depends_on: Vec<Name> = Vec::new() => none;
+        /// Gives the application a say in restarts, updates, moves and maintenance of its tasks.
+        /// Example: `task_control=TaskControl(port="control")`
+        task_control: Option<TaskControl> = None => none;
+        /// Whether there must never be two running tasks of one index, not even while a machine is out of reach: the
+        /// index then waits until the old task has surely ended.
+        /// Example: `at_most_one=True`
+        at_most_one: bool = false => restart;
+        /// Lets an at-most-one task that is out of reach end itself after a time, so that another can start.
+        /// Example: `failover=Failover(within=1 * MINUTE)`
+        failover: Option<Failover> = None => restart;
+        /// What becomes of a task whose machine goes into maintenance.
+        /// Example: `maintenance=Maintenance(endure=15 * MINUTE)`
+        maintenance: Maintenance = Maintenance::default() => none;
+
+        /// Names of the TCP ports that each task listens on; the numbers are given out per task.
+        /// Example: `ports=["http"]`
+        ports: Vec<PortName> = Vec::new() => restart;
+        /// How to tell that a task serves. Without checks a task counts as healthy while it runs.
+        /// Example: `health=[HttpCheck(port="http", path="/healthz")]`
+        health: Vec<HealthCheck> = Vec::new() => in_place;
         /// The team that answers for the job.
+        /// Example: `owner="shop-team"`
         owner: String = String::new() => none;
         /// Free text pairs for tools and people; nothing in Twill reads them.
+        /// Example: `labels={"tier": "frontend"}`
         labels: BTreeMap<EnvName, String> = BTreeMap::new() => none;
+
+        /// Folders that outlive the task.
+        /// Example: `volumes=[Volume(name="data", path="/var/lib/app", size=10 * GiB)]`
+        volumes: Vec<Volume> = Vec::new() => restart;
     }
     check check_job;
-}
-
-choice! {
-    /// What kind of job it is.
-    pub enum Kind {
-        /// Runs until it is stopped; a task that ends is started again.
-        Service = "service",
-        /// Runs until each task has ended with exit code 0.
-        Batch = "batch",
-    }
-}
-
-spec! {
-    /// What one task may use. A machine gives out no more than it has.
-    pub struct Resources {
-        /// Cores a task can count on; idle cores may be borrowed.
-        cpu as "cpu_millicores": Cores = Cores::milli(100) => in_place;
-        /// The most memory a task may hold; a task that needs more is restarted.
-        memory as "memory_bytes": Bytes = Bytes::mib(64) => in_place;
-        /// Scratch space kept free for the task.
-        disk as "disk_bytes": Bytes = Bytes::gib(1) => by(disk_effect);
-        /// How many processes and threads a task may have.
-        pids: u32 = 512 => in_place;
-    }
-    check check_resources;
-}
-
-choice! {
-    /// What is done with learned limits.
-    pub enum LimitMode {
-        /// Nothing is learned; the limits are the request.
-        Off = "off",
-        /// Use is recorded and shown.
-        Observe = "observe",
-        /// Running tasks get the learned limits.
-        Auto = "auto",
-    }
-}
-
-spec! {
-    /// How the limits of running tasks follow their measured use.
-    pub struct Limits {
-        /// Whether use is recorded, and whether running tasks get the limits learned from it.
-        mode: LimitMode = LimitMode::Observe => in_place;
-        /// The learned CPU limit never falls below this.
-        cpu_min as "cpu_min_millicores": Cores = Cores::milli(10) => in_place;
-        /// The learned CPU limit never rises above this; `None` means the request.
-        cpu_max as "cpu_max_millicores": Option<Cores> = None => in_place;
-        /// The learned memory limit never falls below this.
-        memory_min as "memory_min_bytes": Bytes = Bytes::mib(16) => in_place;
-        /// The learned memory limit never rises above this; `None` means the request.
-        memory_max as "memory_max_bytes": Option<Bytes> = None => in_place;
-        /// How much history is needed before limits change or are suggested.
-        history_min as "history_min_ms": Millis = Millis::hours(24) => in_place;
-        /// How far back the limits look.
-        window as "window_ms": Millis = Millis::hours(168) => in_place;
-    }
-    check check_limits;
-}
-
-spec! {
-    /// A folder that the task sees read-only, content-addressed: the task restarts only when a file in it changed.
-    pub struct Package {
-        /// The folder, from the folder of the spec; with a leading `//` from the repository's root.
-        path: RepoPath => restart;
-        /// The hash of the folder at the evaluated revision.
-        digest: Digest = Digest::default() => restart, resolved;
-    }
-    python "
-    @staticmethod
-    def folder(path: str) -> Package:
-        \"\"\"A folder of the repository, at the revision that is evaluated.\"\"\"
-        return Package(path=path)
-";
-}
-
-one_of! {
-    /// How to tell that a task serves.
-    pub enum HealthCheck {
-        /// An HTTP request.
-        Http(HttpCheck) = "http",
-        /// A TCP connection.
-        Tcp(TcpCheck) = "tcp",
-        /// A command in the task's sandbox.
-        Command(CommandCheck) = "command",
-    }
-}
-
-spec! {
-    /// Healthy when a GET request is answered with a status from 200 to 399.
-    pub struct HttpCheck {
-        /// The name of the port to ask.
-        port: PortName => in_place;
-        /// The path to ask for.
-        path: String = "/".to_owned() => in_place;
-        /// The time between two checks.
-        every as "every_ms": Millis = Millis::seconds(5) => in_place;
-        /// The time an answer may take.
-        timeout as "timeout_ms": Millis = Millis::seconds(2) => in_place;
-        /// How many checks in a row must fail before a healthy task counts as unhealthy.
-        failures: u32 = 3 => in_place;
-    }
-    check check_http;
-}
-
-spec! {
-    /// Healthy when a connection is accepted.
-    pub struct TcpCheck {
-        /// The name of the port to connect to.
-        port: PortName => in_place;
-        /// The time between two checks.
-        every as "every_ms": Millis = Millis::seconds(5) => in_place;
-        /// The time a connection may take.
-        timeout as "timeout_ms": Millis = Millis::seconds(2) => in_place;
-        /// How many checks in a row must fail before a healthy task counts as unhealthy.
-        failures: u32 = 3 => in_place;
-    }
-    check check_tcp;
-}
-
-spec! {
-    /// Healthy when a command, run in the task's sandbox, ends with exit code 0.
-    pub struct CommandCheck {
-        /// The program and its arguments.
-        command: CommandLine => in_place;
-        /// The time between two checks.
-        every as "every_ms": Millis = Millis::seconds(5) => in_place;
-        /// The time the command may take.
-        timeout as "timeout_ms": Millis = Millis::seconds(2) => in_place;
-        /// How many checks in a row must fail before a healthy task counts as unhealthy.
-        failures: u32 = 3 => in_place;
-    }
-    check check_command;
-}
-
-spec! {
-    /// How a new version replaces the old one: stage by stage, each only after the one before it is healthy.
-    pub struct Rollout {
-        /// How far each stage goes: a number of tasks, or a share such as "10%".
-        stages: Box<[Stage]> = Box::from([Stage::Tasks(1), Stage::Percent(100)]) => none;
-        /// How many tasks may be down at the same time because of the update.
-        max_unavailable: u32 = 1 => none;
-        /// How long a new task must be healthy before it counts.
-        healthy_for as "healthy_for_ms": Millis = Millis::seconds(5) => none;
-        /// How long a new task may take to become healthy; after that the update halts and the rest keeps its version.
-        deadline as "deadline_ms": Millis = Millis::minutes(5) => none;
-    }
-    check check_rollout;
-}
-
-spec! {
-    /// What happens when a task ends that should not. The wait doubles with each failure in a row.
-    pub struct Restart {
-        /// How often a batch task is tried again; services are started again without end.
-        attempts: u32 = 3 => none;
-        /// The wait before the first restart.
-        delay as "delay_ms": Millis = Millis::seconds(1) => none;
-        /// The longest wait.
-        delay_max as "delay_max_ms": Millis = Millis::minutes(1) => none;
-        /// A task that ran this long starts counting its failures anew.
-        reset_after as "reset_after_ms": Millis = Millis::minutes(10) => none;
-    }
-    check check_restart;
-}
-
-choice! {
-    /// A signal that asks a task to end.
-    pub enum Signal {
-        /// The usual request.
-        Term = "SIGTERM",
-        /// As from a keyboard.
-        Int = "SIGINT",
-        /// nginx ends gracefully on this one.
-        Quit = "SIGQUIT",
-        /// A closed terminal.
-        Hup = "SIGHUP",
-    }
-}
-
-spec! {
-    /// How a task is asked to end.
-    pub struct Stop {
-        /// The time between leaving service discovery and the signal, for requests still under way to others.
-        drain as "drain_ms": Millis = Millis::seconds(1) => none;
-        /// The signal that asks.
-        signal: Signal = Signal::Term => none;
-        /// The time a task has to end by itself before it is killed.
-        grace as "grace_ms": Millis = Millis::seconds(10) => none;
-    }
 }
 
 macro_rules! default_from_schema {
@@ -248,78 +177,16 @@ macro_rules! default_from_schema {
     };
 }
 
-default_from_schema!(Resources, Limits, Rollout, Restart, Stop);
-
-impl Keyed for Package {
-    fn key(&self) -> String {
-        self.path.0.clone()
-    }
-}
-
-impl Package {
-    /// The last part of its path: the task finds it at `/packages/NAME`.
-    pub fn name(&self) -> &str {
-        self.path.0.rsplit('/').next().unwrap_or(&self.path.0)
-    }
-}
-
-impl Keyed for HealthCheck {
-    fn key(&self) -> String {
-        match self {
-            HealthCheck::Http(check) => format!("http:{}{}", check.port, check.path),
-            HealthCheck::Tcp(check) => format!("tcp:{}", check.port),
-            HealthCheck::Command(check) => format!("command:{}", check.command.0.join(" ")),
-        }
-    }
-}
-
-impl HealthCheck {
-    pub fn every(&self) -> Millis {
-        match self {
-            HealthCheck::Http(check) => check.every,
-            HealthCheck::Tcp(check) => check.every,
-            HealthCheck::Command(check) => check.every,
-        }
-    }
-
-    pub fn timeout(&self) -> Millis {
-        match self {
-            HealthCheck::Http(check) => check.timeout,
-            HealthCheck::Tcp(check) => check.timeout,
-            HealthCheck::Command(check) => check.timeout,
-        }
-    }
-
-    pub fn failures(&self) -> u32 {
-        match self {
-            HealthCheck::Http(check) => check.failures,
-            HealthCheck::Tcp(check) => check.failures,
-            HealthCheck::Command(check) => check.failures,
-        }
-    }
-
-    fn port(&self) -> Option<&PortName> {
-        match self {
-            HealthCheck::Http(check) => Some(&check.port),
-            HealthCheck::Tcp(check) => Some(&check.port),
-            HealthCheck::Command(_) => None,
-        }
-    }
-}
-
-impl Limits {
-    /// The bounds of the learned CPU limit, lowest first.
-    pub fn cpu_bounds(&self, request: Cores) -> (Cores, Cores) {
-        let highest = self.cpu_max.unwrap_or(request);
-        (self.cpu_min.min(highest), highest)
-    }
-
-    /// The bounds of the learned memory limit, lowest first.
-    pub fn memory_bounds(&self, request: Bytes) -> (Bytes, Bytes) {
-        let highest = self.memory_max.unwrap_or(request);
-        (self.memory_min.min(highest), highest)
-    }
-}
+default_from_schema!(
+    Resources,
+    Limits,
+    Rollout,
+    Restart,
+    Stop,
+    Hooks,
+    Requires,
+    Maintenance
+);
 
 impl JobSpec {
     pub fn id(&self) -> JobId {
@@ -333,7 +200,9 @@ impl JobSpec {
             .flat_map(|template| template.values().cloned().collect::<Vec<_>>())
             .filter_map(|value| match value {
                 TemplateValue::Service { job, .. } => Some(job),
-                TemplateValue::Port(_) | TemplateValue::TaskIndex => None,
+                TemplateValue::Port(_) | TemplateValue::TaskIndex | TemplateValue::RepoRevision => {
+                    None
+                }
             });
         let jobs = named.chain(self.depends_on.iter().cloned());
         jobs.map(|job| JobId::new(self.namespace.clone(), job))
@@ -346,6 +215,12 @@ impl JobSpec {
             .0
             .iter()
             .chain(self.env.values())
+            .chain(
+                self.sidecars
+                    .iter()
+                    .flat_map(|sidecar| sidecar.command.0.iter().chain(sidecar.env.values())),
+            )
+            .chain(self.hooks.all().flat_map(|(_, hook)| &hook.command.0))
             .map(String::as_str)
     }
 
@@ -362,142 +237,26 @@ impl JobSpec {
     }
 }
 
-/// Less scratch space than before cannot be taken from a running task.
-fn disk_effect(old: &Bytes, new: &Bytes) -> Effect {
-    match new < old {
-        true => Effect::Restart,
-        false => Effect::InPlace,
-    }
-}
-
-/// The smallest memory limit under which a program can start at all.
-const MEMORY_MIN: Bytes = Bytes::mib(4);
-
-fn check_resources(resources: &Resources, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
-    if resources.memory < MEMORY_MIN {
-        let at = at.field("memory_bytes");
-        let hint = Some("sizes are in bytes: write 256 * MiB".to_owned());
-        return decoder.bad_value(
-            &at,
-            format!(
-                "{} is too little to start a program; {MEMORY_MIN} is the least",
-                resources.memory
-            ),
-            hint,
-        );
-    }
-    if resources.cpu == Cores::ZERO {
-        return decoder.bad_value(
-            &at.field("cpu_millicores"),
-            "a task needs at least 0.001 cores".to_owned(),
-            None,
-        );
-    }
-    if resources.pids == 0 {
-        return decoder.bad_value(
-            &at.field("pids"),
-            "a task needs at least one process".to_owned(),
-            None,
-        );
-    }
-    Some(())
-}
-
-fn check_limits(limits: &Limits, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
-    if limits
-        .memory_max
-        .is_some_and(|most| most < limits.memory_min)
-    {
-        let message = format!("memory_max is below memory_min ({})", limits.memory_min);
-        return decoder.bad_value(&at.field("memory_max_bytes"), message, None);
-    }
-    if limits.cpu_max.is_some_and(|most| most < limits.cpu_min) {
-        let message = format!("cpu_max is below cpu_min ({})", limits.cpu_min);
-        return decoder.bad_value(&at.field("cpu_max_millicores"), message, None);
-    }
-    Some(())
-}
-
-fn check_http(check: &HttpCheck, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
-    if !check.path.starts_with('/') || check.path.contains(char::is_whitespace) {
-        let message = format!("'{}' is not a path to ask for", check.path);
-        return decoder.bad_value(
-            &at.field("path"),
-            message,
-            Some("begin it with '/'".to_owned()),
-        );
-    }
-    check_times(check.every, check.timeout, check.failures, at, decoder)
-}
-
-fn check_tcp(check: &TcpCheck, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
-    check_times(check.every, check.timeout, check.failures, at, decoder)
-}
-
-fn check_command(check: &CommandCheck, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
-    check_times(check.every, check.timeout, check.failures, at, decoder)
-}
-
-fn check_times(
-    every: Millis,
-    timeout: Millis,
-    failures: u32,
-    at: &FieldPath,
-    decoder: &mut Decoder,
-) -> Option<()> {
-    if every < Millis(50) {
-        let hint = Some("times are in seconds: write 5 * SECOND".to_owned());
-        return decoder.bad_value(
-            &at.field("every_ms"),
-            format!("{every} is too often; 50ms is the least"),
-            hint,
-        );
-    }
-    if timeout == Millis::ZERO {
-        return decoder.bad_value(
-            &at.field("timeout_ms"),
-            "a check needs time to be answered".to_owned(),
-            None,
-        );
-    }
-    if failures == 0 {
-        return decoder.bad_value(
-            &at.field("failures"),
-            "at least one failure must be seen".to_owned(),
-            None,
-        );
-    }
-    Some(())
-}
-
-fn check_rollout(rollout: &Rollout, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
-    if rollout.max_unavailable == 0 {
-        let message = "with max_unavailable=0 no task could ever be replaced".to_owned();
-        return decoder.bad_value(
-            &at.field("max_unavailable"),
-            message,
-            Some("1 is the least".to_owned()),
-        );
-    }
-    Some(())
-}
-
-fn check_restart(restart: &Restart, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
-    if restart.delay == Millis::ZERO || restart.delay_max < restart.delay {
-        let message = format!(
-            "the waits before restarts go from {} to {}",
-            restart.delay, restart.delay_max
-        );
-        let hint = Some("delay must be above 0 and at most delay_max".to_owned());
-        return decoder.bad_value(&at.field("delay_ms"), message, hint);
-    }
-    Some(())
-}
-
 fn check_job(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
     check_packages(job, at, decoder)?;
     check_ports(job, at, decoder)?;
     check_templates(job, at, decoder)?;
+    check_volumes(job, at, decoder)?;
+    check_kind(job, at, decoder)?;
+    if job.priority > 100 {
+        return decoder.bad_value(
+            &at.field("priority"),
+            format!("{} is above 100, the highest priority", job.priority),
+            None,
+        );
+    }
+    if job.failover.is_some() && !job.at_most_one {
+        return decoder.bad_value(
+            &at.field("failover"),
+            "only an at-most-one job fails over; any other is replaced at once".to_owned(),
+            Some("leave it out, or add at_most_one=True".to_owned()),
+        );
+    }
     if job.depends_on.contains(&job.name) {
         return decoder.bad_value(
             &at.field("depends_on"),
@@ -548,24 +307,143 @@ fn port_hint(job: &JobSpec, port: &PortName) -> String {
 }
 
 fn check_templates(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
-    let command = job.command.0.iter().map(|text| (at.field("command"), text));
-    let env = job
-        .env
-        .iter()
-        .map(|(key, text)| (at.field("env").field(&key.0), text));
-    for (path, text) in command.chain(env) {
-        let template = match Template::parse(text) {
-            Ok(template) => template,
-            Err(cause) => return decoder.bad_value(&path, cause.to_string(), None),
+    let commands = |path: FieldPath, words: &'_ CommandLine| -> Vec<(FieldPath, String)> {
+        words
+            .0
+            .iter()
+            .map(|text| (path.clone(), text.clone()))
+            .collect()
+    };
+    let values =
+        |path: FieldPath, env: &'_ BTreeMap<EnvName, String>| -> Vec<(FieldPath, String)> {
+            env.iter()
+                .map(|(key, text)| (path.field(&key.0), text.clone()))
+                .collect()
         };
-        for value in template.values() {
-            if let TemplateValue::Port(port) = value
-                && !job.ports.contains(port)
-            {
-                let hint = Some(port_hint(job, port));
-                return decoder.bad_value(&path, format!("the job has no port '{port}'"), hint);
-            }
+    let mut texts = commands(at.field("command"), &job.command);
+    texts.extend(values(at.field("env"), &job.env));
+    for sidecar in &job.sidecars {
+        let at = at.field("sidecars").item(sidecar.key());
+        texts.extend(commands(at.field("command"), &sidecar.command));
+        texts.extend(values(at.field("env"), &sidecar.env));
+    }
+    for (name, hook) in job.hooks.all() {
+        texts.extend(commands(
+            at.field("hooks").field(name).field("command"),
+            &hook.command,
+        ));
+    }
+    texts
+        .into_iter()
+        .try_for_each(|(path, text)| check_template(job, &path, &text, decoder))
+}
+
+fn check_template(
+    job: &JobSpec,
+    path: &FieldPath,
+    text: &str,
+    decoder: &mut Decoder,
+) -> Option<()> {
+    let template = match Template::parse(text) {
+        Ok(template) => template,
+        Err(cause) => return decoder.bad_value(path, cause.to_string(), None),
+    };
+    let unknown = template.values().find_map(|value| match value {
+        TemplateValue::Port(port) if !job.ports.contains(port) => Some(port),
+        _ => None,
+    });
+    match unknown {
+        Some(port) => {
+            let hint = Some(port_hint(job, port));
+            decoder.bad_value(path, format!("the job has no port '{port}'"), hint)
         }
+        None => Some(()),
+    }
+}
+
+/// Volumes do not hide one another, and sidecars share only those that are there.
+fn check_volumes(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
+    for (index, volume) in job.volumes.iter().enumerate() {
+        let hides = |other: &&Volume| {
+            let (a, b) = (&volume.path.0, &other.path.0);
+            a == b || a.starts_with(&format!("{b}/")) || b.starts_with(&format!("{a}/"))
+        };
+        if let Some(other) = job.volumes[..index].iter().find(hides) {
+            return decoder.bad_value(
+                &at.field("volumes").item(volume.key()).field("path"),
+                format!(
+                    "{} and {} of volume '{}' overlap",
+                    volume.path.0, other.path.0, other.name
+                ),
+                Some("give each volume a folder of its own".to_owned()),
+            );
+        }
+    }
+    let names: Vec<&str> = job
+        .volumes
+        .iter()
+        .map(|volume| volume.name.as_str())
+        .collect();
+    let unknown = job.sidecars.iter().find_map(|sidecar| {
+        let name = sidecar
+            .volumes
+            .iter()
+            .find(|name| !names.contains(&name.as_str()))?;
+        Some((sidecar, name))
+    });
+    let Some((sidecar, name)) = unknown else {
+        return Some(());
+    };
+    decoder.bad_value(
+        &at.field("sidecars").item(sidecar.key()).field("volumes"),
+        format!("the job has no volume '{name}'"),
+        nearest(name.as_str(), &names).map(|near| format!("did you mean '{near}'?")),
+    )
+}
+
+/// Fields that mean something for one kind of job only.
+fn check_kind(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
+    let batch_only = [
+        ("schedule", job.schedule.is_some()),
+        ("parallelism", job.parallelism.is_some()),
+        ("timeout_ms", job.timeout.is_some()),
+    ];
+    let misplaced = batch_only
+        .into_iter()
+        .find(|(_, is_set)| *is_set && job.kind != Kind::Batch);
+    if let Some((field, _)) = misplaced {
+        return decoder.bad_value(
+            &at.field(field),
+            format!(
+                "only a batch job can have this; this one is a {}",
+                job.kind.as_str()
+            ),
+            Some("add kind=\"batch\", or leave it out".to_owned()),
+        );
+    }
+    if job.parallelism == Some(0) {
+        return decoder.bad_value(
+            &at.field("parallelism"),
+            "with parallelism=0 no task could ever start".to_owned(),
+            None,
+        );
+    }
+    if job.kind == Kind::Daemon && job.replicas != 1 {
+        return decoder.bad_value(
+            &at.field("replicas"),
+            "a daemon has one task on each machine, however many there are".to_owned(),
+            Some("leave replicas out".to_owned()),
+        );
+    }
+    if job.kind != Kind::Service && job.autoscale.is_some() {
+        return decoder.bad_value(
+            &at.field("autoscale"),
+            format!(
+                "only a service can follow its load; this one is a {}",
+                job.kind.as_str()
+            ),
+            None,
+        );
     }
     Some(())
 }

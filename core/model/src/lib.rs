@@ -23,6 +23,7 @@ mod stage;
 mod template;
 mod units;
 mod values;
+mod version;
 
 pub use author::{Decoder, Location, Problem, nearest};
 pub use change::{Change, ChangeKind, JobChange, diff_jobs};
@@ -40,4 +41,5 @@ pub use schema::{FieldInfo, Keyed, Rule, SpecType, StructInfo};
 pub use stage::Stage;
 pub use template::{Template, TemplateError, TemplateValue};
 pub use units::{Bytes, Cores, Millis, Timestamp};
-pub use values::{CommandLine, Digest, EnvName, PortName, RepoPath};
+pub use values::{AbsolutePath, CommandLine, CronLine, Digest, EnvName, PortName, RepoPath};
+pub use version::VersionRange;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::{FieldInfo, JobSpec, StructInfo};
+use crate::{FIELDS_WITHOUT_SUPPORT, FieldInfo, JobSpec, StructInfo};
 
 const HEADER: &str = r#""""The typed classes of the spec language.
 
@@ -77,14 +77,37 @@ fn write_class(text: &mut String, table: &StructInfo) {
             "    {}: {}{default}\n{}",
             field.name,
             field.python_type,
-            docstring(&field_doc(field))
+            docstring(&field_doc(table, field))
         );
     }
     text.push_str(table.python_extra);
 }
 
-fn field_doc(field: &FieldInfo) -> String {
-    format!("{}\n\nA change: {}.", field.doc, effect_words(field.effect))
+fn field_doc(table: &StructInfo, field: &FieldInfo) -> String {
+    let mut doc = format!("{}\n\nA change: {}.", field.doc, effect_words(field.effect));
+    if !field.example.is_empty() {
+        let _ = write!(doc, "\nExample: `{}`", field.example);
+    }
+    if !has_support(table, field) {
+        doc.push_str("\nNothing acts on it yet: a plan refuses a job that sets it.");
+    }
+    doc
+}
+
+/// Whether the cluster acts on a field.
+pub(crate) fn has_support(table: &StructInfo, field: &FieldInfo) -> bool {
+    let tables = JobSpec::tables();
+    let within = tables
+        .iter()
+        .filter(|job| job.name == "Job")
+        .flat_map(|job| &job.fields)
+        .find(|holder| holder.python_type == table.name)
+        .map(|holder| format!("{}.{}", holder.json, field.json));
+    let path = match table.name {
+        "Job" => Some(field.json.to_owned()),
+        _ => within,
+    };
+    path.is_none_or(|path| !FIELDS_WITHOUT_SUPPORT.contains(&path.as_str()))
 }
 
 /// What a change of the field does, in words.

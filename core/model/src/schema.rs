@@ -86,6 +86,8 @@ pub struct FieldInfo {
     /// The name in JSON, with its unit.
     pub json: &'static str,
     pub doc: String,
+    /// How authors write it, as a keyword argument; empty where they cannot.
+    pub example: String,
     pub python_type: String,
     /// The default as Python; none for a required field.
     pub default: Option<String>,
@@ -104,6 +106,18 @@ pub(crate) fn doc_text(lines: &[&str]) -> String {
         .join("\n")
         .trim()
         .to_owned()
+}
+
+/// Splits the example off the docs of a field: the line that begins with `Example:`.
+pub(crate) fn field_doc(lines: &[&str]) -> (String, String) {
+    let (example, doc): (Vec<&str>, Vec<&str>) = lines
+        .iter()
+        .map(|line| line.trim())
+        .partition(|line| line.starts_with("Example: "));
+    let example = example
+        .first()
+        .map_or("", |line| &line["Example: ".len()..]);
+    (doc_text(&doc), example.trim_matches('`').to_owned())
 }
 
 macro_rules! json_name {
@@ -269,7 +283,8 @@ macro_rules! spec {
                         $crate::FieldInfo {
                             name: stringify!($field),
                             json: json_name!($field $($json)?),
-                            doc: $crate::schema::doc_text(&[$($fdoc),*]),
+                            doc: $crate::schema::field_doc(&[$($fdoc),*]).0,
+                            example: $crate::schema::field_doc(&[$($fdoc),*]).1,
                             python_type: <$ty as $crate::SpecType>::python_type(),
                             default: {
                                 let default: Option<$ty> = author_default!($($default)?);

@@ -1,4 +1,5 @@
-//! Late-bound parts of commands and environments: `{port:http}`, `{task:index}`, `{service:redis:main}`.
+//! Late-bound parts of commands and environments: `{port:http}`, `{task:index}`, `{service:redis:main}`,
+//! `{repo:revision}`.
 //!
 //! Only braces that open with one of these words are templates; all other braces are text.
 
@@ -13,6 +14,9 @@ pub enum TemplateValue {
     TaskIndex,
     /// `HOST:PORT` of a healthy task of another job in the same namespace.
     Service { job: Name, port: Name },
+    /// The commit from which this version of the job was applied; empty for a work tree. A commit elsewhere changes no
+    /// spec, so it stays as it is until the job otherwise changes.
+    RepoRevision,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,13 +32,13 @@ pub struct Template(Vec<Part>);
 /// Braces that open like a template and are none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{{{found}}}' is not a template: write {{port:NAME}}, {{task:index}} or {{service:JOB:PORT}}"
+    "'{{{found}}}' is not a template: write {{port:NAME}}, {{task:index}}, {{service:JOB:PORT}} or {{repo:revision}}"
 )]
 pub struct TemplateError {
     pub found: String,
 }
 
-const WORDS: [&str; 3] = ["port:", "task:", "service:"];
+const WORDS: [&str; 4] = ["port:", "task:", "service:", "repo:"];
 
 impl Template {
     pub fn parse(text: &str) -> Result<Template, TemplateError> {
@@ -93,6 +97,7 @@ impl std::fmt::Display for TemplateValue {
             TemplateValue::Port(name) => write!(f, "{{port:{name}}}"),
             TemplateValue::TaskIndex => write!(f, "{{task:index}}"),
             TemplateValue::Service { job, port } => write!(f, "{{service:{job}:{port}}}"),
+            TemplateValue::RepoRevision => write!(f, "{{repo:revision}}"),
         }
     }
 }
@@ -106,6 +111,7 @@ fn parse_value(inside: &str) -> Result<TemplateValue, TemplateError> {
     match words[..] {
         ["port", port] => Ok(TemplateValue::Port(name(port)?)),
         ["task", "index"] => Ok(TemplateValue::TaskIndex),
+        ["repo", "revision"] => Ok(TemplateValue::RepoRevision),
         ["service", job, port] => Ok(TemplateValue::Service {
             job: name(job)?,
             port: name(port)?,
@@ -120,13 +126,16 @@ mod tests {
 
     #[test]
     fn values_are_put_in_and_other_braces_stay() {
-        let template = Template::parse("a {port:http} ${HOME} {\"x\": {}} {task:index}").unwrap();
+        let template =
+            Template::parse("a {port:http} ${HOME} {\"x\": {}} {task:index} {repo:revision}")
+                .unwrap();
         let text = template.render(|value| match value {
             TemplateValue::Port(_) => Some("80".to_owned()),
             TemplateValue::TaskIndex => Some("3".to_owned()),
+            TemplateValue::RepoRevision => Some("4f2a".to_owned()),
             TemplateValue::Service { .. } => None,
         });
-        assert_eq!(text.unwrap(), "a 80 ${HOME} {\"x\": {}} 3");
+        assert_eq!(text.unwrap(), "a 80 ${HOME} {\"x\": {}} 3 4f2a");
     }
 
     #[test]
@@ -137,6 +146,7 @@ mod tests {
             "{task:name}",
             "{service:redis}",
             "{port:http",
+            "{repo:branch}",
         ] {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }

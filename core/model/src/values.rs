@@ -37,6 +37,27 @@ impl SpecType for u32 {
     }
 }
 
+impl SpecType for bool {
+    fn python_type() -> String {
+        "bool".to_owned()
+    }
+
+    fn to_python(&self) -> String {
+        if *self { "True" } else { "False" }.to_owned()
+    }
+
+    fn to_json(&self) -> Value {
+        (*self).into()
+    }
+
+    fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<bool> {
+        match value.as_bool() {
+            Some(truth) => Some(truth),
+            None => decoder.wrong_type(value, at, "True or False"),
+        }
+    }
+}
+
 impl SpecType for String {
     fn python_type() -> String {
         "str".to_owned()
@@ -239,6 +260,21 @@ impl<T: SpecType + Clone> SpecType for Option<T> {
         match value {
             Value::Null => Some(None),
             present => T::from_author(present, at, decoder).map(Some),
+        }
+    }
+
+    fn diff(old: &Self, new: &Self, at: &FieldPath, rule: &Rule<Self>, changes: &mut Vec<Change>) {
+        match (old, new, rule) {
+            (Some(old), Some(new), Rule::Fixed(effect)) => {
+                T::diff(old, new, at, &Rule::Fixed(*effect), changes);
+            }
+            _ if old == new => {}
+            _ => changes.push(Change {
+                path: at.to_string(),
+                old: old.to_json(),
+                new: new.to_json(),
+                effect: rule.effect(old, new),
+            }),
         }
     }
 
@@ -542,6 +578,82 @@ impl SpecType for RepoPath {
                 format!("'{path}' is not a folder of the repository"),
                 Some(
                     "name it from the folder of the spec, or from the repository's root with a leading '//'; no '.' or '..'"
+                        .to_owned(),
+                ),
+            ),
+        }
+    }
+}
+
+/// A path in the task's root or on a machine, from `/`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AbsolutePath(pub String);
+
+impl SpecType for AbsolutePath {
+    fn python_type() -> String {
+        "str".to_owned()
+    }
+
+    fn to_python(&self) -> String {
+        self.0.to_python()
+    }
+
+    fn to_json(&self) -> Value {
+        self.0.as_str().into()
+    }
+
+    fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<AbsolutePath> {
+        let path = String::from_author(value, at, decoder)?;
+        let plain = match path.strip_prefix('/') {
+            Some("") => true,
+            Some(rest) => rest
+                .trim_end_matches('/')
+                .split('/')
+                .all(|part| !part.is_empty() && part != "." && part != ".."),
+            None => false,
+        };
+        match plain {
+            true if path == "/" => Some(AbsolutePath(path)),
+            true => Some(AbsolutePath(path.trim_end_matches('/').to_owned())),
+            false => decoder.bad_value(
+                at,
+                format!("'{path}' is not a plain path from /"),
+                Some("for example \"/var/lib/app\"; no '.', '..' or '//'".to_owned()),
+            ),
+        }
+    }
+}
+
+/// When to run: five fields, as in a crontab.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CronLine(pub String);
+
+impl SpecType for CronLine {
+    fn python_type() -> String {
+        "str".to_owned()
+    }
+
+    fn to_python(&self) -> String {
+        self.0.to_python()
+    }
+
+    fn to_json(&self) -> Value {
+        self.0.as_str().into()
+    }
+
+    fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<CronLine> {
+        let line = String::from_author(value, at, decoder)?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "*/,-#?L".contains(c);
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        match fields.len() == 5 && fields.iter().all(|field| field.chars().all(plain)) {
+            true => Some(CronLine(fields.join(" "))),
+            false => decoder.bad_value(
+                at,
+                format!("'{line}' is not a line of a crontab"),
+                Some(
+                    "write minute, hour, day of the month, month and day of the week: \"30 2 * * *\" is every day at 2:30"
                         .to_owned(),
                 ),
             ),

@@ -1,7 +1,10 @@
 //! The spec language through its schema: reading, refusing, comparing, storing, generating.
 
 use serde_json::{Value, json};
-use tw_model::{Bytes, Code, Decoder, Effect, JobSpec, Problem, diff_jobs};
+use tw_model::{
+    Bytes, Code, Decoder, Effect, FIELDS_WITHOUT_SUPPORT, JobSpec, Problem, diff_jobs,
+    without_support,
+};
 
 fn object(class: &str, fields: Value) -> Value {
     json!({"__type__": class, "fields": fields, "spans": {}, "at": ["config.tw", 3, 1]})
@@ -187,14 +190,120 @@ fn less_disk_restarts_and_more_does_not() {
 fn generated_files_are_current() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let read = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).unwrap_or_default();
-    assert_eq!(
-        read("stdlib_py/tw/_schema.py"),
-        tw_model::python_module(),
-        "run `make docs`"
-    );
-    assert_eq!(
-        read("docs/spec-reference.md"),
-        tw_model::spec_reference(),
-        "run `make docs`"
-    );
+    let written = [
+        ("stdlib_py/tw/_schema.py", tw_model::python_module()),
+        ("docs/spec-reference.md", tw_model::spec_reference()),
+    ];
+    for (path, current) in written {
+        assert!(
+            read(path) == current,
+            "{path} is not current: run `make docs`"
+        );
+    }
+}
+
+#[test]
+fn every_field_has_an_example_of_itself() {
+    for table in JobSpec::tables() {
+        for field in table.fields.iter().filter(|field| !field.resolved) {
+            let keyword = format!("{}=", field.name);
+            assert!(
+                field.example.starts_with(&keyword),
+                "{}.{}: {:?}",
+                table.name,
+                field.name,
+                field.example
+            );
+        }
+    }
+}
+
+#[test]
+fn fields_without_support_are_fields_and_are_noticed_where_they_are_set() {
+    let complete = serde_json::to_value(job(hello())).unwrap();
+    for path in FIELDS_WITHOUT_SUPPORT {
+        let found = path
+            .split('.')
+            .try_fold(&complete, |value, name| value.get(name));
+        assert!(found.is_some(), "{path} is no field");
+    }
+    assert!(without_support(&job(hello())).is_empty());
+    let unsupported = FIELDS_WITHOUT_SUPPORT.contains(&"allowance");
+    let set = job(with(json!({"allowance": "team"})));
+    assert_eq!(without_support(&set).contains(&"allowance"), unsupported);
+}
+
+#[test]
+fn a_change_within_an_optional_struct_names_the_field() {
+    let scaled = |max: u32| {
+        job(with(
+            json!({"autoscale": object("Autoscale", json!({"max": max}))}),
+        ))
+    };
+    let changed = |old: &JobSpec, new: &JobSpec| -> Vec<(String, Effect)> {
+        let change = diff_jobs(Some(old), Some(new)).unwrap();
+        change
+            .changes
+            .into_iter()
+            .map(|c| (c.path, c.effect))
+            .collect()
+    };
+    let inside = changed(&scaled(3), &scaled(5));
+    assert_eq!(inside, [("autoscale.max".to_owned(), Effect::None)]);
+    let whole = changed(&job(hello()), &scaled(5));
+    assert_eq!(whole, [("autoscale".to_owned(), Effect::None)]);
+}
+
+#[test]
+fn fields_that_contradict_each_other_are_refused() {
+    let cases = [
+        (json!({"parallelism": 2}), "parallelism"),
+        (json!({"kind": "daemon", "replicas": 2}), "replicas"),
+        (
+            json!({"kind": "batch", "autoscale": object("Autoscale", json!({"max": 2}))}),
+            "autoscale",
+        ),
+        (
+            json!({"failover": object("Failover", json!({"within": 30}))}),
+            "failover",
+        ),
+        (json!({"priority": 101}), "priority"),
+        (
+            json!({"resources": object("Resources", json!({"cpu": 1.5, "whole_cores": true}))}),
+            "resources.cpu_millicores",
+        ),
+        (json!({"workdir": "srv"}), "workdir"),
+        (
+            json!({"requires": object("Requires", json!({"kernel": "6.x"}))}),
+            "requires.kernel",
+        ),
+        (
+            json!({"kind": "batch", "schedule": object("Schedule", json!({"cron": "daily"}))}),
+            "schedule.cron",
+        ),
+        (
+            json!({"sidecars": [object("Sidecar", json!({"name": "a", "command": "a", "volumes": ["data"]}))]}),
+            "sidecars[a].volumes",
+        ),
+        (
+            json!({"hooks": object("Hooks", json!({"pre_stop": object("Hook", json!({"command": "x {port:http}"}))}))}),
+            "hooks.pre_stop.command",
+        ),
+        (
+            json!({"volumes": [
+                object("Volume", json!({"name": "a", "path": "/data"})),
+                object("Volume", json!({"name": "b", "path": "/data/b"})),
+            ]}),
+            "volumes[b].path",
+        ),
+        (
+            json!({"volumes": [object("Volume", json!({"name": "a", "path": "/proc/x"}))]}),
+            "volumes[0].path",
+        ),
+    ];
+    for (fields, path) in cases {
+        let found = problems(with(fields.clone()));
+        assert_eq!(found.len(), 1, "{fields}: {found:?}");
+        assert_eq!(found[0].path, path, "{fields}");
+    }
 }

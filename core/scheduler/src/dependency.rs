@@ -19,7 +19,9 @@ pub(crate) fn ready(draft: &Draft, spec: &JobSpec) -> Result<(), String> {
             }
             Some(job) if !is_ready(job) => {
                 return Err(match job.spec().kind {
-                    Kind::Service => format!("waits for {id}, which has no healthy task yet"),
+                    Kind::Service | Kind::Daemon => {
+                        format!("waits for {id}, which has no healthy task yet")
+                    }
                     Kind::Batch => format!("waits for {id}, which is not done yet"),
                 });
             }
@@ -35,7 +37,7 @@ pub(crate) fn ready(draft: &Draft, spec: &JobSpec) -> Result<(), String> {
 /// A batch job is ready when every one of its tasks is done.
 pub(crate) fn is_ready(job: &JobState) -> bool {
     match job.spec().kind {
-        Kind::Service => job.tasks().any(|row| serves(job, row)),
+        Kind::Service | Kind::Daemon => job.tasks().any(|row| serves(job, row)),
         Kind::Batch => (0..job.wanted()).all(|index| {
             let latest = job.latest(index);
             latest.is_some_and(|row| row.state == TaskState::Done)

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tw_model::{
     ChangeKind, Code, Effect, JobChange, JobId, JobSpec, MachineId, RolloutState, SourceRef,
-    Timestamp, Version, VersionRecord, diff_jobs,
+    Timestamp, Version, VersionRecord, diff_jobs, without_support,
 };
 
 use crate::draft::Draft;
@@ -207,6 +207,20 @@ fn check(draft: &Draft, submission: &Submission) -> Result<(), Refusal> {
                 Code::SpecDuplicateJob,
                 format!("two of the submitted jobs are called {id}"),
                 "give one of them another name or namespace",
+            ));
+        }
+    }
+    for submitted in &submission.jobs {
+        let fields = without_support(&submitted.spec);
+        if !fields.is_empty() {
+            return Err(Refusal::new(
+                Code::SpecNotSupported,
+                format!(
+                    "{} sets {}, which this release does not act on yet",
+                    submitted.spec.id(),
+                    fields.join(", ")
+                ),
+                "leave it out for now: the job would run without it",
             ));
         }
     }

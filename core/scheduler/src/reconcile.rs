@@ -350,7 +350,7 @@ fn is_good(job: &JobState, now: Timestamp) -> bool {
     let spec = job.spec();
     (0..job.wanted()).all(|index| {
         job.latest(index).is_some_and(|row| match spec.kind {
-            Kind::Service => {
+            Kind::Service | Kind::Daemon => {
                 row.version == job.row.version
                     && rollout::settled(job, row, spec.rollout.healthy_for, now)
             }

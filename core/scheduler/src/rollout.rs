@@ -190,7 +190,7 @@ fn members(draft: &Draft, id: &JobId, rollout: &RolloutRecord) -> Vec<Member> {
             false => over && done,
         };
         let serving = match to.kind {
-            Kind::Service => serves(job, row),
+            Kind::Service | Kind::Daemon => serves(job, row),
             Kind::Batch => done || row.state == TaskState::Running,
         };
         Member {

@@ -5,6 +5,7 @@ mod errors;
 mod evaluate;
 mod examples;
 mod policy;
+mod reference;
 mod seal;
 mod support;
 mod testing;

@@ -1,0 +1,71 @@
+//! Which fields of the schema the cluster does not act on yet.
+//!
+//! A job that sets one of them is refused where it would run, never run without it. Whoever makes a field work
+//! takes it off this list.
+
+use serde_json::Value;
+
+use crate::{JobSpec, Kind};
+
+/// The JSON paths of these fields. A path stands for everything below it.
+pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &[
+    "workdir",
+    "image",
+    "runtimes",
+    "secrets",
+    "sidecars",
+    "hooks",
+    "init",
+    "resources.bandwidth_bytes_per_second",
+    "resources.whole_cores",
+    "resources.swap_bytes",
+    "resources.io_weight",
+    "autoscale",
+    "requires",
+    "spread",
+    "affinity",
+    "anti_affinity",
+    "bandwidth_heavy",
+    "priority",
+    "allowance",
+    "schedule",
+    "parallelism",
+    "timeout_ms",
+    "rollout.max_surge",
+    "rollout.bake_ms",
+    "rollout.failures_max",
+    "rollout.on_failure",
+    "task_control",
+    "at_most_one",
+    "failover",
+    "maintenance",
+    "volumes",
+];
+
+/// Kinds of jobs that cannot run yet.
+const KINDS_WITHOUT_SUPPORT: &[Kind] = &[Kind::Daemon];
+
+/// The fields that this job sets and nothing acts on yet, in the schema's order.
+pub fn without_support(job: &JobSpec) -> Vec<&'static str> {
+    let plain = serde_json::json!({"name": job.name, "command": job.command});
+    let (Ok(plain), Ok(set)) = (
+        serde_json::from_value::<JobSpec>(plain).and_then(serde_json::to_value),
+        serde_json::to_value(job),
+    ) else {
+        return Vec::new();
+    };
+    let mut found: Vec<&str> = FIELDS_WITHOUT_SUPPORT
+        .iter()
+        .copied()
+        .filter(|path| at(&plain, path) != at(&set, path))
+        .collect();
+    if KINDS_WITHOUT_SUPPORT.contains(&job.kind) {
+        found.push("kind");
+    }
+    found
+}
+
+fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.')
+        .try_fold(value, |value, name| value.get(name))
+}
