@@ -1,6 +1,8 @@
 //! The client of `tw-eval`: keeps a zygote and has specs evaluated in children of it.
 
 mod companion;
+mod compiler;
+mod frame;
 mod session;
 mod zygote;
 
@@ -15,6 +17,8 @@ use serde_json::Value;
 use tw_model::Code;
 
 use crate::{Source, SpecError};
+use compiler::Compiler;
+use session::Means;
 use zygote::Zygote;
 
 /// How specs are evaluated.
@@ -109,8 +113,7 @@ pub enum Detail {
 }
 
 /// What a sealed child runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// A spec, for its jobs.
     Spec,
@@ -118,6 +121,17 @@ pub(crate) enum Role {
     Test,
     /// A file of policies.
     Policy,
+}
+
+impl Role {
+    /// The role as `tw-eval` knows it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Role::Spec => "spec",
+            Role::Test => "test",
+            Role::Policy => "policy",
+        }
+    }
 }
 
 /// Answers questions beyond those about the tree. They are not part of the closure.
@@ -156,6 +170,7 @@ pub struct Evaluator {
     config: EvalConfig,
     program: PathBuf,
     zygote: Mutex<Option<Arc<Zygote>>>,
+    compiler: Compiler,
 }
 
 impl Evaluator {
@@ -170,6 +185,7 @@ impl Evaluator {
             config,
             program,
             zygote: Mutex::new(Some(Arc::new(zygote))),
+            compiler: Compiler::default(),
         })
     }
 
@@ -198,7 +214,12 @@ impl Evaluator {
         let path = work.path;
         for _ in 0..2 {
             let zygote = self.zygote()?;
-            if let Some(evaluation) = session::run(&zygote, &self.config, source, work) {
+            let means = Means {
+                zygote: &zygote,
+                config: &self.config,
+                compiler: &self.compiler,
+            };
+            if let Some(evaluation) = session::run(means, source, work) {
                 return Ok(evaluation);
             }
             tracing::warn!(spec = path, "the evaluator went away; starting it again");

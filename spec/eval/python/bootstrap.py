@@ -1,11 +1,13 @@
 """Runs first in the zygote: serves the embedded sources as modules, then loads everything a spec may need.
 
-`SOURCES` (dotted name → (file, source, is_package)) is set by the host.
+`SOURCES` (dotted name → (file, marshalled code, is_package)) is set by the host.
 """
 
 import importlib
 import importlib.abc
 import importlib.machinery
+import marshal
+import os
 import sys
 
 
@@ -19,13 +21,15 @@ class _Embedded(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return spec
 
     def exec_module(self, module):
-        file, source, _ = SOURCES[module.__name__]
-        exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)
+        exec(marshal.loads(SOURCES[module.__name__][1]), module.__dict__)
 
 
 # The C datetime cannot be told that there is no clock; the Python one can.
 sys.modules["_datetime"] = None
 sys.meta_path.insert(0, _Embedded())
+
+# `random` would seed itself anew in each child, from the kernel.
+os.register_at_fork = lambda **_hooks: None
 
 policy = importlib.import_module("_twill.policy")
 for name in [*sorted(policy.ALLOWED), *policy.LAZY, "uuid", "pathlib", "random"]:

@@ -87,7 +87,7 @@ def evaluate(path: str, with_references: bool) -> None:
 
 
 def _run(path: str) -> None:
-    found = host.ask("read", path)
+    found = host.ask("spec", path)
     if found is None:
         raise SpecError("spec.not_found", f"there is no file `{path}`")
     imports.spec_folder = posixpath.dirname(path)
@@ -96,7 +96,7 @@ def _run(path: str) -> None:
     main.__package__ = ""
     main.__builtins__ = imports.spec_builtins  # type: ignore[attr-defined]
     sys.modules["__main__"] = main
-    exec(imports.compile_source(path, found[2]), main.__dict__)
+    exec(imports.code_of(path, found[2], found[3]), main.__dict__)
 
 
 def _result(result: dict[str, Any]) -> bytes:

@@ -7,12 +7,12 @@ import json
 import posixpath
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
 import _twill_host as host
 
-from . import errors, policy, references, sources
+from . import compiler, errors, policy, references, sources
 
 _real_import = builtins.__import__
 _repository = references.modules
@@ -116,10 +116,10 @@ def _load_if_there(name: str) -> ModuleType | None:
     found = _find(leaf, above)
     if found is None:
         return None
-    kind, path, content = found
+    kind, path, content, code = found
     module = _new_module(name, kind, path)
     if kind != "namespace":
-        _run(module, name, path, content)
+        _run(module, name, path, content, code)
     if above is not None:
         setattr(above, leaf, module)
     return module
@@ -148,9 +148,9 @@ def _new_module(name: str, kind: str, path: str) -> ModuleType:
     return module
 
 
-def _run(module: ModuleType, name: str, path: str, content: bytes) -> None:
+def _run(module: ModuleType, name: str, path: str, content: bytes, code: bytes) -> None:
     try:
-        exec(compile_source(path, content), module.__dict__)
+        exec(code_of(path, content, code), module.__dict__)
     except BaseException:
         del _repository[name]
         if sys.modules.get(name) is module:
@@ -158,10 +158,19 @@ def _run(module: ModuleType, name: str, path: str, content: bytes) -> None:
         raise
 
 
-def compile_source(path: str, content: bytes) -> Any:
+def code_of(path: str, content: bytes, code: bytes) -> CodeType:
+    """Makes the lines of a file known; returns its code: what a compile job made of it, or else compiled here."""
+    if not code:
+        return compile_source(path, content)
+    loaded, calls = compiler.loaded(code, path)
+    sources.add(path, compiler.decoded(content), calls)
+    return loaded
+
+
+def compile_source(path: str, content: bytes) -> CodeType:
     """Compiles a file of the repository and makes its lines known."""
     try:
-        source = content.decode("utf-8-sig")
+        source = compiler.decoded(content)
     except UnicodeDecodeError as error:
         sources.add(path, "")
         line = content.count(b"\n", 0, error.start) + 1

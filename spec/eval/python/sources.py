@@ -7,6 +7,8 @@ import linecache
 from types import CodeType
 from typing import Any
 
+from . import compiler
+
 Place = tuple[str, int, int, int, int]
 """File, line, column, end line, end column: from 1, columns in code points, the end exclusive."""
 
@@ -14,11 +16,16 @@ Raw = tuple[int | None, int | None, int | None, int | None]
 """Line, end line, offset, end offset, as code positions have them: offsets in bytes from 0."""
 
 _lines: dict[str, list[str]] = {}
+_marshalled: dict[str, bytes] = {}
 
 
-def add(path: str, source: str) -> None:
-    """Makes a file known, so that its frames are recognized and tracebacks show its lines."""
+def add(path: str, source: str, calls: bytes = b"") -> None:
+    """Makes a file known, so that its frames are recognized and tracebacks show its lines.
+
+    `calls` is the marshalled table of its calls, where a compile job has made one.
+    """
     _lines[path] = source.splitlines(True)
+    _marshalled[path] = calls
     linecache.cache[path] = (len(source), None, _lines[path], path)
 
 
@@ -70,6 +77,19 @@ def position(code: CodeType, instruction: int) -> Raw:
         table = _positions[code] = list(code.co_positions())
     index = instruction // 2
     return table[index] if 0 <= index < len(table) else (code.co_firstlineno, None, None, None)
+
+
+_tables: dict[str, compiler.Calls] = {}
+
+
+def arguments_at(path: str, raw: Raw) -> dict[str, compiler.Span] | None:
+    """Returns where the arguments of the call at `raw` are written; None if it has no keywords."""
+    table = _tables.get(path)
+    if table is None:
+        calls = _marshalled[path]
+        table = compiler.calls(calls) if calls else compiler.calls_of(tree(path), text(path))
+        _tables[path] = table
+    return table.get(raw)
 
 
 _trees: dict[str, ast.Module] = {}

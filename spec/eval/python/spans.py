@@ -1,56 +1,20 @@
 """Which characters of the source a value came from.
 
-Code positions say which call made an object; the syntax tree says which of the
-call's characters belong to which keyword argument.
+Code positions say which call made an object; the table of the file's calls says which
+of the call's characters belong to which keyword argument.
 """
 
 from __future__ import annotations
 
-import ast
 from typing import Any
 
 from . import references, sources
 
 _Call = dict[str, sources.Place]
 
-_arguments: dict[int, _Call] = {}
-_LITERAL_DEPTH_MAX = 3
-
 with_references = False
 """Whether to follow what values refer to, which costs more than the rest of an evaluation."""
 
-
-
-def _literal(path: str, name: str, node: ast.AST, found: _Call, depth: int) -> None:
-    """Adds the places of the values inside a list or dict that is written out."""
-    if depth == 0:
-        return
-    if isinstance(node, (ast.List, ast.Tuple)):
-        items = [(str(index), item) for index, item in enumerate(node.elts)]
-        if any(isinstance(item, ast.Starred) for item in node.elts):
-            return
-    elif isinstance(node, ast.Dict):
-        items = [
-            (key.value, value)
-            for key, value in zip(node.keys, node.values)
-            if isinstance(key, ast.Constant) and isinstance(key.value, str)
-        ]
-    else:
-        return
-    for key, value in items:
-        found[f"{name}.{key}"] = sources.place_of(path, value)
-        _literal(path, f"{name}.{key}", value, found, depth - 1)
-
-
-def _arguments_of(path: str, call: ast.Call) -> _Call:
-    found = _arguments.get(id(call))
-    if found is None:
-        found = _arguments[id(call)] = {}
-        for keyword in call.keywords:
-            found[keyword.arg or "**"] = sources.place_of(path, keyword.value)
-            if keyword.arg:
-                _literal(path, keyword.arg, keyword.value, found, _LITERAL_DEPTH_MAX)
-    return found
 
 
 def keyword(path: str, raw: sources.Raw, name: str) -> sources.Place | None:
@@ -64,8 +28,8 @@ def keyword(path: str, raw: sources.Raw, name: str) -> sources.Place | None:
 
 def value(path: str, raw: sources.Raw, name: str) -> sources.Place | None:
     """Returns where the value of keyword `name` is written in the call at `raw`."""
-    call = sources.call_at(path, raw)
-    return _arguments_of(path, call).get(name) if call else None
+    found = (sources.arguments_at(path, raw) or {}).get(name)
+    return (path, *found) if found else None
 
 
 def locate(spec: Any) -> dict[str, Any]:
@@ -95,17 +59,21 @@ def _spans(origins: dict[str, Any]) -> dict[str, Any]:
         if not calls:
             continue
         path = calls[0][0].co_filename
-        node = sources.call_at(path, sources.position(*calls[0]))
-        if node is None:
+        raw = sources.position(*calls[0])
+        places = sources.arguments_at(path, raw)
+        if places is None:
             continue
-        places = _arguments_of(path, node)
         if field in places:
-            found[field] = places[field]
             prefix = field + "."
-            found.update((name, place) for name, place in places.items() if name.startswith(prefix))
+            found.update(
+                (name, (path, *span))
+                for name, span in places.items()
+                if name == field or name.startswith(prefix)
+            )
         elif "**" in places:
-            found[field] = places["**"]
-        referred = references.of_argument(calls, node, field) if with_references else []
+            found[field] = (path, *places["**"])
+        node = sources.call_at(path, raw) if with_references else None
+        referred = references.of_argument(calls, node, field) if node else []
         if referred:
             refs[field] = referred
     return {"spans": found, "refs": refs} if refs else {"spans": found}

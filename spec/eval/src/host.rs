@@ -21,7 +21,7 @@ pub(crate) fn connect(socket: RawFd) {
     let _ = PARENT.set(socket);
 }
 
-/// The head of an answer; `bytes` says that a frame of content follows.
+/// The head of an answer. The frame goes on with the content and then with the compiled code.
 #[derive(Deserialize)]
 struct Answer {
     /// What was found; none when there is no such thing.
@@ -29,10 +29,35 @@ struct Answer {
     #[serde(default)]
     path: String,
     #[serde(default)]
-    content: bool,
+    content_bytes: usize,
+    #[serde(default)]
+    code_bytes: usize,
     /// Why the parent cannot answer.
     error: Option<String>,
 }
+
+/// An answer and the parts of its frame.
+struct Parts<'a> {
+    head: Answer,
+    content: &'a [u8],
+    code: &'a [u8],
+}
+
+/// Takes a frame apart: the length of the head in four bytes, the head, the content, the code.
+fn parts(frame: &[u8]) -> Option<Parts<'_>> {
+    let (length, rest) = frame.split_first_chunk()?;
+    let (head, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+    let head: Answer = serde_json::from_slice(head).ok()?;
+    let (content, code) = rest.split_at_checked(head.content_bytes)?;
+    (code.len() == head.code_bytes).then_some(Parts {
+        head,
+        content,
+        code,
+    })
+}
+
+/// What was found, its path, its content, and its compiled code with the places of its calls.
+type Found<'py> = (String, String, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
 
 /// Ends the child, after `result` was sent if there is one.
 pub(crate) fn exit(result: Option<&[u8]>) -> ! {
@@ -55,32 +80,38 @@ fn parent() -> PyResult<&'static File> {
 pub(crate) mod _twill_host {
     use super::*;
 
-    /// Asks the parent; returns (what was found, its path, its content), or None if there is no such thing.
+    /// Asks the parent; returns (what was found, its path, its content, its code), or None if there is no such
+    /// thing. Code is empty unless a module or a spec was asked for, and where it could not be compiled.
     ///
-    /// Questions are `read` (a file), `list` (a folder), `exists`, and `module` (a path without suffix:
-    /// the package, module or folder that an import of it finds).
+    /// Questions are `spec` (the file that is evaluated), `read` (a file), `list` (a folder), `exists`, `module`
+    /// (a path without suffix: the package, module or folder that an import of it finds), and in a compile job
+    /// `blob` (the next file to compile).
     #[pyfunction]
-    fn ask<'py>(
-        py: Python<'py>,
-        question: &str,
-        path: &str,
-    ) -> PyResult<Option<(String, String, Bound<'py, PyBytes>)>> {
+    fn ask<'py>(py: Python<'py>, question: &str, path: &str) -> PyResult<Option<Found<'py>>> {
         let parent = parent()?;
         let asked = serde_json::json!({ "ask": question, "path": path }).to_string();
         frame::write(parent, asked.as_bytes())?;
-        let answer: Answer = serde_json::from_slice(&frame::read(parent)?)
-            .map_err(|cause| PyRuntimeError::new_err(format!("the parent's answer: {cause}")))?;
-        if let Some(error) = answer.error {
+        let frame = frame::read(parent)?;
+        let Some(answer) = parts(&frame) else {
+            return Err(PyRuntimeError::new_err(
+                "the parent's answer is not understood",
+            ));
+        };
+        if let Some(error) = answer.head.error {
             return Err(PyRuntimeError::new_err(error));
         }
-        let content = if answer.content {
-            frame::read(parent)?
-        } else {
-            Vec::new()
-        };
+        let path = answer.head.path;
+        let bytes = |bytes| PyBytes::new(py, bytes);
         Ok(answer
+            .head
             .found
-            .map(|found| (found, answer.path, PyBytes::new(py, &content))))
+            .map(|found| (found, path, bytes(answer.content), bytes(answer.code))))
+    }
+
+    /// Sends a frame and goes on: the answer to a `blob`.
+    #[pyfunction]
+    fn send(bytes: &[u8]) -> PyResult<()> {
+        Ok(frame::write(parent()?, bytes)?)
     }
 
     /// Sends the result and ends the child. Never returns.

@@ -11,6 +11,8 @@ use pyo3::prelude::*;
 const HOME: &str = env!("TW_PYTHON_HOME");
 /// Its version, as `3.11`.
 const VERSION: &str = env!("TW_PYTHON_VERSION");
+/// What marks code objects that it can read, in hex.
+const MAGIC: &str = env!("TW_PYTHON_MAGIC");
 
 /// Starts the interpreter in isolated mode and checks that it is the one this program was built for.
 pub(crate) fn start(hash_seed: u32) -> anyhow::Result<()> {
@@ -84,6 +86,16 @@ fn check(py: Python<'_>) -> anyhow::Result<()> {
     if prefix != HOME {
         bail!("tw-eval was built for the Python in {HOME} and found the one in {prefix}");
     }
+    let magic: String = py
+        .import("_frozen_importlib_external")?
+        .getattr("MAGIC_NUMBER")?
+        .call_method0("hex")?
+        .extract()?;
+    if magic != MAGIC {
+        bail!(
+            "tw-eval was built for code of the kind {MAGIC} and found an interpreter for {magic}; build it again"
+        );
+    }
     Ok(())
 }
 
@@ -91,4 +103,18 @@ fn check(py: Python<'_>) -> anyhow::Result<()> {
 pub(crate) fn version(py: Python<'_>) -> String {
     let version = py.version_info();
     format!("{}.{}.{}", version.major, version.minor, version.patch)
+}
+
+/// The file that the interpreter was loaded from: a shared library, or this program.
+pub(crate) fn library() -> anyhow::Result<String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").context("/proc/self/maps")?;
+    let shared = maps
+        .lines()
+        .filter_map(|line| line.split_once('/'))
+        .map(|(_, path)| format!("/{path}"))
+        .find(|path| path.contains("/libpython"));
+    match shared {
+        Some(path) => Ok(path),
+        None => Ok(std::env::current_exe()?.display().to_string()),
+    }
 }

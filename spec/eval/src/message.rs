@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of what the two sides say; they are of one build, so any difference is an error.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// The first datagram from the zygote: it is ready.
 #[derive(Debug, Serialize)]
@@ -15,13 +15,15 @@ pub(crate) struct Hello<'a> {
     pub(crate) python: &'a str,
     /// Whether the kernel enforces Landlock besides seccomp.
     pub(crate) landlock: bool,
+    /// The file that the interpreter was loaded from.
+    pub(crate) library: &'a str,
 }
 
-/// One datagram to the zygote: run a file. It carries two descriptors, the child's socket and the
+/// One datagram to the zygote: do something in a child. It carries two descriptors, the child's socket and the
 /// pipe on which the zygote says how the child ended.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Request {
-    /// What is run: `spec`, `test` or `policy`.
+    /// What is run: `spec`, `test` or `policy`; or `compile`, which runs no file.
     pub(crate) role: String,
     /// The file, relative to the repository's root.
     pub(crate) path: String,

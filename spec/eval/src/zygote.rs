@@ -14,18 +14,18 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::message::{Ended, Hello, PROTOCOL, Request};
 use crate::seal::{SOCKET, Seal};
 use crate::{host, interpreter};
 
-/// (module, file, text, whether it is a package) of every embedded source.
-const SOURCES: &[(&str, &str, &str, bool)] = include!(concat!(env!("OUT_DIR"), "/sources.rs"));
+/// (module, file, compiled code, whether it is a package) of every embedded source.
+const SOURCES: &[(&str, &str, &[u8], bool)] = include!(concat!(env!("OUT_DIR"), "/sources.rs"));
 
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
-/// A sealed process that evaluates one spec.
+/// A sealed process that does one job.
 struct Child {
     pid: Pid,
     /// Readable once the child has ended.
@@ -45,15 +45,16 @@ pub(crate) fn run(control: OwnedFd, seal: Seal, heap_shift: u32) -> anyhow::Resu
         let _shift = shift_heap(py, heap_shift)?;
         // The first hash map of a thread asks the kernel for random numbers, which a sealed child cannot.
         std::hint::black_box(RandomState::new());
-        let evaluate = prepare(py)?;
+        let run_job = prepare(py)?;
         let hello = Hello {
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION"),
             python: &interpreter::version(py),
             landlock: seal.has_landlock(),
+            library: &interpreter::library()?,
         };
         send_datagram(&control, &serde_json::to_vec(&hello)?)?;
-        serve(py, &control, seal, &evaluate)
+        serve(py, &control, seal, &run_job)
     })
 }
 
@@ -62,24 +63,24 @@ fn shift_heap(py: Python<'_>, objects: u32) -> PyResult<Bound<'_, PyList>> {
     PyList::new(py, (0..objects).map(|number| format!("shift {number}")))
 }
 
-/// Loads everything a spec may need; returns the function that evaluates one.
+/// Loads everything a spec may need; returns the function that does a job.
 fn prepare(py: Python<'_>) -> anyhow::Result<Bound<'_, PyAny>> {
     let sources = PyDict::new(py);
-    for (module, file, text, is_package) in SOURCES {
-        sources.set_item(module, (file, text, is_package))?;
+    for (module, file, code, is_package) in SOURCES {
+        sources.set_item(module, (file, PyBytes::new(py, code), is_package))?;
     }
-    let (_, file, text, _) = SOURCES
+    let (_, _, code, _) = SOURCES
         .iter()
         .find(|(module, ..)| *module == "_twill.bootstrap")
         .context("the embedded sources have no bootstrap")?;
     let globals = PyDict::new(py);
     globals.set_item("__name__", "_twill_bootstrap")?;
     globals.set_item("SOURCES", sources)?;
-    let compiled = py
-        .import("builtins")?
-        .call_method1("compile", (*text, *file, "exec"))?;
+    let code = py
+        .import("marshal")?
+        .call_method1("loads", (PyBytes::new(py, code),))?;
     py.import("builtins")?
-        .call_method1("exec", (compiled, globals))
+        .call_method1("exec", (code, globals))
         .map_err(|error| {
             anyhow::anyhow!(
                 "the library for specs does not load: {}",
@@ -101,7 +102,7 @@ fn serve(
     py: Python<'_>,
     control: &OwnedFd,
     seal: Seal,
-    evaluate: &Bound<'_, PyAny>,
+    run_job: &Bound<'_, PyAny>,
 ) -> anyhow::Result<()> {
     let mut seal = Some(seal);
     let mut children: Vec<Child> = Vec::new();
@@ -123,7 +124,7 @@ fn serve(
                 let Some(seal) = seal.take() else {
                     host::exit(None)
                 };
-                run_child(seal, zygote, socket, &request, evaluate)
+                run_child(seal, zygote, socket, &request, run_job)
             }
         }
     }
@@ -227,7 +228,7 @@ fn run_child(
     zygote: Pid,
     socket: OwnedFd,
     request: &Request,
-    evaluate: &Bound<'_, PyAny>,
+    run_job: &Bound<'_, PyAny>,
 ) -> ! {
     let early = socket.try_clone().ok().map(File::from);
     if let Err(cause) = seal.close(zygote, socket, request) {
@@ -240,7 +241,7 @@ fn run_child(
     std::mem::forget(early);
     host::connect(SOCKET);
     let what = (&request.role, &request.path, request.references);
-    let failure = evaluate.call1(what).err();
+    let failure = run_job.call1(what).err();
     let text = failure.map(|error| error.to_string()).unwrap_or_default();
     host::exit(Some(
         serde_json::json!({ "broken": text }).to_string().as_bytes(),

@@ -1,7 +1,7 @@
 //! One evaluation: answers what the child asks, writes it down, and understands how the child ended.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tw_model::Code;
 
+use super::compiler::{Code as Compiled, Compiler, Keep};
+use super::frame::Frames;
 use super::zygote::{Request, Zygote};
 use super::{Answers, Detail, EvalConfig, Evaluation, Question, QuestionKind, Work};
 use crate::source::{EntryKind, Source, SourceError};
 use crate::{Frame, SpecError};
 
-/// The most bytes a frame may have.
-const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long to wait for a sign of a zygote that should have killed its child.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -87,56 +87,61 @@ struct Ended {
 
 /// Has the file run and serves the child until it ends; none if the zygote is gone, in which case the
 /// request may be made again to another one.
-pub(super) fn run(
-    zygote: &Zygote,
-    config: &EvalConfig,
-    source: &Source,
-    work: Work<'_>,
-) -> Option<Evaluation> {
-    let (mut session, status) = Session::open(zygote, config, source, work).ok()?;
+pub(super) fn run(means: Means<'_>, source: &Source, work: Work<'_>) -> Option<Evaluation> {
+    let (mut session, status) = Session::open(means, source, work).ok()?;
     match session.serve() {
         Ok(Some(message)) => Some(session.finished(message)),
         Ok(None) | Err(_) => {
             let ended = how_it_ended(status)?;
-            Some(session.failed(unfinished(&ended, config, work.path)))
+            Some(session.failed(unfinished(&ended, means.config, work.path)))
         }
     }
 }
 
+/// What an evaluation is done with.
+#[derive(Clone, Copy)]
+pub(super) struct Means<'a> {
+    pub(super) zygote: &'a Zygote,
+    pub(super) config: &'a EvalConfig,
+    pub(super) compiler: &'a Compiler,
+}
+
 struct Session<'a> {
+    means: Means<'a>,
     source: &'a Source,
     path: &'a str,
     answers: Option<&'a dyn Answers>,
-    child: UnixStream,
+    child: Frames,
     asked: BTreeMap<(QuestionKind, String), Option<String>>,
 }
 
 impl<'a> Session<'a> {
     /// Sends the request; returns the session and the pipe on which the zygote reports.
     fn open(
-        zygote: &Zygote,
-        config: &EvalConfig,
+        means: Means<'a>,
         source: &'a Source,
         work: Work<'a>,
     ) -> io::Result<(Session<'a>, OwnedFd)> {
         let (child, theirs) = UnixStream::pair()?;
         let (status, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let config = means.config;
         child.set_read_timeout(Some(config.deadline + SILENCE))?;
         let request = Request {
-            role: work.role,
+            role: work.role.as_str(),
             path: work.path,
             cpu_s: config.cpu.as_secs().max(1),
             wall_ms: config.deadline.as_millis() as u64,
             memory_bytes: config.memory_bytes,
             references: work.detail == Detail::References,
         };
-        zygote.request(&request, &theirs.into(), &report)?;
+        means.zygote.request(&request, &theirs.into(), &report)?;
         Ok((
             Session {
+                means,
                 source,
                 path: work.path,
                 answers: work.answers,
-                child,
+                child: Frames::new(child),
                 asked: BTreeMap::new(),
             },
             status,
@@ -146,7 +151,7 @@ impl<'a> Session<'a> {
     /// Answers questions until the child says something else; none if it ended without a word.
     fn serve(&mut self) -> io::Result<Option<Message>> {
         loop {
-            let Some(bytes) = read_frame(&mut self.child)? else {
+            let Some(bytes) = self.child.read()? else {
                 return Ok(None);
             };
             match serde_json::from_slice(&bytes)? {
@@ -158,15 +163,15 @@ impl<'a> Session<'a> {
 
     fn answer(&mut self, ask: &str, path: &str) -> io::Result<()> {
         let answer = match ask {
+            "spec" => self.spec(path),
             "read" => self.read(path),
             "list" => self.list(path),
             "exists" => self.exists(path),
             "module" => self.module(path),
             _ => match self.answers {
                 Some(answers) => Ok(answers.answer(ask, path).map(|content| Found {
-                    what: "answer",
-                    path: path.to_owned(),
                     content: Some(content),
+                    ..Found::new("answer", path)
                 })),
                 None => {
                     return Err(io::Error::new(
@@ -176,33 +181,52 @@ impl<'a> Session<'a> {
                 }
             },
         };
-        let (head, content) = match answer {
+        let (head, found) = match answer {
             Ok(None) => (json!({ "found": null }), None),
-            Ok(Some(Found {
-                what,
-                path,
-                content,
-            })) => (
-                json!({ "found": what, "path": path, "content": content.is_some() }),
-                content,
-            ),
+            Ok(Some(found)) => (found.head(), Some(found)),
             Err(cause) => (json!({ "error": describe(&cause) }), None),
         };
-        write_frame(&mut self.child, head.to_string().as_bytes())?;
-        content.map_or(Ok(()), |content| write_frame(&mut self.child, &content))
+        let content = found.as_ref().and_then(|found| found.content.as_deref());
+        let code = found.as_ref().and_then(|found| found.code.as_deref());
+        self.child.answer(
+            &head.to_string(),
+            content.unwrap_or_default(),
+            code.unwrap_or_default(),
+        )
+    }
+
+    /// The file that is evaluated, with its code.
+    fn spec(&mut self, path: &str) -> Result<Option<Found>, SourceError> {
+        let found = self.read(path)?;
+        Ok(found.map(|found| self.compiled(found, Keep::Spec)))
+    }
+
+    /// Adds the code of a file that runs.
+    fn compiled(&self, found: Found, keep: Keep) -> Found {
+        let Means {
+            zygote,
+            config,
+            compiler,
+        } = self.means;
+        let code = found
+            .content
+            .as_deref()
+            .zip(found.hash)
+            .and_then(|(content, hash)| compiler.code(zygote, config, content, hash, keep));
+        Found { code, ..found }
     }
 
     fn read(&mut self, path: &str) -> Result<Option<Found>, SourceError> {
         let content = self.source.read(path)?;
-        let hash = content
-            .as_deref()
-            .map(|content| blake3::hash(content).to_hex().to_string());
-        self.asked
-            .insert((QuestionKind::Read, path.to_owned()), hash);
+        let hash = content.as_deref().map(blake3::hash);
+        self.asked.insert(
+            (QuestionKind::Read, path.to_owned()),
+            hash.map(|hash| hash.to_hex().to_string()),
+        );
         Ok(content.map(|content| Found {
-            what: "file",
-            path: path.to_owned(),
+            hash,
             content: Some(content),
+            ..Found::new("file", path)
         }))
     }
 
@@ -225,9 +249,8 @@ impl<'a> Session<'a> {
         self.asked
             .insert((QuestionKind::List, path.to_owned()), hash);
         Ok(listing.map(|content| Found {
-            what: "folder",
-            path: path.to_owned(),
             content: Some(content),
+            ..Found::new("folder", path)
         }))
     }
 
@@ -239,11 +262,7 @@ impl<'a> Session<'a> {
         let hash = what.map(|what| blake3::hash(what.as_bytes()).to_hex().to_string());
         self.asked
             .insert((QuestionKind::Exists, path.to_owned()), hash);
-        Ok(what.map(|what| Found {
-            what,
-            path: path.to_owned(),
-            content: None,
-        }))
+        Ok(what.map(|what| Found::new(what, path)))
     }
 
     /// What an import finds: a package, else a module, else a folder that may hold some.
@@ -253,6 +272,7 @@ impl<'a> Session<'a> {
             ("module", format!("{path}.py")),
         ] {
             if let Some(found) = self.read(&file)? {
+                let found = self.compiled(found, Keep::Module);
                 return Ok(Some(Found { what, ..found }));
             }
         }
@@ -324,6 +344,30 @@ struct Found {
     what: &'static str,
     path: String,
     content: Option<Vec<u8>>,
+    hash: Option<blake3::Hash>,
+    code: Compiled,
+}
+
+impl Found {
+    fn new(what: &'static str, path: &str) -> Found {
+        Found {
+            what,
+            path: path.to_owned(),
+            content: None,
+            hash: None,
+            code: None,
+        }
+    }
+
+    /// What the child is told before the content and the code.
+    fn head(&self) -> Value {
+        json!({
+            "found": self.what,
+            "path": self.path,
+            "content_bytes": self.content.as_ref().map_or(0, Vec::len),
+            "code_bytes": self.code.as_ref().map_or(0, |code| code.len()),
+        })
+    }
 }
 
 impl RawError {
@@ -348,31 +392,6 @@ fn describe(cause: &SourceError) -> String {
         Some(source) => format!("{cause}: {source}"),
         None => cause.to_string(),
     }
-}
-
-/// Reads one frame; none at the end of the stream.
-fn read_frame(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
-    let mut length = [0; 4];
-    match stream.read_exact(&mut length) {
-        Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    }
-    let length = u32::from_be_bytes(length) as usize;
-    if length > FRAME_BYTES_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("a frame of {length} bytes"),
-        ));
-    }
-    let mut bytes = vec![0; length];
-    stream.read_exact(&mut bytes)?;
-    Ok(Some(bytes))
-}
-
-fn write_frame(stream: &mut UnixStream, bytes: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    stream.write_all(&length.to_be_bytes())?;
-    stream.write_all(bytes)
 }
 
 /// Reads the zygote's report; none if the zygote went away without one.

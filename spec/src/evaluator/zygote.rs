@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{EvalConfig, EvaluatorError, Role};
+use super::{EvalConfig, EvaluatorError};
 
 /// What both sides must agree on; `tw-eval` states its own.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 /// How long the interpreter may take to come up.
 const START: Duration = Duration::from_secs(30);
 /// How long the process may take to end once its control socket is closed.
@@ -28,12 +28,14 @@ struct Hello {
     version: String,
     python: String,
     landlock: bool,
+    library: PathBuf,
 }
 
 /// A request as the control socket carries it, together with two descriptors.
 #[derive(Serialize)]
 pub(super) struct Request<'a> {
-    pub(super) role: Role,
+    /// What the child does.
+    pub(super) role: &'a str,
     pub(super) path: &'a str,
     pub(super) cpu_s: u64,
     pub(super) wall_ms: u64,
@@ -48,6 +50,8 @@ pub(super) struct Zygote {
     control: Option<OwnedFd>,
     process: Mutex<Child>,
     pub(super) python: String,
+    /// The file that the interpreter was loaded from.
+    pub(super) library: PathBuf,
 }
 
 impl Zygote {
@@ -77,6 +81,7 @@ impl Zygote {
             control: Some(control),
             process: Mutex::new(process),
             python: String::new(),
+            library: PathBuf::new(),
         };
         let hello = zygote.hello().ok_or_else(|| EvaluatorError::NotReady {
             program: program.to_owned(),
@@ -94,6 +99,7 @@ impl Zygote {
             "the evaluator is ready"
         );
         zygote.python = hello.python;
+        zygote.library = hello.library;
         Ok(zygote)
     }
 

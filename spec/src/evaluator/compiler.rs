@@ -1,0 +1,157 @@
+//! Compile jobs: sealed children that turn files into marshalled code, and what is kept of that.
+//!
+//! A compile job runs nothing of what it compiles, so one child does many files, up to a number; its
+//! output is only ever unmarshalled inside other sealed children.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use serde_json::json;
+
+use super::EvalConfig;
+use super::frame::Frames;
+use super::zygote::{Request, Zygote};
+
+/// Files that one child compiles.
+const FILES_PER_CHILD_MAX: usize = 256;
+/// Processor time and time that a child has for all of its files.
+const CHILD_TIME: Duration = Duration::from_secs(30);
+/// Time that one file may take.
+const FILE_TIME: Duration = Duration::from_secs(5);
+/// Code that is kept in memory.
+const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// A file's marshalled code and its calls; none where it is left to the evaluation to compile it.
+pub(super) type Code = Option<Arc<[u8]>>;
+
+/// Compiles files, and keeps the code of those that are asked for again and again.
+#[derive(Debug, Default)]
+pub(super) struct Compiler {
+    idle: Mutex<Vec<Job>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    codes: HashMap<blake3::Hash, Code>,
+    bytes: usize,
+}
+
+/// Whether a file will be asked for again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// A module, which other specs import, too.
+    Module,
+    /// A spec.
+    Spec,
+}
+
+impl Compiler {
+    /// Returns the code of a file with the hash `hash`.
+    pub(super) fn code(
+        &self,
+        zygote: &Zygote,
+        config: &EvalConfig,
+        content: &[u8],
+        hash: blake3::Hash,
+        keep: Keep,
+    ) -> Code {
+        if keep == Keep::Module
+            && let Some(code) = lock(&self.kept).codes.get(&hash)
+        {
+            return code.clone();
+        }
+        let code = self.compile(zygote, config, content);
+        if keep == Keep::Module {
+            self.keep(hash, &code);
+        }
+        code
+    }
+
+    fn keep(&self, hash: blake3::Hash, code: &Code) {
+        let mut kept = lock(&self.kept);
+        let bytes = code.as_ref().map_or(0, |code| code.len());
+        if kept.bytes + bytes <= KEPT_BYTES_MAX && kept.codes.insert(hash, code.clone()).is_none() {
+            kept.bytes += bytes;
+        }
+    }
+
+    /// Has a child compile the file. A child that fails is gone, and the file is left to the evaluation, which
+    /// says what is wrong with it.
+    fn compile(&self, zygote: &Zygote, config: &EvalConfig, content: &[u8]) -> Code {
+        let idle = lock(&self.idle).pop();
+        let mut job = match idle.filter(|job| job.is_of(zygote)) {
+            Some(job) => job,
+            None => Job::start(zygote, config).ok()?,
+        };
+        let code = job.compile(content).ok()?;
+        if job.can_go_on() {
+            lock(&self.idle).push(job);
+        }
+        (!code.is_empty()).then(|| code.into())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A child that waits for files.
+#[derive(Debug)]
+struct Job {
+    frames: Frames,
+    zygote: u32,
+    files: usize,
+    started: Instant,
+}
+
+impl Job {
+    fn start(zygote: &Zygote, config: &EvalConfig) -> io::Result<Job> {
+        let (child, theirs) = UnixStream::pair()?;
+        let (_, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        child.set_read_timeout(Some(FILE_TIME))?;
+        child.set_write_timeout(Some(FILE_TIME))?;
+        let request = Request {
+            role: "compile",
+            path: "",
+            cpu_s: CHILD_TIME.as_secs(),
+            wall_ms: CHILD_TIME.as_millis() as u64,
+            memory_bytes: config.memory_bytes,
+            references: false,
+        };
+        zygote.request(&request, &theirs.into(), &report)?;
+        Ok(Job {
+            frames: Frames::new(child),
+            zygote: zygote.process_id(),
+            files: 0,
+            started: Instant::now(),
+        })
+    }
+
+    fn compile(&mut self, content: &[u8]) -> io::Result<Vec<u8>> {
+        self.files += 1;
+        self.next()?;
+        let head = json!({ "found": "blob", "content_bytes": content.len() }).to_string();
+        self.frames.answer(&head, content, &[])?;
+        self.next()
+    }
+
+    /// Reads what the child says next: that it waits for a file, or what it made of one.
+    fn next(&mut self) -> io::Result<Vec<u8>> {
+        self.frames
+            .read()?
+            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    fn is_of(&self, zygote: &Zygote) -> bool {
+        self.zygote == zygote.process_id() && self.started.elapsed() < CHILD_TIME / 2
+    }
+
+    fn can_go_on(&self) -> bool {
+        self.files < FILES_PER_CHILD_MAX
+    }
+}
