@@ -82,7 +82,7 @@ def test_replace_derives_a_new_object() -> None:
     more = job.replace(replicas=5)
     assert (job.replicas, more.replicas, more.name) == (2, 5, "web")
     with pytest.raises(SpecError, match="did you mean `replicas`"):
-        job.replace(replica=5)
+        job.replace(replica=5)  # type: ignore[call-arg]
 
 
 def test_equality_is_by_value() -> None:

@@ -22,7 +22,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, MappingProxyType
-from typing import Any, ClassVar, Final, Self, dataclass_transform
+from typing import Any, ClassVar, Final, Self, TypeVar, dataclass_transform
 
 _HERE: Final = os.path.dirname(__file__) + "/"
 _INT_MAX: Final = 2**63 - 1
@@ -31,6 +31,9 @@ _TRACE_FRAMES_MAX: Final = 32
 
 EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 """The default of every mapping field."""
+
+UNSET: Final[Any] = object()
+"""The default of a field that has no value unless one is given."""
 
 type_name = "__type__"
 
@@ -142,6 +145,19 @@ class Spec:
         )
         return made
 
+    def _mix(self, mixins: Iterable[Spec]) -> Self:
+        origin = _caller()
+        made = self
+        for mixin in mixins:
+            if type(mixin).__name__ not in ("Mixin", type(self).__name__):
+                raise SpecError(
+                    "spec.wrong_type",
+                    f"`{type(self).__name__}.mix` takes mixins, not {type(mixin).__name__}",
+                    hint="write `Mixin(…)` with the fields that the jobs have in common",
+                )
+            made = _merge(made, mixin, origin)
+        return made
+
     def _written(self) -> dict[str, Any]:
         """Returns the fields the author gave, in the order given."""
         return {name: self.__dict__[name] for name in self.__dict__["_origins"]}
@@ -177,6 +193,30 @@ class Spec:
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
+
+
+_S = TypeVar("_S", bound=Spec)
+
+
+def _merge(base: _S, other: Spec, origin: Origin) -> _S:
+    fields = base._written()
+    origins = dict(base.__dict__["_origins"])
+    for name, value in other._written().items():
+        fields[name] = _merge_value(fields[name], value, origin) if name in fields else value
+        origins[name] = other.__dict__["_origins"][name]
+    made = type(base).__new__(type(base))
+    made._fill(fields, origins, origin)
+    return made
+
+
+def _merge_value(base: Any, value: Any, origin: Origin) -> Any:
+    if isinstance(value, Spec) and type(base) is type(value):
+        return _merge(base, value, origin)
+    if isinstance(value, MappingProxyType) and isinstance(base, (dict, MappingProxyType)):
+        return {**base, **value}
+    if isinstance(value, tuple) and isinstance(base, tuple):
+        return (*base, *value)
+    return value
 
 
 def _show(value: object) -> str:

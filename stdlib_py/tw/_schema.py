@@ -6,12 +6,12 @@ Generated from Twill's schema by `make docs`; edit `core/model/src/job.rs` inste
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from ._runtime import EMPTY, Spec
+from ._runtime import EMPTY, UNSET, Spec
 from .units import DAY, MINUTE, SECOND, GiB, MiB
 
-__all__ = ["Affinity", "ArchiveImage", "Autoscale", "CommandCheck", "Failover", "FolderImage", "Hook", "Hooks", "HttpCheck", "Job", "Limits", "Maintenance", "OciImage", "Package", "Requires", "Resources", "Restart", "Rollout", "Runtime", "Schedule", "Secret", "Sidecar", "Spread", "Stop", "TaskControl", "TcpCheck", "Volume"]
+__all__ = ["Affinity", "ArchiveImage", "Autoscale", "CommandCheck", "Failover", "FolderImage", "Hook", "Hooks", "HttpCheck", "Job", "Limits", "Maintenance", "Mixin", "OciImage", "Package", "Requires", "Resources", "Restart", "Rollout", "Runtime", "Schedule", "Secret", "Sidecar", "Spread", "Stop", "TaskControl", "TcpCheck", "Volume"]
 
 
 class Package(Spec):
@@ -29,6 +29,14 @@ class Package(Spec):
         """A folder of the repository, at the revision that is evaluated."""
         return Package(path=path)
 
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            path: str = ...,
+        ) -> Self: ...
+
 
 class FolderImage(Spec):
     """A folder on the machines as the root file system, read-only to the task."""
@@ -39,6 +47,14 @@ class FolderImage(Spec):
     A change: tasks start again.
     Example: `path="/srv/images/debian-12"`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            path: str = ...,
+        ) -> Self: ...
 
 
 class ArchiveImage(Spec):
@@ -51,6 +67,14 @@ class ArchiveImage(Spec):
     Example: `path="//images/base.tar.zst"`
     """
 
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            path: str = ...,
+        ) -> Self: ...
+
 
 class OciImage(Spec):
     """An image of a registry as the root file system."""
@@ -61,6 +85,14 @@ class OciImage(Spec):
     A change: tasks start again.
     Example: `reference="docker.io/library/redis:7.2"`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            reference: str = ...,
+        ) -> Self: ...
 
 
 class Runtime(Spec):
@@ -81,6 +113,15 @@ class Runtime(Spec):
     Example: `version="3.11"`
     """
 
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            name: str = ...,
+            version: str = ...,
+        ) -> Self: ...
+
 
 class Secret(Spec):
     """A secret that the task reads as a file in memory, at `/secrets/NAME`. Its value is never in a spec, an
@@ -93,6 +134,14 @@ class Secret(Spec):
     A change: tasks start again.
     Example: `name="database-password"`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            name: str = ...,
+        ) -> Self: ...
 
 
 class Sidecar(Spec):
@@ -123,6 +172,17 @@ class Sidecar(Spec):
     Example: `volumes=["data"]`
     """
 
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            name: str = ...,
+            command: str | Sequence[str] = ...,
+            env: Mapping[str, str] = ...,
+            volumes: Sequence[str] = ...,
+        ) -> Self: ...
+
 
 class Hook(Spec):
     """A command at a certain moment in the life of a task, in the task's sandbox."""
@@ -139,6 +199,15 @@ class Hook(Spec):
     A change: tasks start again.
     Example: `timeout=2 * MINUTE`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            command: str | Sequence[str] = ...,
+            timeout: float = ...,
+        ) -> Self: ...
 
 
 class Hooks(Spec):
@@ -168,6 +237,17 @@ class Hooks(Spec):
     A change: tasks start again.
     Example: `post_stop=Hook(command="./clean-up")`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            pre_start: Hook | None = ...,
+            post_start: Hook | None = ...,
+            pre_stop: Hook | None = ...,
+            post_stop: Hook | None = ...,
+        ) -> Self: ...
 
 
 class Resources(Spec):
@@ -229,6 +309,21 @@ class Resources(Spec):
     Nothing acts on it yet: a plan refuses a job that sets it.
     """
 
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            cpu: float = ...,
+            memory: int = ...,
+            disk: int = ...,
+            pids: int = ...,
+            bandwidth: int = ...,
+            whole_cores: bool = ...,
+            swap: int = ...,
+            io_weight: int = ...,
+        ) -> Self: ...
+
 
 class Limits(Spec):
     """How the limits of running tasks follow their measured use."""
@@ -277,6 +372,20 @@ class Limits(Spec):
     Example: `window=14 * DAY`
     """
 
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            mode: Literal["off", "observe", "suggest", "auto"] = ...,
+            cpu_min: float = ...,
+            cpu_max: float | None = ...,
+            memory_min: int = ...,
+            memory_max: int | None = ...,
+            history_min: float = ...,
+            window: float = ...,
+        ) -> Self: ...
+
 
 class Autoscale(Spec):
     """Lets the number of tasks follow the load. `replicas` is where it begins."""
@@ -306,6 +415,17 @@ class Autoscale(Spec):
     A change: no task notices.
     Example: `down_after=10 * MINUTE`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            min: int = ...,
+            max: int = ...,
+            cpu_percent: int = ...,
+            down_after: float = ...,
+        ) -> Self: ...
 
 
 class Requires(Spec):
@@ -348,6 +468,19 @@ class Requires(Spec):
     Example: `region="north"`
     """
 
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            os: str = ...,
+            os_version: str = ...,
+            kernel: str = ...,
+            labels: Mapping[str, str] = ...,
+            profile: str | None = ...,
+            region: str | None = ...,
+        ) -> Self: ...
+
 
 class Spread(Spec):
     """Spreads the tasks over parts of the fleet, at placement and after failures."""
@@ -364,6 +497,15 @@ class Spread(Spec):
     A change: applied to running tasks.
     Example: `at_least=3`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            over: Literal["machine", "rack", "cluster", "datacenter", "region"] = ...,
+            at_least: int = ...,
+        ) -> Self: ...
 
 
 class Affinity(Spec):
@@ -387,6 +529,16 @@ class Affinity(Spec):
     A change: applied to running tasks.
     Example: `required=True`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            job: str = ...,
+            within: Literal["machine", "rack", "cluster", "datacenter", "region"] = ...,
+            required: bool = ...,
+        ) -> Self: ...
 
 
 class Schedule(Spec):
@@ -416,6 +568,17 @@ class Schedule(Spec):
     A change: no task notices.
     Example: `missed="run_once"`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            cron: str = ...,
+            time_zone: str = ...,
+            overlap: Literal["skip", "queue", "replace"] = ...,
+            missed: Literal["skip", "run_once"] = ...,
+        ) -> Self: ...
 
 
 class Rollout(Spec):
@@ -475,6 +638,21 @@ class Rollout(Spec):
     Nothing acts on it yet: a plan refuses a job that sets it.
     """
 
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            stages: Sequence[int | str] = ...,
+            max_unavailable: int = ...,
+            max_surge: int = ...,
+            healthy_for: float = ...,
+            bake: float = ...,
+            deadline: float = ...,
+            failures_max: int = ...,
+            on_failure: Literal["halt", "rollback"] = ...,
+        ) -> Self: ...
+
 
 class Restart(Spec):
     """What happens when a task ends that should not. The wait doubles with each failure in a row."""
@@ -504,6 +682,17 @@ class Restart(Spec):
     Example: `reset_after=1 * HOUR`
     """
 
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            attempts: int = ...,
+            delay: float = ...,
+            delay_max: float = ...,
+            reset_after: float = ...,
+        ) -> Self: ...
+
 
 class Stop(Spec):
     """How a task is asked to end."""
@@ -526,6 +715,16 @@ class Stop(Spec):
     A change: no task notices.
     Example: `grace=30 * SECOND`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            drain: float = ...,
+            signal: Literal["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"] = ...,
+            grace: float = ...,
+        ) -> Self: ...
 
 
 class TaskControl(Spec):
@@ -558,6 +757,17 @@ class TaskControl(Spec):
     Example: `deadline=1 * HOUR`
     """
 
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            job: str | None = ...,
+            port: str = ...,
+            path: str = ...,
+            deadline: float = ...,
+        ) -> Self: ...
+
 
 class Failover(Spec):
     """Replaces an at-most-one task that is out of reach, once it surely runs no more."""
@@ -568,6 +778,14 @@ class Failover(Spec):
     A change: tasks start again.
     Example: `within=1 * MINUTE`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            within: float = ...,
+        ) -> Self: ...
 
 
 class Maintenance(Spec):
@@ -580,6 +798,14 @@ class Maintenance(Spec):
     A change: no task notices.
     Example: `endure=15 * MINUTE`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            endure: float = ...,
+        ) -> Self: ...
 
 
 class HttpCheck(Spec):
@@ -616,6 +842,18 @@ class HttpCheck(Spec):
     Example: `failures=5`
     """
 
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            port: str = ...,
+            path: str = ...,
+            every: float = ...,
+            timeout: float = ...,
+            failures: int = ...,
+        ) -> Self: ...
+
 
 class TcpCheck(Spec):
     """Healthy when a connection is accepted."""
@@ -644,6 +882,17 @@ class TcpCheck(Spec):
     A change: applied to running tasks.
     Example: `failures=5`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            port: str = ...,
+            every: float = ...,
+            timeout: float = ...,
+            failures: int = ...,
+        ) -> Self: ...
 
 
 class CommandCheck(Spec):
@@ -674,6 +923,17 @@ class CommandCheck(Spec):
     Example: `failures=2`
     """
 
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            command: str | Sequence[str] = ...,
+            every: float = ...,
+            timeout: float = ...,
+            failures: int = ...,
+        ) -> Self: ...
+
 
 class Volume(Spec):
     """A folder that outlives the task: the next task of the same index on that machine finds it as it was left."""
@@ -696,6 +956,16 @@ class Volume(Spec):
     A change: applied to running tasks.
     Example: `size=10 * GiB`
     """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            name: str = ...,
+            path: str = ...,
+            size: int = ...,
+        ) -> Self: ...
 
 
 class Job(Spec):
@@ -978,3 +1248,105 @@ class Job(Spec):
     Example: `volumes=[Volume(name="data", path="/var/lib/app", size=10 * GiB)]`
     Nothing acts on it yet: a plan refuses a job that sets it.
     """
+
+    def mix(self, *mixins: Mixin) -> Self:
+        """Returns a copy into which the fields of `mixins` are merged, one after the other.
+
+        An object is merged field by field, a dict key by key, a list is appended to;
+        everything else is replaced. Where two mixins say something, the later one wins.
+        """
+        return self._mix(mixins)
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            name: str = ...,
+            namespace: str = ...,
+            kind: Literal["service", "batch", "daemon"] = ...,
+            command: str | Sequence[str] = ...,
+            env: Mapping[str, str] = ...,
+            user: str = ...,
+            workdir: str | None = ...,
+            packages: Sequence[Package] = ...,
+            image: FolderImage | ArchiveImage | OciImage | None = ...,
+            runtimes: Sequence[Runtime] = ...,
+            secrets: Sequence[Secret] = ...,
+            sidecars: Sequence[Sidecar] = ...,
+            hooks: Hooks = ...,
+            init: bool = ...,
+            replicas: int = ...,
+            resources: Resources = ...,
+            limits: Limits = ...,
+            autoscale: Autoscale | None = ...,
+            requires: Requires = ...,
+            spread: Sequence[Spread] = ...,
+            affinity: Sequence[Affinity] = ...,
+            anti_affinity: Sequence[Affinity] = ...,
+            bandwidth_heavy: bool = ...,
+            priority: int = ...,
+            allowance: str | None = ...,
+            schedule: Schedule | None = ...,
+            parallelism: int | None = ...,
+            timeout: float | None = ...,
+            depends_on: Sequence[str] = ...,
+            rollout: Rollout = ...,
+            restart: Restart = ...,
+            stop: Stop = ...,
+            task_control: TaskControl | None = ...,
+            at_most_one: bool = ...,
+            failover: Failover | None = ...,
+            maintenance: Maintenance = ...,
+            ports: Sequence[str] = ...,
+            health: Sequence[HttpCheck | TcpCheck | CommandCheck] = ...,
+            owner: str = ...,
+            labels: Mapping[str, str] = ...,
+            volumes: Sequence[Volume] = ...,
+        ) -> Self: ...
+
+
+class Mixin(Spec):
+    """Fields that several jobs have in common: `job.mix(mixin)` puts them into a job."""
+
+    name: str = UNSET
+    namespace: str = UNSET
+    kind: Literal["service", "batch", "daemon"] = UNSET
+    command: str | Sequence[str] = UNSET
+    env: Mapping[str, str] = UNSET
+    user: str = UNSET
+    workdir: str | None = UNSET
+    packages: Sequence[Package] = UNSET
+    image: FolderImage | ArchiveImage | OciImage | None = UNSET
+    runtimes: Sequence[Runtime] = UNSET
+    secrets: Sequence[Secret] = UNSET
+    sidecars: Sequence[Sidecar] = UNSET
+    hooks: Hooks = UNSET
+    init: bool = UNSET
+    replicas: int = UNSET
+    resources: Resources = UNSET
+    limits: Limits = UNSET
+    autoscale: Autoscale | None = UNSET
+    requires: Requires = UNSET
+    spread: Sequence[Spread] = UNSET
+    affinity: Sequence[Affinity] = UNSET
+    anti_affinity: Sequence[Affinity] = UNSET
+    bandwidth_heavy: bool = UNSET
+    priority: int = UNSET
+    allowance: str | None = UNSET
+    schedule: Schedule | None = UNSET
+    parallelism: int | None = UNSET
+    timeout: float | None = UNSET
+    depends_on: Sequence[str] = UNSET
+    rollout: Rollout = UNSET
+    restart: Restart = UNSET
+    stop: Stop = UNSET
+    task_control: TaskControl | None = UNSET
+    at_most_one: bool = UNSET
+    failover: Failover | None = UNSET
+    maintenance: Maintenance = UNSET
+    ports: Sequence[str] = UNSET
+    health: Sequence[HttpCheck | TcpCheck | CommandCheck] = UNSET
+    owner: str = UNSET
+    labels: Mapping[str, str] = UNSET
+    volumes: Sequence[Volume] = UNSET

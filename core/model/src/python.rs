@@ -12,9 +12,9 @@ Generated from Twill's schema by `make docs`; edit `core/model/src/job.rs` inste
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from ._runtime import EMPTY, Spec
+from ._runtime import EMPTY, UNSET, Spec
 from .units import DAY, HOUR, MILLISECOND, MINUTE, SECOND, GiB, KiB, MiB, TiB
 
 "#;
@@ -24,7 +24,9 @@ pub fn module() -> String {
     let tables = JobSpec::tables();
     let mut names: Vec<String> = tables
         .iter()
-        .map(|table| format!("\"{}\"", table.name))
+        .map(|table| table.name)
+        .chain([MIXIN])
+        .map(|name| format!("\"{name}\""))
         .collect();
     names.sort();
     let mut text = HEADER.to_owned();
@@ -56,7 +58,38 @@ pub fn module() -> String {
     for table in &tables {
         write_class(&mut text, table);
     }
+    if let Some(job) = tables.iter().find(|table| table.name == "Job") {
+        write_mixin(&mut text, job);
+    }
     text
+}
+
+/// The class of fields that several jobs have in common.
+const MIXIN: &str = "Mixin";
+
+/// The method that puts mixins into a job.
+const MIX: &str = r#"
+    def mix(self, *mixins: Mixin) -> Self:
+        """Returns a copy into which the fields of `mixins` are merged, one after the other.
+
+        An object is merged field by field, a dict key by key, a list is appended to;
+        everything else is replaced. Where two mixins say something, the later one wins.
+        """
+        return self._mix(mixins)
+"#;
+
+/// Writes the class with every field of a job, none of them required.
+fn write_mixin(text: &mut String, job: &StructInfo) {
+    let doc = "Fields that several jobs have in common: `job.mix(mixin)` puts them into a job.";
+    let _ = write!(text, "\n\nclass {MIXIN}(Spec):\n{}\n", docstring(doc));
+    for field in authored(job) {
+        let _ = writeln!(text, "    {}: {} = UNSET", field.name, field.python_type);
+    }
+}
+
+/// The fields that authors may write.
+fn authored(table: &StructInfo) -> impl Iterator<Item = &FieldInfo> {
+    table.fields.iter().filter(|field| !field.resolved)
 }
 
 fn write_class(text: &mut String, table: &StructInfo) {
@@ -66,7 +99,7 @@ fn write_class(text: &mut String, table: &StructInfo) {
         table.name,
         docstring(&table.doc)
     );
-    for field in table.fields.iter().filter(|field| !field.resolved) {
+    for field in authored(table) {
         let default = field
             .default
             .as_deref()
@@ -81,6 +114,24 @@ fn write_class(text: &mut String, table: &StructInfo) {
         );
     }
     text.push_str(table.python_extra);
+    write_signatures(text, table);
+}
+
+/// Writes what type checkers know of the methods that take fields.
+fn write_signatures(text: &mut String, table: &StructInfo) {
+    let arguments: Vec<String> = authored(table)
+        .map(|field| format!("{}: {} = ...", field.name, field.python_type))
+        .collect();
+    let signature = |name: &str| {
+        format!(
+            "        def {name}(  # type: ignore[override]\n            self,\n            *,\n            {},\n        ) -> Self: ...\n",
+            arguments.join(",\n            "),
+        )
+    };
+    if table.name == "Job" {
+        text.push_str(MIX);
+    }
+    let _ = write!(text, "\n    if TYPE_CHECKING:\n\n{}", signature("replace"));
 }
 
 fn field_doc(table: &StructInfo, field: &FieldInfo) -> String {

@@ -313,3 +313,28 @@ fn a_module_beside_the_spec_leads_to_its_definition() {
     let found = diff(&repo, "HEAD", "");
     assert_eq!(causes(&found), ["a replicas scale by team/lib/sizes.py:2"]);
 }
+
+#[test]
+fn a_mixin_of_another_module_leads_to_its_line() {
+    let mixin = |level: &str, cpu: &str| {
+        format!(
+            "from tw import Mixin, Resources\n\nOBSERVED = Mixin(\n    env={{\n        \"LOG\": \"{level}\",\n    }},\n    resources=Resources(\n        cpu={cpu},\n    ),\n)\n"
+        )
+    };
+    let repo = Repo::with(&[
+        ("shared/mixins.py", &mixin("info", "1")),
+        (
+            "web/config.tw",
+            "from shared.mixins import OBSERVED\nfrom tw import Job, MiB, Resources, export\n\nexport(Job(name=\"web\", command=\"sleep 60\", resources=Resources(memory=128 * MiB), env={\"A\": \"1\"}).mix(OBSERVED))\n",
+        ),
+    ]);
+    repo.commit("base");
+    repo.write("shared/mixins.py", &mixin("debug", "2"));
+    assert_eq!(
+        causes(&diff(&repo, "HEAD", "")),
+        [
+            "web env.LOG restart by shared/mixins.py:5",
+            "web resources.cpu_millicores in_place by shared/mixins.py:8",
+        ]
+    );
+}
