@@ -17,7 +17,7 @@ use tw_agent::helper::record::{
 };
 use tw_agent::helper::{prepare_folder, remove_scratch};
 use tw_agent::log::LogLimits;
-use tw_agent::sandbox::{CommandSpec, DEFAULT_PATH, Ended, SandboxSpec, base};
+use tw_agent::sandbox::{CommandSpec, DEFAULT_PATH, Ended, SandboxSpec, UserMode, base};
 
 const STARTS: usize = 100;
 const WARM_UP: usize = 5;
@@ -114,6 +114,8 @@ fn launch(folder: &Path, tree: &TreePath, skeleton: &Path, number: usize) -> Lau
             folder: folder.to_owned(),
             binds: base::host_binds(),
             shm_bytes_max: 16 << 20,
+            is_root_writable: false,
+            users: UserMode::Mapped,
         },
         log: LogLimits::default(),
         stop: StopRule::default(),

@@ -90,7 +90,14 @@ pub trait CgroupTree: Send + Sync + fmt::Debug {
     /// Makes the leaf; one that exists already is fine.
     fn create(&self, leaf: &str) -> Result<(), CgroupError>;
 
-    /// Sets every limit of a leaf that has no processes yet.
+    /// Makes, ahead of time, what of a leaf is slow to join, and answers the files that a launcher writes `0` to.
+    /// Empty where a process can be cloned straight into a leaf.
+    fn reserve(&self, reserved: &str) -> Result<Vec<OwnedFd>, CgroupError>;
+
+    /// Turns what [`CgroupTree::reserve`] made, with the launcher in it, into the leaf.
+    fn assume(&self, reserved: &str, leaf: &str) -> Result<(), CgroupError>;
+
+    /// Sets every limit of a leaf that runs no command yet.
     fn set_limits(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError>;
 
     /// Changes the limits of a running leaf without killing it. A memory limit that the task already

@@ -10,6 +10,7 @@ pub mod protocol;
 pub mod record;
 mod session;
 mod socket;
+pub mod spare;
 
 pub use keeper::{HelperError, keep, lock, prepare_folder, remove_scratch};
 pub use memory::{MemoryHolder, OomRecord};

@@ -32,7 +32,8 @@ pub use clean::clean;
 pub use config::{AgentConfig, ControllerAddress};
 
 use crate::cgroup::CgroupTree;
-use crate::sandbox::base;
+use crate::helper::spare::{SparePool, SpareRequest};
+use crate::sandbox::{UserMode, base};
 use endpoints::Endpoints;
 use package::Packages;
 use report::Reports;
@@ -42,6 +43,9 @@ use task::Tasks;
 /// The cgroup leaf that all helpers of an agent share.
 const HELPERS_LEAF: &str = "helpers";
 
+/// Helpers that wait for tasks.
+const SPARES: usize = 4;
+
 /// What every part of the agent may use.
 struct Agent {
     config: AgentConfig,
@@ -49,8 +53,11 @@ struct Agent {
     tree: Arc<dyn CgroupTree>,
     /// The skeleton of every task's root.
     base: PathBuf,
+    /// Whether tasks have user namespaces.
+    users: UserMode,
     /// The program `tw-helper`.
     helper: PathBuf,
+    spares: Arc<SparePool>,
     reports: Reports,
     packages: Packages,
     resources: Resources,
@@ -69,9 +76,18 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
     let tree: Arc<dyn CgroupTree> = Arc::from(config.tree().open()?);
     tree.create(HELPERS_LEAF)?;
     let client = Client::new(config.controller.endpoint()?);
+    let base = base::prepare(&config.state.join("base"))?;
+    let (helper, users) = (config::helper_program()?, UserMode::Mapped);
+    let request = SpareRequest {
+        tree: config.tree(),
+        helpers_leaf: HELPERS_LEAF.to_owned(),
+        users,
+    };
     let agent = Arc::new(Agent {
-        base: base::prepare(&config.state.join("base"))?,
-        helper: config::helper_program()?,
+        users,
+        base,
+        spares: Arc::new(SparePool::new(helper.clone(), request, SPARES)),
+        helper,
         packages: Packages::open(&config.state.join("packages"), client.clone())?,
         resources: Resources::open(&config.state.join("history.db"), Arc::clone(&tree))?,
         reports: Reports::default(),
@@ -82,12 +98,17 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         config,
     });
     task::adopt(&agent)?;
+    agent
+        .spares
+        .refill()
+        .context("cannot start spare helpers")?;
     tracing::info!(machine = %agent.config.name, tasks = agent.tasks.len(), "the agent is ready");
     tokio::select! {
         () = shutdown => {}
         () = heartbeat::run(&agent) => {}
         () = resource::run(&agent) => {}
     }
+    agent.spares.close();
     tracing::info!("the agent ends; its tasks go on");
     Ok(())
 }

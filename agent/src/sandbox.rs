@@ -1,6 +1,6 @@
 //! The sandbox a task runs in.
 //!
-//! A task gets mount, pid, uts, ipc and cgroup namespaces of its own and shares the host's network. Its
+//! A task gets user, mount, pid, uts, ipc and cgroup namespaces of its own and shares the host's network. Its
 //! root is an overlay over a skeleton that the agent prepares once ([`base`]), with the host's programs
 //! bound in read-only. Its PID 1 is a small init ([`init`]) that reaps, passes signals on and tells the
 //! helper how the command ended; the command itself runs without privileges, capabilities or the dangerous
@@ -19,6 +19,7 @@ mod launcher;
 mod mounts;
 pub mod seccomp;
 pub mod user;
+pub mod users;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,7 +31,8 @@ use serde::{Deserialize, Serialize};
 pub use command::Stdio;
 pub use exec::{Connection, Entered, enter};
 pub use init::Ended;
-pub use launcher::{Started, spawn};
+pub use launcher::{Prepared, Started, spawn};
+pub use users::UserMode;
 
 /// Everything that makes up one task's sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,12 @@ pub struct SandboxSpec {
     pub binds: Vec<Bind>,
     /// Size of `/dev/shm`.
     pub shm_bytes_max: u64,
+    /// Whether all of the root may be written, by whom its permissions allow it; otherwise `/run`, `/tmp` and
+    /// `/var` alone.
+    #[serde(default)]
+    pub is_root_writable: bool,
+    #[serde(default)]
+    pub users: UserMode,
 }
 
 /// What is run, as whom, with what.

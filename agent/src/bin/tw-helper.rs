@@ -1,6 +1,7 @@
-//! One task's keeper. Started by `tw-agent` as `tw-helper keep FOLDER` or `tw-helper exec FOLDER`; people
-//! have no need to call it.
+//! One task's keeper. Started by `tw-agent` as `tw-helper spare REQUEST`, `tw-helper keep FOLDER` or
+//! `tw-helper exec FOLDER`; people have no need to call it.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -18,7 +19,11 @@ fn main() -> ExitCode {
         [verb, folder] if verb == "exec" => {
             exec(Path::new(folder)).map_err(|cause| cause.to_string())
         }
-        _ => Err("usage: tw-helper keep FOLDER | tw-helper exec FOLDER".to_owned()),
+        [verb, request] if verb == "spare" => spare(request),
+        _ => Err(
+            "usage: tw-helper spare REQUEST | tw-helper keep FOLDER | tw-helper exec FOLDER"
+                .to_owned(),
+        ),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -33,7 +38,18 @@ fn main() -> ExitCode {
     }
 }
 
+fn spare(request: &OsStr) -> Result<(), String> {
+    let request = serde_json::from_slice(request.as_encoded_bytes())
+        .map_err(|cause| format!("the request cannot be read: {cause}"))?;
+    let control = control_socket().map_err(|cause| cause.to_string())?;
+    helper::spare::serve(&request, control).map_err(|cause| error::chain(&cause))
+}
+
 fn exec(folder: &Path) -> io::Result<()> {
-    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    helper::serve_session(folder, socket)
+    helper::serve_session(folder, control_socket()?)
+}
+
+/// Descriptor 0, as a socket.
+fn control_socket() -> io::Result<UnixStream> {
+    Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
 }

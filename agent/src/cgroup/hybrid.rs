@@ -136,6 +136,11 @@ impl HybridTree {
     }
 }
 
+fn open(path: &Path, write: bool) -> Result<OwnedFd, CgroupError> {
+    let file = fs::OpenOptions::new().read(!write).write(write).open(path);
+    Ok(file.map_err(|error| failed("open", path, error))?.into())
+}
+
 impl CgroupTree for HybridTree {
     fn kind(&self) -> TreeKind {
         TreeKind::Hybrid
@@ -146,6 +151,35 @@ impl CgroupTree for HybridTree {
         self.hierarchies()
             .into_iter()
             .try_for_each(|hierarchy| make_dir(&self.leaf(hierarchy, leaf)))
+    }
+
+    fn reserve(&self, reserved: &str) -> Result<Vec<OwnedFd>, CgroupError> {
+        check_name(reserved)?;
+        CONTROLLERS
+            .into_iter()
+            .map(|controller| {
+                make_dir(&self.leaf(controller, reserved))?;
+                open(&self.file(controller, reserved, "cgroup.procs"), true)
+            })
+            .collect()
+    }
+
+    /// Renames the v1 groups, which the unified hierarchy cannot do; its group is made now, as it costs little.
+    fn assume(&self, reserved: &str, leaf: &str) -> Result<(), CgroupError> {
+        check_name(leaf)?;
+        for controller in CONTROLLERS {
+            let (from, to) = (self.leaf(controller, reserved), self.leaf(controller, leaf));
+            match fs::rename(&from, &to) {
+                Ok(()) => {}
+                // Controllers that are mounted together are renamed together.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => {}
+                Err(error) => return Err(failed("rename", &from, error)),
+            }
+        }
+        match self.has_unified() {
+            true => make_dir(&self.leaf("unified", leaf)),
+            false => Ok(()),
+        }
     }
 
     fn set_limits(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
@@ -269,16 +303,12 @@ impl CgroupTree for HybridTree {
     }
 
     fn entry(&self, leaf: &str) -> Result<CgroupEntry, CgroupError> {
-        let open = |path: PathBuf, write: bool| -> Result<OwnedFd, CgroupError> {
-            let file = fs::OpenOptions::new().read(!write).write(write).open(&path);
-            Ok(file.map_err(|error| failed("open", &path, error))?.into())
-        };
         let directory = self
             .has_unified()
-            .then(|| open(self.leaf("unified", leaf), false))
+            .then(|| open(&self.leaf("unified", leaf), false))
             .transpose()?;
         let procs =
-            CONTROLLERS.map(|controller| open(self.file(controller, leaf, "cgroup.procs"), true));
+            CONTROLLERS.map(|controller| open(&self.file(controller, leaf, "cgroup.procs"), true));
         Ok(CgroupEntry {
             directory,
             procs: procs.into_iter().collect::<Result<_, _>>()?,

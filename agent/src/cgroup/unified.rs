@@ -1,6 +1,7 @@
 //! Pure cgroup v2.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -133,6 +134,14 @@ impl CgroupTree for UnifiedTree {
             self.delegate()?;
         }
         make_dir(&self.leaf(leaf))
+    }
+
+    fn reserve(&self, _reserved: &str) -> Result<Vec<OwnedFd>, CgroupError> {
+        Ok(Vec::new())
+    }
+
+    fn assume(&self, _reserved: &str, leaf: &str) -> Result<(), CgroupError> {
+        self.create(leaf)
     }
 
     fn set_limits(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {

@@ -23,13 +23,13 @@ use super::socket::{Peer, listen};
 use crate::cgroup::{CgroupError, CgroupTree, MemoryWatch, Usage};
 use crate::log::{LogError, LogWriter, Stream, StreamBuffer};
 use crate::process::ProcessIdentity;
-use crate::sandbox::{self, Ended, Stage, StartError, Started};
+use crate::sandbox::{Ended, Prepared, Stage, StartError, Started, UserMode};
 
 /// A part of a frame waits at most this long for more.
 const FLUSH_AFTER: Duration = Duration::from_millis(200);
 
 /// How long killed processes may take to be gone before their cgroup is left to the agent.
-const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest time that a task without memory has to end: what it holds is missing elsewhere.
 const OOM_GRACE_MAX: Duration = Duration::from_secs(10);
@@ -48,6 +48,8 @@ pub enum HelperError {
     Proto { found: u32 },
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    #[error("cannot prepare a start")]
+    Spare(#[source] StartError),
     #[error(transparent)]
     Log(#[from] LogError),
     #[error("cannot {action}")]
@@ -58,7 +60,7 @@ pub enum HelperError {
     },
 }
 
-fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> HelperError {
+pub(super) fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> HelperError {
     move |error| HelperError::System {
         action,
         source: error.into(),
@@ -102,9 +104,36 @@ pub fn lock(folder: &Path) -> io::Result<OwnedFd> {
 
 /// Runs the task in `folder` to its end. The calling process must have one thread only.
 pub fn keep(folder: &Path) -> Result<(), HelperError> {
+    detach()?;
+    keep_with(folder, None, || {})
+}
+
+/// What a spare helper brings along; see [`super::spare`].
+pub(super) struct Ready {
+    pub(super) prepared: Prepared,
+    /// Whose users it was prepared for.
+    pub(super) users: UserMode,
+    /// The name of the cgroups that its launcher has joined.
+    pub(super) reserved: String,
+}
+
+impl Ready {
+    /// Gives everything back.
+    pub(super) fn abandon(self, tree: &dyn CgroupTree) -> Result<(), CgroupError> {
+        self.prepared.abandon();
+        tree.remove(&self.reserved, CLEANUP_PATIENCE)
+    }
+}
+
+/// As [`keep`], with what has been prepared; `on_listening` is called once agents can connect.
+pub(super) fn keep_with(
+    folder: &Path,
+    ready: Option<Ready>,
+    on_listening: impl FnOnce(),
+) -> Result<(), HelperError> {
     std::env::set_current_dir(folder).map_err(system("enter the task's folder"))?;
     let folder = std::env::current_dir().map_err(system("find the task's folder"))?;
-    detach()?;
+    let is_spare = ready.is_some();
     // Held as long as this process lives: whoever gets it knows that no helper is here.
     let _held = lock(&folder).map_err(system("lock the task's folder"))?;
     if record::read::<ExitRecord>(&folder, EXIT_FILE)?.is_some() {
@@ -123,9 +152,14 @@ pub fn keep(folder: &Path) -> Result<(), HelperError> {
     let tree = launch.tree.open()?;
     let log = LogWriter::create(&folder.join(LOG_FOLDER), launch.log)?;
     let listener = listen().map_err(system("listen on the helper's socket"))?;
-    match start(&launch, tree.as_ref()) {
+    on_listening();
+    match start(&launch, tree.as_ref(), ready) {
         Ok(running) => {
             let keeper = Keeper::new(folder, launch, tree, log, listener, running)?;
+            if !is_spare {
+                // Off the way of the start: moving an own process between cgroups takes milliseconds.
+                join_helpers(keeper.tree.as_ref(), &keeper.launch.helpers_leaf)?;
+            }
             keeper.run()
         }
         Err(error) => {
@@ -146,7 +180,7 @@ pub fn keep(folder: &Path) -> Result<(), HelperError> {
 }
 
 /// Leaves the agent's session and forgets its signals: nothing typed or sent at the agent ends a task.
-fn detach() -> Result<(), HelperError> {
+pub(super) fn detach() -> Result<(), HelperError> {
     // A helper that leads a session already was started by hand.
     let _leads_already = nix::unistd::setsid();
     let mut ignored = SigSet::empty();
@@ -163,6 +197,12 @@ fn detach() -> Result<(), HelperError> {
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&ignored), None).map_err(system("block signals"))
 }
 
+/// Moves the calling process where it is not charged to its task.
+pub(super) fn join_helpers(tree: &dyn CgroupTree, leaf: &str) -> Result<(), CgroupError> {
+    tree.create(leaf)?;
+    tree.join(leaf)
+}
+
 /// A started task and the reading ends of its output.
 struct Running {
     started: Started,
@@ -171,7 +211,11 @@ struct Running {
     memory: Option<MemoryWatch>,
 }
 
-fn start(launch: &LaunchRecord, tree: &dyn CgroupTree) -> Result<Running, StartError> {
+fn start(
+    launch: &LaunchRecord,
+    tree: &dyn CgroupTree,
+    ready: Option<Ready>,
+) -> Result<Running, StartError> {
     let cgroup = |error: CgroupError| StartError {
         stage: Stage::Cgroup,
         errno: None,
@@ -184,13 +228,29 @@ fn start(launch: &LaunchRecord, tree: &dyn CgroupTree) -> Result<Running, StartE
             message: format!("cannot make a pipe: {error}"),
         })
     };
-    tree.create(&launch.leaf).map_err(cgroup)?;
+    let users = launch.sandbox.users;
+    let (prepared, directory) = match ready {
+        Some(ready) if ready.users == users => {
+            tree.assume(&ready.reserved, &launch.leaf).map_err(cgroup)?;
+            (
+                ready.prepared,
+                tree.entry(&launch.leaf).map_err(cgroup)?.directory,
+            )
+        }
+        unfit => {
+            if let Some(unfit) = unfit {
+                unfit.abandon(tree).map_err(cgroup)?;
+            }
+            tree.create(&launch.leaf).map_err(cgroup)?;
+            let entry = tree.entry(&launch.leaf).map_err(cgroup)?;
+            (Prepared::new(users, entry.procs)?, entry.directory)
+        }
+    };
     tree.set_limits(&launch.leaf, &launch.limits)
         .map_err(cgroup)?;
-    let entry = tree.entry(&launch.leaf).map_err(cgroup)?;
     let (stdout, stdout_in) = pipe()?;
     let (stderr, stderr_in) = pipe()?;
-    let started = sandbox::spawn(&launch.sandbox, entry, stdout_in, stderr_in)?;
+    let started = prepared.start(&launch.sandbox, directory, stdout_in, stderr_in)?;
     let memory = tree.watch_memory(&launch.leaf);
     Ok(Running {
         started,
@@ -296,9 +356,6 @@ impl Keeper {
                 buffer: StreamBuffer::new(stream),
             })
         };
-        // Off the way of the start: moving an own process between cgroups takes milliseconds.
-        tree.create(&launch.helpers_leaf)?;
-        tree.join(&launch.helpers_leaf)?;
         Ok(Keeper {
             memory: running.memory,
             oom: None,

@@ -79,10 +79,12 @@ fn start(folder: &Path, request: &ExecRequest) -> io::Result<Running> {
     let command = CommandSpec {
         argv: request.argv.clone(),
         env,
-        ..launch.sandbox.command
+        ..launch.sandbox.command.clone()
     };
-    let enter =
-        |connection| sandbox::enter(&task, entry, &command, connection).map_err(io::Error::other);
+    let enter = |connection| {
+        sandbox::enter(&task, entry, &launch.sandbox, &command, connection)
+            .map_err(io::Error::other)
+    };
     match request.terminal {
         Some((rows, columns)) => {
             let mut entered = enter(Connection::Terminal { rows, columns })?;

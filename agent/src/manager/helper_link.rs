@@ -1,20 +1,22 @@
 //! The agent's connection to a task's helper.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::process::Command;
 
 use crate::helper::lock;
 use crate::helper::protocol::{Hello, PROTO_OLDEST, Reply, Request};
 use crate::helper::record::{LAUNCH_FILE, SOCKET_FILE};
+use crate::helper::spare::{HandedOver, SparePool};
 
 /// How long a helper may take to say hello after its socket is there: as long as a sandbox may take to make.
 const HELLO_WITHIN: Duration = Duration::from_secs(30);
@@ -90,29 +92,33 @@ fn launched_just_now(folder: &Path) -> bool {
     written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < LOCKS_WITHIN))
 }
 
-/// Starts the helper of a task and connects to it; it outlives this process.
-pub(super) async fn start(program: &Path, folder: &Path) -> io::Result<HelperLink> {
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(folder.join("helper.log"))?;
-    let mut child = Command::new(program)
-        .arg("keep")
-        .arg(folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .process_group(0)
-        .spawn()?;
-    loop {
-        match HelperLink::connect(folder).await {
-            Ok(link) => {
-                // Reaped whenever it ends, so that it does not stay a zombie while the agent lives.
-                tokio::spawn(async move { child.wait().await });
-                return Ok(link);
-            }
-            Err(cause) if child.try_wait()?.is_some() => return Err(cause),
-            Err(_not_yet) => tokio::time::sleep(Duration::from_millis(1)).await,
+/// Gives the task in `folder` to a helper and connects to it; it outlives this process.
+pub(super) async fn start(spares: &Arc<SparePool>, folder: &Path) -> io::Result<HelperLink> {
+    let HandedOver { child, listening } = spares.start(folder)?;
+    reap_in_time(&child)?;
+    let refilled = Arc::clone(spares);
+    tokio::task::spawn_blocking(move || {
+        if let Err(cause) = refilled.refill() {
+            tracing::warn!(%cause, "cannot start spare helpers");
         }
-    }
+    });
+    listening.set_nonblocking(true)?;
+    // End of file means that it will not listen; connecting says why.
+    UnixStream::from_std(listening)?.read(&mut [0]).await?;
+    HelperLink::connect(folder).await
+}
+
+/// Reaps the helper whenever it ends, so that it does not stay a zombie while the agent lives.
+fn reap_in_time(child: &std::process::Child) -> io::Result<()> {
+    let pid = Pid::from_child(child);
+    // SAFETY: the descriptor belongs to the registration and is closed after it, when both are dropped.
+    let ended = unsafe { AsyncFd::register(pidfd_open(pid, PidfdFlags::NONBLOCK)?)? };
+    tokio::spawn(async move {
+        let _readable = ended.readable().await;
+        let _status = waitid(
+            WaitId::PidFd(ended.get_ref().as_fd()),
+            WaitIdOptions::EXITED,
+        );
+    });
+    Ok(())
 }

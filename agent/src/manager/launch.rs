@@ -104,6 +104,8 @@ pub(super) fn record(
             folder: folder.to_owned(),
             binds,
             shm_bytes_max: SHM_BYTES_MAX,
+            is_root_writable: false,
+            users: agent.users,
         },
         log: LogLimits::default(),
         stop: StopRule {

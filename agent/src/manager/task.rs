@@ -285,7 +285,7 @@ impl Actor {
             .endpoints
             .write(&assignment.spec, &self.folder.run())
             .map_err(anyhow::Error::from)?;
-        let started = helper_link::start(&self.agent.helper, self.folder.path()).await;
+        let started = helper_link::start(&self.agent.spares, self.folder.path()).await;
         started.map_err(|cause| {
             let said =
                 std::fs::read_to_string(self.folder.path().join("helper.log")).unwrap_or_default();

@@ -16,9 +16,12 @@ use rustix::termios::Winsize;
 
 use super::clone::{CloneRequest, Cloned, clone3};
 use super::command::{Stdio, become_command, number, report_and_exit};
-use super::launcher::{close, join_and_clone, new_pipe, read_report, reap, tell_pid_and_exit};
+use super::launcher::{
+    clone_into, close, join_leaf, new_pipe, read_report, reap, tell_pid_and_exit,
+};
 use super::seccomp::Filter;
-use super::{At, CommandSpec, Stage, StartError, user};
+use super::users::{self, UserMode};
+use super::{At, CommandSpec, SandboxSpec, Stage, StartError, user};
 use crate::cgroup::CgroupEntry;
 
 /// How the second command is connected.
@@ -46,16 +49,18 @@ struct EnterParts<'a> {
     command: &'a CommandSpec,
     account: user::Account,
     filter: &'a Filter,
+    users: UserMode,
     connection: Connection,
     /// Takes the terminal's controlling side.
     terminal: OwnedFd,
 }
 
-/// Starts `command` in the namespaces of the process behind `task` and in its cgroup, under the same
-/// restrictions. The caller must have one thread only and becomes the command's parent.
+/// Starts `command` in the namespaces of the init behind `task` and in its cgroup, under the same restrictions as
+/// `sandbox`'s own command. The caller must have one thread only and becomes the command's parent.
 pub fn enter(
     task: &OwnedFd,
     entry: CgroupEntry,
+    sandbox: &SandboxSpec,
     command: &CommandSpec,
     connection: Connection,
 ) -> Result<Entered, StartError> {
@@ -73,8 +78,9 @@ pub fn enter(
     let parts = EnterParts {
         task,
         command,
-        account: user::look_up(&command.user)?,
+        account: user::look_up(&sandbox.base, &command.user)?,
         filter: &filter,
+        users: sandbox.users,
         connection,
         terminal: terminal_in,
     };
@@ -134,7 +140,8 @@ fn launch(parts: EnterParts<'_>, entry: &CgroupEntry, report: &OwnedFd, pid_in: 
         | CloneFlags::CLONE_NEWCGROUP;
     let cloned = setns(parts.task, namespaces)
         .at(Stage::Clone, "cannot enter the task's namespaces")
-        .and_then(|()| join_and_clone(entry, 0));
+        .and_then(|()| join_leaf(entry))
+        .and_then(|()| clone_into(entry));
     match cloned {
         Ok(Cloned::Child) => run(parts, report),
         Ok(Cloned::Parent { pid, .. }) => tell_pid_and_exit(pid_in, pid),
@@ -145,15 +152,21 @@ fn launch(parts: EnterParts<'_>, entry: &CgroupEntry, report: &OwnedFd, pid_in: 
 /// Becomes the command. Does not return: what `parts` owns is closed on the way and must not be dropped.
 fn run(parts: EnterParts<'_>, report: &OwnedFd) -> ! {
     let EnterParts {
+        task,
         command,
         account,
         filter,
+        users,
         connection,
         terminal,
-        ..
     } = parts;
-    let became = nix::unistd::setsid()
-        .at(Stage::Command, "cannot begin a session")
+    // Only now: nobody of the task's users may be cloned into a cgroup of the host's.
+    let entered = match users {
+        UserMode::Shared => Ok(()),
+        UserMode::Mapped => users::enter(task.as_fd()),
+    };
+    let became = entered
+        .and_then(|()| nix::unistd::setsid().at(Stage::Command, "cannot begin a session"))
         .and_then(|_| match connection {
             Connection::Pipes(stdio) => Ok(stdio),
             Connection::Terminal { rows, columns } => {

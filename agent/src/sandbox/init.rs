@@ -17,6 +17,7 @@ use super::clone::{CloneRequest, Cloned, clone3, exit_now};
 use super::command::{Stdio, become_command, close_all_but, null_device, number, report_and_exit};
 use super::seccomp::Filter;
 use super::user::Account;
+use super::users::UserNamespace;
 use super::{At, SandboxSpec, Stage, StartError, capabilities, mounts};
 
 /// How a command ended.
@@ -52,6 +53,8 @@ pub(super) struct InitParts<'a> {
     pub(super) spec: &'a SandboxSpec,
     pub(super) account: Account,
     pub(super) filter: &'a Filter,
+    /// Where the task's users live; none for the host's own.
+    pub(super) users: Option<&'a UserNamespace>,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
     /// Takes a failure of the start; closed once the command runs.
@@ -75,6 +78,7 @@ fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)>
         spec,
         account,
         filter,
+        users,
         stdout,
         stderr,
         report,
@@ -94,13 +98,14 @@ fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)>
         })
         .and_then(|()| {
             nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-            mounts::build_root(spec)
+            mounts::build_root(spec, users)
         })
         .and_then(|()| {
             pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
                 .at(Stage::Command, "cannot block signals")
         })
-        .and_then(|()| null_device());
+        .and_then(|()| null_device())
+        .and_then(|stdin| users.map_or(Ok(()), UserNamespace::enter).map(|()| stdin));
     let stdin = match prepared {
         Ok(stdin) => stdin,
         Err(error) => return Err((report, error)),

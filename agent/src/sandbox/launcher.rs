@@ -2,25 +2,37 @@
 //!
 //! On v2 the init is cloned straight into the leaf. On v1 there is no such call, and a process that joined
 //! by itself would have been charged elsewhere before: a launcher joins the leaf and clones the init as its
-//! own sibling, so that the helper is the init's parent and is never charged to the task.
+//! own sibling, so that the helper is the init's parent and is never charged to the task. Joining waits for the
+//! kernel for 7 to 19 ms on an idle machine, so that it is done ahead where it can be: [`Prepared`] is all of a
+//! start that does not depend on the task.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, PidfdFlags, Signal as KillSignal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal,
     waitid,
 };
+use serde::{Deserialize, Serialize};
 
 use super::clone::{CloneRequest, Cloned, clone3, exit_now};
 use super::command::report_and_exit;
 use super::init::{self, InitParts};
 use super::seccomp::Filter;
+use super::user::Account;
+use super::users::{self, UserMode, UserNamespace};
 use super::{At, SandboxSpec, Stage, StartError, user};
 use crate::cgroup::CgroupEntry;
 
@@ -40,57 +52,121 @@ pub struct Started {
     pub status: OwnedFd,
 }
 
-/// Starts a task and waits until its command runs. The caller must have one thread only, and becomes the
-/// init's parent: it must reap it, and the task dies with it.
+/// What a start can have ready before it is known which task it is for.
+#[derive(Debug)]
+pub struct Prepared {
+    filter: Filter,
+    users: Option<UserNamespace>,
+    launcher: Option<Launcher>,
+}
+
+impl Prepared {
+    /// Prepares a start. `procs` are the files of the v1 groups that the task will be in, if it will be in any: a
+    /// launcher joins them now, as that takes the kernel milliseconds. The caller must have one thread only.
+    pub fn new(mode: UserMode, procs: Vec<OwnedFd>) -> Result<Prepared, StartError> {
+        let filter = Filter::new();
+        let users = match mode {
+            UserMode::Shared => None,
+            UserMode::Mapped => Some(UserNamespace::new()?),
+        };
+        let launcher = match procs.is_empty() {
+            true => None,
+            false => Some(Launcher::start(procs, &filter, users.as_ref())?),
+        };
+        Ok(Prepared {
+            filter,
+            users,
+            launcher,
+        })
+    }
+
+    /// Starts a task in the cgroup2 `directory` and waits until its command runs. The caller becomes the init's
+    /// parent: it must reap it, and the task dies with it.
+    pub fn start(
+        self,
+        spec: &SandboxSpec,
+        directory: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    ) -> Result<Started, StartError> {
+        let account = user::look_up(&spec.base, &spec.command.user)?;
+        if self.users.is_some() {
+            users::check(account)?;
+        }
+        let (report, report_in) = new_pipe()?;
+        let (status, status_in) = new_pipe()?;
+        let order = Order {
+            account,
+            stdout,
+            stderr,
+            report: report_in,
+            status: status_in,
+            directory,
+        };
+        let (pid, pidfd) = match self.launcher {
+            None => {
+                let ours = [report.as_fd(), status.as_fd()];
+                start_directly(spec, order, &self.filter, self.users.as_ref(), ours)?
+            }
+            Some(launcher) => launcher.give(spec, order, &report)?,
+        };
+        match read_report(report) {
+            Ok(()) => Ok(Started { pid, pidfd, status }),
+            Err(error) => {
+                // It has reported and is ending, or hangs; either way it must be gone.
+                let _ended = pidfd_send_signal(&pidfd, KillSignal::KILL);
+                reap(&pidfd);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives up what was prepared, and waits until the launcher has gone.
+    pub fn abandon(self) {
+        if let Some(launcher) = self.launcher {
+            let _ended = pidfd_send_signal(&launcher.process, KillSignal::KILL);
+            reap(&launcher.process);
+        }
+    }
+}
+
+/// Prepares and starts a task at once.
 pub fn spawn(
     spec: &SandboxSpec,
     entry: CgroupEntry,
     stdout: OwnedFd,
     stderr: OwnedFd,
 ) -> Result<Started, StartError> {
-    let account = user::look_up(&spec.command.user)?;
-    let filter = Filter::new();
-    let (report, report_in) = new_pipe()?;
-    let (status, status_in) = new_pipe()?;
-    let parts = InitParts {
-        spec,
-        account,
-        filter: &filter,
-        stdout,
-        stderr,
-        report: report_in,
-        status: status_in,
-    };
-    let (pid, pidfd) = match entry.procs.is_empty() {
-        true => start_directly(parts, entry, [report.as_fd(), status.as_fd()])?,
-        false => start_by_launcher(parts, entry, &report, &status)?,
-    };
-    match read_report(report) {
-        Ok(()) => Ok(Started { pid, pidfd, status }),
-        Err(error) => {
-            // It has reported and is ending, or hangs; either way it must be gone.
-            let _ended = pidfd_send_signal(&pidfd, KillSignal::KILL);
-            reap(&pidfd);
-            Err(error)
-        }
-    }
+    Prepared::new(spec.users, entry.procs)?.start(spec, entry.directory, stdout, stderr)
+}
+
+/// What an init is given besides its spec.
+struct Order {
+    account: Account,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    report: OwnedFd,
+    status: OwnedFd,
+    directory: Option<OwnedFd>,
 }
 
 fn start_directly(
-    parts: InitParts<'_>,
-    entry: CgroupEntry,
-    ours: [std::os::fd::BorrowedFd<'_>; 2],
+    spec: &SandboxSpec,
+    order: Order,
+    filter: &Filter,
+    users: Option<&UserNamespace>,
+    ours: [BorrowedFd<'_>; 2],
 ) -> Result<(i32, OwnedFd), StartError> {
     let request = CloneRequest {
         flags: NAMESPACES,
-        cgroup: entry.directory.as_ref().map(AsFd::as_fd),
+        cgroup: order.directory.as_ref().map(AsFd::as_fd),
     };
     // SAFETY: the caller vouches for one thread; `init::run` never returns.
     match unsafe { clone3(&request) } {
         Ok(Cloned::Parent { pid, pidfd }) => Ok((pid, pidfd)),
         Ok(Cloned::Child) => {
             ours.into_iter().for_each(close);
-            init::run(parts)
+            run_init(spec, order, filter, users)
         }
         Err(source) => Err(StartError::os(
             Stage::Clone,
@@ -100,87 +176,254 @@ fn start_directly(
     }
 }
 
-fn start_by_launcher(
-    parts: InitParts<'_>,
-    entry: CgroupEntry,
-    report: &OwnedFd,
-    status: &OwnedFd,
-) -> Result<(i32, OwnedFd), StartError> {
-    let (pid_out, pid_in) = new_pipe()?;
-    // SAFETY: the caller vouches for one thread; `launch` never returns.
-    let launcher = match unsafe {
-        clone3(&CloneRequest {
-            flags: 0,
-            cgroup: None,
+fn run_init(spec: &SandboxSpec, order: Order, filter: &Filter, users: Option<&UserNamespace>) -> ! {
+    init::run(InitParts {
+        spec,
+        account: order.account,
+        filter,
+        users,
+        stdout: order.stdout,
+        stderr: order.stderr,
+        report: order.report,
+        status: order.status,
+    })
+}
+
+/// A process that has joined a task's v1 groups and waits for the task.
+#[derive(Debug)]
+struct Launcher {
+    process: OwnedFd,
+    orders: UnixStream,
+}
+
+/// The part of an order that is no descriptor.
+#[derive(Serialize, Deserialize)]
+struct OrderText {
+    spec: SandboxSpec,
+    uid: u32,
+    gid: u32,
+}
+
+impl Launcher {
+    /// Starts a launcher and waits until it has joined.
+    fn start(
+        procs: Vec<OwnedFd>,
+        filter: &Filter,
+        users: Option<&UserNamespace>,
+    ) -> Result<Launcher, StartError> {
+        let (orders, theirs) =
+            UnixStream::pair().at(Stage::Clone, "cannot make a socket pair for a launcher")?;
+        // SAFETY: the caller vouches for one thread; `launch` never returns.
+        let cloned = unsafe {
+            clone3(&CloneRequest {
+                flags: 0,
+                cgroup: None,
+            })
+        };
+        let process = match cloned.at(Stage::Clone, "cannot start a launcher")? {
+            Cloned::Parent { pidfd, .. } => pidfd,
+            Cloned::Child => {
+                close(orders.as_fd());
+                launch(&theirs, procs, filter, users)
+            }
+        };
+        drop(theirs);
+        let launcher = Launcher { process, orders };
+        match launcher.hear() {
+            Ok(Word::Joined) => Ok(launcher),
+            said => Err(launcher.failed(said)),
+        }
+    }
+
+    /// Hands a task over; answers its init, which is a child of the calling process.
+    fn give(
+        self,
+        spec: &SandboxSpec,
+        order: Order,
+        report: &OwnedFd,
+    ) -> Result<(i32, OwnedFd), StartError> {
+        let text = OrderText {
+            spec: spec.clone(),
+            uid: order.account.uid,
+            gid: order.account.gid,
+        };
+        let sent = serde_json::to_vec(&text)
+            .map_err(io::Error::from)
+            .and_then(|text| send_order(&self.orders, &text, &order));
+        // The report ends when its last writer has gone, which must not be this process.
+        drop(order);
+        sent.at(Stage::Clone, "cannot tell the launcher what to start")?;
+        match self.hear() {
+            // Not reaped before the init's pid is turned into a handle: the init is our child and keeps its pid.
+            Ok(Word::Started { pid }) => {
+                let handle = Pid::from_raw(pid)
+                    .ok_or(rustix::io::Errno::SRCH)
+                    .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+                reap(&self.process);
+                Ok((pid, handle.at(Stage::Clone, "cannot hold on to the task")?))
+            }
+            said => {
+                let error = self.failed(said);
+                // A launcher that could not clone has said so where an init would have.
+                let report = report.try_clone().map(read_report);
+                Err(report.ok().and_then(Result::err).unwrap_or(error))
+            }
+        }
+    }
+
+    fn hear(&self) -> io::Result<Word> {
+        let mut bytes = [0; 4];
+        (&self.orders).read_exact(&mut bytes)?;
+        Ok(match i32::from_ne_bytes(bytes) {
+            0 => Word::Joined,
+            pid @ 1.. => Word::Started { pid },
+            errno => Word::Failed { errno: -errno },
         })
-    } {
-        Ok(Cloned::Parent { pidfd, .. }) => pidfd,
-        Ok(Cloned::Child) => {
-            [report.as_fd(), status.as_fd(), pid_out.as_fd()]
-                .into_iter()
-                .for_each(close);
-            launch(parts, entry, pid_in)
+    }
+
+    /// Ends a launcher that has not done its work.
+    fn failed(&self, said: io::Result<Word>) -> StartError {
+        let _ended = pidfd_send_signal(&self.process, KillSignal::KILL);
+        reap(&self.process);
+        match said {
+            Ok(Word::Failed { errno }) => StartError::os(
+                Stage::Cgroup,
+                "cannot join the task's cgroup",
+                io::Error::from_raw_os_error(errno),
+            ),
+            _ => StartError::plain(Stage::Lost, "the launcher died without a word"),
         }
-        Err(source) => {
-            return Err(StartError::os(
-                Stage::Clone,
-                "cannot start a launcher",
-                source,
-            ));
-        }
+    }
+}
+
+/// What a launcher says, as one number: 0, a pid, or an error number below zero.
+enum Word {
+    Joined,
+    Started { pid: i32 },
+    Failed { errno: i32 },
+}
+
+fn say(orders: &UnixStream, number: i32) {
+    // A helper that has gone takes the launcher with it.
+    let _written = (&mut &*orders).write_all(&number.to_ne_bytes());
+}
+
+fn send_order(orders: &UnixStream, text: &[u8], order: &Order) -> io::Result<()> {
+    let mut fds = vec![
+        order.stdout.as_fd(),
+        order.stderr.as_fd(),
+        order.report.as_fd(),
+        order.status.as_fd(),
+    ];
+    fds.extend(order.directory.as_ref().map(AsFd::as_fd));
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let length = (text.len() as u64).to_ne_bytes();
+    sendmsg(
+        orders,
+        &[IoSlice::new(&length)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    (&mut &*orders).write_all(text)
+}
+
+fn receive_order(orders: &UnixStream) -> io::Result<(SandboxSpec, Order)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut length = [0; 8];
+    let mut slices = [IoSliceMut::new(&mut length)];
+    let received = recvmsg(orders, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut fds: VecDeque<OwnedFd> = control
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    if received.bytes < length.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut text = vec![0; u64::from_ne_bytes(length) as usize];
+    (&mut &*orders).read_exact(&mut text)?;
+    let text: OrderText = serde_json::from_slice(&text)?;
+    let mut next = || fds.pop_front().ok_or(io::ErrorKind::InvalidData);
+    let order = Order {
+        account: Account {
+            uid: text.uid,
+            gid: text.gid,
+        },
+        stdout: next()?,
+        stderr: next()?,
+        report: next()?,
+        status: next()?,
+        directory: next().ok(),
     };
-    drop((parts, pid_in));
-    let mut bytes = [0; 4];
-    let told = File::from(pid_out).read_exact(&mut bytes);
-    // Not reaped before the init's pid is turned into a handle: the init is our child and keeps its pid.
-    let init = told
-        .ok()
-        .and_then(|()| Pid::from_raw(i32::from_ne_bytes(bytes)));
-    let handle = init.map(|pid| pidfd_open(pid, PidfdFlags::empty()));
-    reap(&launcher);
-    match (init, handle) {
-        (Some(pid), Some(handle)) => Ok((
-            pid.as_raw_nonzero().get(),
-            handle.at(Stage::Clone, "cannot hold on to the task")?,
-        )),
-        _ => Err(read_report(
-            report
-                .try_clone()
-                .at(Stage::Clone, "cannot read the launcher's report")?,
-        )
-        .err()
-        .unwrap_or_else(|| StartError::plain(Stage::Lost, "the launcher died without a word"))),
-    }
+    Ok((text.spec, order))
 }
 
-/// Joins the leaf, clones the init into it as a sibling, and tells its pid.
-fn launch(parts: InitParts<'_>, entry: CgroupEntry, pid_in: OwnedFd) -> ! {
-    match join_and_clone(&entry, NAMESPACES) {
+/// Joins the groups, waits for a task, clones its init as a sibling, and tells its pid.
+fn launch(
+    orders: &UnixStream,
+    procs: Vec<OwnedFd>,
+    filter: &Filter,
+    users: Option<&UserNamespace>,
+) -> ! {
+    let errno = |error: io::Error| -error.raw_os_error().unwrap_or(libc::EIO);
+    if let Err(error) = join(&procs) {
+        say(orders, errno(error));
+        exit_now(1);
+    }
+    drop(procs);
+    say(orders, 0);
+    let Ok((spec, order)) = receive_order(orders) else {
+        exit_now(1);
+    };
+    match clone_sibling(order.directory.as_ref().map(AsFd::as_fd), NAMESPACES) {
         Ok(Cloned::Child) => {
-            drop((entry, pid_in));
-            init::run(parts)
+            close(orders.as_fd());
+            run_init(&spec, order, filter, users)
         }
-        Ok(Cloned::Parent { pid, .. }) => tell_pid_and_exit(&pid_in, pid),
-        Err(error) => report_and_exit(&parts.report, &error),
+        Ok(Cloned::Parent { pid, .. }) => {
+            say(orders, pid);
+            exit_now(0)
+        }
+        Err(error) => report_and_exit(&order.report, &error),
     }
 }
 
-/// Moves the calling process into the leaf and clones a sibling with `flags` there.
-pub(super) fn join_and_clone(entry: &CgroupEntry, flags: u64) -> Result<Cloned, StartError> {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
-        .at(Stage::Clone, "cannot ask to die with the helper")?;
-    for procs in &entry.procs {
-        rustix::io::write(procs, b"0").at(Stage::Cgroup, "cannot join the task's cgroup")?;
+/// Moves the calling process into the groups, and has it die with its parent.
+fn join(procs: &[OwnedFd]) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    for file in procs {
+        rustix::io::write(file, b"0")?;
     }
+    Ok(())
+}
+
+/// Clones a child of the calling process's parent, in the cgroups of the calling process.
+fn clone_sibling(directory: Option<BorrowedFd<'_>>, flags: u64) -> Result<Cloned, StartError> {
     let request = CloneRequest {
         flags: flags | libc::CLONE_PARENT as u64,
-        cgroup: entry.directory.as_ref().map(AsFd::as_fd),
+        cgroup: directory,
     };
-    // SAFETY: the launcher is a clone of a single-threaded process; its child ends in `exec` or `_exit`.
+    // SAFETY: a launcher is a clone of a single-threaded process; its child ends in `exec` or `_exit`.
     unsafe { clone3(&request) }.at(
         Stage::Clone,
         "cannot start a process with namespaces of its own",
     )
+}
+
+/// Moves the calling process into the leaf.
+pub(super) fn join_leaf(entry: &CgroupEntry) -> Result<(), StartError> {
+    join(&entry.procs).at(Stage::Cgroup, "cannot join the task's cgroup")
+}
+
+/// Clones a sibling in the leaf.
+pub(super) fn clone_into(entry: &CgroupEntry) -> Result<Cloned, StartError> {
+    clone_sibling(entry.directory.as_ref().map(AsFd::as_fd), 0)
 }
 
 pub(super) fn tell_pid_and_exit(pid_in: &OwnedFd, pid: i32) -> ! {
@@ -224,7 +467,7 @@ pub(super) fn reap(pidfd: &OwnedFd) {
 }
 
 /// Closes the child's copy of a descriptor that the parent owns.
-pub(super) fn close(fd: std::os::fd::BorrowedFd<'_>) {
+pub(super) fn close(fd: BorrowedFd<'_>) {
     use std::os::fd::AsRawFd;
     // SAFETY: the owner is on the parent's side of the clone; in this copy of the process nothing uses or
     // drops it any more, as the child ends in `exec` or `_exit`.

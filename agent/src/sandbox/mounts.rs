@@ -1,141 +1,231 @@
 //! The mounts that make a task's root.
+//!
+//! Every mount is made detached and moved to a place that was opened inside the new root, following links inside
+//! that root only: no path of an image or a package is ever resolved against the host.
 
 use std::ffi::CString;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use rustix::fs::{AtFlags, CWD, OFlags, ResolveFlags};
-use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, makedev};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
 
+use super::users::UserNamespace;
 use super::{At, Bind, SandboxSpec, Stage, StartError};
 
 /// Parts of /proc that tell about, or change, the whole machine: hidden.
 const PROC_MASKED: [&str; 10] = [
-    "proc/acpi",
-    "proc/asound",
-    "proc/interrupts",
-    "proc/kcore",
-    "proc/keys",
-    "proc/latency_stats",
-    "proc/sched_debug",
-    "proc/scsi",
-    "proc/timer_list",
-    "proc/timer_stats",
+    "acpi",
+    "asound",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
 ];
 
 /// Parts of /proc that programs read and nobody in a task may write.
-const PROC_READ_ONLY: [&str; 5] = [
-    "proc/bus",
-    "proc/fs",
-    "proc/irq",
-    "proc/sys",
-    "proc/sysrq-trigger",
-];
+const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 /// Character devices of a task: name, major, minor.
-const DEVICES: [(&str, u64, u64); 6] = [
-    ("dev/null", 1, 3),
-    ("dev/zero", 1, 5),
-    ("dev/full", 1, 7),
-    ("dev/random", 1, 8),
-    ("dev/urandom", 1, 9),
-    ("dev/tty", 5, 0),
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
 ];
 
 const DEVICE_LINKS: [(&str, &str); 5] = [
-    ("/proc/self/fd", "dev/fd"),
-    ("/proc/self/fd/0", "dev/stdin"),
-    ("/proc/self/fd/1", "dev/stdout"),
-    ("/proc/self/fd/2", "dev/stderr"),
-    ("pts/ptmx", "dev/ptmx"),
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
 ];
 
+/// The group that owns terminals.
+const TTY_GID: u32 = 5;
+
+/// What a task may write where its root is read-only; in its own layer.
+const WRITABLE_FOLDERS: [&str; 3] = ["run", "tmp", "var"];
+
+const HARMLESS: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+const INERT: MountAttrFlags = HARMLESS.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
 /// Makes the calling process's mount namespace the task's: nothing of the host is left in it but `binds`.
-/// The process must already be in a mount and a pid namespace of its own.
-pub(super) fn build_root(spec: &SandboxSpec) -> Result<(), StartError> {
+/// The process must already be in a mount and a pid namespace of its own. With `users`, all that the task can
+/// reach belongs to its own users.
+pub(super) fn build_root(
+    spec: &SandboxSpec,
+    users: Option<&UserNamespace>,
+) -> Result<(), StartError> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .at(Stage::Mount, "cannot make the mounts private")?;
-    let root = mount_overlay(spec)?;
-    nix::unistd::fchdir(&root).at(Stage::Mount, "cannot enter the new root")?;
-    for bind in &spec.binds {
-        attach(root.as_fd(), bind)?;
+    if let Some(users) = users {
+        users.act_as_owner()?;
     }
-    mount_dev(spec.shm_bytes_max)?;
-    mount_proc()?;
+    // Before the root: its layers may cover their places, and no mount can be mapped twice.
+    let binds = spec
+        .binds
+        .iter()
+        .map(|bind| Ok((bind, open_bind(bind, users)?)))
+        .collect::<Result<Vec<_>, StartError>>()?;
+    let root = mount_root(spec, users)?;
+    for (bind, tree) in binds {
+        if let Some(tree) = tree {
+            attach_bind(root.as_fd(), bind, &tree)?;
+        }
+    }
+    let dev = mount_dev(root.as_fd(), spec.shm_bytes_max, users)?;
+    mount_proc(root.as_fd(), dev.as_fd())?;
+    if !spec.is_root_writable {
+        protect(root.as_fd())?;
+    }
+    nix::unistd::fchdir(&root).at(Stage::Mount, "cannot enter the new root")?;
     pivot()
 }
 
-/// An overlay of the task's own folder over the base, by descriptors: paths in mount options would have to
-/// be free of commas and colons.
-fn mount_overlay(spec: &SandboxSpec) -> Result<OwnedFd, StartError> {
-    let lower = open_folder(&spec.base)?;
-    let upper = open_folder(&spec.folder.join("upper"))?;
-    let work = open_folder(&spec.folder.join("work"))?;
-    let target = spec.folder.join("root");
-    let options = format!(
-        "lowerdir=/proc/self/fd/{},upperdir=/proc/self/fd/{},workdir=/proc/self/fd/{}",
-        lower.as_raw_fd(),
-        upper.as_raw_fd(),
-        work.as_raw_fd()
+/// An overlay of the task's own folder over the base, attached so that it can become the root.
+fn mount_root(spec: &SandboxSpec, users: Option<&UserNamespace>) -> Result<OwnedFd, StartError> {
+    let (lower, layer) = match users {
+        None => (open_folder(&spec.base)?, open_folder(&spec.folder)?),
+        Some(users) => {
+            // Older kernels take no layers that are mounted nowhere.
+            let layer = mapped_tree(&spec.folder, users)?;
+            move_onto(layer.as_fd(), open_folder(&spec.folder)?.as_fd())
+                .at(Stage::Mount, "cannot map the task's folder")?;
+            let lower = mapped_tree(&spec.base, users)?;
+            move_onto(lower.as_fd(), open_in(layer.as_fd(), "root")?.as_fd())
+                .at(Stage::Mount, "cannot map the base")?;
+            (lower, layer)
+        }
+    };
+    let (upper, work) = (
+        open_in(layer.as_fd(), "upper")?,
+        open_in(layer.as_fd(), "work")?,
     );
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(
-        Some("overlay"),
-        &target,
-        Some("overlay"),
-        flags,
-        Some(options.as_str()),
-    )
-    .at(
+    let by_descriptor = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let options = [
+        ("lowerdir", by_descriptor(&lower)),
+        ("upperdir", by_descriptor(&upper)),
+        ("workdir", by_descriptor(&work)),
+    ];
+    let overlay = new_mount("overlay", &options, HARMLESS)
+        .at(Stage::Mount, "cannot lay the task's folder over its base")?;
+    move_onto(overlay.as_fd(), open_in(layer.as_fd(), "root")?.as_fd())
+        .at(Stage::Mount, "cannot attach the root")?;
+    Ok(overlay)
+}
+
+/// A detached copy of the mount at `path`, in which the host's numbers are the task's.
+fn mapped_tree(path: &Path, users: &UserNamespace) -> Result<OwnedFd, StartError> {
+    let folder = open_folder(path)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(&folder, "", flags).at(
         Stage::Mount,
-        format_args!("cannot mount the root over {}", target.display()),
+        format_args!("cannot clone {}", path.display()),
     )?;
-    open_folder(&target)
+    set_attributes(tree.as_fd(), MountAttrFlags::empty(), Some(users), false).at(
+        Stage::Mount,
+        format_args!("cannot map the owners of {}", path.display()),
+    )?;
+    Ok(tree)
 }
 
 fn open_folder(path: &Path) -> Result<OwnedFd, StartError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+    rustix::fs::open(path, flags, Mode::empty())
         .at(Stage::Mount, format_args!("cannot open {}", path.display()))
 }
 
-/// Binds one file or folder of the host into the root. The mount gets its flags before it becomes visible.
-fn attach(root: BorrowedFd<'_>, bind: &Bind) -> Result<(), StartError> {
+/// Opens `name` right below `folder`, which must be no link.
+fn open_in(folder: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, StartError> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(
+        folder,
+        name,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
+    .at(Stage::Mount, format_args!("cannot open {name}"))
+}
+
+/// A new file system, mounted nowhere yet.
+fn new_mount(
+    kind: &str,
+    options: &[(&str, String)],
+    attributes: MountAttrFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        match value.is_empty() {
+            true => fsconfig_set_flag(context.as_fd(), *key)?,
+            false => fsconfig_set_string(context.as_fd(), *key, value.as_str())?,
+        }
+    }
+    fsconfig_create(context.as_fd())?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+fn move_onto(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", target, "", how)
+}
+
+/// One file or folder of the host as a detached mount, with its flags; none for an optional one that is not there.
+fn open_bind(bind: &Bind, users: Option<&UserNamespace>) -> Result<Option<OwnedFd>, StartError> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::AT_RECURSIVE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = match open_tree(CWD, &bind.source, flags) {
-        Err(rustix::io::Errno::NOENT) if bind.is_optional => return Ok(()),
+        Err(Errno::NOENT) if bind.is_optional => return Ok(None),
         other => other.at(
             Stage::Mount,
             format_args!("cannot open {}", bind.source.display()),
         )?,
     };
-    let read_only = if bind.is_writable {
-        0
-    } else {
-        libc::MOUNT_ATTR_RDONLY
+    let read_only = match bind.is_writable {
+        true => MountAttrFlags::empty(),
+        false => MountAttrFlags::MOUNT_ATTR_RDONLY,
     };
-    set_attributes(
-        tree.as_fd(),
-        libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | read_only,
-    )
-    .at(
+    let attributes = HARMLESS | read_only;
+    let restricted = match set_attributes(tree.as_fd(), attributes, users, true) {
+        // This file system cannot be mapped. What is only read may show another owner.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !bind.is_writable => {
+            set_attributes(tree.as_fd(), attributes, None, true)
+        }
+        other => other,
+    };
+    restricted.at(
         Stage::Mount,
         format_args!("cannot restrict {}", bind.source.display()),
     )?;
+    Ok(Some(tree))
+}
+
+/// Shows a detached mount in the root.
+fn attach_bind(root: BorrowedFd<'_>, bind: &Bind, tree: &OwnedFd) -> Result<(), StartError> {
     let is_folder =
-        rustix::fs::fstat(&tree).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR);
+        rustix::fs::fstat(tree).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
     let target = mount_point(root, &bind.target, is_folder)?;
-    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&tree, "", &target, "", how).at(
+    move_onto(tree.as_fd(), target.as_fd()).at(
         Stage::Mount,
         format_args!(
             "cannot show {} as {}",
@@ -145,15 +235,21 @@ fn attach(root: BorrowedFd<'_>, bind: &Bind) -> Result<(), StartError> {
     )
 }
 
-/// Sets attributes on a detached mount and those below it.
-fn set_attributes(tree: BorrowedFd<'_>, attributes: u64) -> io::Result<()> {
+/// Sets attributes on a mount and, where asked, those below it, and maps its owners to `users`.
+fn set_attributes(
+    tree: BorrowedFd<'_>,
+    attributes: MountAttrFlags,
+    users: Option<&UserNamespace>,
+    is_recursive: bool,
+) -> io::Result<()> {
+    let map = users.map_or(0, |_| libc::MOUNT_ATTR_IDMAP);
     let attr = libc::mount_attr {
-        attr_set: attributes,
+        attr_set: u64::from(attributes.bits()) | map,
         attr_clr: 0,
         propagation: 0,
-        userns_fd: 0,
+        userns_fd: users.map_or(0, |users| users.handle().as_raw_fd() as u64),
     };
-    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    let below = if is_recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a terminated empty string and `attr` a valid mount_attr of the size given; the
     // kernel only reads both.
     let answer = unsafe {
@@ -161,7 +257,7 @@ fn set_attributes(tree: BorrowedFd<'_>, attributes: u64) -> io::Result<()> {
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            flags,
+            libc::AT_EMPTY_PATH | below,
             &raw const attr,
             size_of::<libc::mount_attr>(),
         )
@@ -183,16 +279,10 @@ fn mount_point(
     let relative = target.strip_prefix("/").unwrap_or(target);
     let open = |path: &Path| {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        rustix::fs::openat2(
-            root,
-            path,
-            flags,
-            rustix::fs::Mode::empty(),
-            ResolveFlags::IN_ROOT,
-        )
+        rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
     };
     match open(relative) {
-        Err(rustix::io::Errno::NOENT) => {}
+        Err(Errno::NOENT) => {}
         other => return other.at(Stage::Mount, what()),
     }
     let (Some(parent), Some(name)) = (relative.parent(), relative.file_name()) else {
@@ -203,12 +293,12 @@ fn mount_point(
         false => mount_point(root, parent, true)?,
     };
     match is_folder {
-        true => rustix::fs::mkdirat(&parent, name, rustix::fs::Mode::from_raw_mode(0o755)),
+        true => rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)),
         false => rustix::fs::mknodat(
             &parent,
             name,
-            rustix::fs::FileType::RegularFile,
-            rustix::fs::Mode::from_raw_mode(0o644),
+            FileType::RegularFile,
+            Mode::from_raw_mode(0o644),
             0,
         ),
     }
@@ -217,84 +307,140 @@ fn mount_point(
 }
 
 /// A /dev with what programs expect and no device of the machine's.
-fn mount_dev(shm_bytes_max: u64) -> Result<(), StartError> {
-    let tmpfs = |target: &str, flags: MsFlags, options: &str| {
-        mount(
-            Some("tmpfs"),
-            target,
-            Some("tmpfs"),
-            flags | MsFlags::MS_NOSUID,
-            Some(options),
-        )
-        .at(Stage::Mount, format_args!("cannot mount /{target}"))
-    };
-    tmpfs("dev", MsFlags::MS_NOEXEC, "mode=755,size=64k")?;
+fn mount_dev(
+    root: BorrowedFd<'_>,
+    shm_bytes_max: u64,
+    users: Option<&UserNamespace>,
+) -> Result<OwnedFd, StartError> {
+    let text = str::to_owned;
+    let dev = new_mount(
+        "tmpfs",
+        &[("mode", text("755")), ("size", text("64k"))],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )
+    .at(Stage::Mount, "cannot make /dev")?;
+    move_onto(
+        dev.as_fd(),
+        mount_point(root, Path::new("/dev"), true)?.as_fd(),
+    )
+    .at(Stage::Mount, "cannot attach /dev")?;
     for (name, major, minor) in DEVICES {
-        let mode = Mode::from_bits_truncate(0o666);
-        mknod(name, SFlag::S_IFCHR, mode, makedev(major, minor))
-            .at(Stage::Mount, format_args!("cannot make /{name}"))?;
+        let mode = Mode::from_raw_mode(0o666);
+        rustix::fs::mknodat(
+            &dev,
+            name,
+            FileType::CharacterDevice,
+            mode,
+            makedev(major, minor),
+        )
+        .at(Stage::Mount, format_args!("cannot make /dev/{name}"))?;
     }
     for (to, name) in DEVICE_LINKS {
-        symlink(to, name).at(Stage::Mount, format_args!("cannot make /{name}"))?;
+        rustix::fs::symlinkat(to, &dev, name)
+            .at(Stage::Mount, format_args!("cannot make /dev/{name}"))?;
     }
-    for name in ["dev/pts", "dev/shm"] {
-        fs::create_dir(name).at(Stage::Mount, format_args!("cannot make /{name}"))?;
+    let terminals = new_mount(
+        "devpts",
+        &[
+            ("newinstance", String::new()),
+            ("ptmxmode", text("0666")),
+            ("mode", text("0620")),
+            (
+                "gid",
+                users
+                    .map_or(TTY_GID, |users| users.host_gid(TTY_GID))
+                    .to_string(),
+            ),
+        ],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    );
+    let shared_memory = new_mount(
+        "tmpfs",
+        &[("mode", text("1777")), ("size", shm_bytes_max.to_string())],
+        INERT,
+    );
+    for (name, made) in [("pts", terminals), ("shm", shared_memory)] {
+        made.and_then(|made| {
+            rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))?;
+            let place = rustix::fs::openat(
+                &dev,
+                name,
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
+            move_onto(made.as_fd(), place.as_fd())
+        })
+        .at(Stage::Mount, format_args!("cannot make /dev/{name}"))?;
     }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    mount(
-        Some("devpts"),
-        "dev/pts",
-        Some("devpts"),
-        flags,
-        Some("newinstance,ptmxmode=0666,mode=0620,gid=5"),
-    )
-    .at(Stage::Mount, "cannot mount /dev/pts")?;
-    tmpfs(
-        "dev/shm",
-        MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-        &format!("mode=1777,size={shm_bytes_max}"),
-    )
+    Ok(dev)
 }
 
-fn mount_proc() -> Result<(), StartError> {
-    let none = None::<&str>;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "proc", Some("proc"), flags, none)
-        .at(Stage::Mount, "cannot mount /proc")?;
-    for path in PROC_MASKED {
-        let Ok(found) = fs::symlink_metadata(path) else {
+/// A /proc of the task's processes, without the machine's secrets and switches. What hides them comes from the
+/// `dev` that was just made, which nobody else can have touched.
+fn mount_proc(root: BorrowedFd<'_>, dev: BorrowedFd<'_>) -> Result<(), StartError> {
+    let proc = new_mount("proc", &[], INERT).at(Stage::Mount, "cannot make /proc")?;
+    move_onto(
+        proc.as_fd(),
+        mount_point(root, Path::new("/proc"), true)?.as_fd(),
+    )
+    .at(Stage::Mount, "cannot attach /proc")?;
+    for name in PROC_MASKED {
+        let Ok(place) = open_in(proc.as_fd(), name) else {
             continue;
         };
-        let hidden = match found.is_dir() {
-            true => mount(
-                Some("tmpfs"),
-                path,
-                Some("tmpfs"),
-                flags | MsFlags::MS_RDONLY,
-                Some("size=0,mode=555"),
-            ),
-            false => mount(Some("dev/null"), path, none, MsFlags::MS_BIND, none),
+        let is_folder = rustix::fs::fstat(&place)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
+        let cover = match is_folder {
+            true => {
+                let nothing = [("size", "4k".to_owned()), ("mode", "555".to_owned())];
+                new_mount("tmpfs", &nothing, INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)
+            }
+            false => clone_of(dev, "null"),
         };
-        hidden.at(Stage::Mount, format_args!("cannot hide /{path}"))?;
+        cover
+            .and_then(|cover| move_onto(cover.as_fd(), place.as_fd()))
+            .at(Stage::Mount, format_args!("cannot hide /proc/{name}"))?;
     }
-    for path in PROC_READ_ONLY {
-        if fs::symlink_metadata(path).is_err() {
+    for name in PROC_READ_ONLY {
+        let Ok(place) = open_in(proc.as_fd(), name) else {
             continue;
-        }
-        mount(
-            Some(path),
-            path,
-            none,
-            MsFlags::MS_BIND | MsFlags::MS_REC,
-            none,
-        )
-        .and_then(|()| {
-            let again = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-            mount(none, path, none, again | flags, none)
-        })
-        .at(Stage::Mount, format_args!("cannot protect /{path}"))?;
+        };
+        clone_of(proc.as_fd(), name)
+            .map_err(io::Error::from)
+            .and_then(|tree| {
+                let attributes = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
+                set_attributes(tree.as_fd(), attributes, None, true)?;
+                Ok(move_onto(tree.as_fd(), place.as_fd())?)
+            })
+            .at(Stage::Mount, format_args!("cannot protect /proc/{name}"))?;
     }
     Ok(())
+}
+
+/// A detached copy of the mount of which `name` below `folder` is a part.
+fn clone_of(folder: BorrowedFd<'_>, name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    open_tree(folder, name, flags)
+}
+
+/// Makes the root read-only, but for the folders that every program may write.
+fn protect(root: BorrowedFd<'_>) -> Result<(), StartError> {
+    for name in WRITABLE_FOLDERS {
+        let Ok(place) = open_in(root, name) else {
+            continue;
+        };
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE
+            | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+        open_tree(root, name, flags)
+            .and_then(|tree| move_onto(tree.as_fd(), place.as_fd()))
+            .at(Stage::Mount, format_args!("cannot keep /{name} writable"))?;
+    }
+    set_attributes(root, MountAttrFlags::MOUNT_ATTR_RDONLY, None, false)
+        .at(Stage::Mount, "cannot make the root read-only")
 }
 
 /// Makes the working directory the root and lets go of the old one.

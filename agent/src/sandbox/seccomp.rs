@@ -8,6 +8,7 @@
 //! anyone), tracing and reading other processes, kernel modules, bpf, perf, keyrings, kexec, io_uring,
 //! userfaultfd, clocks, swap, raw device access, and the old 32-bit entry points.
 
+use std::fmt;
 use std::io;
 
 use libc::c_long;
@@ -67,6 +68,12 @@ enum Action {
 /// A filter ready to be loaded.
 pub struct Filter {
     program: Vec<libc::sock_filter>,
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Filter({} steps)", self.program.len())
+    }
 }
 
 impl Filter {

@@ -1,9 +1,16 @@
-//! Who a task runs as. Read from the host's `passwd` file, without name services: a helper must not depend
-//! on what the network says.
+//! Who a task runs as. Read from the `passwd` file of the task's base, without name services: a helper must not
+//! depend on what the network says.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::{At, Stage, StartError};
+
+/// The longest `passwd` file that is read.
+const PASSWD_BYTES_MAX: u64 = 4 << 20;
 
 /// The user of specs that name none.
 pub const DEFAULT_USER: &str = "nobody";
@@ -21,18 +28,44 @@ impl Account {
     }
 }
 
-/// Looks up a name or a number.
-pub fn look_up(user: &str) -> Result<Account, StartError> {
-    let passwd = fs::read_to_string("/etc/passwd").at(Stage::User, "cannot read /etc/passwd")?;
+/// Looks up a name or a number in `base`; an image without a `passwd` file has numbers, `root` and `nobody`.
+pub fn look_up(base: &Path, user: &str) -> Result<Account, StartError> {
+    let passwd = read_passwd(base).at(Stage::User, "cannot read /etc/passwd of the task's root")?;
     find(&passwd, user).ok_or_else(|| {
         StartError::plain(
             Stage::User,
-            format!("user '{user}' does not exist on this machine; use one of its /etc/passwd or a number"),
+            format!("user '{user}' does not exist in the task's root; use one of its /etc/passwd or a number"),
         )
     })
 }
 
-/// Finds `user` in the text of a `passwd` file; a number that is not in it is its own group.
+/// No link of an image is followed out of it.
+fn read_passwd(base: &Path) -> rustix::io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let root = rustix::fs::open(base, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let opened = rustix::fs::openat2(
+        &root,
+        "etc/passwd",
+        flags,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT,
+    );
+    let file = match opened {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::NOENT) => return Ok(String::new()),
+        Err(error) => return Err(error),
+    };
+    let mut text = Vec::new();
+    file.take(PASSWD_BYTES_MAX)
+        .read_to_end(&mut text)
+        .map_err(|error| {
+            rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
+        })?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Finds `user` in the text of a `passwd` file; a number that is not in it is its own group, and two names are
+/// known everywhere.
 fn find(passwd: &str, user: &str) -> Option<Account> {
     let number: Option<u32> = user.parse().ok();
     let listed = passwd.lines().find_map(|line| {
@@ -44,7 +77,12 @@ fn find(passwd: &str, user: &str) -> Option<Account> {
         };
         (name == user || number == Some(account.uid)).then_some(account)
     });
-    listed.or(number.map(|uid| Account { uid, gid: uid }))
+    let known = match user {
+        "root" => Some(0),
+        "nobody" => Some(65534),
+        _ => number,
+    };
+    listed.or(known.map(|uid| Account { uid, gid: uid }))
 }
 
 #[cfg(test)]

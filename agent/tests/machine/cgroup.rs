@@ -1,6 +1,8 @@
 //! Cgroups: the machine's own, and the v2 backend on a folder of files.
 
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -11,17 +13,27 @@ use crate::common::{PATIENCE, Subtree, limits};
 /// A process in a leaf that holds about `mib` of memory.
 fn hog(tree: &dyn CgroupTree, leaf: &str, mib: u32) -> Child {
     let entry = tree.entry(leaf).expect("the leaf is there");
-    let path = |fd: &std::os::fd::OwnedFd| {
-        use std::os::fd::AsRawFd;
-        fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap()
-    };
-    let mut files: Vec<_> = entry.procs.iter().map(path).collect();
+    let mut files: Vec<_> = entry.procs.iter().map(path_of).collect();
     files.extend(
         entry
             .directory
             .iter()
-            .map(|fd| path(fd).join("cgroup.procs")),
+            .map(|fd| path_of(fd).join("cgroup.procs")),
     );
+    spawn_in(&files, mib)
+}
+
+/// A process that has written itself to `procs`.
+fn hog_in(procs: &[OwnedFd], mib: u32) -> Child {
+    spawn_in(&procs.iter().map(path_of).collect::<Vec<_>>(), mib)
+}
+
+fn path_of(fd: &OwnedFd) -> PathBuf {
+    use std::os::fd::AsRawFd;
+    fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap()
+}
+
+fn spawn_in(files: &[PathBuf], mib: u32) -> Child {
     let joins: String = files
         .iter()
         .map(|file| format!("echo 0 > {}; ", file.display()))
@@ -105,6 +117,26 @@ fn a_running_leaf_grows_and_shrinks_but_not_below_its_use() {
         );
     }
     tree.kill("a").unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn what_was_reserved_becomes_the_leaf_with_its_processes() {
+    let subtree = Subtree::new();
+    let tree = subtree.open();
+    tree.create("helpers").unwrap();
+    let joined = tree.reserve("spare-1").unwrap();
+    let mut child = hog_in(&joined, 1);
+    tree.assume("spare-1", "a").unwrap();
+    tree.set_limits("a", &limits()).unwrap();
+    assert_eq!(tree.leaves().unwrap(), ["a", "helpers"]);
+    assert_eq!(tree.is_empty("a").unwrap(), joined.is_empty());
+    tree.kill("a").unwrap();
+    if !joined.is_empty() {
+        child.wait().unwrap();
+    }
+    tree.remove("a", PATIENCE).unwrap();
+    let _not_in_a_group = child.kill();
     child.wait().unwrap();
 }
 

@@ -15,7 +15,7 @@ use tw_agent::helper::record::{
     StopRule,
 };
 use tw_agent::log::{LogLimits, LogReader, Stream};
-use tw_agent::sandbox::{Bind, CommandSpec, DEFAULT_PATH, SandboxSpec, base};
+use tw_agent::sandbox::{Bind, CommandSpec, DEFAULT_PATH, SandboxSpec, UserMode, base};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -97,6 +97,8 @@ impl Task {
                 folder: folder.clone(),
                 binds: base::host_binds(),
                 shm_bytes_max: 16 << 20,
+                is_root_writable: false,
+                users: UserMode::Mapped,
             },
             log: LogLimits::default(),
             stop: StopRule::default(),

@@ -1,0 +1,168 @@
+//! User namespaces: which numbers of the host stand for a task's users.
+//!
+//! A task's users 0 to 65535 are numbers on the host that nobody else has: what breaks out of a task, or reaches
+//! a file of the host by mistake, is no user of the machine, not even when it was root inside. Files keep the
+//! task's own numbers on disk, because every mount of the task is mapped as well (idmapped mounts).
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::sched::{CloneFlags, setns};
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+use serde::{Deserialize, Serialize};
+
+use super::clone::{CloneRequest, Cloned, clone3, exit_now};
+use super::launcher::{close, new_pipe, reap};
+use super::user::Account;
+use super::{At, Stage, StartError};
+
+/// How many users a task has.
+pub const USERS: u32 = 1 << 16;
+
+/// The first number of the host that tasks are given; far above what `adduser` and `newuidmap` hand out.
+const HOST_FIRST: u32 = 1 << 30;
+
+/// How many tasks can have numbers of their own at once.
+const RANGES: u32 = 1 << 14;
+
+/// How many ranges are tried before one is shared.
+const TRIES: u32 = 64;
+
+/// Whether a task has a user namespace, and what it maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UserMode {
+    /// The host's own numbers: where file systems cannot be mapped.
+    #[default]
+    Shared,
+    /// A range of numbers that is the task's own.
+    Mapped,
+}
+
+/// A user namespace that a task will live in.
+#[derive(Debug)]
+pub(super) struct UserNamespace {
+    handle: OwnedFd,
+    host_first: u32,
+    /// Keeps the range ours; none when no range was free.
+    _claim: Option<OwnedFd>,
+}
+
+impl UserNamespace {
+    /// Makes a namespace with a range of its own. The caller must have one thread only.
+    pub(super) fn new() -> Result<UserNamespace, StartError> {
+        let (host_first, claim) = claim_range();
+        let (parked, wake) = new_pipe()?;
+        let request = CloneRequest {
+            flags: libc::CLONE_NEWUSER as u64,
+            cgroup: None,
+        };
+        // SAFETY: the caller vouches for one thread; the child only waits and ends.
+        match unsafe { clone3(&request) }.at(Stage::Clone, "cannot make a user namespace")? {
+            Cloned::Child => {
+                close(wake.as_fd());
+                let _end_of_file = File::from(parked).read(&mut [0]);
+                exit_now(0)
+            }
+            Cloned::Parent { pid, pidfd } => {
+                let map = format!("0 {host_first} {USERS}");
+                let made = fs::write(format!("/proc/{pid}/uid_map"), &map)
+                    .and_then(|()| fs::write(format!("/proc/{pid}/gid_map"), &map))
+                    .and_then(|()| File::open(format!("/proc/{pid}/ns/user")));
+                drop(wake);
+                reap(&pidfd);
+                Ok(UserNamespace {
+                    handle: made
+                        .at(Stage::Identity, "cannot map the task's users")?
+                        .into(),
+                    host_first,
+                    _claim: claim,
+                })
+            }
+        }
+    }
+
+    pub(super) fn handle(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+
+    /// The host's number of the task's group `gid`.
+    pub(super) fn host_gid(&self, gid: u32) -> u32 {
+        self.host_first + gid
+    }
+
+    /// Lets the calling process make files as the task's root, with all its own privileges kept.
+    pub(super) fn act_as_owner(&self) -> Result<(), StartError> {
+        setfsgid(Gid::from_raw(self.host_first));
+        setfsuid(Uid::from_raw(self.host_first));
+        // The kernel takes the rights on files away with the number.
+        raise().at(Stage::Identity, "cannot keep the rights on files")
+    }
+
+    /// Moves the calling process in, as its root. It has no privilege on the host from here on.
+    pub(super) fn enter(&self) -> Result<(), StartError> {
+        enter(self.handle())
+    }
+}
+
+/// Moves the calling process into a user namespace, as its root.
+pub(super) fn enter(namespace: BorrowedFd<'_>) -> Result<(), StartError> {
+    setns(namespace, CloneFlags::CLONE_NEWUSER)
+        .at(Stage::Identity, "cannot enter the task's user namespace")?;
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    nix::unistd::setresgid(gid, gid, gid)
+        .at(Stage::Identity, "cannot become the task's root group")?;
+    nix::unistd::setresuid(uid, uid, uid).at(Stage::Identity, "cannot become the task's root")
+}
+
+/// Refuses users that no mapping has.
+pub(super) fn check(account: Account) -> Result<(), StartError> {
+    match account.uid < USERS && account.gid < USERS {
+        true => Ok(()),
+        false => Err(StartError::plain(
+            Stage::User,
+            format!(
+                "user {} of group {} cannot be given to a task: use numbers below {USERS}",
+                account.uid, account.gid
+            ),
+        )),
+    }
+}
+
+fn raise() -> io::Result<()> {
+    let permitted: CapsHashSet = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
+    let has: bool = permitted.contains(&Capability::CAP_SYS_ADMIN);
+    match has {
+        true => caps::set(None, CapSet::Effective, &permitted).map_err(io::Error::other),
+        false => Err(io::ErrorKind::PermissionDenied.into()),
+    }
+}
+
+/// Takes a range that no other helper of this machine holds, for as long as this process lives. A name among the
+/// abstract sockets is the claim: it cannot be held twice, and goes with its holder.
+fn claim_range() -> (u32, Option<OwnedFd>) {
+    let wanted = std::process::id() % RANGES;
+    let host_first = |range: u32| HOST_FIRST + range * USERS;
+    (0..TRIES)
+        .map(|step| (wanted + step * 257) % RANGES)
+        .find_map(|range| Some((host_first(range), Some(claim(range).ok()?))))
+        .unwrap_or((host_first(wanted), None))
+}
+
+fn claim(range: u32) -> rustix::io::Result<OwnedFd> {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let name = format!("twill-users-{range}");
+    bind(
+        &socket,
+        &SocketAddrUnix::new_abstract_name(name.as_bytes())?,
+    )?;
+    Ok(socket)
+}
