@@ -104,7 +104,7 @@ pub(super) async fn start(spares: &Arc<SparePool>, folder: &Path) -> io::Result<
     });
     listening.set_nonblocking(true)?;
     // End of file means that it will not listen; connecting says why.
-    UnixStream::from_std(listening)?.read(&mut [0]).await?;
+    let _listens = UnixStream::from_std(listening)?.read_u8().await;
     HelperLink::connect(folder).await
 }
 

@@ -127,6 +127,7 @@ fn what_was_reserved_becomes_the_leaf_with_its_processes() {
     tree.create("helpers").unwrap();
     let joined = tree.reserve("spare-1").unwrap();
     let mut child = hog_in(&joined, 1);
+    wait_for(|| joined.is_empty() || !tree.is_empty("spare-1").unwrap());
     tree.assume("spare-1", "a").unwrap();
     tree.set_limits("a", &limits()).unwrap();
     assert_eq!(tree.leaves().unwrap(), ["a", "helpers"]);
