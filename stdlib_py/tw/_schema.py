@@ -615,7 +615,6 @@ class Rollout(Spec):
 
     A change: no task notices.
     Example: `bake=10 * MINUTE`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     deadline: float = 5 * MINUTE
     """How long a new task may take to become healthy; after that it has failed.
@@ -624,18 +623,17 @@ class Rollout(Spec):
     Example: `deadline=10 * MINUTE`
     """
     failures_max: int = 0
-    """How many new tasks may fail before the update counts as failed.
+    """How many new tasks may fail before the update counts as failed. They count as down, so that more than that
+    must be allowed to be.
 
     A change: no task notices.
-    Example: `failures_max=2`
-    Nothing acts on it yet: a plan refuses a job that sets it.
+    Example: `failures_max=0`
     """
     on_failure: Literal["halt", "rollback"] = "halt"
     """What follows a failed update.
 
     A change: no task notices.
     Example: `on_failure="rollback"`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
 
     if TYPE_CHECKING:

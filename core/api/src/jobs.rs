@@ -28,6 +28,29 @@ pub struct ApplyRequest {
     pub digest: String,
 }
 
+/// `POST /v1/jobs/{namespace}/{name}/rollout`: what is to become of the update of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]
+pub enum RolloutRequest {
+    Pause,
+    Resume,
+    Abort,
+    /// To the version named, or else to the last good one.
+    Rollback {
+        #[serde(default)]
+        to: Option<Version>,
+    },
+}
+
+/// The answer to [`RolloutRequest`], once it is durable.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RolloutReply {
+    pub version: u32,
+    pub job: JobId,
+    /// The version that is wanted now.
+    pub job_version: Version,
+}
+
 /// The answer to [`ApplyRequest`], once it is durable.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ApplyReply {
@@ -83,6 +106,9 @@ pub struct RolloutStatus {
     /// Tasks that run the new version.
     pub updated: u32,
     pub reason: String,
+    /// Whether it takes back an update that was under way.
+    #[serde(default)]
+    pub rollback: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

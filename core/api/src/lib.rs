@@ -18,8 +18,9 @@ pub use client::{Client, ClientError, Connection, Endpoint as ApiEndpoint, Event
 pub use error::ErrorBody;
 pub use jobs::{
     AppliedJob, ApplyReply, ApplyRequest, EventsReply, HealthReply, JobStatus, JobSummary,
-    JobsReply, MachineStatus, MachinesReply, PackageReply, PlanRequest, Reserved, RolloutStatus,
-    ServicesReply, SpecReply, SubmittedJob, TaskStatus, UsageReply, VersionSummary,
+    JobsReply, MachineStatus, MachinesReply, PackageReply, PlanRequest, Reserved, RolloutReply,
+    RolloutRequest, RolloutStatus, ServicesReply, SpecReply, SubmittedJob, TaskStatus, UsageReply,
+    VersionSummary,
 };
 pub use session::{
     ExecRequest, Frame, FrameError, FrameKind, LogLine, LogsRequest, SESSION_PROTOCOL,

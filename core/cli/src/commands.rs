@@ -14,6 +14,7 @@ pub(crate) mod machines;
 pub(crate) mod plan;
 pub(crate) mod recommend;
 pub(crate) mod restart;
+pub(crate) mod rollout;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod stop;

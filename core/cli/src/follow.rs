@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tw_api::{Client, EventsReply, JobStatus};
-use tw_model::{JobId, RolloutState, TaskState};
+use tw_model::{JobId, RolloutState, TaskState, Version};
 
 use crate::commands::events;
 use crate::context::job_path;
@@ -28,6 +28,7 @@ pub(crate) async fn until_settled(
 ) -> anyhow::Result<bool> {
     let begun = Instant::now();
     let mut next_event: BTreeMap<&JobId, u64> = BTreeMap::new();
+    let mut followed: BTreeMap<&JobId, Version> = BTreeMap::new();
     let mut open: Vec<&JobId> = jobs.iter().collect();
     let mut all_well = true;
     while !open.is_empty() {
@@ -35,7 +36,14 @@ pub(crate) async fn until_settled(
         for job in open {
             let status: JobStatus = client.get(&job_path(job)).await?;
             print_events(client, job, &mut next_event).await?;
-            match standing(&status) {
+            let followed = *followed.entry(job).or_insert(status.job.version);
+            let standing = match status.job.version {
+                version if version != followed => Standing::Failed(format!(
+                    "version {followed} gave way to version {version} before it had settled"
+                )),
+                _ => standing(&status),
+            };
+            match standing {
                 Standing::Settling => still_open.push(job),
                 Standing::Settled => anstream::println!("{} {job}", painted(GREEN, "settled")),
                 Standing::Failed(why) => {
@@ -88,6 +96,9 @@ fn standing(status: &JobStatus) -> Standing {
     match &job.rollout {
         Some(rollout) if rollout.state == RolloutState::Halted => {
             return Standing::Failed(rollout.reason.clone());
+        }
+        Some(rollout) if rollout.rollback => {
+            return Standing::Failed(format!("rolled back: {}", rollout.reason));
         }
         Some(_) => return Standing::Settling,
         None if job.stopped => return Standing::Failed("it was stopped".to_owned()),

@@ -108,7 +108,7 @@ fn job_section(html: &mut Html, job: &JobStatus) {
     html.raw("</span></h2>\n");
     if let Some(rollout) = &summary.rollout {
         let class = match rollout.state {
-            RolloutState::Running => "wait",
+            RolloutState::Running | RolloutState::Paused => "wait",
             RolloutState::Halted => "bad",
         };
         html.raw(&format!("<p class=\"{class}\">"));

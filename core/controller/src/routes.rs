@@ -51,6 +51,7 @@ fn people() -> Router<Arc<App>> {
         .route("/", get(jobs::status).delete(jobs::stop))
         .route("/stop", post(jobs::stop))
         .route("/restart", post(jobs::restart))
+        .route("/rollout", post(jobs::rollout))
         .route("/events", get(events::list))
         .route("/watch", get(events::watch))
         .route("/usage", get(jobs::usage))

@@ -69,6 +69,7 @@ fn rollout(job: &JobView, rollout: &RolloutRecord) -> RolloutStatus {
         .versions
         .get(&rollout.to)
         .map_or(0, |version| version.spec.rollout.stages.len());
+    let stages = if rollout.rollback { 1 } else { stages };
     let updated = job
         .tasks
         .values()
@@ -82,6 +83,7 @@ fn rollout(job: &JobView, rollout: &RolloutRecord) -> RolloutStatus {
         stages: u32::try_from(stages).unwrap_or(u32::MAX),
         updated: u32::try_from(updated).unwrap_or(u32::MAX),
         reason: rollout.reason.clone(),
+        rollback: rollout.rollback,
     }
 }
 

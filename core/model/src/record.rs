@@ -48,7 +48,7 @@ pub struct RolloutRecord {
     /// Index into the stages of the new version.
     pub stage: u32,
     pub state: RolloutState,
-    /// Why it halted; empty otherwise.
+    /// Why it halted, was paused, or takes back a version; empty otherwise.
     pub reason: String,
     /// Whether every task starts again, also where the spec asks for less.
     pub restart: bool,
@@ -59,14 +59,32 @@ pub struct RolloutRecord {
     pub stage_started_at: Timestamp,
     /// When the update last gave a task its new version; its deadline counts from here.
     pub progress_at: Timestamp,
+    /// Since when the stage that runs now is good; none while it is not.
+    #[serde(default)]
+    pub good_since: Option<Timestamp>,
+    /// Whether it takes back an update that was under way. It then knows no stages, and is not itself taken back.
+    #[serde(default)]
+    pub rollback: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RolloutState {
     Running,
+    /// Someone wants it to wait.
+    Paused,
     /// A new task did not become healthy; what runs stays as it is.
     Halted,
+}
+
+impl std::fmt::Display for RolloutState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            RolloutState::Running => "running",
+            RolloutState::Paused => "paused",
+            RolloutState::Halted => "halted",
+        })
+    }
 }
 
 /// A spec that a job has had. Never changed once written.

@@ -172,7 +172,7 @@ impl Placer {
 fn held_back(draft: &Draft, job: &JobState) -> BTreeMap<Slot, Reserved> {
     let mut held: BTreeMap<Slot, Reserved> = BTreeMap::new();
     let rollout = job.row.rollout.as_ref();
-    let Some(rollout) = rollout.filter(|rollout| rollout.state == RolloutState::Running) else {
+    let Some(rollout) = rollout.filter(|rollout| rollout.state != RolloutState::Halted) else {
         return held;
     };
     let (new, request) = (&job.spec().resources, Request::of(job.spec()));

@@ -33,6 +33,7 @@ pub use plan::{
     CapacityDelta, Destruction, ExpectedPlan, JobPlan, Plan, PlanBasis, Submission, SubmittedJob,
     TaskCounts, TaskPlan, Verdict, plan,
 };
+pub use rollout::RolloutOrder;
 pub use state::{JobState, State};
 pub use step::{Decision, Event, Refusal, Reply, ReportRefusal, SchedulerConfig, step};
 pub use txn::{Op, TXN_BYTES_MAX, TXN_OPS_MAX, Txn};

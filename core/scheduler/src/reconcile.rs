@@ -173,7 +173,7 @@ fn missing_version(job: &JobState, index: u32) -> Option<Version> {
     let state = job.row.rollout.as_ref().map(|rollout| rollout.state);
     let keeps = match state {
         None => false,
-        Some(RolloutState::Running) => !on_request,
+        Some(RolloutState::Running | RolloutState::Paused) => !on_request,
         Some(RolloutState::Halted) => true,
     };
     match keeps && job.versions.contains_key(&last.version) {

@@ -8,14 +8,19 @@
 //! * `recreate` stops everything at once.
 //!
 //! A stage counts tasks, and takes those that are down before those that serve: an update is often the cure. It is
-//! over when every task at the new version has been healthy for `healthy_for`. Indexes that the update has not
-//! reached start again at the version they had.
+//! over when every task at the new version has been healthy for `healthy_for` and the stage as a whole for `bake`.
+//! Indexes that the update has not reached start again at the version they had.
+//!
+//! A task at the new version has failed when it ended too often, or was not healthy in time. More than `failures_max`
+//! of them fail the update, which then halts or, as `on_failure` says, takes itself back.
+
+mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tw_model::{
-    Desired, Effect, HealthCheck, JobId, JobSpec, Kind, Millis, RolloutRecord, RolloutState,
-    TaskRecord, TaskState, Timestamp, Version, diff_jobs,
+    Desired, Effect, HealthCheck, JobId, JobSpec, Kind, Millis, OnFailure, RolloutRecord,
+    RolloutState, TaskRecord, TaskState, Timestamp, Version, diff_jobs,
 };
 
 use crate::JobState;
@@ -26,8 +31,11 @@ use crate::fleet::Request;
 use crate::lifecycle::{Details, TaskEvent};
 use crate::reconcile::{self, exhausted};
 
-/// So many failures in a row of a task at the new version halt an update.
-const FAILURES_TO_HALT: u32 = 3;
+pub use order::RolloutOrder;
+pub(crate) use order::order;
+
+/// A task at the new version that fails so often in a row has failed the update.
+const FAILURES_TO_FAIL: u32 = 3;
 
 /// How many tasks run the new version after each stage; the last number is all of them.
 pub(crate) fn stage_sizes(spec: &JobSpec) -> Vec<u32> {
@@ -37,6 +45,14 @@ pub(crate) fn stage_sizes(spec: &JobSpec) -> Vec<u32> {
         sizes.push(spec.replicas);
     }
     sizes
+}
+
+/// The stages of an update that is under way.
+fn stages_of(rollout: &RolloutRecord, spec: &JobSpec) -> Vec<u32> {
+    match rollout.rollback {
+        true => vec![spec.replicas],
+        false => stage_sizes(spec),
+    }
 }
 
 /// Begins an update to the version that is wanted.
@@ -54,6 +70,8 @@ pub(crate) fn begin(draft: &mut Draft, id: &JobId, from: Version, moves: Vec<u32
             started_at: now,
             stage_started_at: now,
             progress_at: now,
+            good_since: None,
+            rollback: false,
         });
     });
 }
@@ -121,6 +139,8 @@ struct Member {
     /// It has the new version, or makes way for it.
     reached: bool,
     settled: bool,
+    /// Why it counts as failed at the new version.
+    failed: Option<String>,
     /// Its users notice nothing.
     available: bool,
 }
@@ -130,7 +150,11 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) -> bool {
     let mut changed = false;
     while let Some(rollout) = running(draft, id) {
         let members = members(draft, id, &rollout);
-        if let Some(reason) = reason_to_halt(draft, id, &rollout, &members) {
+        if let Some(reason) = reason_to_end(draft, id, &members) {
+            changed = true;
+            if take_back(draft, id, &rollout, &reason) {
+                continue;
+            }
             halt(draft, id, reason);
             return true;
         }
@@ -138,6 +162,7 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) -> bool {
             Step::Wait => break,
             Step::Done => complete(draft, id, &rollout),
             Step::NextStage => enter_stage(draft, id, &rollout),
+            Step::Bake(since) => write(draft, id, |rollout| rollout.good_since = since),
             Step::Free => replace_free(draft, id, &rollout, &members),
             Step::Within(room) => {
                 if !replace_within(draft, id, &rollout, &members, room) {
@@ -193,10 +218,12 @@ fn members(draft: &Draft, id: &JobId, rollout: &RolloutRecord) -> Vec<Member> {
             Kind::Service | Kind::Daemon => serves(job, row),
             Kind::Batch => done || row.state == TaskState::Running,
         };
+        let new = at_target && !settled;
         Member {
             effect,
             reached: at_target || leaving || over,
             settled,
+            failed: new.then(|| failure(job, rollout, row, draft.now)).flatten(),
             available: serving && (settled || !at_target),
             row: row.clone(),
         }
@@ -204,44 +231,71 @@ fn members(draft: &Draft, id: &JobId, rollout: &RolloutRecord) -> Vec<Member> {
     .collect()
 }
 
-fn reason_to_halt(
-    draft: &Draft,
-    id: &JobId,
-    rollout: &RolloutRecord,
-    members: &[Member],
-) -> Option<String> {
-    let job = draft.job(id)?;
-    let mut new = members
+/// Why an update cannot go on: more tasks have failed than may.
+fn reason_to_end(draft: &Draft, id: &JobId, members: &[Member]) -> Option<String> {
+    let allowed = draft.job(id)?.spec().rollout.failures_max as usize;
+    let failed: Vec<&String> = members
         .iter()
-        .filter(|member| member.row.version == rollout.to && !member.settled);
-    let failing = new
-        .clone()
-        .find(|member| member.row.failures >= FAILURES_TO_HALT || exhausted(job, &member.row));
-    if let Some(member) = failing {
-        let last = last_failure(job, &member.row);
+        .filter_map(|member| member.failed.as_ref())
+        .collect();
+    let first = failed.first()?;
+    match failed.len() {
+        count if count <= allowed => None,
+        1 => Some((*first).clone()),
+        count => Some(format!("{count} tasks failed, and {allowed} may; {first}")),
+    }
+}
+
+/// Why a task at the new version counts as failed.
+fn failure(
+    job: &JobState,
+    rollout: &RolloutRecord,
+    row: &TaskRecord,
+    now: Timestamp,
+) -> Option<String> {
+    if row.failures >= FAILURES_TO_FAIL || exhausted(job, row) {
+        let last = last_failure(job, row);
         return Some(format!(
             "task {} failed {} times in a row at version {}: {last}",
-            member.row.id, member.row.failures, rollout.to
+            row.id, row.failures, rollout.to
         ));
     }
     let spec = job.spec();
-    let late = draft.now.since(rollout.progress_at) > spec.rollout.deadline;
-    let member = new.next().filter(|_| late)?;
-    let state = match (member.row.state, member.row.healthy) {
+    // One that began again, or was healthy and is no more, has the whole time again.
+    let ill_since = row.healthy_since.filter(|_| row.healthy == Some(false));
+    let since = rollout.progress_at.max(row.created_at);
+    let since = ill_since.map_or(since, |ill| ill.max(since));
+    if now.since(since) <= spec.rollout.deadline {
+        return None;
+    }
+    let state = match (row.state, row.healthy) {
         (TaskState::Running, Some(false)) => "running but unhealthy".to_owned(),
         (TaskState::Running, None) if !spec.health.is_empty() => {
             "running, and no check has passed yet".to_owned()
         }
         (state, _) => state.to_string(),
     };
-    let because = match member.row.reason.is_empty() {
+    let because = match row.reason.is_empty() {
         true => String::new(),
-        false => format!(": {}", member.row.reason),
+        false => format!(": {}", row.reason),
     };
     Some(format!(
         "task {} is {state} at version {} and was not healthy for {} within {}{because}",
-        member.row.id, rollout.to, spec.rollout.healthy_for, spec.rollout.deadline
+        row.id, rollout.to, spec.rollout.healthy_for, spec.rollout.deadline
     ))
+}
+
+/// Goes back to the last good version, where the spec says so and there is one. True when it does.
+fn take_back(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord, reason: &str) -> bool {
+    let Some(job) = draft.job(id) else {
+        return false;
+    };
+    let wanted = job.spec().rollout.on_failure == OnFailure::Rollback && !rollout.rollback;
+    let good = order::good_before(job).filter(|_| wanted);
+    if let Some(good) = good {
+        order::roll_back(draft, id, good, "the update itself", reason.to_owned());
+    }
+    good.is_some()
 }
 
 /// How the newest ended task of an index ended.
@@ -256,6 +310,8 @@ enum Step {
     /// Every wanted task is good.
     Done,
     NextStage,
+    /// The stage is good since then, or not good any more.
+    Bake(Option<Timestamp>),
     /// These members no stage holds back.
     Free,
     /// So many more tasks may get the new version in this stage.
@@ -269,17 +325,25 @@ fn next_step(draft: &Draft, id: &JobId, rollout: &RolloutRecord, members: &[Memb
     if members.iter().any(is_free) {
         return Step::Free;
     }
-    let sizes = stage_sizes(job.spec());
+    let sizes = stages_of(rollout, job.spec());
     let stage = (rollout.stage as usize).min(sizes.len() - 1);
     let reached = members.iter().filter(|member| member.reached).count();
+    // A failure that the budget allows holds nobody up.
     let good = members
         .iter()
-        .all(|member| !member.reached || member.settled);
+        .all(|member| !member.reached || member.settled || member.failed.is_some());
     if good && reached >= members.len() {
         return Step::Done;
     }
-    if good && reached >= sizes[stage] as usize && stage + 1 < sizes.len() {
-        return Step::NextStage;
+    let complete = good && reached >= sizes[stage] as usize && stage + 1 < sizes.len();
+    match (complete, rollout.good_since) {
+        (true, Some(since)) if draft.now.since(since) >= job.spec().rollout.bake => {
+            return Step::NextStage;
+        }
+        (true, None) => return Step::Bake(Some(draft.now)),
+        (true, Some(_)) => return Step::Wait,
+        (false, Some(_)) => return Step::Bake(None),
+        (false, None) => {}
     }
     match (sizes[stage] as usize).saturating_sub(reached) {
         0 => Step::Wait,
@@ -411,7 +475,7 @@ fn note_progress(draft: &mut Draft, id: &JobId, moves: Vec<u32>, progress: bool)
 fn enter_stage(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord) {
     let sizes = draft
         .job(id)
-        .map(|job| stage_sizes(job.spec()))
+        .map(|job| stages_of(rollout, job.spec()))
         .unwrap_or_default();
     let stage = rollout.stage + 1;
     let now = draft.now;
@@ -419,6 +483,7 @@ fn enter_stage(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord) {
         row.stage = stage;
         row.stage_started_at = now;
         row.progress_at = now;
+        row.good_since = None;
     });
     let tasks = sizes.get(stage as usize).copied().unwrap_or_default();
     let message = format!(

@@ -12,7 +12,7 @@ use crate::draft::Draft;
 use crate::lifecycle::{self, Details, TaskEvent, Transition};
 use crate::plan::{self, ExpectedPlan, JobPlan, Plan, Submission, SubmittedJob, Wanted};
 use crate::reconcile::{edit, reconcile, tell};
-use crate::rollout::{self, task_effect};
+use crate::rollout::{self, RolloutOrder, task_effect};
 use crate::{State, Txn, dependency};
 
 /// How many versions of a job are kept beside those that are in use.
@@ -48,6 +48,12 @@ pub enum Event {
     Stop { job: JobId, by: String },
     /// Someone wants all tasks of a job to start again, as gently as in an update.
     RestartJob { job: JobId, by: String },
+    /// Someone wants something of the update of a job.
+    Rollout {
+        job: JobId,
+        order: RolloutOrder,
+        by: String,
+    },
     /// An agent says who its machine is, and all that it knows of its tasks.
     AgentRegistered {
         machine: MachineId,
@@ -89,6 +95,10 @@ pub enum Reply {
         tasks: u32,
     },
     Restarting {
+        version: Version,
+    },
+    /// The order is carried out; this version is wanted now.
+    Rollout {
         version: Version,
     },
     /// The epoch of everything that the machine runs from now on.
@@ -163,6 +173,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
         } => submit(&mut draft, submission, expected.as_ref()),
         Event::Stop { job, by } => stop(&mut draft, job, by),
         Event::RestartJob { job, by } => restart(&mut draft, job, by),
+        Event::Rollout { job, order, by } => rollout::order(&mut draft, job, *order, by),
         Event::AgentRegistered {
             machine,
             boot_id,

@@ -169,6 +169,8 @@ fn job_state(job: &JobSummary) -> String {
     match &job.rollout {
         _ if job.stopped => painted(DIM, "stopped"),
         Some(rollout) if rollout.state == RolloutState::Halted => painted(RED, "update halted"),
+        Some(rollout) if rollout.state == RolloutState::Paused => painted(YELLOW, "update paused"),
+        Some(rollout) if rollout.rollback => painted(YELLOW, "rolling back"),
         Some(_) => painted(YELLOW, "updating"),
         None if job.kind == "batch" && job.done >= job.replicas => painted(GREEN, "done"),
         None if job.healthy >= job.replicas => painted(GREEN, "running"),

@@ -8,7 +8,9 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 use tw_api::{AppliedJob, ApplyReply, ApplyRequest, ErrorBody, Register, SubmittedJob};
 use tw_model::{Code, JobId, MachineId, TaskReport, Version};
-use tw_scheduler::{Decision, Event, ExpectedPlan, Plan, Reply as Decided, Submission};
+use tw_scheduler::{
+    Decision, Event, ExpectedPlan, Plan, Reply as Decided, RolloutOrder, Submission,
+};
 
 use super::{Core, seed, tick_ms};
 use crate::clock;
@@ -51,6 +53,12 @@ enum What {
     },
     Restart {
         job: JobId,
+        by: String,
+        answer: Answer<Version>,
+    },
+    Rollout {
+        job: JobId,
+        order: RolloutOrder,
         by: String,
         answer: Answer<Version>,
     },
@@ -123,6 +131,22 @@ impl Driver {
         self.ask(|answer| What::Restart { job, by, answer }).await
     }
 
+    /// Carries out an order about the update of a job. Returns the version that is wanted then.
+    pub(crate) async fn rollout(
+        &self,
+        job: JobId,
+        order: RolloutOrder,
+        by: String,
+    ) -> Result<Version, ErrorBody> {
+        self.ask(|answer| What::Rollout {
+            job,
+            order,
+            by,
+            answer,
+        })
+        .await
+    }
+
     async fn ask<T>(&self, what: impl FnOnce(Answer<T>) -> What) -> Result<T, ErrorBody> {
         let (answer, answered) = oneshot::channel();
         let request = Request {
@@ -159,6 +183,12 @@ impl Core {
             } => self.apply(request, by, answer),
             What::Stop { job, by, answer } => self.stop(job, by, answer),
             What::Restart { job, by, answer } => self.restart(job, by, answer),
+            What::Rollout {
+                job,
+                order,
+                by,
+                answer,
+            } => self.rollout(job, order, by, answer),
         }
     }
 }
@@ -253,6 +283,14 @@ impl Core {
         let decision = self.step(&Event::RestartJob { job, by });
         self.settle(decision, answer, |reply| match reply {
             Decided::Restarting { version } => Ok(version),
+            other => Err(unexpected(other)),
+        });
+    }
+
+    fn rollout(&mut self, job: JobId, order: RolloutOrder, by: String, answer: Answer<Version>) {
+        let decision = self.step(&Event::Rollout { job, order, by });
+        self.settle(decision, answer, |reply| match reply {
+            Decided::Rollout { version } => Ok(version),
             other => Err(unexpected(other)),
         });
     }

@@ -1,4 +1,4 @@
-//! Jobs: how they are, what they are, and stopping or restarting them.
+//! Jobs: how they are, what they are, stopping or restarting them, and steering their updates.
 
 use std::sync::Arc;
 
@@ -6,8 +6,11 @@ use axum::Extension;
 use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::json;
-use tw_api::{JobStatus, JobsReply, SpecReply, UsageReply, VersionSummary};
+use tw_api::{
+    JobStatus, JobsReply, RolloutReply, RolloutRequest, SpecReply, UsageReply, VersionSummary,
+};
 use tw_model::{Name, TaskUsage, Version};
+use tw_scheduler::RolloutOrder;
 
 use crate::app::App;
 use crate::caller::Caller;
@@ -135,4 +138,26 @@ pub(super) async fn restart(
     Ok(Reply(
         json!({ "version": SHAPE, "job": id, "job_version": job_version }),
     ))
+}
+
+pub(super) async fn rollout(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(path): Path<(String, String)>,
+    Reply(request): Reply<RolloutRequest>,
+) -> Answer<RolloutReply> {
+    let id = job_id(&path)?;
+    let order = match request {
+        RolloutRequest::Pause => RolloutOrder::Pause,
+        RolloutRequest::Resume => RolloutOrder::Resume,
+        RolloutRequest::Abort => RolloutOrder::Abort,
+        RolloutRequest::Rollback { to } => RolloutOrder::Rollback { to },
+    };
+    let by = caller.to_string();
+    let job_version = app.driver.rollout(id.clone(), order, by).await?;
+    Ok(Reply(RolloutReply {
+        version: SHAPE,
+        job: id,
+        job_version,
+    }))
 }

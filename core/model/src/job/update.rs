@@ -34,8 +34,9 @@ spec! {
         /// How long a new task may take to become healthy; after that it has failed.
         /// Example: `deadline=10 * MINUTE`
         deadline as "deadline_ms": Millis = Millis::minutes(5) => none;
-        /// How many new tasks may fail before the update counts as failed.
-        /// Example: `failures_max=2`
+        /// How many new tasks may fail before the update counts as failed. They count as down, so that more than that
+        /// must be allowed to be.
+        /// Example: `failures_max=0`
         failures_max: u32 = 0 => none;
         /// What follows a failed update.
         /// Example: `on_failure="rollback"`
@@ -143,6 +144,14 @@ fn check_rollout(rollout: &Rollout, at: &FieldPath, decoder: &mut Decoder) -> Op
             message,
             Some("1 is the least".to_owned()),
         );
+    }
+    if rollout.failures_max >= rollout.max_unavailable {
+        let message = format!(
+            "failures_max={} leaves no task that may be down beside the failed ones",
+            rollout.failures_max
+        );
+        let hint = format!("add max_unavailable={}, or more", rollout.failures_max + 1);
+        return decoder.bad_value(&at.field("failures_max"), message, Some(hint));
     }
     Some(())
 }

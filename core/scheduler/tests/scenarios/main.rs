@@ -2,4 +2,5 @@
 
 mod cluster;
 mod jobs;
+mod orders;
 mod updates;
