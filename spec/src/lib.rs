@@ -9,6 +9,7 @@
 
 mod cause;
 mod compare;
+mod dependencies;
 mod error;
 mod evaluator;
 mod history;
@@ -24,6 +25,7 @@ mod testing;
 pub use compare::{
     Cause, CompareError, DiffChange, DiffJob, DiffModule, DiffSummary, Side, SpecDiff, compare,
 };
+pub use dependencies::{Dependencies, dependencies};
 pub use error::{Frame, SpecError};
 pub use evaluator::{
     Detail, EvalConfig, Evaluation, Evaluator, EvaluatorError, Question, QuestionKind,
@@ -31,6 +33,6 @@ pub use evaluator::{
 pub use outcome::{EvaluatedJob, EvaluatedSpec, Outcome, evaluate};
 pub use policy::{POLICY_FILE, PolicyError, PolicyReview, review};
 pub use provenance::Provenance;
-pub use render::{RenderOptions, render_error, render_errors};
+pub use render::{RenderOptions, render_error, render_errors, render_warnings};
 pub use source::{Entry, EntryKind, Source, SourceError};
 pub use testing::{Failure, Test, TestFiles, TestOutcome, TestResult, run_tests};

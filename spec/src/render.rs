@@ -54,6 +54,15 @@ pub fn render_error(error: &SpecError, options: RenderOptions) -> String {
     render_as(Severity::Error, error, &[], options)
 }
 
+/// As [`render_errors`], for what only deserves attention.
+pub fn render_warnings(warnings: &[SpecError], options: RenderOptions) -> String {
+    warnings
+        .iter()
+        .map(|warning| render_as(Severity::Warning, warning, &[], options))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
 /// How grave what is shown is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Severity {

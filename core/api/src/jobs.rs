@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tw_model::{
     Capacity, Endpoint, EventRecord, Exit, JobId, JobSpec, MachineFacts, MachineId, MachineState,
-    Name, RolloutState, SourceRef, TaskId, TaskState, TaskUsage, Timestamp, Version,
+    Name, PolicyReport, RolloutState, SourceRef, TaskId, TaskState, TaskUsage, Timestamp, Version,
 };
 
 /// A job as it was evaluated.
@@ -16,15 +16,21 @@ pub struct SubmittedJob {
 }
 
 /// `POST /v1/plan`: what would these specs do?
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PlanRequest {
     pub jobs: Vec<SubmittedJob>,
+    /// What the policies beside the specs say of these jobs.
+    #[serde(default)]
+    pub policy: PolicyReport,
 }
 
 /// `POST /v1/apply`: do exactly what the plan of this digest said.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ApplyRequest {
     pub jobs: Vec<SubmittedJob>,
+    /// What the policies say; the plan's digest covers it.
+    #[serde(default)]
+    pub policy: PolicyReport,
     pub digest: String,
 }
 

@@ -18,3 +18,4 @@ pub(crate) mod rollout;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod test;

@@ -4,6 +4,7 @@ mod commands;
 mod context;
 mod failure;
 mod follow;
+mod junit;
 mod log;
 mod spec;
 mod table;
@@ -36,6 +37,7 @@ struct Cli {
 enum Command {
     Eval(commands::eval::Args),
     Check(commands::check::Args),
+    Test(commands::test::Args),
     Diff(commands::diff::Args),
     Plan(commands::plan::Args),
     Apply(commands::apply::Args),
@@ -84,6 +86,7 @@ async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
         Command::Eval(args) => commands::eval::run(args),
         Command::Check(args) => commands::check::run(args),
+        Command::Test(args) => commands::test::run(args),
         Command::Diff(args) => commands::diff::run(args),
         Command::Plan(args) => commands::plan::run(args, context).await,
         Command::Apply(args) => commands::apply::run(args, context).await,

@@ -9,7 +9,9 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use tw_api::SubmittedJob;
 use tw_model::{Code, JobSpec, SourceRef, diff_jobs};
-use tw_spec::{EvalConfig, EvaluatedJob, Evaluator, Outcome, RenderOptions, Source, SpecError};
+use tw_spec::{
+    EvalConfig, EvaluatedJob, Evaluator, Outcome, PolicyReview, RenderOptions, Source, SpecError,
+};
 
 /// Work that takes longer than this shows that it goes on.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
@@ -22,21 +24,31 @@ pub(crate) struct Specs {
     pub(crate) source: Source,
     /// Spec files, from the root.
     pub(crate) files: Vec<String>,
+    /// Whether these are all specs of the tree.
+    pub(crate) is_whole: bool,
 }
 
 impl Specs {
     /// Finds the specs that a person named, in the work tree or at a revision.
     pub(crate) fn find(paths: &[PathBuf], revision: Option<&str>) -> anyhow::Result<Specs> {
         let source = open(paths, revision)?;
-        let files = source.find_specs(&from_root(&source, paths)?)?;
-        Ok(Specs { source, files })
+        let roots = from_root(&source, paths)?;
+        Ok(Specs {
+            files: source.find_specs(&roots)?,
+            is_whole: roots.iter().any(String::is_empty),
+            source,
+        })
     }
 
     /// As [`Specs::find`], but a tree without any spec is fine.
     pub(crate) fn find_any(paths: &[PathBuf], revision: Option<&str>) -> anyhow::Result<Specs> {
         let source = open(paths, revision)?;
-        let files = source.specs_if_any(&from_root(&source, paths)?)?;
-        Ok(Specs { source, files })
+        let roots = from_root(&source, paths)?;
+        Ok(Specs {
+            files: source.specs_if_any(&roots)?,
+            is_whole: roots.iter().any(String::is_empty),
+            source,
+        })
     }
 
     pub(crate) fn evaluate(&self) -> anyhow::Result<Outcome> {
@@ -99,7 +111,7 @@ fn nondeterministic(job: &EvaluatedJob, value: &str) -> SpecError {
     }
 }
 
-fn open(paths: &[PathBuf], revision: Option<&str>) -> anyhow::Result<Source> {
+pub(crate) fn open(paths: &[PathBuf], revision: Option<&str>) -> anyhow::Result<Source> {
     let folder = common_folder(paths)?;
     Ok(match revision {
         Some(revision) => Source::revision(&folder, revision)?,
@@ -128,7 +140,7 @@ fn common_folder(paths: &[PathBuf]) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn from_root(source: &Source, paths: &[PathBuf]) -> anyhow::Result<Vec<String>> {
+pub(crate) fn from_root(source: &Source, paths: &[PathBuf]) -> anyhow::Result<Vec<String>> {
     let here = std::env::current_dir().context("the current folder is gone")?;
     let paths = if paths.is_empty() {
         &[PathBuf::from(".")]
@@ -167,15 +179,30 @@ pub(crate) fn job_json(job: &EvaluatedJob) -> serde_json::Value {
 
 /// Shows mistakes on standard error.
 pub(crate) fn print_errors(errors: &[SpecError]) {
-    if errors.is_empty() {
-        return;
+    print_rendered(&tw_spec::render_errors(errors, on_standard_error()));
+}
+
+/// Shows on standard error what only deserves attention.
+pub(crate) fn print_warnings(warnings: &[SpecError]) {
+    print_rendered(&tw_spec::render_warnings(warnings, on_standard_error()));
+}
+
+/// Shows what policies say on standard error.
+pub(crate) fn print_policy(review: &PolicyReview, source: &Source) {
+    print_rendered(&review.render(source, on_standard_error()));
+}
+
+fn print_rendered(text: &str) {
+    if !text.is_empty() {
+        anstream::eprintln!("{text}");
     }
-    let color = std::io::stderr().is_terminal();
-    anstream::eprint!(
-        "{}",
-        tw_spec::render_errors(errors, RenderOptions { color })
-    );
-    anstream::eprintln!();
+}
+
+/// Colours where a person reads standard error.
+fn on_standard_error() -> RenderOptions {
+    RenderOptions {
+        color: std::io::stderr().is_terminal(),
+    }
 }
 
 /// A spinner that appears only on a terminal and only when the work takes its time.

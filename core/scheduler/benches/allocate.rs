@@ -197,6 +197,7 @@ fn submit(spec: &JobSpec) -> Event {
         submission: Submission {
             jobs: vec![job],
             remove: Vec::new(),
+            policy: tw_model::PolicyReport::default(),
             by: "bench".to_owned(),
         },
         expected: None,

@@ -8,8 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    ChangeKind, Code, Effect, JobChange, JobId, JobSpec, MachineId, RolloutState, SourceRef,
-    Timestamp, Version, VersionRecord, diff_jobs, without_support,
+    ChangeKind, Code, Effect, JobChange, JobId, JobSpec, MachineId, PolicyReport, RolloutState,
+    SourceRef, Timestamp, Version, VersionRecord, diff_jobs, without_support,
 };
 
 use crate::draft::Draft;
@@ -29,6 +29,8 @@ pub struct Submission {
     pub jobs: Vec<SubmittedJob>,
     /// Jobs that are wanted no more.
     pub remove: Vec<JobId>,
+    /// What policies say of the jobs; a submission that they refuse can be planned, not applied.
+    pub policy: PolicyReport,
     /// Who wants it.
     pub by: String,
 }
@@ -120,6 +122,9 @@ pub struct Plan {
     pub counts: TaskCounts,
     pub capacity: CapacityDelta,
     pub destructive: Vec<(JobId, Destruction)>,
+    /// What policies say of the submitted jobs.
+    #[serde(default)]
+    pub policy: PolicyReport,
 }
 
 /// The part of a plan of one job that a digest rests on, kept by the one who reviewed it.
@@ -194,7 +199,27 @@ pub fn plan(
         jobs,
         unchanged,
         capacity,
+        policy: submission.policy.clone(),
     })
+}
+
+/// Refuses a plan that a policy stands against.
+pub(crate) fn allowed(plan: &Plan) -> Result<(), Refusal> {
+    let refusing = plan.policy.findings.iter().filter(|found| found.refuses());
+    let details: Vec<String> = refusing
+        .map(|found| format!("{}: {}, says {}", found.job, found.message, found.policy))
+        .collect();
+    if details.is_empty() {
+        return Ok(());
+    }
+    let message = "policy refuses what was planned".to_owned();
+    let mut refusal = Refusal::new(
+        Code::PolicyRefused,
+        message,
+        "change the jobs, or ask the policy's owner",
+    );
+    refusal.details = details;
+    Err(refusal)
 }
 
 /// Refuses what no state of the machines could make right.
@@ -445,7 +470,8 @@ fn digest(submission: &Submission, jobs: &[JobPlan]) -> String {
         .map(|job| (job.spec.id().to_string(), &job.spec))
         .collect();
     let basis: Vec<PlanBasis> = jobs.iter().map(JobPlan::basis).collect();
-    let bytes = serde_json::to_vec(&(specs, &submission.remove, basis));
+    let policy = submission.policy.basis();
+    let bytes = serde_json::to_vec(&(specs, &submission.remove, basis, policy));
     let bytes = bytes.expect("specs and counts hold nothing that JSON cannot");
     blake3::hash(&bytes).to_hex().to_string()
 }

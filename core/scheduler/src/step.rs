@@ -227,6 +227,9 @@ fn submit(draft: &mut Draft, submission: &Submission, expected: Option<&Expected
         refusal.details = plan::moved_since(draft.base(), expected, &plan);
         return Reply::Refused(refusal);
     }
+    if let Err(refusal) = plan::allowed(&plan) {
+        return Reply::Refused(refusal);
+    }
     for job in &plan.jobs {
         let submitted = submission.jobs.iter().find(|one| one.spec.id() == job.job);
         match submitted {

@@ -73,6 +73,12 @@ pub(crate) async fn submit(args: &Args, context: &Context) -> anyhow::Result<Sub
     if planned.plan.jobs.is_empty() {
         return Ok(Submitted::Nothing);
     }
+    if planned.plan.policy.refuses() {
+        return Err(advice(
+            "policy refuses this plan",
+            "change the jobs, or ask the owner of the policy",
+        ));
+    }
     let digest = match &args.plan {
         Some(digest) => digest.clone(),
         None if args.auto_approve || confirmed()? => planned.plan.digest.clone(),
@@ -85,6 +91,7 @@ pub(crate) async fn submit(args: &Args, context: &Context) -> anyhow::Result<Sub
     tracing::info!(plan = digest, "applying");
     let request = ApplyRequest {
         jobs: planned.submitted(),
+        policy: planned.review.report.clone(),
         digest,
     };
     let reply: ApplyReply = client.post("/v1/apply", &request).await?;

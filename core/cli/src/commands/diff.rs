@@ -1,17 +1,21 @@
 //! `tw diff`
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use tw_model::{ChangeKind, Effect};
-use tw_spec::{DiffChange, DiffJob, EvalConfig, Evaluator, Side, SpecDiff};
+use tw_spec::{
+    DiffChange, DiffJob, EvalConfig, EvaluatedJob, Evaluator, PolicyError, PolicyReview, Side,
+    SpecDiff,
+};
 
 use crate::spec::{self, Specs};
 use crate::text::{self, BOLD, DIM, GREEN, RED, YELLOW, count, painted};
 
 /// Show what changes between two revisions, from the specs alone
 ///
-/// Exit code: 0 nothing changes, 2 something does, 3 something destructive does, 1 an error.
+/// Exit code: 0 nothing changes, 2 something does, 3 something destructive does or a policy refuses it, 1 an error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The revision to compare from
@@ -43,17 +47,50 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         source: &head.source,
         outcome: &new,
     };
-    let diff = tw_spec::compare(&evaluator, old, new)?;
+    let mut diff = tw_spec::compare(&evaluator, old, new)?;
+    let review = policy_on(&diff, &evaluator, new)?;
+    diff.errors.extend_from_slice(&review.errors);
     match args.json {
-        true => anstream::println!("{}", serde_json::to_string_pretty(&diff)?),
-        false => print(&diff),
+        true => {
+            let mut answer = serde_json::to_value(&diff)?;
+            answer["policy"] = serde_json::to_value(&review.report)?;
+            anstream::println!("{}", serde_json::to_string_pretty(&answer)?);
+        }
+        false => {
+            print(&diff);
+            spec::print_policy(&review, &head.source);
+        }
     }
     Ok(ExitCode::from(match () {
         () if !diff.errors.is_empty() => 1,
-        () if diff.summary.destructive => 3,
+        () if diff.summary.destructive || review.report.refuses() => 3,
         () if !diff.is_empty() => 2,
         () => 0,
     }))
+}
+
+/// What policies say of the jobs that are added or modified.
+fn policy_on(
+    diff: &SpecDiff,
+    evaluator: &Evaluator,
+    head: Side<'_>,
+) -> Result<PolicyReview, PolicyError> {
+    let changed: BTreeSet<(&str, &str)> = diff
+        .jobs
+        .iter()
+        .map(|job| (job.namespace.as_str(), job.name.as_str()))
+        .collect();
+    let is_changed = |job: &&EvaluatedJob| {
+        changed.contains(&(job.spec.namespace.as_str(), job.spec.name.as_str()))
+    };
+    let jobs: Vec<EvaluatedJob> = head
+        .outcome
+        .jobs
+        .iter()
+        .filter(is_changed)
+        .cloned()
+        .collect();
+    tw_spec::review(evaluator, head.source, &jobs)
 }
 
 fn print(diff: &SpecDiff) {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use tw_api::{Client, PlanRequest, SubmittedJob};
 use tw_controller::plan::{Destruction, JobPlan, Plan, TaskCounts, Verdict};
 use tw_model::ChangeKind;
-use tw_spec::{EvaluatedJob, Source};
+use tw_spec::{EvalConfig, EvaluatedJob, Evaluator, PolicyReview, Source};
 
 use super::diff;
 use crate::context::Context;
@@ -15,7 +15,7 @@ use crate::text::{BOLD, DIM, GREEN, RED, YELLOW, count, painted};
 
 /// Show what applying specs would do to what runs, and change nothing
 ///
-/// Exit code: 0 nothing changes, 2 something does, 3 something destructive does, 1 an error.
+/// Exit code: 0 nothing changes, 2 something does, 3 something destructive does or a policy refuses it, 1 an error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Spec files, or folders with *.tw files below them
@@ -39,7 +39,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         false => planned.print(),
     }
     Ok(ExitCode::from(match () {
-        () if !planned.plan.destructive.is_empty() => 3,
+        () if planned.plan.policy.refuses() || !planned.plan.destructive.is_empty() => 3,
         () if !planned.plan.jobs.is_empty() => 2,
         () => 0,
     }))
@@ -50,6 +50,8 @@ pub(crate) struct Planned {
     pub(crate) plan: Plan,
     pub(crate) jobs: Vec<EvaluatedJob>,
     pub(crate) source: Source,
+    /// What policies say of the jobs.
+    pub(crate) review: PolicyReview,
 }
 
 impl Planned {
@@ -60,20 +62,29 @@ impl Planned {
         rev: Option<&str>,
     ) -> anyhow::Result<Option<Planned>> {
         let specs = Specs::find(paths, rev)?;
-        let outcome = specs.evaluate()?;
-        if !outcome.errors.is_empty() {
+        let evaluator = Evaluator::start(EvalConfig::default())?;
+        let outcome = specs.evaluate_with(&evaluator)?;
+        let (source, jobs) = (specs.source, outcome.jobs);
+        let review = tw_spec::review(&evaluator, &source, &jobs)?;
+        if !outcome.errors.is_empty() || !review.errors.is_empty() {
             spec::print_errors(&outcome.errors);
+            spec::print_errors(&review.errors);
             return Ok(None);
         }
-        let (source, jobs) = (specs.source, outcome.jobs);
         let request = PlanRequest {
             jobs: jobs
                 .iter()
                 .map(|job| spec::submitted(job, &source))
                 .collect(),
+            policy: review.report.clone(),
         };
         let plan = client.post("/v1/plan", &request).await?;
-        Ok(Some(Planned { plan, jobs, source }))
+        Ok(Some(Planned {
+            plan,
+            jobs,
+            source,
+            review,
+        }))
     }
 
     pub(crate) fn submitted(&self) -> Vec<SubmittedJob> {
@@ -84,6 +95,11 @@ impl Planned {
     }
 
     pub(crate) fn print(&self) {
+        self.print_plan();
+        spec::print_policy(&self.review, &self.source);
+    }
+
+    fn print_plan(&self) {
         let plan = &self.plan;
         if plan.jobs.is_empty() {
             anstream::println!(

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
-use tw_api::{AppliedJob, ApplyReply, ApplyRequest, ErrorBody, Register, SubmittedJob};
-use tw_model::{Code, JobId, MachineId, TaskReport, Version};
+use tw_api::{
+    AppliedJob, ApplyReply, ApplyRequest, ErrorBody, PlanRequest, Register, SubmittedJob,
+};
+use tw_model::{Code, JobId, MachineId, PolicyReport, TaskReport, Version};
 use tw_scheduler::{
     Decision, Event, ExpectedPlan, Plan, Reply as Decided, RolloutOrder, Submission,
 };
@@ -38,7 +40,7 @@ enum What {
         answer: Answer<u64>,
     },
     Plan {
-        jobs: Vec<SubmittedJob>,
+        request: PlanRequest,
         answer: Answer<Plan>,
     },
     Apply {
@@ -103,8 +105,8 @@ impl Driver {
     }
 
     /// What these jobs would do.
-    pub(crate) async fn plan(&self, jobs: Vec<SubmittedJob>) -> Result<Plan, ErrorBody> {
-        self.ask(|answer| What::Plan { jobs, answer }).await
+    pub(crate) async fn plan(&self, request: PlanRequest) -> Result<Plan, ErrorBody> {
+        self.ask(|answer| What::Plan { request, answer }).await
     }
 
     /// Does what a plan said, if it still says it.
@@ -173,8 +175,8 @@ impl Core {
                 reports,
                 answer,
             } => self.heartbeat(machine, epoch, reports, answer),
-            What::Plan { jobs, answer } => {
-                let _ = answer.send(self.plan(jobs));
+            What::Plan { request, answer } => {
+                let _ = answer.send(self.plan(request));
             }
             What::Apply {
                 request,
@@ -244,8 +246,8 @@ impl Core {
         });
     }
 
-    fn plan(&mut self, jobs: Vec<SubmittedJob>) -> Result<Plan, ErrorBody> {
-        let submission = submission(jobs, String::new());
+    fn plan(&mut self, request: PlanRequest) -> Result<Plan, ErrorBody> {
+        let submission = submission(request.jobs, request.policy, String::new());
         let plan =
             tw_scheduler::plan(&self.state, &submission, clock::wall(), seed()).map_err(refused)?;
         self.plans.remember(&plan);
@@ -254,7 +256,7 @@ impl Core {
 
     fn apply(&mut self, request: ApplyRequest, by: String, answer: Answer<ApplyReply>) {
         let decision = self.step(&Event::Submit {
-            submission: submission(request.jobs, by),
+            submission: submission(request.jobs, request.policy, by),
             expected: Some(self.plans.expected(request.digest)),
         });
         let versions: BTreeMap<JobId, Version> = match &decision.reply {
@@ -343,7 +345,7 @@ impl Plans {
     }
 }
 
-fn submission(jobs: Vec<SubmittedJob>, by: String) -> Submission {
+fn submission(jobs: Vec<SubmittedJob>, policy: PolicyReport, by: String) -> Submission {
     let jobs = jobs
         .into_iter()
         .map(|job| tw_scheduler::SubmittedJob {
@@ -354,6 +356,7 @@ fn submission(jobs: Vec<SubmittedJob>, by: String) -> Submission {
     Submission {
         jobs,
         remove: Vec::new(),
+        policy,
         by,
     }
 }

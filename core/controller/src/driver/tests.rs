@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use serde_json::json;
-use tw_api::{ApplyRequest, SubmittedJob};
+use tw_api::{ApplyRequest, PlanRequest, SubmittedJob};
 use tw_model::SourceRef;
 use tw_store::{
     BootClock, Kv, Lease, LeaseError, LogLimits, MemoryStore, StoreError, Ticket, Watch,
@@ -106,8 +106,16 @@ fn job(name: &str) -> SubmittedJob {
 
 async fn apply(driver: &Driver, name: &str) -> Result<(), ErrorBody> {
     let jobs = vec![job(name)];
-    let digest = driver.plan(jobs.clone()).await?.digest;
-    let request = ApplyRequest { jobs, digest };
+    let plan = PlanRequest {
+        jobs: jobs.clone(),
+        ..PlanRequest::default()
+    };
+    let digest = driver.plan(plan).await?.digest;
+    let request = ApplyRequest {
+        jobs,
+        digest,
+        ..ApplyRequest::default()
+    };
     driver.apply(request, "root".to_owned()).await.map(drop)
 }
 

@@ -14,7 +14,7 @@ pub(super) async fn plan(
     State(app): State<Arc<App>>,
     Reply(request): Reply<PlanRequest>,
 ) -> Answer<tw_scheduler::Plan> {
-    Ok(Reply(app.driver.plan(request.jobs).await?))
+    Ok(Reply(app.driver.plan(request).await?))
 }
 
 pub(super) async fn apply(

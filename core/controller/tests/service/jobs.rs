@@ -192,6 +192,7 @@ async fn two_jobs_of_one_name_and_circles_are_refused() {
     let server = Server::start(config(&folder.state())).await;
     let twice = tw_api::PlanRequest {
         jobs: vec![job("web", json!({})), job("web", json!({ "replicas": 2 }))],
+        ..tw_api::PlanRequest::default()
     };
     let refused = refusal(server.client.post::<_, Value>("/v1/plan", &twice).await);
     assert_eq!(refused.code, Code::SpecDuplicateJob);
@@ -200,6 +201,7 @@ async fn two_jobs_of_one_name_and_circles_are_refused() {
             job("a", json!({ "depends_on": ["b"] })),
             job("b", json!({ "depends_on": ["a"] })),
         ],
+        ..tw_api::PlanRequest::default()
     };
     let refused = refusal(server.client.post::<_, Value>("/v1/plan", &circle).await);
     assert_eq!(refused.code, Code::JobDependencyCycle);

@@ -239,6 +239,7 @@ async fn keep_applying(client: Client, name: String, promises: Arc<Mutex<Promise
         let job = job(&name, json!({ "labels": { "N": label }, "replicas": 3 }));
         let request = PlanRequest {
             jobs: vec![job.clone()],
+            ..PlanRequest::default()
         };
         let Ok(plan) = client
             .post::<_, serde_json::Value>("/v1/plan", &request)

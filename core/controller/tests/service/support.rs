@@ -91,6 +91,7 @@ pub(crate) fn job(name: &str, fields: Value) -> SubmittedJob {
 pub(crate) async fn plan(client: &Client, jobs: &[SubmittedJob]) -> Value {
     let request = PlanRequest {
         jobs: jobs.to_vec(),
+        ..PlanRequest::default()
     };
     client.post("/v1/plan", &request).await.expect("a plan")
 }
@@ -103,6 +104,7 @@ pub(crate) async fn apply_plan(
     let request = ApplyRequest {
         jobs: jobs.to_vec(),
         digest: digest.to_owned(),
+        ..ApplyRequest::default()
     };
     client.post("/v1/apply", &request).await
 }

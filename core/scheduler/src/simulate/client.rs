@@ -24,6 +24,7 @@ impl Request {
                 submission: Submission {
                     jobs: vec![workload::submitted(spec)],
                     remove: Vec::new(),
+                    policy: tw_model::PolicyReport::default(),
                     by,
                 },
                 expected: None,

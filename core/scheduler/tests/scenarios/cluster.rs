@@ -101,6 +101,7 @@ impl Cluster {
         Submission {
             jobs: jobs.collect(),
             remove: Vec::new(),
+            policy: tw_model::PolicyReport::default(),
             by: "ann".to_owned(),
         }
     }

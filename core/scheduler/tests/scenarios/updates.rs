@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::cluster::{Cluster, service};
 use proptest::prelude::*;
-use tw_model::{Bytes, Cores, Effect, JobSpec, Millis, Phase, RolloutState, TaskState};
-use tw_scheduler::{Event, ExpectedPlan, Plan, Reply, Verdict};
+use tw_model::{
+    Bytes, Cores, Effect, JobSpec, Location, Millis, Phase, PolicyFinding, PolicyLevel, PolicyRule,
+    RolloutState, TaskState,
+};
+use tw_scheduler::{Event, ExpectedPlan, Plan, Reply, Submission, Verdict};
 
 #[test]
 fn an_update_goes_stage_by_stage_and_keeps_the_budget() {
@@ -362,5 +365,59 @@ proptest! {
         if !plan.jobs.is_empty() {
             prop_assert_eq!(promised(&plan), observed(&before, &cluster), "{:?}\n{}", plan.jobs, cluster.show());
         }
+    }
+}
+
+#[test]
+fn a_plan_covers_what_policies_say_and_a_refused_one_is_not_applied() {
+    let mut cluster = Cluster::new(&[(8, 8192)]);
+    let mut submission = Cluster::submission(&[service("web", 1, "one")]);
+    let plan = |cluster: &Cluster, submission: &Submission| {
+        tw_scheduler::plan(&cluster.state, submission, cluster.now, 0).expect("it is possible")
+    };
+    let silent = plan(&cluster, &submission);
+    submission.policy.findings.push(finding(PolicyLevel::Warn));
+    let warned = plan(&cluster, &submission);
+    assert_ne!(warned.digest, silent.digest, "the digest covers findings");
+    submission.policy.findings[0].policy.line += 1;
+    let moved = plan(&cluster, &submission);
+    assert_eq!(
+        moved.digest, warned.digest,
+        "the line is not part of what was approved"
+    );
+    submission.policy.findings = vec![finding(PolicyLevel::Forbid)];
+    let refused = plan(&cluster, &submission);
+    assert!(refused.policy.refuses());
+    let reply = cluster.decide(Event::Submit {
+        submission,
+        expected: Some(ExpectedPlan::from(&refused)),
+    });
+    let Reply::Refused(refusal) = reply else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(refusal.code.as_str(), "policy.refused");
+    assert_eq!(
+        refusal.details,
+        ["web: no root, says modest of platform (POLICY.py:3)"]
+    );
+}
+
+fn finding(level: PolicyLevel) -> PolicyFinding {
+    PolicyFinding {
+        level,
+        policy: PolicyRule {
+            name: "modest".to_owned(),
+            owner: "platform".to_owned(),
+            file: "POLICY.py".to_owned(),
+            line: 3,
+        },
+        job: "web".parse().expect("a job's id"),
+        field: Some("user".to_owned()),
+        message: "no root".to_owned(),
+        at: Location {
+            file: "config.tw".to_owned(),
+            line: 2,
+            column: 8,
+        },
     }
 }
