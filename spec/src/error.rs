@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tw_model::{Code, Location};
 
+use crate::Source;
+
 /// One step on the way from the spec to the mistake, outermost first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
@@ -74,6 +76,31 @@ impl SpecError {
             ..SpecError::of_file(code, &place.file, message, hint)
         }
     }
+
+    /// Adds the author's lines, where they are not known yet.
+    pub(crate) fn fill_source_lines(&mut self, source: &Source) {
+        if self.source_line.is_none()
+            && let Some(line) = self.line
+        {
+            self.source_line = line_of(source, &self.file, line);
+        }
+        for call in self
+            .trace
+            .iter_mut()
+            .filter(|call| call.source_line.is_none())
+        {
+            call.source_line = line_of(source, &call.file, call.line);
+        }
+    }
+}
+
+/// A line of a file, counted from 1.
+pub(crate) fn line_of(source: &Source, file: &str, line: u32) -> Option<String> {
+    let bytes = source.read(file).ok()??;
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines()
+        .nth(line.checked_sub(1)? as usize)
+        .map(str::to_owned)
 }
 
 impl std::fmt::Display for SpecError {

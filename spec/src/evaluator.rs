@@ -2,7 +2,9 @@
 
 mod companion;
 mod compiler;
+mod ending;
 mod frame;
+mod said;
 mod session;
 mod zygote;
 
@@ -29,7 +31,7 @@ pub struct EvalConfig {
     pub program: Option<PathBuf>,
     /// How many specs are evaluated at the same time.
     pub in_flight: usize,
-    /// Processor time a spec may take, in whole seconds; past it the error names the line.
+    /// Processor time a spec may take; past it the error names the line.
     pub cpu: Duration,
     /// Time after which an evaluation is killed.
     pub deadline: Duration,
@@ -148,6 +150,17 @@ pub(crate) struct Work<'a> {
     pub(crate) path: &'a str,
     pub(crate) detail: Detail,
     pub(crate) answers: Option<&'a dyn Answers>,
+}
+
+/// Understands everything a child is recorded to have sent, as if it had just evaluated the spec at `path`.
+pub(crate) fn replay(source: &Source, path: &str, said: &[u8]) -> Evaluation {
+    let spec = Work {
+        role: Role::Spec,
+        path,
+        detail: Detail::Places,
+        answers: None,
+    };
+    session::replay(source, spec, said)
 }
 
 /// What came of one spec.

@@ -30,7 +30,7 @@ pub use error::{Frame, SpecError};
 pub use evaluator::{
     Detail, EvalConfig, Evaluation, Evaluator, EvaluatorError, Question, QuestionKind,
 };
-pub use outcome::{EvaluatedJob, EvaluatedSpec, Outcome, evaluate};
+pub use outcome::{EvaluatedJob, EvaluatedSpec, Outcome, evaluate, replay};
 pub use policy::{POLICY_FILE, PolicyError, PolicyReview, review};
 pub use provenance::Provenance;
 pub use render::{RenderOptions, render_error, render_errors, render_warnings};

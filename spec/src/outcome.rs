@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tw_model::{Code, Decoder, Digest, JobId, JobSpec, Location, Problem};
 
+use crate::evaluator;
 use crate::package::{self, PackageError};
 use crate::{
     Detail, Evaluation, Evaluator, EvaluatorError, Provenance, Question, QuestionKind, Source,
@@ -55,6 +56,20 @@ pub fn evaluate(
     evaluate_in_detail(evaluator, source, specs, Detail::Places)
 }
 
+/// Makes of the recorded words of an evaluator what [`evaluate`] makes of living ones.
+///
+/// `said` is the stream of frames that a sealed child sent while it evaluated the spec at `path`. Whatever it
+/// holds, this ends, takes memory in proportion to it, and panics at nothing.
+pub fn replay(source: &Source, path: &str, said: &[u8]) -> Outcome {
+    let mut outcome = Outcome::default();
+    outcome.add(
+        evaluator::replay(source, path, said),
+        &mut Packages::of(source),
+    );
+    outcome.finish(source);
+    outcome
+}
+
 /// As [`evaluate`], finding out as much as `detail` says.
 pub(crate) fn evaluate_in_detail(
     evaluator: &Evaluator,
@@ -63,17 +78,11 @@ pub(crate) fn evaluate_in_detail(
     detail: Detail,
 ) -> Result<Outcome, EvaluatorError> {
     let mut outcome = Outcome::default();
-    let mut packages = Packages {
-        source,
-        digests: BTreeMap::new(),
-    };
+    let mut packages = Packages::of(source);
     for evaluation in evaluator.evaluate_all(source, specs, detail)? {
         outcome.add(evaluation, &mut packages);
     }
-    outcome.refuse_duplicates();
-    for error in &mut outcome.errors {
-        fill_source_line(source, error);
-    }
+    outcome.finish(source);
     Ok(outcome)
 }
 
@@ -119,6 +128,13 @@ impl Outcome {
             output,
         });
         self.errors.extend(errors);
+    }
+
+    fn finish(&mut self, source: &Source) {
+        self.refuse_duplicates();
+        for error in &mut self.errors {
+            error.fill_source_lines(source);
+        }
     }
 
     /// Keeps the first of each name and makes the others errors that name both places.
@@ -219,36 +235,20 @@ fn with_questions(closure: Arc<[Question]>, asked: Vec<Question>) -> Arc<[Questi
     all.into()
 }
 
-fn fill_source_line(source: &Source, error: &mut SpecError) {
-    if error.source_line.is_none()
-        && let Some(line) = error.line
-    {
-        error.source_line = line_of(source, &error.file, line);
-    }
-    for frame in error
-        .trace
-        .iter_mut()
-        .filter(|frame| frame.source_line.is_none())
-    {
-        frame.source_line = line_of(source, &frame.file, frame.line);
-    }
-}
-
-pub(crate) fn line_of(source: &Source, file: &str, line: u32) -> Option<String> {
-    let bytes = source.read(file).ok()??;
-    let text = String::from_utf8_lossy(&bytes);
-    text.lines()
-        .nth(line.checked_sub(1)? as usize)
-        .map(str::to_owned)
-}
-
 /// The digests of the folders that jobs name, each packed once.
 struct Packages<'a> {
     source: &'a Source,
     digests: BTreeMap<String, Result<Digest, Arc<PackageError>>>,
 }
 
-impl Packages<'_> {
+impl<'a> Packages<'a> {
+    fn of(source: &'a Source) -> Packages<'a> {
+        Packages {
+            source,
+            digests: BTreeMap::new(),
+        }
+    }
+
     /// Fills in the digests of a job's packages; returns what is wrong with them.
     fn resolve(
         &mut self,

@@ -12,8 +12,8 @@ use tw_model::{
     StructInfo,
 };
 
+use crate::error::line_of;
 use crate::evaluator::{Answers, Role};
-use crate::outcome::line_of;
 use crate::render::{Severity, render_as, render_error};
 use crate::sealed::{self, Reported};
 use crate::source::path;

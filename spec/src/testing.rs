@@ -318,7 +318,7 @@ impl TestRun<'_> {
         if let Some(problem) = problem {
             let mut error = SpecError::of_file(Code::SpecBadValue, file, problem, None);
             error.line = Some(line);
-            error.source_line = crate::outcome::line_of(self.source, file, line);
+            error.source_line = crate::error::line_of(self.source, file, line);
             return vec![Listed::Ended(TestResult {
                 test: test(None),
                 outcome: TestOutcome::Failed(Failure::plain(error)),

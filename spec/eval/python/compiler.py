@@ -29,11 +29,11 @@ spread, `env.KEY` and `ports.0` for values inside a dict or list that is written
 _LITERAL_DEPTH_MAX = 3
 
 
-def serve() -> None:
+def serve() -> bytes:
     """Compiles one blob after the other until the parent has no more."""
     while found := host.ask("blob", ""):
         host.send(compiled(found[2]))
-    host.finish(b"{}")
+    return b"{}"
 
 
 def compiled(content: bytes) -> bytes:

@@ -18,7 +18,7 @@ from tw._runtime import encode
 
 import _twill_host as host
 
-from . import errors, imports, policy, sources, spans
+from . import errors, facts, imports, policy, sources, spans
 from .imports import to_json
 
 _OUTPUT_CHARACTERS_MAX = 64 * 1024
@@ -70,20 +70,20 @@ def _out_of_time(_signal_number: int, frame: FrameType | None) -> None:
     )
 
 
-def evaluate(path: str, with_references: bool) -> None:
-    """Runs the spec at `path` and sends its jobs, or its error, to the parent."""
+def evaluate(path: str, with_references: bool) -> bytes:
+    """Runs the spec at `path`; returns its jobs as JSON, or sends its error to the parent and ends."""
     spans.with_references = with_references
     output = sys.stdout = sys.stderr = _Output()
     jobs: list[dict[str, Any]] = []
     _listeners.append(lambda job: jobs.append(encode(job, spans.locate)))
     try:
         _run(path)
-        result = _result({"jobs": jobs, "output": output.getvalue()})
+        return _result({"jobs": jobs, "output": output.getvalue()})
     except MemoryError as error:
-        result = _out_of_memory(error, jobs)
+        host.fail(_out_of_memory(error, jobs))
     except BaseException as error:
-        result = _failure(error, output)
-    host.finish(result)
+        host.fail(_failure(error, output))
+    raise AssertionError("unreachable")
 
 
 def _run(path: str) -> None:
@@ -124,6 +124,11 @@ def _out_of_memory(error: MemoryError, jobs: list[dict[str, Any]]) -> bytes:
         return to_json(_NO_MEMORY)
 
 
+def _denied_call(_signal_number: int, frame: FrameType | None) -> None:
+    """Names the line of a call that the kernel denied; the parent knows which call it was."""
+    imports.finish_with(errors.at(frame, "spec.denied", "the spec reached outside its evaluation", None))
+
+
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     """Refuses to open files before the seal has to, which cannot name the line."""
     if event != "open":
@@ -140,7 +145,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 def prepare() -> None:
     """Readies the zygote: everything a spec may need is loaded, nothing more can be."""
-    _signal.signal(_signal.SIGXCPU, _out_of_time)
+    _signal.signal(_signal.SIGPROF, _out_of_time)
+    _signal.signal(_signal.SIGSYS, _denied_call)
     tw.repo._tree = _Tree()
     builtins.exit = builtins.quit = sys.exit  # type: ignore[attr-defined]
     imports.spec_builtins.update(exit=sys.exit, quit=sys.exit)
@@ -148,6 +154,7 @@ def prepare() -> None:
     sys.path.clear()
     sys.path_importer_cache.clear()
     sys.meta_path[:] = [f for f in sys.meta_path if "PathFinder" not in repr(f)]
+    facts.forget()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

@@ -6,18 +6,17 @@ from collections.abc import Callable
 
 from . import compiler, driver, policies, tests
 
-_ROLES: dict[str, Callable[[str], None]] = {"test": tests.run, "policy": policies.run}
+_ROLES: dict[str, Callable[[str], bytes]] = {"test": tests.run, "policy": policies.run}
 
 
-def run(role: str, path: str, with_references: bool) -> None:
-    """Runs the file at `path` and sends what it hands over, or its error, to the parent."""
+def run(role: str, path: str, with_references: bool) -> bytes:
+    """Runs the file at `path`; returns what it hands over, or sends its error to the parent and ends."""
     if role == "spec":
-        driver.evaluate(path, with_references)
-    elif role == "compile":
-        compiler.serve()
-    else:
-        driver.subject = role
-        _ROLES[role](path)
+        return driver.evaluate(path, with_references)
+    if role == "compile":
+        return compiler.serve()
+    driver.subject = role
+    return _ROLES[role](path)
 
 
 def prepare() -> None:

@@ -15,14 +15,14 @@ import _twill_host as host
 from . import driver, errors, imports
 
 
-def run(path: str, work: Callable[[str], list[dict[str, Any]]]) -> None:
-    """Has `work` done, captures what is printed, and sends its report or its error to the parent."""
+def run(path: str, work: Callable[[str], list[dict[str, Any]]]) -> bytes:
+    """Has `work` done and captures what is printed; returns its report, or sends its error to the parent and ends."""
     output = sys.stdout = sys.stderr = driver._Output()
     try:
-        report = {"jobs": work(path), "output": output.getvalue()}
+        return imports.to_json({"jobs": work(path), "output": output.getvalue()})
     except BaseException as error:
-        report = {"error": errors.describe(error), "output": output.getvalue()}
-    host.finish(imports.to_json(report))
+        host.fail(imports.to_json({"error": errors.describe(error), "output": output.getvalue()}))
+    raise AssertionError("unreachable")
 
 
 def load(path: str, compiled: Callable[[str, bytes], Any]) -> ModuleType:

@@ -23,7 +23,7 @@ _stand_ins: dict[str, ModuleType] = {}
 
 def finish_with(error: dict[str, Any]) -> NoReturn:
     """Ends the evaluation at once, so that no `except` in a spec can hide what it tried."""
-    host.finish(to_json({"error": error}))
+    host.fail(to_json({"error": error}))
     raise AssertionError("unreachable")
 
 

@@ -19,9 +19,9 @@ from tw.testing import _job as made_of
 from . import errors, files, imports, sources
 
 
-def run(path: str) -> None:
+def run(path: str) -> bytes:
     """Reports what the policies of the file at `path` find."""
-    files.run(path, _work)
+    return files.run(path, _work)
 
 
 def _work(path: str) -> list[dict[str, Any]]:

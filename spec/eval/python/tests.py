@@ -21,11 +21,11 @@ from . import assertions, errors, files, imports
 _input: dict[str, Any] = {}
 
 
-def run(path: str) -> None:
+def run(path: str) -> bytes:
     """Does what the parent asks with the file of tests at `path`."""
     assertions.install(imports.spec_builtins)
     tw.testing._loader = _load
-    files.run(path, _work)
+    return files.run(path, _work)
 
 
 def _work(path: str) -> list[dict[str, Any]]:

@@ -1,24 +1,25 @@
 //! `_twill_host`, the module through which Python in a child speaks to the parent.
 
-use std::fs::File;
-use std::os::fd::{FromRawFd, RawFd};
-use std::sync::OnceLock;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use serde::Deserialize;
 
-use crate::frame;
+use crate::frame::{self, Kind};
 
-/// The child's end of its socket.
-static PARENT: OnceLock<File> = OnceLock::new();
+/// The child's end of its socket; negative in the zygote.
+static PARENT: AtomicI32 = AtomicI32::new(-1);
+
+/// Exit codes of a child that ended itself.
+const SENT: i32 = 0;
+const UNHEARD: i32 = 70;
 
 /// Names the descriptor that leads to the parent. Called once, in the child.
 pub(crate) fn connect(socket: RawFd) {
-    // SAFETY: the child has just placed its socket at this descriptor, and nothing else owns it.
-    let socket = unsafe { File::from_raw_fd(socket) };
-    let _ = PARENT.set(socket);
+    PARENT.store(socket, Ordering::Relaxed);
 }
 
 /// The head of an answer. The frame goes on with the content and then with the compiled code.
@@ -59,20 +60,23 @@ fn parts(frame: &[u8]) -> Option<Parts<'_>> {
 /// What was found, its path, its content, and its compiled code with the places of its calls.
 type Found<'py> = (String, String, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
 
-/// Ends the child, after `result` was sent if there is one.
-pub(crate) fn exit(result: Option<&[u8]>) -> ! {
-    let sent = match (PARENT.get(), result) {
-        (Some(parent), Some(result)) => frame::write(parent, result).is_ok(),
-        _ => false,
-    };
-    // SAFETY: ends the process at once; there is nothing in a child that must be cleaned up.
-    unsafe { libc::_exit(if sent { 0 } else { 70 }) }
+/// Says one last thing and ends the child.
+pub(crate) fn exit(kind: Kind, bytes: &[u8]) -> ! {
+    let sent = frame::write(PARENT.load(Ordering::Relaxed), kind, bytes).is_ok();
+    leave(if sent { SENT } else { UNHEARD })
 }
 
-fn parent() -> PyResult<&'static File> {
-    PARENT
-        .get()
-        .ok_or_else(|| PyRuntimeError::new_err("no evaluation is going on"))
+/// Ends the child without another word.
+pub(crate) fn leave(code: i32) -> ! {
+    // SAFETY: ends the process at once; there is nothing in a child that must be cleaned up.
+    unsafe { libc::_exit(code) }
+}
+
+fn parent() -> PyResult<RawFd> {
+    match PARENT.load(Ordering::Relaxed) {
+        socket if socket >= 0 => Ok(socket),
+        _ => Err(PyRuntimeError::new_err("no evaluation is going on")),
+    }
 }
 
 /// The module itself.
@@ -90,7 +94,7 @@ pub(crate) mod _twill_host {
     fn ask<'py>(py: Python<'py>, question: &str, path: &str) -> PyResult<Option<Found<'py>>> {
         let parent = parent()?;
         let asked = serde_json::json!({ "ask": question, "path": path }).to_string();
-        frame::write(parent, asked.as_bytes())?;
+        frame::write(parent, Kind::Question, asked.as_bytes())?;
         let frame = frame::read(parent)?;
         let Some(answer) = parts(&frame) else {
             return Err(PyRuntimeError::new_err(
@@ -108,15 +112,15 @@ pub(crate) mod _twill_host {
             .map(|found| (found, path, bytes(answer.content), bytes(answer.code))))
     }
 
-    /// Sends a frame and goes on: the answer to a `blob`.
+    /// Sends the code of a file, the answer to a `blob`, and goes on.
     #[pyfunction]
-    fn send(bytes: &[u8]) -> PyResult<()> {
-        Ok(frame::write(parent()?, bytes)?)
+    fn send(code: &[u8]) -> PyResult<()> {
+        Ok(frame::write(parent()?, Kind::Code, code)?)
     }
 
-    /// Sends the result and ends the child. Never returns.
+    /// Sends an error and ends the child. Never returns.
     #[pyfunction]
-    fn finish(result: &[u8]) {
-        exit(Some(result))
+    fn fail(error: &[u8]) {
+        exit(Kind::Error, error)
     }
 }

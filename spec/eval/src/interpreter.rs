@@ -18,6 +18,9 @@ const MAGIC: &str = env!("TW_PYTHON_MAGIC");
 pub(crate) fn start(hash_seed: u32) -> anyhow::Result<()> {
     pyo3::append_to_inittab!(_twill_host);
     initialize(hash_seed)?;
+    // SAFETY: there is one thread. The interpreter has taken its copy of the environment, which stays empty;
+    // this is for the C library, which would look for the machine's time zone in a file.
+    unsafe { libc::setenv(c"TZ".as_ptr(), c"UTC0".as_ptr(), 1) };
     // SAFETY: `initialize` left the interpreter running with this thread holding its lock;
     // from here on the lock is taken by `Python::attach`.
     unsafe { ffi::PyEval_SaveThread() };

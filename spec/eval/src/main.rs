@@ -5,11 +5,15 @@
 //! it reads one [`message::Request`] a datagram, forks, seals the child and lets it evaluate one spec over
 //! the socket that came with the request. It knows nothing of repositories; the child asks its parent.
 
+mod clock;
+mod faults;
+mod filter;
 mod frame;
 mod host;
 mod interpreter;
 mod message;
 mod seal;
+mod watch;
 mod zygote;
 
 use std::os::fd::{FromRawFd, OwnedFd};

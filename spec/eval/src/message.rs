@@ -27,8 +27,8 @@ pub(crate) struct Request {
     pub(crate) role: String,
     /// The file, relative to the repository's root.
     pub(crate) path: String,
-    /// Processor time in seconds after which the child ends with an error that names its line.
-    pub(crate) cpu_s: u64,
+    /// Processor time in milliseconds after which the child ends with an error that names its line.
+    pub(crate) cpu_ms: u64,
     /// Time in milliseconds after which the child is killed.
     pub(crate) wall_ms: u64,
     /// Whether the places of a value include the definitions that it refers to.
@@ -37,7 +37,17 @@ pub(crate) struct Request {
     pub(crate) memory_bytes: u64,
 }
 
-/// What the zygote writes to the status pipe when a child is gone.
+/// What the zygote writes to the status pipe, on a line of its own, before it answers a call that the seal
+/// does not allow.
+#[derive(Debug, Serialize)]
+pub(crate) struct Denied {
+    /// The number of the system call.
+    pub(crate) denied: i32,
+    /// Its third argument.
+    pub(crate) argument: u64,
+}
+
+/// What the zygote writes to the status pipe when a child is gone: the last line.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Ended {
     /// The exit code, if it exited.

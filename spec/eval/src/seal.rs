@@ -1,65 +1,56 @@
-//! Seals a child: limits, no new privileges, Landlock, and a short list of system calls.
+//! Seals a child: another user, limits, no clock, Landlock, and a short list of system calls.
 //!
-//! A call that is not on the list ends the child at once, so no `except` in a spec can hide it. The kernel
-//! raises SIGSYS instead of making the call; the handler sends one frame that names the call, and exits.
-//! After the seal the handler cannot be replaced, for `rt_sigaction` is not on the list.
+//! A call that is not on the list is not made. The kernel stops the child and tells the zygote, which holds the
+//! other end of the filter: nothing that happens in the child can take that back. See [`crate::watch`].
+//!
+//! Descriptors of a sealed child: 3 is its socket, with `send` and `recv` and nothing else; 0 to 2 are a pipe to
+//! itself, which a signal handler fills with the interpreter's account of where it was.
 
-use std::collections::BTreeMap;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use anyhow::Context;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreated, RulesetStatus, Scope,
 };
+use nix::fcntl::OFlag;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use nix::unistd::{dup2_raw, getppid};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
-};
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid, geteuid, getpid, getppid, setgroups, setresgid, setresuid};
 
+use crate::clock::{self, KernelPages};
+use crate::filter::Filter;
 use crate::message::Request;
+use crate::{faults, watch};
 
+/// The pipe of a child to itself, in the places of standard input and error.
+pub(crate) const NOTES_OUT: RawFd = 0;
+pub(crate) const NOTES_IN: RawFd = 2;
+const NOTES_IN_TOO: RawFd = 1;
 /// Where a child finds its socket.
 pub(crate) const SOCKET: RawFd = 3;
+/// Where a child briefly holds the socket to the zygote's watch; the filter's other end comes after it.
+pub(crate) const WATCH: RawFd = 4;
+const DESCRIPTORS_MAX: u64 = 6;
 
-/// Seconds of processor time between the signal that names the line and the one that kills.
-const CPU_GRACE_S: u64 = 1;
+/// Processor time past the limit after which the kernel kills, whatever the child's handlers do.
+const CPU_GRACE_S: u64 = 2;
 
-/// Calls that only compute, or speak on the one socket that is open.
-const ALLOWED: &[libc::c_long] = &[
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_close,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_brk,
-    libc::SYS_madvise,
-    libc::SYS_futex,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_clock_gettime,
-];
-
-/// Calls that are allowed as long as they make no memory executable: their third argument is the protection.
-const ALLOWED_WITHOUT_EXEC: &[libc::c_long] = &[libc::SYS_mmap, libc::SYS_mprotect];
+/// Who a child is when the zygote is root.
+const NOBODY: u32 = 65_534;
 
 /// What every child is sealed with, made once in the zygote.
 pub(crate) struct Seal {
-    program: BpfProgram,
+    filter: Filter,
+    clock: KernelPages,
     landlock: Option<RulesetCreated>,
 }
 
 impl Seal {
     pub(crate) fn new() -> anyhow::Result<Seal> {
         Ok(Seal {
-            program: program()?,
+            filter: Filter::new()?,
+            clock: KernelPages::find().context("/proc/self/maps")?,
             landlock: landlock_rules(),
         })
     }
@@ -73,14 +64,17 @@ impl Seal {
     pub(crate) fn close(
         self,
         zygote: nix::unistd::Pid,
-        socket: OwnedFd,
+        watch: &OwnedFd,
+        socket: &OwnedFd,
         request: &Request,
     ) -> anyhow::Result<()> {
+        let child = getpid();
+        become_nobody().context("nobody")?;
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         if getppid() != zygote {
             anyhow::bail!("the zygote is gone");
         }
-        name_denied_calls()?;
+        prctl::set_dumpable(false)?;
         limit(request)?;
         prctl::set_no_new_privs()?;
         if let Some(rules) = self.landlock {
@@ -89,31 +83,13 @@ impl Seal {
                 anyhow::bail!("the kernel did not enforce Landlock");
             }
         }
-        keep_only(socket)?;
-        seccompiler::apply_filter(&self.program).context("seccomp")?;
-        Ok(())
+        arrange_descriptors(socket, watch)?;
+        setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX)?;
+        faults::catch(request.cpu_ms).context("signal handlers")?;
+        clock::stop(self.clock).context("the clock")?;
+        let notifications = self.filter.apply().context("seccomp")?;
+        watch::hand_over(WATCH, child, notifications).context("the zygote's watch")
     }
-}
-
-fn program() -> anyhow::Result<BpfProgram> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-    for call in ALLOWED_WITHOUT_EXEC {
-        let exec = libc::PROT_EXEC as u64;
-        let no_exec =
-            SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(exec), 0)?;
-        rules.insert(*call, vec![SeccompRule::new(vec![no_exec])?]);
-    }
-    let architecture = std::env::consts::ARCH
-        .try_into()
-        .context("seccomp on this processor")?;
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::Trap,
-        SeccompAction::Allow,
-        architecture,
-    )?;
-    Ok(filter.try_into()?)
 }
 
 /// Makes a rule set that handles everything and allows nothing; none where the kernel has no Landlock.
@@ -129,86 +105,72 @@ fn landlock_rules() -> Option<RulesetCreated> {
     descriptor.map(|_| rules)
 }
 
+/// Gives up root, where there is any to give up.
+fn become_nobody() -> nix::Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    setgroups(&[])?;
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)
+}
+
 fn limit(request: &Request) -> nix::Result<()> {
-    setrlimit(
-        Resource::RLIMIT_AS,
-        request.memory_bytes,
-        request.memory_bytes,
-    )?;
-    setrlimit(
-        Resource::RLIMIT_CPU,
-        request.cpu_s,
-        request.cpu_s + CPU_GRACE_S,
-    )?;
-    for none in [
-        Resource::RLIMIT_FSIZE,
-        Resource::RLIMIT_CORE,
-        Resource::RLIMIT_NPROC,
+    let cpu_s = request.cpu_ms.div_ceil(1000) + CPU_GRACE_S;
+    for (resource, limit) in [
+        (Resource::RLIMIT_AS, request.memory_bytes),
+        (Resource::RLIMIT_CPU, cpu_s),
+        (Resource::RLIMIT_FSIZE, 0),
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_NPROC, 0),
+        (Resource::RLIMIT_MEMLOCK, 0),
     ] {
-        setrlimit(none, 0, 0)?;
+        setrlimit(resource, limit, limit)?;
     }
     Ok(())
 }
 
-/// Leaves the child one descriptor, its socket, and no room for another.
-fn keep_only(socket: OwnedFd) -> anyhow::Result<()> {
-    // SAFETY: descriptor 3 is about to be owned by the child's host module alone; whatever the zygote
-    // held there is not used in the child any more.
-    let kept = unsafe { dup2_raw(&socket, SOCKET) }?;
-    std::mem::forget(kept);
-    // Closed with all others below, unless it stood there already.
-    std::mem::forget(socket);
-    for (first, last) in [(0, SOCKET as u32 - 1), (SOCKET as u32 + 1, u32::MAX)] {
-        // SAFETY: closes descriptors of this process; the owners of those were made in the zygote and are
-        // never used nor dropped in the child, which leaves through `_exit`.
-        if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } != 0 {
-            return Err(std::io::Error::last_os_error()).context("close_range");
+/// Leaves the child its socket, a pipe to itself, and for a moment the way to the zygote's watch.
+fn arrange_descriptors(socket: &OwnedFd, watch: &OwnedFd) -> anyhow::Result<()> {
+    // Far above the places to be filled, so that filling one does not close another.
+    let socket = above(socket).context("the socket")?;
+    let watch = above(watch).context("the watch")?;
+    let (notes_out, notes_in) = nix::unistd::pipe2(OFlag::O_NONBLOCK).context("pipe2")?;
+    let (notes_out, notes_in) = (moved_up(notes_out)?, moved_up(notes_in)?);
+    for (held, place) in [
+        (socket, SOCKET),
+        (notes_out, NOTES_OUT),
+        (notes_in, NOTES_IN),
+        (notes_in, NOTES_IN_TOO),
+        (watch, WATCH),
+    ] {
+        // SAFETY: the places belong to nobody in the child, which uses nothing the zygote held there.
+        if unsafe { libc::dup2(held, place) } < 0 {
+            return Err(std::io::Error::last_os_error()).context("dup2");
         }
     }
-    setrlimit(
-        Resource::RLIMIT_NOFILE,
-        SOCKET as u64 + 1,
-        SOCKET as u64 + 1,
-    )?;
+    // SAFETY: closes descriptors of this process; the owners of those were made in the zygote and are never
+    // used nor dropped in the child, which leaves through `_exit`.
+    if unsafe { libc::syscall(libc::SYS_close_range, WATCH as u32 + 1, u32::MAX, 0) } != 0 {
+        return Err(std::io::Error::last_os_error()).context("close_range");
+    }
     Ok(())
 }
 
-fn name_denied_calls() -> nix::Result<()> {
-    let action = SigAction::new(
-        SigHandler::SigAction(on_denied_call),
-        SaFlags::SA_SIGINFO,
-        SigSet::all(),
-    );
-    // SAFETY: the handler calls nothing but `write` and `_exit`, which are safe in a handler.
-    unsafe { sigaction(Signal::SIGSYS, &action) }.map(drop)
+/// As [`above`], closing the original.
+fn moved_up(descriptor: OwnedFd) -> anyhow::Result<RawFd> {
+    above(&descriptor)
 }
 
-/// Sends `{"denied":NNNN}` as a frame and ends the process.
-extern "C" fn on_denied_call(
-    _signal: libc::c_int,
-    info: *mut libc::siginfo_t,
-    _context: *mut libc::c_void,
-) {
-    /// Where `si_syscall` stands in a `siginfo_t` of a 64-bit kernel: after three ints, padding and an address.
-    const CALL_OFFSET: usize = 24;
-    let mut frame = *b"\0\0\0\x0f{\"denied\":    }";
-    // SAFETY: the kernel hands over a complete siginfo, and for SIGSYS this field is in it.
-    let mut call = unsafe {
-        info.cast::<u8>()
-            .add(CALL_OFFSET)
-            .cast::<i32>()
-            .read_unaligned()
-    };
-    for digit in frame[14..18].iter_mut().rev() {
-        *digit = b'0' + (call % 10) as u8;
-        call /= 10;
-        if call == 0 {
-            break;
-        }
+/// A copy of a descriptor in the upper half of what is possible.
+fn above(descriptor: &OwnedFd) -> anyhow::Result<RawFd> {
+    /// More than a zygote has of itself.
+    const HIGH: libc::c_int = 512;
+    // SAFETY: a plain system call on a descriptor that is open.
+    let copy = unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_DUPFD_CLOEXEC, HIGH) };
+    if copy < 0 {
+        return Err(std::io::Error::last_os_error()).context("fcntl");
     }
-    // SAFETY: writes from a buffer of this function to the child's own socket, then ends the process.
-    unsafe {
-        libc::write(SOCKET, frame.as_ptr().cast(), frame.len());
-        libc::_exit(71)
-    }
+    Ok(copy)
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::hash::RandomState;
 use std::io::{IoSliceMut, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -16,8 +16,10 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use crate::message::{Ended, Hello, PROTOCOL, Request};
+use crate::frame::{self, Kind};
+use crate::message::{Denied, Ended, Hello, PROTOCOL, Request};
 use crate::seal::{SOCKET, Seal};
+use crate::watch::{self, Watch};
 use crate::{host, interpreter};
 
 /// (module, file, compiled code, whether it is a package) of every embedded source.
@@ -25,15 +27,35 @@ const SOURCES: &[(&str, &str, &[u8], bool)] = include!(concat!(env!("OUT_DIR"), 
 
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
-/// A sealed process that does one job.
+/// How long a child whose call was denied may take to name its line.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The exit code of a child that could not be sealed or whose Python failed.
+const BROKEN: i32 = 70;
+
+/// A sealed process that evaluates one spec.
 struct Child {
     pid: Pid,
     /// Readable once the child has ended.
     ended: OwnedFd,
     deadline: Instant,
     killed: bool,
+    /// Whether the kernel has denied it a call.
+    denied: bool,
+    /// The other end of its filter, from which denied calls are read.
+    denials: Option<OwnedFd>,
     /// Where the parent waits to be told.
     status: File,
+}
+
+/// What there is to do.
+#[derive(Default)]
+struct Ready {
+    request: bool,
+    sealed: bool,
+    /// Children by what happened to them, in ascending order.
+    denied: Vec<usize>,
+    abandoned: Vec<usize>,
+    ended: Vec<usize>,
 }
 
 /// Serves requests until the parent closes the control socket.
@@ -104,15 +126,25 @@ fn serve(
     seal: Seal,
     run_job: &Bound<'_, PyAny>,
 ) -> anyhow::Result<()> {
+    let watch = Watch::new().context("the watch over children")?;
     let mut seal = Some(seal);
     let mut children: Vec<Child> = Vec::new();
     loop {
-        let (has_request, ended) = wait(control, &children)?;
-        for index in ended.into_iter().rev() {
+        let ready = wait(control, &watch, &children)?;
+        if ready.sealed {
+            hold(&watch, &mut children);
+        }
+        for index in ready.denied {
+            children[index].deny();
+        }
+        for index in ready.abandoned {
+            children[index].kill();
+        }
+        for index in ready.ended.into_iter().rev() {
             report(children.swap_remove(index));
         }
         kill_overdue(&mut children);
-        if !has_request {
+        if !ready.request {
             continue;
         }
         let Some((request, socket, status)) = receive(control)? else {
@@ -122,50 +154,83 @@ fn serve(
             Forked::Parent(pid) => children.push(Child::new(pid, &request, status)?),
             Forked::Child { zygote } => {
                 let Some(seal) = seal.take() else {
-                    host::exit(None)
+                    host::leave(BROKEN)
                 };
-                run_child(seal, zygote, socket, &request, run_job)
+                run_child(seal, zygote, &watch, socket, &request, run_job)
             }
         }
     }
 }
 
-/// Waits for a request, the end of a child, or a deadline. Returns whether a request waits and who ended.
-fn wait(control: &OwnedFd, children: &[Child]) -> anyhow::Result<(bool, Vec<usize>)> {
-    let mut polled: Vec<PollFd<'_>> = std::iter::once(control.as_fd())
-        .chain(children.iter().map(|child| child.ended.as_fd()))
-        .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN))
-        .collect();
-    let next = children
-        .iter()
-        .filter(|child| !child.killed)
-        .map(|child| child.deadline)
-        .min();
-    let timeout = match next {
+/// Waits for a request, something of a child, or a deadline.
+fn wait(control: &OwnedFd, watch: &Watch, children: &[Child]) -> anyhow::Result<Ready> {
+    let readable = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
+    let mut polled = vec![readable(control.as_fd()), readable(watch.as_fd())];
+    for child in children {
+        polled.push(readable(child.ended.as_fd()));
+        // Nothing is expected but the error that the reader is gone.
+        polled.push(PollFd::new(child.status.as_fd(), PollFlags::empty()));
+    }
+    let watched = || {
+        (0..)
+            .zip(children)
+            .filter(|(_, child)| child.denials.is_some())
+    };
+    polled
+        .extend(watched().filter_map(|(_, child)| Some(readable(child.denials.as_ref()?.as_fd()))));
+    match poll(&mut polled, until_a_deadline(children)) {
+        Err(nix::Error::EINTR) => return Ok(Ready::default()),
+        other => other.context("poll")?,
+    };
+    let happened = |polled: &PollFd<'_>| polled.any().unwrap_or(false);
+    let (own, theirs) = polled.split_at(2);
+    let (states, denials) = theirs.split_at(2 * children.len());
+    let mut ready = Ready {
+        request: happened(&own[0]),
+        sealed: happened(&own[1]),
+        ..Ready::default()
+    };
+    for (index, state) in states.chunks_exact(2).enumerate() {
+        if happened(&state[0]) {
+            ready.ended.push(index);
+        } else if state[1].revents().is_some_and(|events| !events.is_empty()) {
+            ready.abandoned.push(index);
+        }
+    }
+    for ((index, _), polled) in watched().zip(denials) {
+        if polled
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLIN))
+        {
+            ready.denied.push(index);
+        }
+    }
+    Ok(ready)
+}
+
+fn until_a_deadline(children: &[Child]) -> PollTimeout {
+    let running = children.iter().filter(|child| !child.killed);
+    match running.map(|child| child.deadline).min() {
         None => PollTimeout::NONE,
         Some(deadline) => {
             let left =
                 deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         }
-    };
-    match poll(&mut polled, timeout) {
-        Err(nix::Error::EINTR) => return Ok((false, Vec::new())),
-        other => other.context("poll")?,
-    };
-    let ready: Vec<bool> = polled
-        .iter()
-        .map(|polled| polled.any().unwrap_or(false))
-        .collect();
-    let ended = (0..children.len())
-        .filter(|index| ready[index + 1])
-        .collect();
-    Ok((ready[0], ended))
+    }
+}
+
+/// Takes the other ends of the filters of children that have just sealed themselves.
+fn hold(watch: &Watch, children: &mut [Child]) {
+    while let Some((pid, denials)) = watch.take() {
+        if let Some(child) = children.iter_mut().find(|child| child.pid == pid) {
+            child.denials = Some(denials);
+        }
+    }
 }
 
 /// Reads one request with its two descriptors; none when the parent is gone.
 fn receive(control: &OwnedFd) -> anyhow::Result<Option<(Request, OwnedFd, File)>> {
-    use std::os::fd::AsRawFd;
     let mut bytes = vec![0; REQUEST_BYTES_MAX];
     let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut slices = [IoSliceMut::new(&mut bytes)];
@@ -226,26 +291,29 @@ fn fork_child(_py: Python<'_>) -> anyhow::Result<Forked> {
 fn run_child(
     seal: Seal,
     zygote: Pid,
+    watch: &Watch,
     socket: OwnedFd,
     request: &Request,
     run_job: &Bound<'_, PyAny>,
 ) -> ! {
-    let early = socket.try_clone().ok().map(File::from);
-    if let Err(cause) = seal.close(zygote, socket, request) {
-        let refused = serde_json::json!({ "unsealed": format!("{cause:#}") }).to_string();
-        if let Some(socket) = &early {
-            let _ = crate::frame::write(socket, refused.as_bytes());
+    if let Err(cause) = seal.close(zygote, &watch.child, &socket, request) {
+        let unsealed = format!("{cause:#}");
+        // Either place may be the socket by now; the other is closed or belongs to nobody.
+        for place in [SOCKET, socket.as_raw_fd()] {
+            if frame::write(place, Kind::Unsealed, unsealed.as_bytes()).is_ok() {
+                break;
+            }
         }
-        host::exit(None);
+        host::leave(BROKEN);
     }
-    std::mem::forget(early);
     host::connect(SOCKET);
-    let what = (&request.role, &request.path, request.references);
-    let failure = run_job.call1(what).err();
-    let text = failure.map(|error| error.to_string()).unwrap_or_default();
-    host::exit(Some(
-        serde_json::json!({ "broken": text }).to_string().as_bytes(),
-    ))
+    let result = run_job
+        .call1((&request.role, &request.path, request.references))
+        .and_then(|result| Ok(result.cast_into::<PyBytes>()?));
+    match result {
+        Ok(jobs) => host::exit(Kind::Jobs, jobs.as_bytes()),
+        Err(error) => host::exit(Kind::Broken, error.to_string().as_bytes()),
+    }
 }
 
 impl Child {
@@ -263,25 +331,54 @@ impl Child {
             ended,
             deadline,
             killed: false,
+            denied: false,
+            denials: None,
             status,
         })
+    }
+
+    /// Notes a call that the kernel denied, then lets the child go on as far as naming its line.
+    fn deny(&mut self) {
+        let Some(denials) = &self.denials else { return };
+        let Some(call) = watch::denied_call(denials) else {
+            return;
+        };
+        if self.denied {
+            self.kill();
+            return;
+        }
+        self.denied = true;
+        let note = Denied {
+            denied: call.number,
+            argument: call.third,
+        };
+        let mut line = serde_json::to_vec(&note).unwrap_or_default();
+        line.push(b'\n');
+        if self.status.write_all(&line).is_err() {
+            self.kill();
+            return;
+        }
+        self.deadline = self.deadline.min(Instant::now() + LAST_WORDS);
+        let _ = kill(self.pid, Signal::SIGSYS);
+        watch::interrupt(denials, call);
+    }
+
+    fn kill(&mut self) {
+        self.killed = self.killed || kill(self.pid, Signal::SIGKILL).is_ok();
     }
 }
 
 fn kill_overdue(children: &mut [Child]) {
     let now = Instant::now();
-    for child in children
-        .iter_mut()
-        .filter(|child| !child.killed && child.deadline <= now)
-    {
-        child.killed = kill(child.pid, Signal::SIGKILL).is_ok();
+    for child in children.iter_mut().filter(|child| child.deadline <= now) {
+        child.kill();
     }
 }
 
 /// Collects an ended child and tells its parent. A parent that no longer listens is no error.
 fn report(mut child: Child) {
     let mut ended = Ended {
-        deadline: child.killed,
+        deadline: child.killed && !child.denied,
         ..Ended::default()
     };
     match waitpid(child.pid, None) {
@@ -294,7 +391,6 @@ fn report(mut child: Child) {
 }
 
 fn send_datagram(control: &OwnedFd, bytes: &[u8]) -> anyhow::Result<()> {
-    use std::os::fd::AsRawFd;
     send(control.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).context("cannot greet the parent")?;
     Ok(())
 }

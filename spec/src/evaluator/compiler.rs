@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -103,7 +104,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// A child that waits for files.
 #[derive(Debug)]
 struct Job {
-    frames: Frames,
+    frames: Frames<UnixStream>,
+    /// Kept open, for the zygote ends a child in which nobody takes an interest.
+    _status: OwnedFd,
     zygote: u32,
     files: usize,
     started: Instant,
@@ -112,13 +115,13 @@ struct Job {
 impl Job {
     fn start(zygote: &Zygote, config: &EvalConfig) -> io::Result<Job> {
         let (child, theirs) = UnixStream::pair()?;
-        let (_, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let (status, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         child.set_read_timeout(Some(FILE_TIME))?;
         child.set_write_timeout(Some(FILE_TIME))?;
         let request = Request {
             role: "compile",
             path: "",
-            cpu_s: CHILD_TIME.as_secs(),
+            cpu_ms: CHILD_TIME.as_millis() as u64,
             wall_ms: CHILD_TIME.as_millis() as u64,
             memory_bytes: config.memory_bytes,
             references: false,
@@ -126,6 +129,7 @@ impl Job {
         zygote.request(&request, &theirs.into(), &report)?;
         Ok(Job {
             frames: Frames::new(child),
+            _status: status,
             zygote: zygote.process_id(),
             files: 0,
             started: Instant::now(),
@@ -134,17 +138,18 @@ impl Job {
 
     fn compile(&mut self, content: &[u8]) -> io::Result<Vec<u8>> {
         self.files += 1;
-        self.next()?;
+        self.next(b'Q')?;
         let head = json!({ "found": "blob", "content_bytes": content.len() }).to_string();
         self.frames.answer(&head, content, &[])?;
-        self.next()
+        self.next(b'C')
     }
 
-    /// Reads what the child says next: that it waits for a file, or what it made of one.
-    fn next(&mut self) -> io::Result<Vec<u8>> {
-        self.frames
-            .read()?
-            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    /// Reads what the child says next: that it waits for a file (`Q`), or what it made of one (`C`).
+    fn next(&mut self, kind: u8) -> io::Result<Vec<u8>> {
+        match self.frames.read()? {
+            Some(received) if received.kind == kind => Ok(received.content),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     fn is_of(&self, zygote: &Zygote) -> bool {

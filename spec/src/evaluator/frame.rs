@@ -1,41 +1,50 @@
 //! Frames on a child's socket: a length of four bytes, big-endian, and that many bytes.
 
 use std::io::{self, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 
 /// The most bytes a frame from a child may have.
-const BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(super) const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The parent's end of a child's socket.
 #[derive(Debug)]
-pub(super) struct Frames {
-    socket: BufReader<UnixStream>,
+pub(super) struct Frames<S> {
+    socket: BufReader<S>,
 }
 
-impl Frames {
-    pub(super) fn new(socket: UnixStream) -> Frames {
+/// What a child sent: the byte for its kind, and the rest.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) kind: u8,
+    pub(super) content: Vec<u8>,
+}
+
+impl<S: Read + Write> Frames<S> {
+    pub(super) fn new(socket: S) -> Frames<S> {
         Frames {
             socket: BufReader::with_capacity(64 * 1024, socket),
         }
     }
 
-    /// Reads one frame; none at the end of the stream.
-    pub(super) fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let mut length = [0; 4];
-        match self.socket.read_exact(&mut length) {
+    /// Reads one frame; none at the end of the stream. Takes memory for what comes, not for what is announced.
+    pub(super) fn read(&mut self) -> io::Result<Option<Received>> {
+        let mut head = [0; 5];
+        match self.socket.read_exact(&mut head) {
             Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             other => other?,
         }
-        let length = u32::from_be_bytes(length) as usize;
+        let [length @ .., kind] = head;
+        let length = (u32::from_be_bytes(length) as usize).wrapping_sub(1);
         if length > BYTES_MAX {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("a frame of {length} bytes"),
+                format!("a frame of {length} bytes; at most {BYTES_MAX} are possible"),
             ));
         }
-        let mut bytes = vec![0; length];
-        self.socket.read_exact(&mut bytes)?;
-        Ok(Some(bytes))
+        let mut content = Vec::new();
+        (&mut self.socket)
+            .take(length as u64)
+            .read_to_end(&mut content)?;
+        Ok((content.len() == length).then_some(Received { kind, content }))
     }
 
     /// Writes an answer as one frame: the length of `head`, `head`, then the content and the code it announces.

@@ -1,100 +1,74 @@
 //! One evaluation: answers what the child asks, writes it down, and understands how the child ended.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use nix::libc;
-use serde::Deserialize;
 use serde_json::{Value, json};
-use tw_model::Code;
 
 use super::compiler::{Code as Compiled, Compiler, Keep};
+use super::ending::{self, Status};
 use super::frame::Frames;
+use super::said::{self, Said, SaidError};
 use super::zygote::{Request, Zygote};
 use super::{Answers, Detail, EvalConfig, Evaluation, Question, QuestionKind, Work};
+use crate::SpecError;
 use crate::source::{EntryKind, Source, SourceError};
-use crate::{Frame, SpecError};
 
 /// How long to wait for a sign of a zygote that should have killed its child.
 const SILENCE: Duration = Duration::from_secs(5);
-
-/// A frame from the child.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Message {
-    Question {
-        ask: String,
-        path: String,
-    },
-    Jobs {
-        jobs: Vec<Value>,
-        output: String,
-    },
-    Error {
-        error: RawError,
-        #[serde(default)]
-        output: String,
-    },
-    /// The number of a system call that the seal refused.
-    Denied {
-        denied: i64,
-    },
-    /// The child could not be sealed and did not run.
-    Unsealed {
-        unsealed: String,
-    },
-    /// The evaluator's own Python failed.
-    Broken {
-        broken: String,
-    },
-}
-
-/// An error as the child words it.
-#[derive(Deserialize)]
-struct RawError {
-    code: String,
-    message: String,
-    #[serde(default)]
-    hint: Option<String>,
-    #[serde(default)]
-    file: Option<String>,
-    #[serde(default)]
-    line: Option<u32>,
-    #[serde(default)]
-    column: Option<u32>,
-    #[serde(default)]
-    end_line: Option<u32>,
-    #[serde(default)]
-    end_column: Option<u32>,
-    #[serde(default)]
-    source_line: Option<String>,
-    #[serde(default)]
-    trace: Vec<Frame>,
-}
-
-/// How a child ended, as the zygote saw it.
-#[derive(Default, Deserialize)]
-struct Ended {
-    exit_code: Option<i32>,
-    signal: Option<i32>,
-    deadline: bool,
-}
+/// The most different questions a spec may ask.
+const QUESTIONS_MAX: usize = 10_000;
+/// The longest path a spec may ask for.
+const PATH_BYTES_MAX: usize = 4096;
 
 /// Has the file run and serves the child until it ends; none if the zygote is gone, in which case the
 /// request may be made again to another one.
 pub(super) fn run(means: Means<'_>, source: &Source, work: Work<'_>) -> Option<Evaluation> {
-    let (mut session, status) = Session::open(means, source, work).ok()?;
-    match session.serve() {
-        Ok(Some(message)) => Some(session.finished(message)),
-        Ok(None) | Err(_) => {
-            let ended = how_it_ended(status)?;
-            Some(session.failed(unfinished(&ended, means.config, work.path)))
+    let (child, status) = start(means, work).ok()?;
+    let mut session = Session::new(Some(means), source, work);
+    match session.serve(&mut Frames::new(child)) {
+        Err(SaidError::Io(_)) | Ok(None) => {
+            let status = Status::at_the_end(status)?;
+            Some(session.ended(&status, means.config))
         }
+        // A call that was denied before the last word was noted before it, too.
+        Ok(Some(last)) => Some(session.concluded(Ok(last), &Status::so_far(status), means.config)),
+        Err(cause) => Some(session.concluded(Err(cause), &Status::so_far(status), means.config)),
+    }
+}
+
+/// Understands a recorded conversation as [`run`] would: `said` is everything the child sent.
+pub(super) fn replay(source: &Source, work: Work<'_>, said: &[u8]) -> Evaluation {
+    let (config, status) = (EvalConfig::default(), Status::default());
+    let mut session = Session::new(None, source, work);
+    match session.serve(&mut Frames::new(Recorded(said))) {
+        Err(SaidError::Io(_)) | Ok(None) => session.ended(&status, &config),
+        Ok(Some(last)) => session.concluded(Ok(last), &status, &config),
+        Err(cause) => session.concluded(Err(cause), &status, &config),
+    }
+}
+
+/// A child of which only the words are left.
+struct Recorded<'a>(&'a [u8]);
+
+impl Read for Recorded<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Recorded<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -106,62 +80,70 @@ pub(super) struct Means<'a> {
     pub(super) compiler: &'a Compiler,
 }
 
+/// Sends the request; returns the socket to the child and the pipe on which the zygote reports.
+fn start(means: Means<'_>, work: Work<'_>) -> io::Result<(UnixStream, OwnedFd)> {
+    let (child, theirs) = UnixStream::pair()?;
+    let (status, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let config = means.config;
+    child.set_read_timeout(Some(config.deadline + SILENCE))?;
+    child.set_write_timeout(Some(config.deadline + SILENCE))?;
+    let request = Request {
+        role: work.role.as_str(),
+        path: work.path,
+        cpu_ms: config.cpu.as_millis().max(1) as u64,
+        wall_ms: config.deadline.as_millis() as u64,
+        memory_bytes: config.memory_bytes,
+        references: work.detail == Detail::References,
+    };
+    means.zygote.request(&request, &theirs.into(), &report)?;
+    Ok((child, status))
+}
+
 struct Session<'a> {
-    means: Means<'a>,
+    /// None when a recorded conversation is replayed; files are then not compiled.
+    means: Option<Means<'a>>,
     source: &'a Source,
     path: &'a str,
     answers: Option<&'a dyn Answers>,
-    child: Frames,
     asked: BTreeMap<(QuestionKind, String), Option<String>>,
 }
 
 impl<'a> Session<'a> {
-    /// Sends the request; returns the session and the pipe on which the zygote reports.
-    fn open(
-        means: Means<'a>,
-        source: &'a Source,
-        work: Work<'a>,
-    ) -> io::Result<(Session<'a>, OwnedFd)> {
-        let (child, theirs) = UnixStream::pair()?;
-        let (status, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        let config = means.config;
-        child.set_read_timeout(Some(config.deadline + SILENCE))?;
-        let request = Request {
-            role: work.role.as_str(),
+    fn new(means: Option<Means<'a>>, source: &'a Source, work: Work<'a>) -> Session<'a> {
+        Session {
+            means,
+            source,
             path: work.path,
-            cpu_s: config.cpu.as_secs().max(1),
-            wall_ms: config.deadline.as_millis() as u64,
-            memory_bytes: config.memory_bytes,
-            references: work.detail == Detail::References,
-        };
-        means.zygote.request(&request, &theirs.into(), &report)?;
-        Ok((
-            Session {
-                means,
-                source,
-                path: work.path,
-                answers: work.answers,
-                child: Frames::new(child),
-                asked: BTreeMap::new(),
-            },
-            status,
-        ))
+            answers: work.answers,
+            asked: BTreeMap::new(),
+        }
     }
 
     /// Answers questions until the child says something else; none if it ended without a word.
-    fn serve(&mut self) -> io::Result<Option<Message>> {
+    fn serve(&mut self, child: &mut Frames<impl Read + Write>) -> Result<Option<Said>, SaidError> {
         loop {
-            let Some(bytes) = self.child.read()? else {
+            let Some(received) = child.read()? else {
                 return Ok(None);
             };
-            match serde_json::from_slice(&bytes)? {
-                Message::Question { ask, path } => self.answer(&ask, &path)?,
+            match said::understand(&received)? {
+                Said::Question(asked) => self.answer(child, &asked.ask, &asked.path)?,
                 last => return Ok(Some(last)),
             }
         }
     }
 
-    fn answer(&mut self, ask: &str, path: &str) -> io::Result<()> {
+    fn answer(
+        &mut self,
+        child: &mut Frames<impl Read + Write>,
+        ask: &str,
+        path: &str,
+    ) -> Result<(), SaidError> {
+        if self.asked.len() >= QUESTIONS_MAX {
+            return Err(SaidError::TooManyQuestions(QUESTIONS_MAX));
+        }
+        if path.len() > PATH_BYTES_MAX && self.answers.is_none() {
+            return Err(SaidError::LongPath(path.len()));
+        }
         let answer = match ask {
             "spec" => self.spec(path),
             "read" => self.read(path),
@@ -173,12 +155,7 @@ impl<'a> Session<'a> {
                     content: Some(content),
                     ..Found::new("answer", path)
                 })),
-                None => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        format!("the question '{ask}'"),
-                    ));
-                }
+                None => return Err(SaidError::UnknownQuestion(ask.chars().take(80).collect())),
             },
         };
         let (head, found) = match answer {
@@ -188,11 +165,12 @@ impl<'a> Session<'a> {
         };
         let content = found.as_ref().and_then(|found| found.content.as_deref());
         let code = found.as_ref().and_then(|found| found.code.as_deref());
-        self.child.answer(
+        child.answer(
             &head.to_string(),
             content.unwrap_or_default(),
             code.unwrap_or_default(),
-        )
+        )?;
+        Ok(())
     }
 
     /// The file that is evaluated, with its code.
@@ -203,16 +181,19 @@ impl<'a> Session<'a> {
 
     /// Adds the code of a file that runs.
     fn compiled(&self, found: Found, keep: Keep) -> Found {
-        let Means {
-            zygote,
-            config,
-            compiler,
-        } = self.means;
         let code = found
             .content
             .as_deref()
             .zip(found.hash)
-            .and_then(|(content, hash)| compiler.code(zygote, config, content, hash, keep));
+            .zip(self.means)
+            .and_then(|((content, hash), means)| {
+                let Means {
+                    zygote,
+                    config,
+                    compiler,
+                } = means;
+                compiler.code(zygote, config, content, hash, keep)
+            });
         Found { code, ..found }
     }
 
@@ -283,39 +264,52 @@ impl<'a> Session<'a> {
         }))
     }
 
-    fn finished(self, last: Message) -> Evaluation {
-        match last {
-            Message::Jobs { jobs, output } => Evaluation {
-                jobs,
-                output,
-                ..self.evaluation(None)
-            },
-            Message::Error { error, output } => {
-                let error = error.located(self.path);
-                Evaluation {
-                    output,
-                    ..self.evaluation(Some(error))
-                }
+    /// Makes an evaluation of the last word, unless a call was denied before it.
+    fn concluded(
+        self,
+        last: Result<Said, SaidError>,
+        status: &Status,
+        config: &EvalConfig,
+    ) -> Evaluation {
+        let output = match &last {
+            Ok(Said::Error(failure)) => failure.output.clone(),
+            _ => String::new(),
+        };
+        let error = match last {
+            Ok(Said::Jobs(result)) if status.denied.is_none() => {
+                return Evaluation {
+                    jobs: result.jobs,
+                    output: result.output,
+                    ..self.evaluation(None)
+                };
             }
-            Message::Denied { denied } => {
-                let error = denied_call(denied, self.path);
-                self.failed(error)
-            }
-            Message::Unsealed { unsealed } => {
-                let message = format!("the evaluation could not be sealed: {unsealed}");
-                let error = SpecError::of_file(Code::SpecCrash, self.path, message, None);
-                self.failed(error)
-            }
-            Message::Broken { broken } => {
-                let message = format!("the evaluator failed: {broken}");
-                let error = SpecError::of_file(Code::SpecCrash, self.path, message, None);
-                self.failed(error)
-            }
-            Message::Question { .. } => unreachable!("questions are answered in `serve`"),
+            Ok(last) => ending::error_of(last, status, config, self.path),
+            Err(cause) => ending::not_understood(&cause, self.path),
+        };
+        Evaluation {
+            output,
+            ..self.failed(error)
         }
     }
 
-    fn failed(self, error: SpecError) -> Evaluation {
+    /// Makes an evaluation of a child that ended without a last word.
+    fn ended(self, status: &Status, config: &EvalConfig) -> Evaluation {
+        let error = ending::without_a_word(status, config, self.path);
+        self.failed(error)
+    }
+
+    /// A failed evaluation; its error names only files that the child was given, and shows their
+    /// lines as they are.
+    fn failed(self, mut error: SpecError) -> Evaluation {
+        let was_read = |file: &str| {
+            let question = (QuestionKind::Read, file.to_owned());
+            file == self.path || self.asked.get(&question).is_some_and(Option::is_some)
+        };
+        error.trace.retain(|call| was_read(&call.file));
+        if !was_read(&error.file) {
+            error = SpecError::of_file(error.code, self.path, error.message, error.hint);
+        }
+        error.fill_source_lines(self.source);
         self.evaluation(Some(error))
     }
 
@@ -370,128 +364,9 @@ impl Found {
     }
 }
 
-impl RawError {
-    fn located(self, spec: &str) -> SpecError {
-        SpecError {
-            code: self.code.parse().unwrap_or(Code::SpecException),
-            file: self.file.unwrap_or_else(|| spec.to_owned()),
-            line: self.line,
-            column: self.column,
-            end_line: self.end_line,
-            end_column: self.end_column,
-            message: self.message,
-            hint: self.hint,
-            source_line: self.source_line,
-            trace: self.trace,
-        }
-    }
-}
-
 fn describe(cause: &SourceError) -> String {
     match std::error::Error::source(cause) {
         Some(source) => format!("{cause}: {source}"),
         None => cause.to_string(),
     }
-}
-
-/// Reads the zygote's report; none if the zygote went away without one.
-fn how_it_ended(status: OwnedFd) -> Option<Ended> {
-    let mut text = String::new();
-    std::fs::File::from(status).read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
-}
-
-/// The error of a child that ended without a result.
-fn unfinished(ended: &Ended, config: &EvalConfig, spec: &str) -> SpecError {
-    let (code, message, hint) = match ended {
-        Ended { deadline: true, .. } => (
-            Code::SpecTimeout,
-            format!(
-                "the evaluation was killed after {} seconds",
-                config.deadline.as_secs_f64()
-            ),
-            Some("an evaluation takes milliseconds; look for a loop without an end"),
-        ),
-        Ended {
-            signal: Some(libc::SIGKILL | libc::SIGXCPU),
-            ..
-        } => (
-            Code::SpecTimeout,
-            format!(
-                "the spec used more than {} seconds of processor time in one operation",
-                config.cpu.as_secs()
-            ),
-            Some("look for an operation on a very large number, text or list"),
-        ),
-        Ended {
-            signal: Some(signal),
-            ..
-        } => (
-            Code::SpecCrash,
-            format!("the evaluation crashed with signal {signal}"),
-            Some("look for recursion in C code, or for very large values"),
-        ),
-        Ended { exit_code, .. } => (
-            Code::SpecCrash,
-            format!(
-                "the evaluation ended without a result, with exit code {}",
-                exit_code.unwrap_or(-1)
-            ),
-            None,
-        ),
-    };
-    SpecError::of_file(code, spec, message, hint.map(str::to_owned))
-}
-
-/// The error of a system call that the seal refused.
-fn denied_call(call: i64, spec: &str) -> SpecError {
-    let (what, hint) = match call {
-        libc::SYS_openat
-        | libc::SYS_newfstatat
-        | libc::SYS_statx
-        | libc::SYS_readlinkat
-        | libc::SYS_getdents64
-        | libc::SYS_lseek
-        | libc::SYS_fstat => (
-            "use the file system",
-            "read files of the repository with tw.repo.read(path)",
-        ),
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_open
-        | libc::SYS_stat
-        | libc::SYS_lstat
-        | libc::SYS_readlink
-        | libc::SYS_access => (
-            "use the file system",
-            "read files of the repository with tw.repo.read(path)",
-        ),
-        libc::SYS_socket | libc::SYS_connect | libc::SYS_socketpair => (
-            "use the network",
-            "put the data into the repository and read it with tw.repo",
-        ),
-        libc::SYS_clone
-        | libc::SYS_clone3
-        | libc::SYS_execve
-        | libc::SYS_kill
-        | libc::SYS_tgkill => (
-            "start or signal a process",
-            "a spec only describes jobs; put the work into a job's command",
-        ),
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_fork | libc::SYS_vfork => (
-            "start or signal a process",
-            "a spec only describes jobs; put the work into a job's command",
-        ),
-        libc::SYS_getrandom => (
-            "get random numbers",
-            "a spec gives the same result every time; derive variety from a name",
-        ),
-        libc::SYS_clock_nanosleep | libc::SYS_nanosleep => ("sleep", "a spec only describes jobs"),
-        _ => (
-            "reach outside its evaluation",
-            "a spec can only compute, and read files with tw.repo",
-        ),
-    };
-    let message = format!("the spec tried to {what} (system call {call}), which the seal forbids");
-    SpecError::of_file(Code::SpecDenied, spec, message, Some(hint.to_owned()))
 }

@@ -37,7 +37,7 @@ pub(super) struct Request<'a> {
     /// What the child does.
     pub(super) role: &'a str,
     pub(super) path: &'a str,
-    pub(super) cpu_s: u64,
+    pub(super) cpu_ms: u64,
     pub(super) wall_ms: u64,
     pub(super) memory_bytes: u64,
     pub(super) references: bool,

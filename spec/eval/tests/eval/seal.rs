@@ -229,7 +229,7 @@ fn the_seal_holds_behind_the_stand_ins() {
         "modules['posix'].urandom(8)",
         "modules['posix'].listdir('/')",
         "modules['_signal'].signal(31, lambda *a: None)",
-        "modules['time'].sleep(1)",
+        "modules['posix'].getpid()",
         "modules['_thread'].start_new_thread(print, ())",
         "modules['_io'].open('/etc/passwd')",
     ] {
