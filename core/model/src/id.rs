@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,9 +23,11 @@ pub enum IdError {
 }
 
 /// A name of a job, namespace, machine or port: a DNS label in lower case.
+///
+/// Shared, because the same few names are in millions of rows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 impl Name {
     pub fn as_str(&self) -> &str {
@@ -46,7 +49,7 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Name, IdError> {
         match Name::is_valid(text) {
-            true => Ok(Name(text.to_owned())),
+            true => Ok(Name(text.into())),
             false => Err(IdError::Name {
                 found: text.to_owned(),
             }),

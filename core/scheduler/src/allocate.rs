@@ -2,6 +2,7 @@
 //!
 //! A task goes to the machine that fewest tasks of the same job are on, so that the loss of one machine takes as
 //! little of a job as possible; among those to the one that it fills best, so that large rooms stay large.
+//! `docs/design/allocator.md` says how, and what it was measured against.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -10,19 +11,18 @@ use tw_model::{Effect, MachineId, Name, RolloutState, TaskId, TaskRecord, TaskSt
 
 use crate::draft::Draft;
 use crate::escalate::escalate;
-use crate::fleet::{Request, Reserved, Room, Slot};
+use crate::fleet::{Fleet, Request, Reserved, Room, Slot};
+use crate::index::Search;
+use crate::overlay::Overlay;
 use crate::{JobState, seed};
 
-/// How many of the best machines one scan keeps.
-///
-/// More than the usual number of tasks of a job (36 at Twine), so that a job costs one scan.
-const CANDIDATES_KEPT: usize = 64;
-
 /// How good a machine is for a task; less is better. Slots break ties, so that the order is total.
-type Rank = (u32, i32, Slot);
-
-/// Worse than every machine.
-const UNBOUNDED: Rank = (u32::MAX, i32::MAX, Slot::MAX);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    same_job: u32,
+    waste: i64,
+    slot: Slot,
+}
 
 /// Wishes beside the request.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,24 +33,62 @@ pub(crate) struct Wish {
     pub(crate) avoid: Option<Slot>,
 }
 
+/// The machines as they are now: a fleet, and what a decision has done to it so far.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) fleet: &'a Fleet,
+    pub(crate) overlay: &'a Overlay,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn of(draft: &'a Draft) -> View<'a> {
+        View {
+            fleet: draft.fleet(),
+            overlay: draft.overlay(),
+        }
+    }
+
+    fn room(&self, slot: Slot) -> Room {
+        self.overlay.room(self.fleet, slot)
+    }
+}
+
 /// Places the tasks of one job, one after the other.
 ///
-/// One scan finds the best machines; the next tasks of the job choose among them for as long as no machine
-/// outside can be better, so that every choice is the one that a full scan would have made.
+/// Machines are looked at in the order of the fleet's index, a few at a time, and kept with their rank for the next
+/// tasks of the job. The best one known is taken as soon as those not yet seen cannot be better by more than one
+/// cell of the index. While one job is placed machines only get worse, so that the first one known whose rank still
+/// holds is the best one known.
 pub(crate) struct Placer {
     request: Request,
     /// How many live tasks of the job each machine holds.
     on_machine: BTreeMap<Slot, u32>,
     /// Room that tasks of the job will need where they are, for the version that they are to get.
     held_back: BTreeMap<Slot, Reserved>,
-    /// The best machines, each with the rank it had when it was last looked at.
-    candidates: BinaryHeap<Reverse<Rank>>,
-    /// No machine outside of `candidates` ranks below this; none before the first scan.
-    bound: Option<Rank>,
+    /// The machines seen, each with the rank it had when it was last looked at.
+    known: BinaryHeap<Reverse<Rank>>,
+    search: Search,
+    /// Whether the search has more to show.
+    more: bool,
 }
 
 impl Placer {
-    pub(crate) fn new(draft: &Draft, job: &JobState, request: Request) -> Placer {
+    /// A placer for tasks that belong to no job yet.
+    pub(crate) fn new(view: View, request: Request) -> Placer {
+        let mut placer = Placer {
+            request,
+            on_machine: BTreeMap::new(),
+            held_back: BTreeMap::new(),
+            known: BinaryHeap::new(),
+            search: Search::new(&request),
+            more: true,
+        };
+        placer.see(view, view.overlay.grown());
+        placer
+    }
+
+    /// A placer for tasks of a job.
+    pub(crate) fn of_job(draft: &Draft, job: &JobState, request: Request) -> Placer {
         let mut on_machine = BTreeMap::new();
         for row in job.tasks().filter(|row| !row.state.is_terminal()) {
             let slot = row.machine.as_ref().and_then(|id| draft.slot(id));
@@ -58,13 +96,15 @@ impl Placer {
                 *on_machine.entry(slot).or_default() += 1;
             }
         }
-        Placer {
-            request,
+        let view = View::of(draft);
+        let mut placer = Placer {
             on_machine,
             held_back: held_back(draft, job),
-            candidates: BinaryHeap::new(),
-            bound: None,
-        }
+            known: BinaryHeap::new(),
+            ..Placer::new(view, request)
+        };
+        placer.see(view, view.overlay.grown());
+        placer
     }
 
     pub(crate) fn request(&self) -> &Request {
@@ -73,78 +113,66 @@ impl Placer {
 
     /// The machine for the next task; none where it fits nowhere.
     ///
-    /// The caller puts the task's row into the draft at once, before it asks again.
-    pub(crate) fn place(&mut self, draft: &Draft, wish: Wish) -> Option<Slot> {
+    /// The caller takes the room at once, before it asks again.
+    pub(crate) fn place(&mut self, view: View, wish: Wish) -> Option<Slot> {
         let kept = wish.prefer.filter(|slot| Some(*slot) != wish.avoid);
         // Who was there before comes first; what is held back is held from those who look for a place.
-        let kept = kept.filter(|slot| draft.room(*slot).fits(&self.request));
+        let kept = kept.filter(|slot| view.room(*slot).fits(&self.request));
         let chosen = kept
-            .or_else(|| self.best(draft, wish.avoid))
-            .or_else(|| wish.avoid.filter(|slot| self.fits(draft, *slot)))?;
+            .or_else(|| self.best(view, wish.avoid))
+            .or_else(|| wish.avoid.filter(|slot| self.fits(view, *slot)))?;
         *self.on_machine.entry(chosen).or_default() += 1;
         Some(chosen)
     }
 
-    fn best(&mut self, draft: &Draft, avoid: Option<Slot>) -> Option<Slot> {
-        if let Some(bound) = self.bound {
-            match self.best_candidate(draft, avoid) {
-                Some(best) if best < bound => return Some(best.2),
-                // The candidates are all that fit.
-                None if bound == UNBOUNDED => return None,
-                _ => {}
+    fn best(&mut self, view: View, avoid: Option<Slot>) -> Option<Slot> {
+        loop {
+            let best = self.best_known(view, avoid);
+            if !self.more || best.is_some_and(|rank| self.is_good(rank)) {
+                return best.map(|rank| rank.slot);
+            }
+            match self.search.next(view.fleet.index()) {
+                Some(slots) => self.see(view, slots),
+                None => self.more = false,
             }
         }
-        self.scan(draft);
-        self.best_candidate(draft, avoid).map(|rank| rank.2)
     }
 
-    /// The best candidate as it is now. Machines only get worse while one job is placed, so that the first one
-    /// whose rank still holds is the best.
-    fn best_candidate(&mut self, draft: &Draft, avoid: Option<Slot>) -> Option<Rank> {
+    /// Whether no machine that was not seen yet can be better by more than a cell.
+    fn is_good(&self, rank: Rank) -> bool {
+        let bound = (self.search.distance() as i64 + 1) * Search::cell_width();
+        rank.same_job == 0 && rank.waste <= bound
+    }
+
+    fn see(&mut self, view: View, slots: &[Slot]) {
+        for slot in slots {
+            let rank = self.rank(*slot, &view.room(*slot));
+            self.known.extend(rank.map(Reverse));
+        }
+    }
+
+    fn best_known(&mut self, view: View, avoid: Option<Slot>) -> Option<Rank> {
         let mut avoided = None;
         let best = loop {
-            let Some(Reverse(known)) = self.candidates.pop() else {
+            let Some(Reverse(known)) = self.known.pop() else {
                 break None;
             };
-            let Some(rank) = self.rank(known.2, &draft.room(known.2)) else {
+            let Some(rank) = self.rank(known.slot, &view.room(known.slot)) else {
                 continue;
             };
             match rank > known {
-                true => self.candidates.push(Reverse(rank)),
-                false if Some(rank.2) == avoid => avoided = Some(rank),
+                true => self.known.push(Reverse(rank)),
+                false if Some(rank.slot) == avoid => avoided = Some(rank),
                 false => break Some(rank),
             }
         };
         let kept = avoided.into_iter().chain(best);
-        self.candidates.extend(kept.map(Reverse));
+        self.known.extend(kept.map(Reverse));
         best
     }
 
-    fn scan(&mut self, draft: &Draft) {
-        let mut ranks: Vec<Rank> = Vec::with_capacity(2 * CANDIDATES_KEPT);
-        let mut bound = UNBOUNDED;
-        for (slot, room) in draft.rooms() {
-            let Some(rank) = self.rank(slot, &room).filter(|rank| *rank < bound) else {
-                continue;
-            };
-            ranks.push(rank);
-            if ranks.len() == 2 * CANDIDATES_KEPT {
-                let (_, worst, _) = ranks.select_nth_unstable(CANDIDATES_KEPT);
-                bound = *worst;
-                ranks.truncate(CANDIDATES_KEPT);
-            }
-        }
-        if ranks.len() > CANDIDATES_KEPT {
-            let (_, worst, _) = ranks.select_nth_unstable(CANDIDATES_KEPT);
-            bound = *worst;
-            ranks.truncate(CANDIDATES_KEPT);
-        }
-        self.candidates = ranks.into_iter().map(Reverse).collect();
-        self.bound = Some(bound);
-    }
-
-    fn fits(&self, draft: &Draft, slot: Slot) -> bool {
-        self.rank(slot, &draft.room(slot)).is_some()
+    fn fits(&self, view: View, slot: Slot) -> bool {
+        self.rank(slot, &view.room(slot)).is_some()
     }
 
     fn rank(&self, slot: Slot, room: &Room) -> Option<Rank> {
@@ -161,7 +189,11 @@ impl Placer {
             true => 0,
             false => self.on_machine.get(&slot).copied().unwrap_or(0),
         };
-        Some((same_job, waste(&room, &self.request), slot))
+        Some(Rank {
+            same_job,
+            waste: waste(&room, &self.request),
+            slot,
+        })
     }
 }
 
@@ -196,13 +228,13 @@ fn held_back(draft: &Draft, job: &JobState) -> BTreeMap<Slot, Reserved> {
     held
 }
 
-/// What would be left unused, and how unevenly: thousandths of the machine; less is better.
+/// What would be left unused: millionths of the machine, of whichever is left more of; less is better.
 ///
-/// Left-over CPU without memory to go with it is worth nothing to the next task, hence the difference.
-fn waste(room: &Room, request: &Request) -> i32 {
-    let cpu = (room.cpu - request.cpu.0 as i64) as f32 / room.cpu_whole;
-    let memory = (room.memory - request.memory.0 as i64) as f32 / room.memory_whole;
-    ((cpu + memory + (cpu - memory).abs()) * 1000.0) as i32
+/// Left-over CPU without memory to go with it is worth nothing to the next task, hence the larger of the two.
+fn waste(room: &Room, request: &Request) -> i64 {
+    let cpu = (room.cpu - request.cpu.0 as i64) as f64 / room.cpu_whole;
+    let memory = (room.memory - request.memory.0 as i64) as f64 / room.memory_whole;
+    (cpu.max(memory) * 1e6) as i64
 }
 
 /// How often in a row a task may fail on one machine before it is tried on another.

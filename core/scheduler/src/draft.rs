@@ -6,22 +6,34 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tw_model::{
-    EVENTS_KEPT, EventRecord, JobId, JobRecord, MachineId, MachineRecord, Record, RecordKey,
-    TaskId, TaskRecord, Timestamp, VersionRecord,
+    EVENTS_KEPT, EventRecord, Incarnation, JobId, JobRecord, MachineId, MachineRecord, Record,
+    RecordKey, TaskId, TaskRecord, Timestamp, Version, VersionRecord,
 };
 
-use crate::fleet::{Reserved, Room, Slot, empty_room};
+use crate::fleet::{Fleet, Room, Slot, empty_room};
+use crate::overlay::Overlay;
 use crate::{JobState, Op, State, Txn, txn};
 
 /// The longest free text in a row, in bytes.
 pub(crate) const REASON_BYTES_MAX: usize = 500;
 
-/// What a draft has changed on one machine.
+/// What a draft does to a row of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Put,
+    Delete,
+}
+
+/// A job as it will be, and which of its rows make it so.
 #[derive(Clone, Debug)]
-struct HostDraft {
-    room: Room,
-    /// Ports taken (true) or freed (false) since the state below.
-    ports: BTreeMap<u16, bool>,
+struct JobDraft {
+    state: JobState,
+    row_changed: bool,
+    versions: BTreeMap<Version, Fate>,
+    tasks: BTreeMap<(u32, Incarnation), Fate>,
+    events: Vec<EventRecord>,
+    /// Stored events that make room.
+    events_over: Vec<u64>,
 }
 
 /// A state with changes on top.
@@ -29,12 +41,9 @@ pub(crate) struct Draft<'a> {
     base: &'a State,
     pub(crate) now: Timestamp,
     pub(crate) seed: u64,
-    jobs: BTreeMap<JobId, JobState>,
+    jobs: BTreeMap<JobId, JobDraft>,
     machines: BTreeMap<MachineId, MachineRecord>,
-    hosts: BTreeMap<Slot, HostDraft>,
-    /// One bit a slot that `hosts` holds, so that scans ask the map only where it answers.
-    touched: Vec<u64>,
-    ops: BTreeMap<RecordKey, Op>,
+    overlay: Overlay,
 }
 
 impl<'a> Draft<'a> {
@@ -45,9 +54,7 @@ impl<'a> Draft<'a> {
             seed,
             jobs: BTreeMap::new(),
             machines: BTreeMap::new(),
-            hosts: BTreeMap::new(),
-            touched: Vec::new(),
-            ops: BTreeMap::new(),
+            overlay: Overlay::default(),
         }
     }
 
@@ -56,7 +63,10 @@ impl<'a> Draft<'a> {
     }
 
     pub(crate) fn job(&self, job: &JobId) -> Option<&JobState> {
-        self.jobs.get(job).or_else(|| self.base.job(job))
+        match self.jobs.get(job) {
+            Some(draft) => Some(&draft.state),
+            None => self.base.job(job),
+        }
     }
 
     pub(crate) fn task(&self, task: &TaskId) -> Option<&TaskRecord> {
@@ -78,126 +88,145 @@ impl<'a> Draft<'a> {
         self.machines.get(&row.id).unwrap_or(row)
     }
 
-    pub(crate) fn machine_count(&self) -> usize {
-        self.base.fleet.len()
-    }
-
     pub(crate) fn room(&self, slot: Slot) -> Room {
-        match self.is_touched(slot) {
-            true => self.hosts[&slot].room,
-            false => self.base.fleet.room(slot),
-        }
+        self.overlay.room(&self.base.fleet, slot)
     }
 
     /// What is free on each machine, by slot.
     pub(crate) fn rooms(&self) -> impl Iterator<Item = (Slot, Room)> {
-        let rooms = self.base.fleet.rooms().iter();
-        rooms.enumerate().map(|(slot, room)| {
-            let slot = slot as Slot;
-            match self.is_touched(slot) {
-                true => (slot, self.hosts[&slot].room),
-                false => (slot, *room),
-            }
-        })
+        (0..self.base.fleet.len() as Slot).map(|slot| (slot, self.room(slot)))
+    }
+
+    pub(crate) fn fleet(&self) -> &'a Fleet {
+        &self.base.fleet
+    }
+
+    /// What the draft has changed on the machines.
+    pub(crate) fn overlay(&self) -> &Overlay {
+        &self.overlay
     }
 
     pub(crate) fn port_taken(&self, slot: Slot, port: u16) -> bool {
-        let changed = self.hosts.get(&slot).and_then(|host| host.ports.get(&port));
-        match changed {
-            Some(taken) => *taken,
-            None => self.base.fleet.host(slot).ports.contains(&port),
-        }
+        self.overlay.port_taken(&self.base.fleet, slot, port)
     }
 
     pub(crate) fn put_job(&mut self, row: JobRecord) {
         match self.job_mut(&row.id) {
-            Some(job) => job.row = row.clone(),
+            Some(job) => {
+                job.state.row = row;
+                job.row_changed = true;
+            }
             None => {
-                let job = JobState {
-                    row: row.clone(),
-                    versions: BTreeMap::new(),
-                    tasks: BTreeMap::new(),
-                    pending: 0,
-                };
-                self.jobs.insert(row.id.clone(), job);
+                let mut job = JobDraft::of(JobState::new(row));
+                job.row_changed = true;
+                self.jobs.insert(job.state.row.id.clone(), job);
             }
         }
-        self.record(Record::Job(row));
     }
 
     pub(crate) fn put_version(&mut self, row: VersionRecord) {
-        let row = Arc::new(row);
         if let Some(job) = self.job_mut(&row.job) {
-            job.versions.insert(row.version, row.clone());
+            job.versions.insert(row.version, Fate::Put);
+            job.state.versions.insert(row.version, Arc::new(row));
         }
-        self.record(Record::Version(row));
     }
 
-    pub(crate) fn delete_version(&mut self, job: &JobId, version: u64) {
-        if let Some(state) = self.job_mut(job) {
-            state.versions.remove(&version);
+    pub(crate) fn delete_version(&mut self, id: &JobId, version: Version) {
+        let base = self.base.job(id);
+        let stored = base.is_some_and(|job| job.versions.contains_key(&version));
+        if let Some(job) = self.job_mut(id) {
+            job.state.versions.remove(&version);
+            erase(&mut job.versions, version, stored);
         }
-        self.erase(RecordKey::Version(job.clone(), version));
     }
 
     pub(crate) fn put_task(&mut self, mut row: TaskRecord) {
         truncate(&mut row.reason);
-        self.release(&row.id);
-        if let Some(job) = self.job_mut(&row.id.job) {
-            let reservation = job.reservation(&row);
-            job.put_task(Arc::new(row.clone()));
-            if let Some((machine, reserved)) = reservation {
-                self.hold(&machine, &reserved, true);
+        let Some(job) = self.job_mut(&row.id.job) else {
+            return;
+        };
+        let key = (row.id.index, row.id.incarnation);
+        let old = job.state.tasks.get(&key);
+        let before = old.and_then(|old| job.state.reservation(old));
+        let after = job.state.reservation(&row);
+        job.tasks.insert(key, Fate::Put);
+        job.state.put_task(Arc::new(row));
+        if before == after {
+            return;
+        }
+        let (base, overlay) = (&self.base.fleet, &mut self.overlay);
+        for ((machine, reserved), taken) in before
+            .map(|held| (held, false))
+            .into_iter()
+            .chain(after.map(|held| (held, true)))
+        {
+            match (base.slot(&machine), taken) {
+                (Some(slot), true) => overlay.take(base, slot, &reserved),
+                (Some(slot), false) => overlay.give(base, slot, &reserved),
+                (None, _) => {}
             }
         }
-        self.record(Record::Task(row));
     }
 
     pub(crate) fn delete_task(&mut self, task: &TaskId) {
-        self.release(task);
-        if let Some(job) = self.job_mut(&task.job) {
-            job.delete_task(task);
+        let stored = self.base.task(task).is_some();
+        let Some(job) = self.job_mut(&task.job) else {
+            return;
+        };
+        let key = (task.index, task.incarnation);
+        let old = job.state.tasks.get(&key);
+        let held = old.and_then(|old| job.state.reservation(old));
+        job.state.delete_task(task);
+        erase(&mut job.tasks, key, stored);
+        if let Some((machine, reserved)) = held
+            && let Some(slot) = self.base.fleet.slot(&machine)
+        {
+            self.overlay.give(&self.base.fleet, slot, &reserved);
         }
-        self.erase(RecordKey::Task(task.clone()));
     }
 
     pub(crate) fn put_machine(&mut self, row: MachineRecord) {
         if let Some(slot) = self.slot(&row.id) {
             let before = empty_room(self.machine_at(slot));
-            self.host_mut(slot).room.resize(&before, &empty_room(&row));
+            let fleet = &self.base.fleet;
+            self.overlay.resize(fleet, slot, &before, &empty_room(&row));
         }
-        self.machines.insert(row.id.clone(), row.clone());
-        self.record(Record::Machine(row));
+        self.machines.insert(row.id.clone(), row);
     }
 
     /// Notes something that a person may want to know of a job; the oldest events make room.
     pub(crate) fn note(
         &mut self,
-        job: &JobId,
+        id: &JobId,
         kind: &str,
         about: (Option<TaskId>, Option<MachineId>),
         message: impl Into<String>,
     ) {
-        let Some(state) = self.job(job) else {
+        let (now, base) = (self.now, self.base);
+        let Some(job) = self.job_mut(id) else {
             return;
         };
-        let mut row = state.row.clone();
-        let seq = row.next_event;
-        row.next_event += 1;
-        self.put_job(row);
+        let seq = job.state.row.next_event;
+        job.state.row.next_event += 1;
+        job.row_changed = true;
         let mut message = message.into();
         truncate(&mut message);
-        self.record(Record::Event(EventRecord {
-            job: job.clone(),
+        job.events.push(EventRecord {
+            job: id.clone(),
             seq,
-            at: self.now,
+            at: now,
             kind: kind.to_owned(),
             task: about.0,
             machine: about.1,
             message,
-        }));
-        if let Some(old) = seq.checked_sub(EVENTS_KEPT) {
-            self.erase(RecordKey::Event(job.clone(), old));
+        });
+        let Some(over) = seq.checked_sub(EVENTS_KEPT) else {
+            return;
+        };
+        let stored = base.events.get(id);
+        match stored.is_some_and(|events| events.contains_key(&over)) {
+            true => job.events_over.push(over),
+            false => job.events.retain(|event| event.seq != over),
         }
     }
 
@@ -205,98 +234,118 @@ impl<'a> Draft<'a> {
     /// machines first, then jobs with their versions, then tasks that end, those that change where they are and
     /// those that begin, so that room is given before it is taken; then events, and what is no longer needed.
     pub(crate) fn finish(self) -> Vec<Txn> {
-        let mut parts: [Vec<Vec<Op>>; 7] = Default::default();
-        let mut headers: BTreeMap<JobId, Vec<Op>> = BTreeMap::new();
-        for op in self.ops.into_values() {
-            match &op {
-                Op::Put(Record::Machine(_)) => parts[0].push(vec![op]),
-                Op::Put(Record::Job(row)) => headers.entry(row.id.clone()).or_default().push(op),
-                // Before the job's row, which names it.
-                Op::Put(Record::Version(row)) => {
-                    headers.entry(row.job.clone()).or_default().insert(0, op);
+        let machines = self.machines.into_values();
+        let mut parts = Parts {
+            machines: machines.map(|row| Op::Put(Record::Machine(row))).collect(),
+            ..Parts::default()
+        };
+        for job in self.jobs.into_values() {
+            parts.add(job, self.base);
+        }
+        parts.into_txns()
+    }
+
+    fn job_mut(&mut self, id: &JobId) -> Option<&mut JobDraft> {
+        if !self.jobs.contains_key(id) {
+            let copy = self.base.job(id)?.clone();
+            self.jobs.insert(id.clone(), JobDraft::of(copy));
+        }
+        self.jobs.get_mut(id)
+    }
+}
+
+impl JobDraft {
+    fn of(state: JobState) -> JobDraft {
+        JobDraft {
+            state,
+            row_changed: false,
+            versions: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            events: Vec::new(),
+            events_over: Vec::new(),
+        }
+    }
+}
+
+/// Notes that a row goes; one that this draft had only just made is never written.
+fn erase<K: Ord>(rows: &mut BTreeMap<K, Fate>, key: K, stored: bool) {
+    match stored {
+        true => rows.insert(key, Fate::Delete),
+        false => rows.remove(&key),
+    };
+}
+
+/// The operations of a draft, by what they may not come before.
+#[derive(Default)]
+struct Parts {
+    machines: Vec<Op>,
+    /// A job's versions and its row, which names them.
+    headers: Vec<Vec<Op>>,
+    ending: Vec<Op>,
+    staying: Vec<Op>,
+    beginning: Vec<Op>,
+    events: Vec<Op>,
+    deletes: Vec<Op>,
+}
+
+impl Parts {
+    fn add(&mut self, job: JobDraft, base: &State) {
+        let JobDraft { mut state, .. } = job;
+        let id = state.row.id.clone();
+        let mut header = Vec::new();
+        for (version, fate) in job.versions {
+            match (fate, state.versions.get(&version)) {
+                (Fate::Put, Some(row)) => header.push(Op::Put(Record::Version(row.clone()))),
+                _ => self
+                    .deletes
+                    .push(Op::Delete(RecordKey::Version(id.clone(), version))),
+            }
+        }
+        let stored = base.job(&id);
+        for ((index, incarnation), fate) in job.tasks {
+            match (fate, state.tasks.remove(&(index, incarnation))) {
+                (Fate::Put, Some(row)) => {
+                    let before = stored.and_then(|job| job.task(index, incarnation));
+                    let stays = before.is_some_and(|row| row.machine.is_some());
+                    let part = match row.state.is_terminal() {
+                        true => &mut self.ending,
+                        false if stays => &mut self.staying,
+                        false => &mut self.beginning,
+                    };
+                    part.push(Op::Put(Record::Task(Arc::unwrap_or_clone(row))));
                 }
-                Op::Put(Record::Task(row)) if row.state.is_terminal() => parts[2].push(vec![op]),
-                Op::Put(Record::Task(row)) if self.base.holds_machine(&row.id) => {
-                    parts[3].push(vec![op]);
+                _ => {
+                    let task = TaskId::new(id.clone(), index, incarnation);
+                    self.deletes.push(Op::Delete(RecordKey::Task(task)));
                 }
-                Op::Put(Record::Task(_)) => parts[4].push(vec![op]),
-                Op::Put(Record::Event(_)) => parts[5].push(vec![op]),
-                Op::Delete(_) => parts[6].push(vec![op]),
             }
         }
-        parts[1] = headers.into_values().collect();
-        txn::split(parts.into_iter().flatten())
-    }
-
-    fn record(&mut self, record: Record) {
-        self.ops.insert(record.key(), Op::Put(record));
-    }
-
-    /// Removes a row; one that this draft had only just made is never written.
-    fn erase(&mut self, key: RecordKey) {
-        let stored = match &key {
-            RecordKey::Task(task) => self.base.task(task).is_some(),
-            RecordKey::Event(job, seq) => {
-                let events = self.base.events.get(job);
-                events.is_some_and(|events| events.contains_key(seq))
-            }
-            RecordKey::Version(job, version) => {
-                let job = self.base.job(job);
-                job.is_some_and(|job| job.versions.contains_key(version))
-            }
-            RecordKey::Job(_) | RecordKey::Machine(_) => true,
-        };
-        match stored {
-            true => self.ops.insert(key.clone(), Op::Delete(key)),
-            false => self.ops.remove(&key),
-        };
-    }
-
-    fn job_mut(&mut self, job: &JobId) -> Option<&mut JobState> {
-        if !self.jobs.contains_key(job) {
-            let copy = self.base.job(job)?.clone();
-            self.jobs.insert(job.clone(), copy);
+        let events = job.events.into_iter();
+        self.events
+            .extend(events.map(|row| Op::Put(Record::Event(row))));
+        let over = job.events_over.into_iter();
+        self.deletes
+            .extend(over.map(|seq| Op::Delete(RecordKey::Event(id.clone(), seq))));
+        if job.row_changed {
+            header.push(Op::Put(Record::Job(state.row)));
         }
-        self.jobs.get_mut(job)
-    }
-
-    fn release(&mut self, task: &TaskId) {
-        let held = self
-            .job(&task.job)
-            .and_then(|job| job.reservation(job.task(task.index, task.incarnation)?));
-        if let Some((machine, reserved)) = held {
-            self.hold(&machine, &reserved, false);
+        if !header.is_empty() {
+            self.headers.push(header);
         }
     }
 
-    fn hold(&mut self, machine: &MachineId, reserved: &Reserved, taken: bool) {
-        let Some(slot) = self.slot(machine) else {
-            return;
-        };
-        let host = self.host_mut(slot);
-        match taken {
-            true => host.room.take(reserved),
-            false => host.room.give(reserved),
-        }
-        host.ports
-            .extend(reserved.ports.iter().map(|port| (*port, taken)));
-    }
-
-    fn host_mut(&mut self, slot: Slot) -> &mut HostDraft {
-        if self.touched.is_empty() {
-            self.touched = vec![0; self.machine_count().div_ceil(64)];
-        }
-        self.touched[slot as usize / 64] |= 1 << (slot % 64);
-        let room = self.base.fleet.room(slot);
-        self.hosts.entry(slot).or_insert_with(|| HostDraft {
-            room,
-            ports: BTreeMap::new(),
-        })
-    }
-
-    fn is_touched(&self, slot: Slot) -> bool {
-        let word = self.touched.get(slot as usize / 64);
-        word.is_some_and(|word| word >> (slot % 64) & 1 == 1)
+    fn into_txns(self) -> Vec<Txn> {
+        let single = |ops: Vec<Op>| ops.into_iter().map(|op| vec![op]);
+        let tasks = single(self.ending)
+            .chain(single(self.staying))
+            .chain(single(self.beginning));
+        txn::split(
+            single(self.machines)
+                .chain(self.headers)
+                .chain(tasks)
+                .chain(single(self.events))
+                .chain(single(self.deletes)),
+        )
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tw_model::{Desired, Effect, JobId, JobSpec, Kind, MachineId, TaskRecord, TaskState};
 
-use crate::allocate::{Placer, Wish};
+use crate::allocate::{Placer, View, Wish};
 use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::escalate::escalate;
@@ -259,13 +259,13 @@ impl<'a, 'b> DryRun<'a, 'b> {
 
     fn placer(&self) -> Option<Placer> {
         let job = self.draft.job(&self.id)?;
-        Some(Placer::new(self.draft, job, self.request))
+        Some(Placer::of_job(self.draft, job, self.request))
     }
 
     fn start(&mut self, index: u32, wish: Wish, placer: &mut Option<Placer>) -> Option<MachineId> {
         let slot = placer
             .as_mut()
-            .and_then(|placer| placer.place(self.draft, wish));
+            .and_then(|placer| placer.place(View::of(self.draft), wish));
         let Some(slot) = slot else {
             self.unplaced += 1;
             if self.why.is_none() {

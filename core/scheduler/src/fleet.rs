@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use tw_model::{Bytes, Cores, JobSpec, MachineId, MachineRecord, MachineState, TaskId};
 
+use crate::index::Index;
+use crate::seed;
+
 /// The place of a machine in the fleet; stable while the process lives, never stored.
 pub(crate) type Slot = u32;
 
@@ -39,8 +42,8 @@ pub(crate) struct Room {
     pub(crate) ports: i64,
     pub(crate) up: bool,
     /// The machine's whole size, to weigh what is left.
-    pub(crate) cpu_whole: f32,
-    pub(crate) memory_whole: f32,
+    pub(crate) cpu_whole: f64,
+    pub(crate) memory_whole: f64,
 }
 
 impl Room {
@@ -99,9 +102,11 @@ pub(crate) struct Host {
 /// All machines, by name and by slot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fleet {
-    by_id: BTreeMap<MachineId, Slot>,
+    /// By a hash of the name first: numbers are quicker to compare than names.
+    by_id: BTreeMap<(u64, MachineId), Slot>,
     hosts: Vec<Host>,
     rooms: Vec<Room>,
+    index: Index,
 }
 
 /// How much a machine has, with nothing on it.
@@ -114,9 +119,13 @@ pub(crate) fn empty_room(row: &MachineRecord) -> Room {
         disk: capacity.disk.0 as i64,
         ports: ports.max(0),
         up: row.state == MachineState::Up,
-        cpu_whole: capacity.cpu.0.max(1) as f32,
-        memory_whole: capacity.memory.0.max(1) as f32,
+        cpu_whole: capacity.cpu.0.max(1) as f64,
+        memory_whole: capacity.memory.0.max(1) as f64,
     }
+}
+
+fn keyed(machine: &MachineId) -> (u64, MachineId) {
+    (seed::derive(0, machine), machine.clone())
 }
 
 impl Fleet {
@@ -125,7 +134,7 @@ impl Fleet {
     }
 
     pub(crate) fn slot(&self, machine: &MachineId) -> Option<Slot> {
-        self.by_id.get(machine).copied()
+        self.by_id.get(&keyed(machine)).copied()
     }
 
     pub(crate) fn host(&self, slot: Slot) -> &Host {
@@ -136,8 +145,9 @@ impl Fleet {
         self.rooms[slot as usize]
     }
 
-    pub(crate) fn rooms(&self) -> &[Room] {
-        &self.rooms
+    /// The same rooms, by what is free.
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
     }
 
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &Host> {
@@ -146,39 +156,52 @@ impl Fleet {
 
     pub(crate) fn put_machine(&mut self, row: Arc<MachineRecord>) {
         let mut room = empty_room(&row);
-        match self.slot(&row.id) {
+        let slot = match self.slot(&row.id) {
             Some(slot) => {
                 let host = &mut self.hosts[slot as usize];
                 host.row = row;
                 host.tasks.values().for_each(|held| room.take(held));
-                self.rooms[slot as usize] = room;
+                slot
             }
             None => {
-                self.by_id.insert(row.id.clone(), self.hosts.len() as Slot);
+                let slot = self.hosts.len() as Slot;
+                self.by_id.insert(keyed(&row.id), slot);
                 self.rooms.push(room);
                 self.hosts.push(Host {
                     row,
                     tasks: BTreeMap::new(),
                     ports: BTreeSet::new(),
                 });
+                slot
             }
-        }
+        };
+        self.set_room(slot, room);
+    }
+
+    /// Says what is free on a machine now.
+    pub(crate) fn set_room(&mut self, slot: Slot, room: Room) {
+        self.rooms[slot as usize] = room;
+        self.index.put(slot, &room);
     }
 
     pub(crate) fn reserve(&mut self, slot: Slot, task: &TaskId, reserved: Reserved) {
-        self.rooms[slot as usize].take(&reserved);
+        let mut room = self.room(slot);
+        room.take(&reserved);
         let host = &mut self.hosts[slot as usize];
         host.ports.extend(reserved.ports.iter().copied());
         host.tasks.insert(task.clone(), reserved);
+        self.set_room(slot, room);
     }
 
     pub(crate) fn release(&mut self, slot: Slot, task: &TaskId) {
+        let mut room = self.room(slot);
         let host = &mut self.hosts[slot as usize];
         if let Some(reserved) = host.tasks.remove(task) {
             reserved.ports.iter().for_each(|port| {
                 host.ports.remove(port);
             });
-            self.rooms[slot as usize].give(&reserved);
+            room.give(&reserved);
+            self.set_room(slot, room);
         }
     }
 }

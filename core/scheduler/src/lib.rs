@@ -13,8 +13,10 @@ mod dry_run;
 mod endpoints;
 mod escalate;
 mod fleet;
+mod index;
 pub mod lifecycle;
 pub mod limits;
+mod overlay;
 mod plan;
 mod reconcile;
 mod rollout;
@@ -23,6 +25,7 @@ pub mod simulate;
 mod state;
 mod step;
 mod txn;
+mod unsettled;
 mod why;
 
 pub use assignments::{assignment, assignments};

@@ -7,7 +7,7 @@ use tw_model::{
     TaskRecord, TaskState, Timestamp, Version,
 };
 
-use crate::allocate::{self, Placer, Wish};
+use crate::allocate::{self, Placer, View, Wish};
 use crate::dependency;
 use crate::draft::Draft;
 use crate::fleet::Request;
@@ -159,7 +159,7 @@ fn fill(draft: &mut Draft, id: &JobId) {
 ///
 /// An index that ended on request comes back at the version that is wanted, as does one that never was. All others
 /// keep theirs while an update is under way or has halted: the update reaches them in its own time.
-fn missing_version(job: &JobState, index: u32) -> Option<Version> {
+pub(crate) fn missing_version(job: &JobState, index: u32) -> Option<Version> {
     let Some(last) = job.latest(index) else {
         return Some(job.row.version);
     };
@@ -280,10 +280,10 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
             continue;
         }
         let request = Request::of(&spec);
-        let fresh = || Placer::new(draft, job, request);
+        let fresh = || Placer::of_job(draft, job, request);
         let same = placer.take().filter(|placer| *placer.request() == request);
         let mut open = same.unwrap_or_else(fresh);
-        match open.place(draft, wish) {
+        match open.place(View::of(draft), wish) {
             Some(slot) => assign(draft, &mut row, slot, &spec.ports),
             None => {
                 let reason = why::no_room_reason(job, &request);

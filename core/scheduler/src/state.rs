@@ -9,6 +9,7 @@ use tw_model::{
 };
 
 use crate::fleet::{Fleet, Reserved};
+use crate::unsettled::unsettled;
 use crate::{Op, Txn};
 
 /// One job with its versions and tasks.
@@ -22,6 +23,16 @@ pub struct JobState {
 }
 
 impl JobState {
+    /// A job with nothing but its row.
+    pub(crate) fn new(row: JobRecord) -> JobState {
+        JobState {
+            row,
+            versions: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            pending: 0,
+        }
+    }
+
     /// The job's row.
     pub fn row(&self) -> &JobRecord {
         &self.row
@@ -140,6 +151,8 @@ pub struct State {
     pub(crate) fleet: Fleet,
     /// Jobs with tasks that wait, so that freed room finds them.
     pub(crate) pending: BTreeSet<JobId>,
+    /// Jobs for which time alone may bring something to do; see [`crate::unsettled`].
+    pub(crate) unsettled: BTreeSet<JobId>,
 }
 
 impl State {
@@ -163,13 +176,22 @@ impl State {
                 other => state.put(other),
             }
         }
+        state.pending = state.jobs_where(|job| job.pending > 0);
+        state.unsettled = state.jobs_where(|job| unsettled(&state, job));
         state
+    }
+
+    fn jobs_where(&self, holds: impl Fn(&JobState) -> bool) -> BTreeSet<JobId> {
+        let jobs = self.jobs.iter().filter(|(_, job)| holds(job));
+        jobs.map(|(id, _)| id.clone()).collect()
     }
 
     /// Applies a decision. The only way in which the state ever changes.
     pub fn apply(&mut self, txn: &Txn) {
         let mut versions: BTreeMap<JobId, BTreeMap<Version, Arc<VersionRecord>>> = BTreeMap::new();
+        let mut touched = BTreeSet::new();
         for op in &txn.ops {
+            self.touch(op, &mut touched);
             match op {
                 Op::Put(Record::Version(row)) if !self.jobs.contains_key(&row.job) => {
                     let of_job = versions.entry(row.job.clone()).or_default();
@@ -181,6 +203,50 @@ impl State {
                 }
                 Op::Put(record) => self.put(record.clone()),
                 Op::Delete(key) => self.delete(key),
+            }
+        }
+        touched.into_iter().for_each(|id| self.index_job(id));
+    }
+
+    /// Notes the jobs to which an operation may mean something.
+    fn touch(&self, op: &Op, touched: &mut BTreeSet<JobId>) {
+        let id = match op {
+            Op::Put(Record::Machine(row)) => {
+                let slot = self.fleet.slot(&row.id);
+                let host = slot.map(|slot| self.fleet.host(slot));
+                let tasks = host.into_iter().flat_map(|host| host.tasks.keys());
+                touched.extend(tasks.map(|task| task.job.clone()));
+                return;
+            }
+            Op::Put(Record::Job(row)) => &row.id,
+            Op::Put(Record::Version(row)) => &row.job,
+            Op::Put(Record::Task(row)) => &row.id.job,
+            Op::Delete(RecordKey::Job(id) | RecordKey::Version(id, _)) => id,
+            Op::Delete(RecordKey::Task(task)) => &task.job,
+            Op::Put(Record::Event(_))
+            | Op::Delete(RecordKey::Event(..) | RecordKey::Machine(_)) => {
+                return;
+            }
+        };
+        if !touched.contains(id) {
+            touched.insert(id.clone());
+        }
+    }
+
+    /// Brings the indexes over jobs up to date with one job.
+    fn index_job(&mut self, id: JobId) {
+        let job = self.jobs.get(&id);
+        let waits = job.is_some_and(|job| job.pending > 0);
+        let open = job.is_some_and(|job| unsettled(self, job));
+        for (index, holds) in [(&mut self.pending, waits), (&mut self.unsettled, open)] {
+            match holds {
+                true if index.contains(&id) => {}
+                true => {
+                    index.insert(id.clone());
+                }
+                false => {
+                    index.remove(&id);
+                }
             }
         }
     }
@@ -260,10 +326,6 @@ impl State {
             .map(Arc::as_ref)
     }
 
-    pub(crate) fn holds_machine(&self, task: &TaskId) -> bool {
-        self.task(task).is_some_and(|row| row.machine.is_some())
-    }
-
     fn put(&mut self, record: Record) {
         match record {
             Record::Job(row) => self.put_job(row, BTreeMap::new()),
@@ -286,12 +348,9 @@ impl State {
             Some(job) => job.row = row,
             None => {
                 let id = row.id.clone();
-                let tasks = BTreeMap::new();
                 let job = JobState {
-                    row,
                     versions,
-                    tasks,
-                    pending: 0,
+                    ..JobState::new(row)
                 };
                 self.jobs.insert(id, job);
             }
@@ -299,18 +358,21 @@ impl State {
     }
 
     fn put_task(&mut self, row: TaskRecord) {
-        self.unreserve(&row.id);
         let Some(job) = self.jobs.get_mut(&row.id.job) else {
             return;
         };
-        if let Some((machine, reserved)) = job.reservation(&row)
+        let old = job.tasks.get(&(row.id.index, row.id.incarnation));
+        let before = old.and_then(|old| old.machine.clone());
+        let after = job.reservation(&row);
+        if let Some(slot) = before.and_then(|machine| self.fleet.slot(&machine)) {
+            self.fleet.release(slot, &row.id);
+        }
+        if let Some((machine, reserved)) = after
             && let Some(slot) = self.fleet.slot(&machine)
         {
             self.fleet.reserve(slot, &row.id, reserved);
         }
-        let id = row.id.job.clone();
         job.put_task(Arc::new(row));
-        self.index_pending(&id);
     }
 
     fn delete(&mut self, key: &RecordKey) {
@@ -328,7 +390,6 @@ impl State {
                 if let Some(job) = self.jobs.get_mut(&task.job) {
                     job.delete_task(task);
                 }
-                self.index_pending(&task.job);
             }
             // Machines are never removed: their epochs must not begin again.
             RecordKey::Machine(_) => {}
@@ -345,13 +406,6 @@ impl State {
         if let Some(slot) = old.and_then(|machine| self.fleet.slot(&machine)) {
             self.fleet.release(slot, task);
         }
-    }
-
-    fn index_pending(&mut self, id: &JobId) {
-        match self.jobs.get(id).is_some_and(|job| job.pending > 0) {
-            true => self.pending.insert(id.clone()),
-            false => self.pending.remove(id),
-        };
     }
 }
 

@@ -73,6 +73,8 @@ pub enum Event {
     MachineLost { machine: MachineId },
     /// Time has passed. At least once a second, and at once after a recovery.
     Tick,
+    /// Every job is looked at, also where nothing is due. Now and then, in case that an index was wrong.
+    Audit,
 }
 
 /// What was decided.
@@ -203,7 +205,13 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             Reply::None
         }
         Event::Tick => {
-            tick(&mut draft);
+            let due = state.unsettled.iter();
+            due.for_each(|id| reconcile(&mut draft, id));
+            Reply::None
+        }
+        Event::Audit => {
+            let all = state.jobs.keys();
+            all.for_each(|id| reconcile(&mut draft, id));
             Reply::None
         }
     };
@@ -587,9 +595,4 @@ fn end_tasks(draft: &mut Draft, machine: &MachineId, why: &str) -> BTreeSet<JobI
         tell(draft, row, TaskEvent::MachineLost, &details);
     }
     rows.into_iter().map(|row| row.id.job).collect()
-}
-
-fn tick(draft: &mut Draft) {
-    let ids: Vec<JobId> = draft.base().jobs.keys().cloned().collect();
-    ids.iter().for_each(|id| reconcile(draft, id));
 }

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tw_model::{Desired, JobId, Kind, MachineId, MachineState, Record, TaskRecord, TaskState};
+use tw_model::{
+    Desired, JobId, Kind, MachineId, MachineState, Record, TaskRecord, TaskState, Timestamp,
+};
 
 use super::client::Client;
 use super::controller::Durable;
+use crate::unsettled::overlooked;
 use crate::{JobState, Op, State, Txn, serves};
 
 /// A job of which a decision stops tasks that serve.
@@ -131,11 +134,8 @@ fn lost_with_reason(state: &State, row: &TaskRecord) -> Result<(), String> {
 
 /// The live tasks of a machine fit on it, and share no port.
 fn capacity(state: &State, machine: &MachineId) -> Result<(), String> {
-    let rows = state
-        .jobs()
-        .flat_map(|job| job.tasks().map(move |row| (job, row)));
-    let here =
-        rows.filter(|(_, row)| row.machine.as_ref() == Some(machine) && !row.state.is_terminal());
+    let rows = state.tasks_on(machine);
+    let here = rows.filter_map(|row| Some((state.job(&row.id.job)?, row)));
     let Some(host) = state.machine(machine) else {
         return Err(format!("tasks are on {machine}, which does not exist"));
     };
@@ -169,6 +169,16 @@ pub(super) fn fold(state: &State, durable: &Durable) -> Result<(), String> {
     }
     match rows.keys().find(|key| !durable.rows.contains_key(key)) {
         Some(key) => Err(format!("the store lacks {key}")),
+        None => Ok(()),
+    }
+}
+
+/// Nothing is due for a job that a tick does not look at.
+pub(super) fn settled(state: &State, now: Timestamp) -> Result<(), String> {
+    match overlooked(state, now) {
+        Some(id) => Err(format!(
+            "something is due for {id}, and no tick looks at it"
+        )),
         None => Ok(()),
     }
 }

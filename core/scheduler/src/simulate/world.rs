@@ -287,9 +287,11 @@ impl World {
 
     fn audit(&mut self) -> Outcome {
         self.after(AUDIT_MS, Action::Audit);
+        let now = self.now();
         match &self.controller {
             Some(controller) if controller.queue.is_empty() => {
                 checks::fold(&controller.state, &self.durable)?;
+                checks::settled(&controller.state, now)?;
                 checks::index(&controller.state)
             }
             _ => Ok(()),

@@ -1,0 +1,82 @@
+//! Which jobs time alone may bring something to do for.
+//!
+//! A tick looks at these jobs and at no others, so that a cluster in which nothing happens costs nothing. What
+//! becomes due in [`crate::reconcile`] and what is unsettled here have to agree; [`overlooked`] finds where they do
+//! not, and the simulator asks it in every history.
+
+use tw_model::{
+    Desired, ENDED_TASKS_KEPT, JobId, Kind, MachineState, RolloutState, TaskState, Timestamp,
+};
+
+use crate::draft::Draft;
+use crate::reconcile::{missing_version, reconcile};
+use crate::{JobState, State};
+
+/// Whether there is, or with time may come, something to do for a job although nothing happens to it.
+pub(crate) fn unsettled(state: &State, job: &JobState) -> bool {
+    let rollout = job.row.rollout.as_ref().map(|rollout| rollout.state);
+    // Waiting tasks wait for room, for a moment, or for other jobs; stages and gates go by time.
+    job.pending > 0
+        || rollout == Some(RolloutState::Running)
+        || has_loose_ends(state, job)
+        || awaits_its_gate(job)
+}
+
+/// What a decision that was cut short has left to do.
+fn has_loose_ends(state: &State, job: &JobState) -> bool {
+    let wanted = job.wanted();
+    let mut next = 0;
+    let mut loose = false;
+    let mut ended = 0;
+    let mut index = None;
+    for row in job.tasks() {
+        if index != Some(row.id.index) {
+            index = Some(row.id.index);
+            ended = 0;
+        }
+        if row.state.is_terminal() {
+            ended += 1;
+            loose |= ended > ENDED_TASKS_KEPT;
+            continue;
+        }
+        loose |= row.id.index >= wanted && row.desired == Desired::Run;
+        loose |= row.machine.as_ref().is_some_and(|machine| {
+            let host = state.machine(machine);
+            host.is_none_or(|host| {
+                host.state == MachineState::Lost || host.epoch != row.machine_epoch
+            })
+        });
+    }
+    let latest = job.latest_of_each().take_while(|row| row.id.index < wanted);
+    for row in latest {
+        loose |= row.id.index != next;
+        next = row.id.index + 1;
+        loose |= row.state.is_terminal() && missing_version(job, row.id.index).is_some();
+    }
+    loose || next < wanted
+}
+
+/// Whether the version that is wanted will count as good once it has been healthy for long enough.
+fn awaits_its_gate(job: &JobState) -> bool {
+    let row = &job.row;
+    if row.rollout.is_some() || row.stopped || row.stable_version == row.version {
+        return false;
+    }
+    match job.spec().kind {
+        // No time passes between the end of its last task and its success.
+        Kind::Batch => job.latest_of_each().all(|row| row.state == TaskState::Done),
+        Kind::Service => true,
+    }
+}
+
+/// The first job that counts as settled and for which there is something to do all the same; there is never one.
+pub(crate) fn overlooked(state: &State, now: Timestamp) -> Option<JobId> {
+    let settled = state.jobs().map(|job| &job.row.id);
+    let mut settled = settled.filter(|id| !state.unsettled.contains(*id));
+    let idle = |id: &JobId| {
+        let mut draft = Draft::new(state, now, 0);
+        reconcile(&mut draft, id);
+        draft.finish().is_empty()
+    };
+    settled.find(|id| !idle(id)).cloned()
+}
