@@ -16,6 +16,7 @@ pub(crate) mod recommend;
 pub(crate) mod restart;
 pub(crate) mod rollout;
 pub(crate) mod run;
+pub(crate) mod simulate;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod test;

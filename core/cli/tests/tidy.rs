@@ -23,7 +23,16 @@ const ARROWS: &[(&str, &[&str])] = &[
         "tw-agent",
         &["tw-api", "tw-model", "tw-scheduler", "tw-store"],
     ),
-    ("tw", &["tw-api", "tw-controller", "tw-model", "tw-spec"]),
+    (
+        "tw",
+        &[
+            "tw-api",
+            "tw-controller",
+            "tw-model",
+            "tw-scheduler",
+            "tw-spec",
+        ],
+    ),
 ];
 
 fn dependencies() -> BTreeMap<String, Vec<String>> {

@@ -5,7 +5,7 @@
 //! `docs/design/allocator.md` says how, and what it was measured against.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use tw_model::{Effect, MachineId, Name, RolloutState, TaskId, TaskRecord, TaskState};
 
@@ -14,6 +14,7 @@ use crate::escalate::escalate;
 use crate::fleet::{Fleet, Request, Reserved, Room, Slot};
 use crate::index::Search;
 use crate::overlay::Overlay;
+use crate::simulate::Apart;
 use crate::{JobState, seed};
 
 /// How good a machine is for a task; less is better. Slots break ties, so that the order is total.
@@ -23,6 +24,9 @@ struct Rank {
     waste: i64,
     slot: Slot,
 }
+
+/// How many machines are looked at for a choice that is right to the last bit.
+const LOOK_MAX: usize = 256;
 
 /// Wishes beside the request.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,7 +52,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn room(&self, slot: Slot) -> Room {
+    pub(crate) fn room(&self, slot: Slot) -> Room {
         self.overlay.room(self.fleet, slot)
     }
 }
@@ -63,6 +67,9 @@ pub(crate) struct Placer {
     request: Request,
     /// How many live tasks of the job each machine holds.
     on_machine: BTreeMap<Slot, u32>,
+    apart: Apart,
+    /// The racks that hold tasks of the job, where they may not share one.
+    racks: BTreeSet<u32>,
     /// Room that tasks of the job will need where they are, for the version that they are to get.
     held_back: BTreeMap<Slot, Reserved>,
     /// The machines seen, each with the rank it had when it was last looked at.
@@ -78,6 +85,8 @@ impl Placer {
         let mut placer = Placer {
             request,
             on_machine: BTreeMap::new(),
+            apart: Apart::No,
+            racks: BTreeSet::new(),
             held_back: BTreeMap::new(),
             known: BinaryHeap::new(),
             search: Search::new(&request),
@@ -107,6 +116,27 @@ impl Placer {
         placer
     }
 
+    /// Keeps the tasks of the job apart, also from those that are on machines already.
+    pub(crate) fn keep_apart(
+        mut self,
+        view: View,
+        apart: Apart,
+        on_machine: BTreeMap<Slot, u32>,
+    ) -> Placer {
+        self.apart = apart;
+        self.racks = on_machine
+            .keys()
+            .map(|slot| view.fleet.rack(*slot))
+            .collect();
+        self.on_machine = on_machine;
+        self
+    }
+
+    /// How many tasks of the job each machine holds now.
+    pub(crate) fn into_counts(self) -> BTreeMap<Slot, u32> {
+        self.on_machine
+    }
+
     pub(crate) fn request(&self) -> &Request {
         &self.request
     }
@@ -120,33 +150,44 @@ impl Placer {
         let kept = kept.filter(|slot| view.room(*slot).fits(&self.request));
         let chosen = kept
             .or_else(|| self.best(view, wish.avoid))
-            .or_else(|| wish.avoid.filter(|slot| self.fits(view, *slot)))?;
+            .or_else(|| wish.avoid.filter(|slot| self.rank(view, *slot).is_some()))?;
         *self.on_machine.entry(chosen).or_default() += 1;
+        if self.apart == Apart::Rack {
+            self.racks.insert(view.fleet.rack(chosen));
+        }
         Some(chosen)
     }
 
     fn best(&mut self, view: View, avoid: Option<Slot>) -> Option<Slot> {
+        let mut seen = 0;
         loop {
             let best = self.best_known(view, avoid);
-            if !self.more || best.is_some_and(|rank| self.is_good(rank)) {
+            if !self.more || best.is_some_and(|rank| self.is_good(rank, seen)) {
                 return best.map(|rank| rank.slot);
             }
             match self.search.next(view.fleet.index()) {
-                Some(slots) => self.see(view, slots),
+                Some(slots) => {
+                    self.see(view, slots);
+                    seen += slots.len();
+                }
                 None => self.more = false,
             }
         }
     }
 
-    /// Whether no machine that was not seen yet can be better by more than a cell.
-    fn is_good(&self, rank: Rank) -> bool {
-        let bound = (self.search.distance() as i64 + 1) * Search::cell_width();
-        rank.same_job == 0 && rank.waste <= bound
+    /// Whether no machine that was not seen yet can be better, or after a long look not by more than two cells.
+    fn is_good(&self, rank: Rank, seen: usize) -> bool {
+        let distance = self.search.distance() as i64;
+        let bound = match seen < LOOK_MAX {
+            true => distance - 1,
+            false => distance + 1,
+        };
+        rank.same_job == 0 && rank.waste <= bound * Search::cell_width()
     }
 
     fn see(&mut self, view: View, slots: &[Slot]) {
         for slot in slots {
-            let rank = self.rank(*slot, &view.room(*slot));
+            let rank = self.rank(view, *slot);
             self.known.extend(rank.map(Reverse));
         }
     }
@@ -157,7 +198,7 @@ impl Placer {
             let Some(Reverse(known)) = self.known.pop() else {
                 break None;
             };
-            let Some(rank) = self.rank(known.slot, &view.room(known.slot)) else {
+            let Some(rank) = self.rank(view, known.slot) else {
                 continue;
             };
             match rank > known {
@@ -171,12 +212,8 @@ impl Placer {
         best
     }
 
-    fn fits(&self, view: View, slot: Slot) -> bool {
-        self.rank(slot, &view.room(slot)).is_some()
-    }
-
-    fn rank(&self, slot: Slot, room: &Room) -> Option<Rank> {
-        let mut room = *room;
+    fn rank(&self, view: View, slot: Slot) -> Option<Rank> {
+        let mut room = view.room(slot);
         if !self.held_back.is_empty()
             && let Some(held) = self.held_back.get(&slot)
         {
@@ -189,6 +226,14 @@ impl Placer {
             true => 0,
             false => self.on_machine.get(&slot).copied().unwrap_or(0),
         };
+        let shared = match self.apart {
+            Apart::No => false,
+            Apart::Machine => same_job > 0,
+            Apart::Rack => self.racks.contains(&view.fleet.rack(slot)),
+        };
+        if shared {
+            return None;
+        }
         Some(Rank {
             same_job,
             waste: waste(&room, &self.request),

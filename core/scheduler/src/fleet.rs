@@ -107,6 +107,9 @@ pub(crate) struct Fleet {
     hosts: Vec<Host>,
     rooms: Vec<Room>,
     index: Index,
+    /// Numbers for the names of racks, and the rack of each machine.
+    rack_numbers: BTreeMap<String, u32>,
+    racks: Vec<u32>,
 }
 
 /// How much a machine has, with nothing on it.
@@ -145,6 +148,11 @@ impl Fleet {
         self.rooms[slot as usize]
     }
 
+    /// The number of a machine's rack; machines that name none share one.
+    pub(crate) fn rack(&self, slot: Slot) -> u32 {
+        self.racks[slot as usize]
+    }
+
     /// The same rooms, by what is free.
     pub(crate) fn index(&self) -> &Index {
         &self.index
@@ -156,10 +164,16 @@ impl Fleet {
 
     pub(crate) fn put_machine(&mut self, row: Arc<MachineRecord>) {
         let mut room = empty_room(&row);
+        let next = self.rack_numbers.len() as u32;
+        let rack = *self
+            .rack_numbers
+            .entry(row.facts.rack.clone())
+            .or_insert(next);
         let slot = match self.slot(&row.id) {
             Some(slot) => {
                 let host = &mut self.hosts[slot as usize];
                 host.row = row;
+                self.racks[slot as usize] = rack;
                 host.tasks.values().for_each(|held| room.take(held));
                 slot
             }
@@ -167,6 +181,7 @@ impl Fleet {
                 let slot = self.hosts.len() as Slot;
                 self.by_id.insert(keyed(&row.id), slot);
                 self.rooms.push(room);
+                self.racks.push(rack);
                 self.hosts.push(Host {
                     row,
                     tasks: BTreeMap::new(),

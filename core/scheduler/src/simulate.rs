@@ -11,12 +11,19 @@ mod client;
 mod controller;
 mod coverage;
 mod faults;
+mod placement;
 mod rng;
+mod trace;
 mod workload;
 mod world;
 
 pub use coverage::Coverage;
 pub use faults::Fault;
+pub use placement::{Fill, TracePlacement, place_trace};
+pub use trace::{
+    Apart, BadRow, TraceError, TraceMachines, TraceRows, TraceTasks, read_machines, read_tasks,
+    shuffled,
+};
 pub use world::run;
 
 use tw_model::Millis;

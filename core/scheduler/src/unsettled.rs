@@ -65,7 +65,7 @@ fn awaits_its_gate(job: &JobState) -> bool {
     match job.spec().kind {
         // No time passes between the end of its last task and its success.
         Kind::Batch => job.latest_of_each().all(|row| row.state == TaskState::Done),
-        Kind::Service => true,
+        Kind::Service | Kind::Daemon => true,
     }
 }
 
