@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod error;
+pub mod failpoint;
 pub mod helper;
 pub mod log;
 pub mod manager;

@@ -10,6 +10,9 @@ use std::time::Duration;
 use super::protocol::{Hello, PROTO_OLDEST, Reply, Request};
 use super::record::SOCKET_FILE;
 
+/// How long [`HelperClient::wait_ended`] waits: whoever follows a task for longer does not block on it.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+
 /// A connection to one helper.
 #[derive(Debug)]
 pub struct HelperClient {
@@ -47,9 +50,9 @@ impl HelperClient {
         read_line(&mut self.stream)
     }
 
-    /// Waits for the task's end; an error of kind `UnexpectedEof` means that the helper died.
+    /// Waits for the next word that was not asked for, at the latest the end; an error of kind `UnexpectedEof` means that the helper died.
     pub fn wait_ended(&mut self) -> io::Result<Reply> {
-        self.stream.get_ref().set_read_timeout(None)?;
+        self.stream.get_ref().set_read_timeout(Some(ENDS_WITHIN))?;
         read_line(&mut self.stream)
     }
 }

@@ -21,6 +21,7 @@ use super::record::{
 };
 use super::socket::{Peer, listen};
 use crate::cgroup::{CgroupError, CgroupTree, MemoryWatch, Usage};
+use crate::failpoint;
 use crate::log::{LogError, LogWriter, Stream, StreamBuffer};
 use crate::process::ProcessIdentity;
 use crate::sandbox::{Ended, Prepared, Stage, StartError, Started, UserMode};
@@ -33,6 +34,12 @@ pub(super) const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest time that a task without memory has to end: what it holds is missing elsewhere.
 const OOM_GRACE_MAX: Duration = Duration::from_secs(10);
+
+/// How long a record that could not be written waits for the next attempt.
+const WRITE_AGAIN_AFTER: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 500_000_000,
+};
 
 /// Most connections at once; the oldest gives way.
 const PEERS_MAX: usize = 8;
@@ -134,8 +141,10 @@ pub(super) fn keep_with(
     std::env::set_current_dir(folder).map_err(system("enter the task's folder"))?;
     let folder = std::env::current_dir().map_err(system("find the task's folder"))?;
     let is_spare = ready.is_some();
+    failpoint::reach("helper.entered");
     // Held as long as this process lives: whoever gets it knows that no helper is here.
     let _held = lock(&folder).map_err(system("lock the task's folder"))?;
+    failpoint::reach("helper.locked");
     if record::read::<ExitRecord>(&folder, EXIT_FILE)?.is_some() {
         // An agent has given this start up before it began.
         return Ok(());
@@ -149,10 +158,12 @@ pub(super) fn keep_with(
             found: launch.proto,
         });
     }
+    record::reserve(&folder, EXIT_FILE)?;
     let tree = launch.tree.open()?;
     let log = LogWriter::create(&folder.join(LOG_FOLDER), launch.log)?;
     let listener = listen().map_err(system("listen on the helper's socket"))?;
     on_listening();
+    failpoint::reach("helper.listening");
     match start(&launch, tree.as_ref(), ready) {
         Ok(running) => {
             let keeper = Keeper::new(folder, launch, tree, log, listener, running)?;
@@ -160,6 +171,7 @@ pub(super) fn keep_with(
                 // Off the way of the start: moving an own process between cgroups takes milliseconds.
                 join_helpers(keeper.tree.as_ref(), &keeper.launch.helpers_leaf)?;
             }
+            failpoint::reach("helper.joined");
             keeper.run()
         }
         Err(error) => {
@@ -246,11 +258,14 @@ fn start(
             (Prepared::new(users, entry.procs)?, entry.directory)
         }
     };
+    failpoint::reach("helper.leaf_created");
     tree.set_limits(&launch.leaf, &launch.limits)
         .map_err(cgroup)?;
+    failpoint::reach("helper.limits_set");
     let (stdout, stdout_in) = pipe()?;
     let (stderr, stderr_in) = pipe()?;
     let started = prepared.start(&launch.sandbox, directory, stdout_in, stderr_in)?;
+    failpoint::reach("helper.command_runs");
     let memory = tree.watch_memory(&launch.leaf);
     Ok(Running {
         started,
@@ -260,12 +275,17 @@ fn start(
     })
 }
 
-/// Standard error is `helper.log`. The task runs all the same: the kernel still ends it at its limit.
+/// The task runs all the same: the kernel still ends it at its limit.
 fn say_unwatched(error: CgroupError) {
-    let text = format!(
-        "tw-helper: memory is not watched: {}\n",
+    say(&format!(
+        "memory is not watched: {}",
         crate::error::chain(&error)
-    );
+    ));
+}
+
+/// Standard error is the task's `helper.log`.
+fn say(words: &str) {
+    let text = format!("tw-helper: {words}\n");
     // Nobody is left to say it to if that fails.
     let _written = io::Write::write_all(&mut io::stderr(), text.as_bytes());
 }
@@ -321,6 +341,8 @@ struct Keeper {
     /// None where the machine cannot tell; the kernel kills then.
     memory: Option<MemoryWatch>,
     oom: Option<Box<OomRecord>>,
+    /// Whether an agent knows of the end.
+    is_acknowledged: bool,
 }
 
 /// What a wait came to.
@@ -348,6 +370,7 @@ impl Keeper {
             started_at_us,
         };
         record::write(&folder, STARTED_FILE, &started)?;
+        failpoint::reach("helper.start_recorded");
         let output = |pipe: OwnedFd, stream| -> Result<Output, HelperError> {
             rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK)
                 .map_err(system("open a pipe"))?;
@@ -359,6 +382,7 @@ impl Keeper {
         Ok(Keeper {
             memory: running.memory,
             oom: None,
+            is_acknowledged: false,
             outputs: [
                 output(running.stdout, Stream::Stdout)?,
                 output(running.stderr, Stream::Stderr)?,
@@ -435,15 +459,12 @@ impl Keeper {
     }
 
     fn next_wakeup(&self) -> Option<Instant> {
-        let oldest_us = self
+        let oldest = self
             .outputs
             .iter()
-            .filter_map(|output| output.buffer.since_us())
+            .filter_map(|output| output.buffer.since())
             .min();
-        let flush_at = oldest_us.map(|since_us| {
-            let waited = Duration::from_micros(u64::try_from(now_us() - since_us).unwrap_or(0));
-            Instant::now() + FLUSH_AFTER.saturating_sub(waited)
-        });
+        let flush_at = oldest.map(|since| since + FLUSH_AFTER);
         flush_at.into_iter().chain(self.stop.next_deadline()).min()
     }
 
@@ -465,14 +486,9 @@ impl Keeper {
 
     /// Writes out buffers that have waited long enough, or all of them.
     fn flush(&mut self, is_last: bool) {
-        let due_us = now_us() - FLUSH_AFTER.as_micros() as i64;
+        let is_due = |since: Instant| since.elapsed() >= FLUSH_AFTER;
         for output in &mut self.outputs {
-            if is_last
-                || output
-                    .buffer
-                    .since_us()
-                    .is_some_and(|since_us| since_us <= due_us)
-            {
+            if is_last || output.buffer.since().is_some_and(is_due) {
                 output.buffer.flush(&mut self.log);
             }
         }
@@ -504,6 +520,10 @@ impl Keeper {
                 after_ms,
                 grace_ms,
             } => self.arrange_stop(*signal, *after_ms, *grace_ms),
+            Request::Acknowledge => {
+                self.is_acknowledged = true;
+                Reply::Done
+            }
             Request::Kill => {
                 self.stop.was_asked = true;
                 self.stop.kill_at = Some(Instant::now());
@@ -524,6 +544,7 @@ impl Keeper {
             self.stop.signal_at = Some((signal_at, signal));
         }
         self.stop.was_asked = true;
+        failpoint::reach("helper.stop_taken");
         self.stop.kill_at = Some(
             self.stop
                 .kill_at
@@ -571,10 +592,12 @@ impl Keeper {
         {
             // The task may have ended in this moment; its end is seen next.
             let _gone = pidfd_send_signal(&self.task.pidfd, signal);
+            failpoint::reach("helper.signal_sent");
         }
         if self.stop.kill_at.take_if(|at| *at <= now).is_some() {
             self.stop.was_killed = true;
             self.tree.kill(&self.launch.leaf)?;
+            failpoint::reach("helper.kill_sent");
         }
         Ok(())
     }
@@ -582,10 +605,12 @@ impl Keeper {
     /// Records the end. The pipes are emptied but not waited for: whoever else holds them may never close.
     fn finish(mut self) -> Result<(), HelperError> {
         let how = self.how_it_ended();
+        failpoint::reach("helper.end_seen");
         self.drain();
         self.flush(true);
         // Losing the last lines to a power cut is better than losing the record of the end.
         let _synced = self.log.sync();
+        failpoint::reach("helper.log_synced");
         let usage = self.tree.usage(&self.launch.leaf).unwrap_or_default();
         let record = ExitRecord {
             proto: PROTO,
@@ -600,16 +625,59 @@ impl Keeper {
             usage,
             log: self.log.counts(),
         };
-        record::write_durably(&self.folder, EXIT_FILE, &record)?;
-        for peer in &mut self.peers {
-            // One that does not listen reads the record from the folder.
+        let written = record::write_durably(&self.folder, EXIT_FILE, &record);
+        failpoint::reach("helper.end_recorded");
+        self.tell_end(&record);
+        tell_waiting(&self.listener, &self.launch.task, &record);
+        failpoint::reach("helper.end_told");
+        self.tree.kill(&self.launch.leaf)?;
+        self.tree.remove(&self.launch.leaf, CLEANUP_PATIENCE)?;
+        failpoint::reach("helper.leaf_removed");
+        match written {
+            Ok(()) => Ok(()),
+            Err(cause) => self.hold_record(&record, cause),
+        }
+    }
+
+    /// Tells every agent that has not heard it.
+    fn tell_end(&mut self, record: &ExitRecord) {
+        for peer in self.peers.iter_mut().filter(|peer| !peer.knows_end) {
+            peer.knows_end = true;
+            // One that does not listen reads the record from the folder, or asks again.
             let _told = peer.say(&Reply::Ended {
                 record: Box::new(record.clone()),
             });
         }
-        tell_waiting(&self.listener, &self.launch.task, &record);
-        self.tree.kill(&self.launch.leaf)?;
-        Ok(self.tree.remove(&self.launch.leaf, CLEANUP_PATIENCE)?)
+    }
+
+    /// Keeps a record that no disk takes until one does, or an agent knows it.
+    fn hold_record(
+        &mut self,
+        record: &ExitRecord,
+        mut cause: RecordError,
+    ) -> Result<(), HelperError> {
+        say(&format!(
+            "the end is held in memory: {}",
+            crate::error::chain(&cause)
+        ));
+        loop {
+            let mut polled = vec![PollFd::new(&self.listener, PollFlags::IN)];
+            polled.extend(
+                self.peers
+                    .iter()
+                    .map(|peer| PollFd::new(&peer.stream, PollFlags::IN)),
+            );
+            poll(&mut polled, Some(&WRITE_AGAIN_AFTER)).map_err(system("wait"))?;
+            self.serve();
+            self.tell_end(record);
+            if self.is_acknowledged {
+                return Err(cause.into());
+            }
+            match record::write_durably(&self.folder, EXIT_FILE, record) {
+                Ok(()) => return Ok(()),
+                Err(again) => cause = again,
+            }
+        }
     }
 
     /// The init's word; without it the init itself was killed.

@@ -31,6 +31,8 @@ pub enum Request {
         grace_ms: u64,
     },
     Kill,
+    /// The end is known: a helper that cannot write it down need not wait any more.
+    Acknowledge,
 }
 
 /// What a helper says.

@@ -19,6 +19,9 @@ pub const EXIT_FILE: &str = "exit.json";
 pub const SOCKET_FILE: &str = "helper.sock";
 pub const LOG_FOLDER: &str = "log";
 
+/// More than any record of an end takes.
+const RESERVED_BYTES: u64 = 32 << 10;
+
 /// What a helper is to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchRecord {
@@ -129,6 +132,29 @@ pub fn write_durably(
     replace(folder, name, record, true)
 }
 
+/// Sets space aside for a record, so that it can be written when the disk is full.
+pub fn reserve(folder: &Path, name: &str) -> Result<(), RecordError> {
+    let path = folder.join(format!("{name}.draft"));
+    let reserve = || -> io::Result<()> {
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)?;
+        let flags = rustix::fs::FallocateFlags::empty();
+        match rustix::fs::fallocate(&file, flags, 0, RESERVED_BYTES) {
+            // A file system that cannot: the record is written when there is room.
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            other => Ok(other?),
+        }
+    };
+    reserve().map_err(|source| RecordError::File {
+        action: "reserve space for",
+        path: path.clone(),
+        source,
+    })
+}
+
 /// Writes a record so that it is there whole or not at all however a process ends. A power cut may take it
 /// back: for records that mean nothing to the next boot.
 pub fn write(folder: &Path, name: &str, record: &impl Serialize) -> Result<(), RecordError> {
@@ -148,8 +174,14 @@ fn replace(
     })?;
     let draft = folder.join(format!("{name}.draft"));
     let store = || -> io::Result<()> {
-        let mut file = File::create(&draft)?;
+        // Not cut off first: what was reserved for it would be given back to a full disk.
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&draft)?;
         file.write_all(&text)?;
+        file.set_len(text.len() as u64)?;
         if is_durable {
             file.sync_data()?;
         }

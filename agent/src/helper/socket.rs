@@ -18,6 +18,8 @@ const LINE_BYTES_MAX: usize = 4096;
 pub(super) struct Peer {
     pub(super) stream: UnixStream,
     pending: Vec<u8>,
+    /// Whether it was told that the task has ended.
+    pub(super) knows_end: bool,
 }
 
 /// Listens in the calling process's working directory: a relative path is never too long.
@@ -38,6 +40,7 @@ impl Peer {
         let mut peer = Peer {
             stream,
             pending: Vec::new(),
+            knows_end: false,
         };
         peer.say(&Hello {
             proto: PROTO,

@@ -27,6 +27,9 @@ use super::keeper::{
 use crate::cgroup::TreePath;
 use crate::sandbox::{Prepared, UserMode};
 
+/// How the names of reserved cgroups begin.
+const RESERVED: &str = "spare-";
+
 /// What every task of an agent has in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpareRequest {
@@ -82,7 +85,7 @@ impl SparePool {
             };
             match spare.child.try_wait()? {
                 None => return spare.hand_over(folder),
-                Some(_killed) => self.remove_cgroups_of(&spare)?,
+                Some(_killed) => self.remove_cgroups_of(spare.child.id())?,
             }
         }
     }
@@ -118,13 +121,13 @@ impl SparePool {
         Ok(Spare { child, control })
     }
 
-    /// Removes what a spare that was killed has left; its launcher has died with it.
-    fn remove_cgroups_of(&self, spare: &Spare) -> io::Result<()> {
+    /// Removes what a helper that was killed before it began its task has left; its launcher has died with it.
+    pub fn remove_cgroups_of(&self, pid: u32) -> io::Result<()> {
         let removed = self
             .request
             .tree
             .open()
-            .and_then(|tree| tree.remove(&reserved(spare.child.id()), CLEANUP_PATIENCE));
+            .and_then(|tree| tree.remove(&reserved(pid), CLEANUP_PATIENCE));
         removed.map_err(io::Error::other)
     }
 
@@ -173,7 +176,15 @@ pub fn serve(request: &SpareRequest, control: UnixStream) -> Result<(), HelperEr
 
 /// The name of a spare's cgroups.
 fn reserved(pid: u32) -> String {
-    format!("spare-{pid}")
+    format!("{RESERVED}{pid}")
+}
+
+/// Whether a leaf is reserved by a helper that lives: a spare that is about to notice that its agent has gone,
+/// or one that has just been given a task.
+pub fn is_reserved_by_living(leaf: &str) -> bool {
+    let program = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe"));
+    let pid = leaf.strip_prefix(RESERVED).and_then(|pid| pid.parse().ok());
+    pid.is_some_and(|pid| program(pid).is_ok_and(|path| path.ends_with("tw-helper")))
 }
 
 /// Lets standard error be the task's own, and standard input nothing.

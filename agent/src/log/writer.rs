@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use zstd::zstd_safe::{CCtx, CParameter, compress_bound};
 
@@ -146,7 +147,14 @@ fn open_segment(path: &Path) -> io::Result<File> {
 pub struct StreamBuffer {
     stream: Stream,
     data: Vec<u8>,
-    since_us: Option<i64>,
+    since: Option<Since>,
+}
+
+/// When the oldest byte came: by the wall clock, for people, and by one that does not jump.
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    timestamp_us: i64,
+    at: Instant,
 }
 
 impl StreamBuffer {
@@ -154,7 +162,7 @@ impl StreamBuffer {
         StreamBuffer {
             stream,
             data: Vec::new(),
-            since_us: None,
+            since: None,
         }
     }
 
@@ -162,7 +170,10 @@ impl StreamBuffer {
     pub fn push(&mut self, data: &[u8], now_us: i64, writer: &mut LogWriter) {
         let mut rest = data;
         while !rest.is_empty() {
-            self.since_us.get_or_insert(now_us);
+            self.since.get_or_insert_with(|| Since {
+                timestamp_us: now_us,
+                at: Instant::now(),
+            });
             let (piece, after) = rest.split_at(rest.len().min(FRAME_BYTES_MAX - self.data.len()));
             self.data.extend_from_slice(piece);
             rest = after;
@@ -173,14 +184,14 @@ impl StreamBuffer {
     }
 
     /// When the oldest unwritten byte was read.
-    pub fn since_us(&self) -> Option<i64> {
-        self.since_us
+    pub fn since(&self) -> Option<Instant> {
+        self.since.map(|since| since.at)
     }
 
     /// Writes out what there is.
     pub fn flush(&mut self, writer: &mut LogWriter) {
-        if let Some(since_us) = self.since_us.take() {
-            writer.write(self.stream, since_us, &self.data);
+        if let Some(since) = self.since.take() {
+            writer.write(self.stream, since.timestamp_us, &self.data);
             self.data.clear();
         }
     }

@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::failpoint;
 use crate::helper::lock;
 use crate::helper::protocol::{Hello, PROTO_OLDEST, Reply, Request};
 use crate::helper::record::{LAUNCH_FILE, SOCKET_FILE};
@@ -95,7 +96,8 @@ fn launched_just_now(folder: &Path) -> bool {
 /// Gives the task in `folder` to a helper and connects to it; it outlives this process.
 pub(super) async fn start(spares: &Arc<SparePool>, folder: &Path) -> io::Result<HelperLink> {
     let HandedOver { child, listening } = spares.start(folder)?;
-    reap_in_time(&child)?;
+    reap_in_time(&child, Arc::clone(spares))?;
+    failpoint::reach("agent.helper_spawned");
     let refilled = Arc::clone(spares);
     tokio::task::spawn_blocking(move || {
         if let Err(cause) = refilled.refill() {
@@ -105,12 +107,14 @@ pub(super) async fn start(spares: &Arc<SparePool>, folder: &Path) -> io::Result<
     listening.set_nonblocking(true)?;
     // End of file means that it will not listen; connecting says why.
     let _listens = UnixStream::from_std(listening)?.read_u8().await;
-    HelperLink::connect(folder).await
+    let link = HelperLink::connect(folder).await;
+    failpoint::reach("agent.helper_connected");
+    link
 }
 
 /// Reaps the helper whenever it ends, so that it does not stay a zombie while the agent lives.
-fn reap_in_time(child: &std::process::Child) -> io::Result<()> {
-    let pid = Pid::from_child(child);
+fn reap_in_time(child: &std::process::Child, spares: Arc<SparePool>) -> io::Result<()> {
+    let (pid, number) = (Pid::from_child(child), child.id());
     // SAFETY: the descriptor belongs to the registration and is closed after it, when both are dropped.
     let ended = unsafe { AsyncFd::register(pidfd_open(pid, PidfdFlags::NONBLOCK)?)? };
     tokio::spawn(async move {
@@ -119,6 +123,10 @@ fn reap_in_time(child: &std::process::Child) -> io::Result<()> {
             WaitId::PidFd(ended.get_ref().as_fd()),
             WaitIdOptions::EXITED,
         );
+        let removed = tokio::task::spawn_blocking(move || spares.remove_cgroups_of(number)).await;
+        if let Ok(Err(cause)) = removed {
+            tracing::warn!(%cause, "cannot remove what a helper has reserved");
+        }
     });
     Ok(())
 }

@@ -15,9 +15,10 @@ use super::helper_link::{self, HelperLink};
 use super::launch::{self, Refusal};
 use super::volume::{self, TaskFolder};
 use super::{Agent, HELPERS_LEAF, health};
+use crate::failpoint;
 use crate::helper::protocol::{Reply, Request};
 use crate::helper::record::{self, EXIT_FILE, ExitRecord, Outcome, STARTED_FILE, StartedRecord};
-use crate::helper::{lock, prepare_folder};
+use crate::helper::{lock, prepare_folder, spare};
 use crate::log::LogCounts;
 use crate::sandbox::{Ended, Stage, StartError};
 
@@ -133,7 +134,7 @@ fn recorded_phase(folder: &TaskFolder) -> Phase {
 fn remove_strays(agent: &Agent) {
     let known: BTreeSet<String> = agent.tasks.lock().keys().map(TaskId::folder_name).collect();
     for leaf in agent.tree.leaves().unwrap_or_default() {
-        if leaf == HELPERS_LEAF || known.contains(&leaf) {
+        if leaf == HELPERS_LEAF || known.contains(&leaf) || spare::is_reserved_by_living(&leaf) {
             continue;
         }
         let removed = agent
@@ -222,16 +223,35 @@ impl Actor {
             true => self.reattach().await,
             false => self.start().await,
         };
-        if let Some(link) = link {
-            self.keep(link).await;
-            self.report_end();
+        let mut unwritten = None;
+        if let Some(mut link) = link {
+            let end = self.keep(&mut link).await;
+            failpoint::reach("agent.end_heard");
+            match end {
+                // The helper waits, and keeps the record, until a disk takes it.
+                Some(record) if !self.folder.path().join(EXIT_FILE).exists() => {
+                    self.report_record(&record);
+                    unwritten = Some(link);
+                }
+                _ => {
+                    self.bury(Outcome::HelperLost).await;
+                    self.report_end();
+                }
+            }
+            failpoint::reach("agent.end_reported");
         }
         self.agent.resources.remove(&self.task);
+        self.remove_leaf().await;
         self.folder.remove_scratch();
+        failpoint::reach("agent.scratch_removed");
         self.wait_until_forgotten().await;
+        if let Some(mut link) = unwritten {
+            let _helper_may_be_gone = link.send(&Request::Acknowledge).await;
+        }
         if let Err(cause) = self.folder.remove() {
             tracing::warn!(task = %self.task, %cause, "cannot remove what is left");
         }
+        failpoint::reach("agent.folder_removed");
         self.agent.reports.forget(&self.task);
         self.agent.tasks.remove(&self.task);
     }
@@ -255,22 +275,25 @@ impl Actor {
             ));
             return None;
         }
+        failpoint::reach("agent.assigned");
         self.report(Phase::Starting);
+        failpoint::reach("agent.starting_reported");
         match self.launch(&assignment).await {
             Ok(link) => Some(link),
-            // The helper has said why before it went.
-            Err(_) if self.folder.path().join(EXIT_FILE).exists() => {
-                self.report_end();
+            Err(LaunchError::Refused(refusal)) => {
+                self.never_started(refusal);
                 None
             }
-            Err(refusal) => {
-                self.never_started(refusal);
+            // The helper may have said why before it went.
+            Err(LaunchError::HelperLost(why)) => {
+                self.bury_lost(why).await;
+                self.report_end();
                 None
             }
         }
     }
 
-    async fn launch(&self, assignment: &Assignment) -> Result<HelperLink, Refusal> {
+    async fn launch(&self, assignment: &Assignment) -> Result<HelperLink, LaunchError> {
         let (task, version) = (&self.task, assignment.task.version);
         tracing::info!(%task, version, plan = assignment.plan, "starting");
         let mut packages = Vec::new();
@@ -280,19 +303,19 @@ impl Actor {
         self.wait_for_services(assignment).await;
         let record = launch::record(&self.agent, assignment, self.folder.path(), &packages)?;
         let prepared = prepare_folder(self.folder.path(), &record).map_err(anyhow::Error::from);
-        prepared.and_then(|()| self.folder.write_assignment(assignment))?;
+        prepared
+            .inspect(|()| failpoint::reach("agent.folder_prepared"))
+            .and_then(|()| self.folder.write_assignment(assignment))?;
+        failpoint::reach("agent.assignment_written");
         self.agent
             .endpoints
             .write(&assignment.spec, &self.folder.run())
-            .map_err(anyhow::Error::from)?;
+            .map_err(|cause| Refusal::from(anyhow::Error::from(cause)))?;
         let started = helper_link::start(&self.agent.spares, self.folder.path()).await;
         started.map_err(|cause| {
             let said =
                 std::fs::read_to_string(self.folder.path().join("helper.log")).unwrap_or_default();
-            Refusal::new(
-                Code::TaskStartFailed,
-                format!("its helper did not start: {cause} {said}"),
-            )
+            LaunchError::HelperLost(format!("its helper did not start: {cause} {said}"))
         })
     }
 
@@ -322,36 +345,43 @@ impl Actor {
         if let Some(link) = helper_link::find(self.folder.path()).await {
             return Some(link);
         }
-        match record::read::<StartedRecord>(self.folder.path(), STARTED_FILE) {
-            Ok(None) if !self.folder.path().join(EXIT_FILE).exists() => {
-                let error = StartError {
-                    stage: Stage::Lost,
-                    errno: None,
-                    message: "its agent ended while it was being started".to_owned(),
-                };
-                self.bury(Outcome::NeverStarted(error)).await;
-            }
-            _ => self.bury(Outcome::HelperLost).await,
-        }
+        let why = "its agent ended while it was being started";
+        self.bury_lost(why.to_owned()).await;
         self.report_end();
         None
     }
 
-    /// Follows a task with a live helper until it has ended.
-    async fn keep(&mut self, mut link: HelperLink) {
+    /// Buries a task whose helper went without a word: before its command ran, for the reason `why`, or after.
+    async fn bury_lost(&self, why: String) {
+        let outcome = match record::read::<StartedRecord>(self.folder.path(), STARTED_FILE) {
+            Ok(None) => Outcome::NeverStarted(StartError {
+                stage: Stage::Lost,
+                errno: None,
+                message: why,
+            }),
+            _ => Outcome::HelperLost,
+        };
+        self.bury(outcome).await;
+    }
+
+    /// Follows a task with a live helper until it has ended. Answers the record of its end, if the helper
+    /// said it.
+    async fn keep(&mut self, link: &mut HelperLink) -> Option<Box<ExitRecord>> {
         if let Ok(Some(started)) = record::read::<StartedRecord>(self.folder.path(), STARTED_FILE) {
             self.report(Phase::Running {
                 started_at: Timestamp(started.started_at_us),
             });
         }
+        failpoint::reach("agent.running_reported");
         let mut applied = self.orders.borrow_and_update().clone();
         let mut checks = self.follow_spec(&applied);
         let mut asked = Asked::Nothing;
-        loop {
-            asked = self.ask_to_end(&mut link, &applied, asked).await;
+        let end = loop {
+            asked = self.ask_to_end(link, &applied, asked).await;
             tokio::select! {
                 said = link.next() => match said {
-                    Ok(Some(Reply::Ended { .. })) | Ok(None) | Err(_) => break,
+                    Ok(Some(Reply::Ended { record })) => break Some(record),
+                    Ok(None) | Err(_) => break None,
                     Ok(Some(Reply::OutOfMemory { record })) => {
                         tracing::warn!(task = %self.task, %record, "out of memory; it is asked to end");
                     }
@@ -359,7 +389,7 @@ impl Actor {
                 },
                 changed = self.orders.changed() => {
                     if changed.is_err() {
-                        break;
+                        break None;
                     }
                     let newest = self.orders.borrow_and_update().clone();
                     if version(&newest) != version(&applied) {
@@ -369,9 +399,9 @@ impl Actor {
                     applied = newest;
                 }
             }
-        }
+        };
         checks.abort();
-        self.bury(Outcome::HelperLost).await;
+        end
     }
 
     /// Applies a spec to the running task: its limits, its checks, and the record for the next agent.
@@ -397,7 +427,9 @@ impl Actor {
         }
         if orders.wants_stop() && asked < Asked::Stop {
             self.report(Phase::Stopping);
+            failpoint::reach("agent.stop_wanted");
             let _helper_may_be_gone = link.send(&stop_request(orders)).await;
+            failpoint::reach("agent.stop_sent");
             return Asked::Stop;
         }
         asked
@@ -456,6 +488,15 @@ impl Actor {
         }
     }
 
+    /// Removes what a helper that was killed could not.
+    async fn remove_leaf(&self) {
+        let leaf = self.task.folder_name();
+        // A helper that has told the end removes the leaf itself, unless it is killed in between.
+        if self.agent.tree.id(&leaf).is_ok() && self.wait_for_lock().await.is_some() {
+            self.kill_leaf().await;
+        }
+    }
+
     async fn kill_leaf(&self) {
         let (tree, leaf) = (Arc::clone(&self.agent.tree), self.task.folder_name());
         let killed = tokio::task::spawn_blocking(move || {
@@ -469,12 +510,7 @@ impl Actor {
 
     fn report_end(&self) {
         match record::read::<ExitRecord>(self.folder.path(), EXIT_FILE) {
-            Ok(Some(record)) => {
-                if let Some(oom) = &record.oom {
-                    self.agent.resources.record_oom(&self.task, oom.at_us);
-                }
-                self.report(phase_of(&record));
-            }
+            Ok(Some(record)) => self.report_record(&record),
             Ok(None) => self.report(lost("there is no record of its end")),
             Err(cause) => self.report(lost(&format!(
                 "the record of its end cannot be read: {cause}"
@@ -482,11 +518,31 @@ impl Actor {
         }
     }
 
+    fn report_record(&self, record: &ExitRecord) {
+        if let Some(oom) = &record.oom {
+            self.agent.resources.record_oom(&self.task, oom.at_us);
+        }
+        self.report(phase_of(record));
+    }
+
     async fn wait_until_forgotten(&mut self) {
         // An error means that the agent ends, and then nothing is forgotten.
         if self.orders.wait_for(|orders| orders.forget).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Why a start came to nothing.
+enum LaunchError {
+    /// There was nothing that a helper could have been started for.
+    Refused(Refusal),
+    HelperLost(String),
+}
+
+impl<E: Into<Refusal>> From<E> for LaunchError {
+    fn from(cause: E) -> LaunchError {
+        LaunchError::Refused(cause.into())
     }
 }
 

@@ -74,7 +74,12 @@ pub(crate) struct Task {
 
 impl Task {
     pub(crate) fn new(argv: &[&str]) -> Task {
-        let state = tempfile::tempdir().expect("a temporary folder");
+        Task::within(&std::env::temp_dir(), argv)
+    }
+
+    /// A task whose folder is below `place`.
+    pub(crate) fn within(place: &Path, argv: &[&str]) -> Task {
+        let state = tempfile::tempdir_in(place).expect("a temporary folder");
         let subtree = Subtree::new();
         let folder = state.path().join("tasks/web");
         let env = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);

@@ -21,7 +21,7 @@ use tw_api::{
     AgentEvent, Connection, Heartbeat, HeartbeatReply, PROTO, Register, Registered,
     SESSION_PROTOCOL,
 };
-use tw_model::{TaskId, TaskReport, TaskUsage};
+use tw_model::{Phase, TaskId, TaskReport, TaskUsage};
 
 use crate::common::PATIENCE;
 
@@ -105,6 +105,21 @@ impl Controller {
                 .find_map(&look)
         })
         .await
+    }
+
+    /// Everything that was said of a task so far.
+    pub(crate) fn reports_of(&self, task: &TaskId) -> Vec<Phase> {
+        let is_of = |report: &&TaskReport| report.task == *task;
+        self.with(|shared| {
+            let reports = shared.reports.iter().filter(is_of);
+            let phases: Vec<Phase> = reports.map(|report| report.phase.clone()).collect();
+            phases
+        })
+    }
+
+    /// Forgets what was said of a task, so that a long test does not drown in it.
+    pub(crate) fn drop_reports_of(&self, task: &TaskId) {
+        self.with(|shared| shared.reports.retain(|report| report.task != *task));
     }
 
     pub(crate) async fn usage<T>(&self, look: impl Fn(&TaskUsage) -> Option<T>) -> T {

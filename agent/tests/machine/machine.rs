@@ -1,0 +1,315 @@
+//! A machine with an agent, a scripted controller, and a state folder and cgroups of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tw_agent::cgroup::{CGROUP_ROOT, CgroupTree};
+use tw_agent::helper::record::{self, STARTED_FILE, StartedRecord};
+use tw_api::{
+    AgentEvent, Assignment, Dial, Frame, FrameKind, LogLine, LogsRequest, SessionRequest,
+    read_frame, write_frame,
+};
+use tw_model::{
+    Code, Desired, Exit, JobSpec, Name, Phase, TaskId, TaskRecord, TaskState, Timestamp,
+};
+
+use crate::common::{PATIENCE, Subtree};
+use crate::controller::Controller;
+
+/// A machine with an agent and its controller.
+pub(crate) struct Machine {
+    pub(crate) controller: Controller,
+    pub(crate) agent: Option<Child>,
+    pub(crate) subtree: Subtree,
+    pub(crate) folder: TempDir,
+}
+
+impl Machine {
+    pub(crate) fn new() -> Machine {
+        let mut machine = Machine::without_agent();
+        machine.start();
+        machine
+    }
+
+    pub(crate) fn without_agent() -> Machine {
+        let folder = tempfile::tempdir().unwrap();
+        let controller = Controller::start(folder.path());
+        Machine {
+            controller,
+            agent: None,
+            subtree: Subtree::new(),
+            folder,
+        }
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts the agent with more in its environment, which its helpers inherit.
+    pub(crate) fn start_with(&mut self, env: &[(&str, &OsStr)]) {
+        let agent = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
+            .args(["run", "--name", "machine-1", "--state"])
+            .arg(self.state())
+            .arg("--controller")
+            .arg(format!("unix:{}", self.controller.socket.display()))
+            .args(["--cgroup", &self.subtree.path.subtree])
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stderr(std::fs::File::create(self.folder.path().join("agent.log")).unwrap())
+            .spawn()
+            .unwrap();
+        self.agent = Some(agent);
+    }
+
+    /// As `kill -9` would.
+    pub(crate) fn kill(&mut self) {
+        self.controller.forget_stream();
+        let mut agent = self.agent.take().unwrap();
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    pub(crate) fn task_folder(&self, task: &TaskId) -> PathBuf {
+        self.state().join("tasks").join(task.folder_name())
+    }
+
+    pub(crate) fn started(&self, task: &TaskId) -> StartedRecord {
+        record::read(&self.task_folder(task), STARTED_FILE)
+            .unwrap()
+            .unwrap()
+    }
+
+    /// Cgroups but the helpers' and those of spare helpers that live.
+    pub(crate) fn leaves_of_nobody(&self) -> Vec<String> {
+        let is_of_spare = |leaf: &str| {
+            let pid = leaf.strip_prefix("spare-");
+            pid.is_some_and(|pid| PathBuf::from("/proc").join(pid).exists())
+        };
+        let mut leaves = self.tree().leaves().unwrap();
+        leaves.retain(|leaf| leaf != "helpers" && !is_of_spare(leaf));
+        leaves
+    }
+
+    pub(crate) fn tree(&self) -> Box<dyn CgroupTree> {
+        self.subtree.open()
+    }
+
+    pub(crate) async fn snapshot(&self, assignments: &[Assignment]) {
+        let (assignments, endpoints) = (assignments.to_vec(), Vec::new());
+        self.controller
+            .say(AgentEvent::Snapshot {
+                assignments,
+                endpoints,
+            })
+            .await;
+    }
+
+    pub(crate) async fn assign(&self, assignment: &Assignment) {
+        self.controller
+            .say(AgentEvent::Assign {
+                assignment: Box::new(assignment.clone()),
+            })
+            .await;
+    }
+
+    pub(crate) async fn running(&self, task: &TaskId) -> Timestamp {
+        self.controller
+            .report(task, |report| match report.phase {
+                Phase::Running { started_at } => Some(started_at),
+                _ => None,
+            })
+            .await
+    }
+
+    pub(crate) async fn exited(&self, task: &TaskId) -> (Exit, String) {
+        self.controller
+            .report(task, |report| match &report.phase {
+                Phase::Exited { exit, detail, .. } => Some((exit.clone(), detail.clone())),
+                _ => None,
+            })
+            .await
+    }
+
+    pub(crate) async fn never_started(&self, task: &TaskId) -> (Code, String) {
+        self.controller
+            .report(task, |report| match &report.phase {
+                Phase::NeverStarted { code, message, .. } => Some((*code, message.clone())),
+                _ => None,
+            })
+            .await
+    }
+
+    /// Waits until the agent says of a task's health what is wanted, with `words` as its reason.
+    pub(crate) async fn health(&self, task: &TaskId, wanted: bool, words: &str) {
+        self.controller
+            .report(task, |report| match &report.phase {
+                Phase::Health { healthy, detail } => {
+                    (*healthy == wanted && detail.contains(words)).then_some(())
+                }
+                _ => None,
+            })
+            .await
+    }
+
+    /// Opens a session and answers every frame up to the last.
+    pub(crate) async fn session(
+        &self,
+        name: &str,
+        request: SessionRequest,
+        typed: &[Frame],
+    ) -> Vec<Frame> {
+        let session = self.controller.expect_session(name);
+        self.controller
+            .say(AgentEvent::Dial(Dial {
+                session: name.to_owned(),
+                request,
+            }))
+            .await;
+        let mut connection = tokio::time::timeout(PATIENCE, session)
+            .await
+            .unwrap()
+            .unwrap();
+        for frame in typed {
+            write_frame(&mut connection, frame).await.unwrap();
+        }
+        let mut frames = Vec::new();
+        loop {
+            let frame = tokio::time::timeout(PATIENCE, read_frame(&mut connection))
+                .await
+                .unwrap()
+                .unwrap();
+            let frame = frame.expect("a last frame");
+            let is_last = matches!(
+                frame.kind,
+                FrameKind::Exit | FrameKind::End | FrameKind::Error
+            );
+            frames.push(frame);
+            if is_last {
+                connection.shutdown().await.unwrap();
+                return frames;
+            }
+        }
+    }
+
+    /// What a task has printed, by a session.
+    pub(crate) async fn logs(&self, name: &str, task: &TaskId, follow: bool) -> Vec<String> {
+        let request = LogsRequest {
+            task: task.clone(),
+            follow,
+            tail: None,
+            since: None,
+        };
+        let frames = self.session(name, SessionRequest::Logs(request), &[]).await;
+        let lines = frames.iter().filter(|frame| frame.kind == FrameKind::Log);
+        lines
+            .map(|frame| frame.parse::<LogLine>().unwrap().text)
+            .collect()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill().unwrap();
+            agent.wait().unwrap();
+        }
+        let cleaned = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
+            .arg("clean")
+            .arg("--state")
+            .arg(self.state())
+            .args(["--cgroup", &self.subtree.path.subtree])
+            .output()
+            .unwrap();
+        if !std::thread::panicking() {
+            assert!(
+                cleaned.status.success(),
+                "{}",
+                String::from_utf8_lossy(&cleaned.stderr)
+            );
+            let memory = PathBuf::from(CGROUP_ROOT)
+                .join("memory")
+                .join(&self.subtree.path.subtree);
+            assert!(!memory.exists(), "clean left {}", memory.display());
+        } else {
+            let log =
+                std::fs::read_to_string(self.folder.path().join("agent.log")).unwrap_or_default();
+            show(&log);
+        }
+    }
+}
+
+/// The agent's own words help to understand a failed test.
+fn show(log: &str) {
+    use std::io::Write;
+    // A closed standard error is no reason to fail twice.
+    let _written = std::io::stderr().write_all(log.as_bytes());
+}
+
+pub(crate) fn assignment(name: &str, spec: Value) -> Assignment {
+    let mut fields = json!({"name": name});
+    fields
+        .as_object_mut()
+        .unwrap()
+        .extend(spec.as_object().unwrap().clone());
+    let spec: JobSpec = serde_json::from_value(fields).unwrap();
+    Assignment {
+        task: TaskRecord {
+            id: TaskId::new(spec.id(), 0, 1),
+            version: 1,
+            state: TaskState::Starting,
+            desired: Desired::Run,
+            machine: Some("machine-1".parse().unwrap()),
+            machine_epoch: 1,
+            ports: BTreeMap::new(),
+            healthy: None,
+            healthy_since: None,
+            report_seq: 0,
+            reason: String::new(),
+            not_before: None,
+            restarts: 0,
+            failures: 0,
+            created_at: Timestamp(0),
+            started_at: None,
+            ended_at: None,
+            exit: None,
+        },
+        spec: Arc::new(spec),
+        plan: String::new(),
+        revision: String::new(),
+    }
+}
+
+pub(crate) fn shell(name: &str, script: &str) -> Assignment {
+    assignment(name, json!({"command": ["sh", "-c", script]}))
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+pub(crate) fn code(code: i32) -> Exit {
+    Exit {
+        code: Some(code),
+        ..Exit::default()
+    }
+}
