@@ -1,12 +1,14 @@
 //! The fault matrix: at every named place of a start and a stop, each process is killed, alone and all
 //! together. Afterwards what is told of the task is true, said once, and nothing is left.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
+use tokio::task::Id;
 use tw_agent::failpoint;
 use tw_api::{AgentEvent, Assignment};
 use tw_model::{Desired, Exit, Phase, TaskId};
@@ -184,6 +186,13 @@ impl Cell {
             std::fs::metadata(&marker).is_ok_and(|found| found.len() > 0)
         })
         .await;
+        if self.point == "agent.helper_spawned" {
+            let folder = self.machine.task_folder(self.id());
+            self.wait_until("the helper has its task", || {
+                !helpers_of(&folder).is_empty()
+            })
+            .await;
+        }
         if matches!(
             self.point,
             "agent.helper_connected" | "agent.running_reported"
@@ -359,21 +368,28 @@ async fn row(victim: Victim) {
         .into_iter()
         .filter(|point| only.as_deref().is_none_or(|only| only == *point));
     let mut runs = tokio::task::JoinSet::new();
-    let mut failed = 0;
+    let mut places = HashMap::new();
+    let mut failed = Vec::new();
     for point in cells {
         if runs.len() >= AT_ONCE {
-            failed += failures(runs.join_next().await);
+            failed.extend(failure(runs.join_next_with_id().await, &places));
         }
-        runs.spawn_local(Cell::new(point, victim).run());
+        places.insert(runs.spawn_local(Cell::new(point, victim).run()).id(), point);
     }
     while !runs.is_empty() {
-        failed += failures(runs.join_next().await);
+        failed.extend(failure(runs.join_next_with_id().await, &places));
     }
-    assert_eq!(failed, 0, "cells of {victim:?} failed; each has said how");
+    assert!(
+        failed.is_empty(),
+        "{victim:?}: {failed:?} failed; each has said how"
+    );
 }
 
-fn failures(cell: Option<Result<(), tokio::task::JoinError>>) -> usize {
-    usize::from(cell.is_some_and(|cell| cell.is_err()))
+type Joined = Option<Result<(Id, ()), tokio::task::JoinError>>;
+
+fn failure(cell: Joined, places: &HashMap<Id, &'static str>) -> Option<&'static str> {
+    let error = cell?.err()?;
+    places.get(&error.id()).copied()
 }
 
 fn on_a_thread(victim: Victim) {
