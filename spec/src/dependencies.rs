@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tw_model::{Code, JobId, Location, Name, Template, TemplateValue, nearest};
 
-use crate::outcome::line_of;
+use crate::error::line_of;
 use crate::{EvaluatedJob, Outcome, Source, SpecError};
 
 /// What is wrong with how jobs name each other.
