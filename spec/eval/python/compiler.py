@@ -133,16 +133,3 @@ def _literal(name: str, node: ast.AST, found: dict[str, Span], place: _Places, d
     for key, value in items:
         found[f"{name}.{key}"] = place(value)
         _literal(f"{name}.{key}", value, found, place, depth - 1)
-
-
-_REHEARSAL = b"""
-from tw import Job
-def job(name, **more):
-    return Job(name=name, env={"A": "b"}, ports=["http"], **more)
-"""
-
-
-def rehearse() -> None:
-    """Compiles something in the zygote: what the compiler makes once is then there in every child."""
-    for _ in range(10):
-        calls(loaded(compiled(_REHEARSAL), "")[1])

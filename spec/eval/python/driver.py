@@ -8,6 +8,7 @@ import gc
 import io
 import posixpath
 import sys
+from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -143,7 +144,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     )
 
 
-def prepare() -> None:
+def prepare(rehearse: Callable[[], None]) -> None:
     """Readies the zygote: everything a spec may need is loaded, nothing more can be."""
     _signal.signal(_signal.SIGPROF, _out_of_time)
     _signal.signal(_signal.SIGSYS, _denied_call)
@@ -155,6 +156,7 @@ def prepare() -> None:
     sys.path_importer_cache.clear()
     sys.meta_path[:] = [f for f in sys.meta_path if "PathFinder" not in repr(f)]
     facts.forget()
+    rehearse()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import compiler, driver, policies, tests
+from . import compiler, driver, policies, rehearsal, tests
 
 _ROLES: dict[str, Callable[[str], bytes]] = {"test": tests.run, "policy": policies.run}
 
@@ -21,5 +21,4 @@ def run(role: str, path: str, with_references: bool) -> bytes:
 
 def prepare() -> None:
     """Readies the zygote, once everything is loaded."""
-    compiler.rehearse()
-    driver.prepare()
+    driver.prepare(rehearsal.rehearse)

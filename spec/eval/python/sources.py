@@ -132,3 +132,9 @@ def _calls_of(path: str) -> dict[Raw, ast.Call]:
             elif isinstance(child, ast.arguments):
                 stack.extend(d for d in (*child.defaults, *child.kw_defaults) if d is not None)
     return found
+
+
+def forget() -> None:
+    """Knows no file any more."""
+    for known_of in (_lines, _marshalled, _tables, _trees, _calls, _positions):
+        known_of.clear()  # type: ignore[attr-defined]
