@@ -10,18 +10,23 @@ mod zygote;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tw_model::Code;
 
-use crate::{Source, SpecError};
+use crate::cache::Identity;
+use crate::source::Snapshot;
+use crate::{Cache, Source, SpecError};
 use compiler::Compiler;
 use session::Means;
 use zygote::Zygote;
+
+/// Objects that shift the heap of the second evaluator.
+const OTHER_HEAP: u32 = 1009;
 
 /// How specs are evaluated.
 #[derive(Clone, Debug)]
@@ -37,6 +42,8 @@ pub struct EvalConfig {
     pub deadline: Duration,
     /// Address space of an evaluation.
     pub memory_bytes: u64,
+    /// What earlier evaluations left, and where these leave theirs; none means that nothing is kept.
+    pub cache: Option<Arc<Cache>>,
     /// Seeds the hashes of text, and with them the order of sets.
     pub hash_seed: u32,
     /// Objects allocated before anything else, which moves the rest in memory.
@@ -51,6 +58,7 @@ impl Default for EvalConfig {
             cpu: Duration::from_secs(5),
             deadline: Duration::from_secs(10),
             memory_bytes: 512 << 20,
+            cache: None,
             hash_seed: 0,
             heap_shift: 0,
         }
@@ -82,7 +90,7 @@ pub enum EvaluatorError {
 }
 
 /// What a spec asked of its tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QuestionKind {
     /// The contents of a file.
@@ -160,7 +168,7 @@ pub(crate) fn replay(source: &Source, path: &str, said: &[u8]) -> Evaluation {
         detail: Detail::Places,
         answers: None,
     };
-    session::replay(source, spec, said)
+    session::replay(&Snapshot::new(source, None), spec, said)
 }
 
 /// What came of one spec.
@@ -175,6 +183,8 @@ pub struct Evaluation {
     /// What it printed.
     pub output: String,
     pub error: Option<SpecError>,
+    /// Whether the closure alone led here: not so after a timeout, or when a file could not be read.
+    pub is_repeatable: bool,
 }
 
 /// A running evaluator. Shared freely between threads; dropping it ends the process.
@@ -184,22 +194,54 @@ pub struct Evaluator {
     program: PathBuf,
     zygote: Mutex<Option<Arc<Zygote>>>,
     compiler: Compiler,
+    second: OnceLock<Box<Evaluator>>,
 }
 
 impl Evaluator {
-    /// Finds and starts `tw-eval`. Takes about a tenth of a second, for the interpreter and its library.
+    /// Finds and starts `tw-eval`. Takes about a tenth of a second, for the interpreter and its library, unless
+    /// the cache knows the program: then it is started when it is first needed.
     pub fn start(config: EvalConfig) -> Result<Evaluator, EvaluatorError> {
         let program = match &config.program {
             Some(program) => program.clone(),
             None => companion::find("tw-eval")?,
         };
-        let zygote = Zygote::start(&program, &config)?;
-        Ok(Evaluator {
+        let known = config
+            .cache
+            .as_ref()
+            .and_then(|cache| Identity::recall(cache, &program));
+        let evaluator = Evaluator {
             config,
             program,
-            zygote: Mutex::new(Some(Arc::new(zygote))),
+            zygote: Mutex::default(),
             compiler: Compiler::default(),
-        })
+            second: OnceLock::new(),
+        };
+        match known {
+            Some(identity) => drop(evaluator.compiler.identity.set(identity)),
+            None => drop(evaluator.zygote()?),
+        }
+        Ok(evaluator)
+    }
+
+    /// What results are kept under; none if they are not kept.
+    pub(crate) fn identity(&self) -> Option<(&Arc<Cache>, Identity)> {
+        let cache = self.config.cache.as_ref()?;
+        Some((cache, *self.compiler.identity.get()?))
+    }
+
+    /// An evaluator that lays things out otherwise: other hashes of text, and objects at other addresses.
+    pub(crate) fn second(&self) -> Result<&Evaluator, EvaluatorError> {
+        if let Some(second) = self.second.get() {
+            return Ok(second);
+        }
+        let config = EvalConfig {
+            hash_seed: self.config.hash_seed.wrapping_add(1),
+            heap_shift: self.config.heap_shift + OTHER_HEAP,
+            program: Some(self.program.clone()),
+            ..self.config.clone()
+        };
+        let started = Evaluator::start(config)?;
+        Ok(self.second.get_or_init(|| Box::new(started)))
     }
 
     /// Evaluates one spec of `source`. A crashed evaluator is started again, once.
@@ -209,13 +251,28 @@ impl Evaluator {
         path: &str,
         detail: Detail,
     ) -> Result<Evaluation, EvaluatorError> {
+        self.evaluate_in(&self.snapshot(source), path, detail)
+    }
+
+    /// The answers of a source, for one run.
+    pub(crate) fn snapshot<'a>(&self, source: &'a Source) -> Snapshot<'a> {
+        Snapshot::new(source, self.config.cache.clone())
+    }
+
+    /// As [`Evaluator::evaluate`], sharing what is looked up with other evaluations.
+    pub(crate) fn evaluate_in(
+        &self,
+        tree: &Snapshot<'_>,
+        path: &str,
+        detail: Detail,
+    ) -> Result<Evaluation, EvaluatorError> {
         let spec = Work {
             role: Role::Spec,
             path,
             detail,
             answers: None,
         };
-        self.run(source, spec)
+        self.run_in(tree, spec)
     }
 
     /// Runs one file of `source` in a sealed child; what it hands over are its "jobs".
@@ -224,6 +281,10 @@ impl Evaluator {
         source: &Source,
         work: Work<'_>,
     ) -> Result<Evaluation, EvaluatorError> {
+        self.run_in(&self.snapshot(source), work)
+    }
+
+    fn run_in(&self, tree: &Snapshot<'_>, work: Work<'_>) -> Result<Evaluation, EvaluatorError> {
         let path = work.path;
         for _ in 0..2 {
             let zygote = self.zygote()?;
@@ -232,7 +293,7 @@ impl Evaluator {
                 config: &self.config,
                 compiler: &self.compiler,
             };
-            if let Some(evaluation) = session::run(means, source, work) {
+            if let Some(evaluation) = session::run(means, tree, work) {
                 return Ok(evaluation);
             }
             tracing::warn!(spec = path, "the evaluator went away; starting it again");
@@ -252,34 +313,40 @@ impl Evaluator {
         paths: &[String],
         detail: Detail,
     ) -> Result<Vec<Evaluation>, EvaluatorError> {
+        let tree = self.snapshot(source);
+        let done = self.in_parallel(paths, |path| self.evaluate_in(&tree, path, detail));
+        done.into_iter().collect()
+    }
+
+    /// Does `work` for each item, as many at a time as are evaluated; the results are in the order of the items.
+    pub(crate) fn in_parallel<T: Sync, R: Send>(
+        &self,
+        items: &[T],
+        work: impl Fn(&T) -> R + Sync,
+    ) -> Vec<R> {
         let next = AtomicUsize::new(0);
-        let work = || {
+        let run = || {
             let mut done = Vec::new();
-            while let Some((index, path)) = paths.get(next.load(Ordering::Relaxed)).and_then(|_| {
+            while let Some((index, item)) = {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                Some((index, paths.get(index)?))
-            }) {
-                done.push((index, self.evaluate(source, path, detail)?));
+                items.get(index).map(|item| (index, item))
+            } {
+                done.push((index, work(item)));
             }
-            Ok(done)
+            done
         };
-        let workers = self.config.in_flight.clamp(1, paths.len().max(1));
-        let finished: Vec<Result<Vec<(usize, Evaluation)>, EvaluatorError>> =
-            thread::scope(|scope| {
-                let threads: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
-                let own = work();
-                let others = threads.into_iter().map(|thread| match thread.join() {
-                    Ok(finished) => finished,
-                    Err(panic) => std::panic::resume_unwind(panic),
-                });
-                std::iter::once(own).chain(others).collect()
+        let workers = self.config.in_flight.clamp(1, items.len().max(1));
+        let mut done: Vec<(usize, R)> = thread::scope(|scope| {
+            let threads: Vec<_> = (1..workers).map(|_| scope.spawn(run)).collect();
+            let own = run();
+            let others = threads.into_iter().flat_map(|thread| match thread.join() {
+                Ok(finished) => finished,
+                Err(panic) => std::panic::resume_unwind(panic),
             });
-        let mut done: Vec<(usize, Evaluation)> = Vec::with_capacity(paths.len());
-        for finished in finished {
-            done.extend(finished?);
-        }
+            own.into_iter().chain(others).collect()
+        });
         done.sort_by_key(|(index, _)| *index);
-        Ok(done.into_iter().map(|(_, evaluation)| evaluation).collect())
+        done.into_iter().map(|(_, result)| result).collect()
     }
 
     /// How many files are run at the same time.
@@ -303,6 +370,12 @@ impl Evaluator {
             return Ok(Arc::clone(zygote));
         }
         let started = Arc::new(Zygote::start(&self.program, &self.config)?);
+        if let Some(cache) = &self.config.cache
+            && self.compiler.identity.get().is_none()
+            && let Some(identity) = Identity::learn(cache, &self.program, &started.library)
+        {
+            let _ = self.compiler.identity.set(identity);
+        }
         *current = Some(Arc::clone(&started));
         Ok(started)
     }
@@ -327,6 +400,7 @@ impl Evaluation {
             closure: Arc::new([]),
             output: String::new(),
             error: Some(error),
+            is_repeatable: false,
         }
     }
 }

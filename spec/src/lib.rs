@@ -7,12 +7,14 @@
 //!
 //! Everything here blocks; the work is done on the caller's thread and on threads of its own.
 
+mod cache;
 mod cause;
 mod compare;
 mod dependencies;
 mod error;
 mod evaluator;
 mod history;
+mod ledger;
 mod outcome;
 pub mod package;
 mod policy;
@@ -20,8 +22,11 @@ mod provenance;
 mod render;
 mod sealed;
 mod source;
+mod stored;
+mod survey;
 mod testing;
 
+pub use cache::{CACHE_BYTES_MAX, Cache};
 pub use compare::{
     Cause, CompareError, DiffChange, DiffJob, DiffModule, DiffSummary, Side, SpecDiff, compare,
 };
@@ -35,4 +40,5 @@ pub use policy::{POLICY_FILE, PolicyError, PolicyReview, review};
 pub use provenance::Provenance;
 pub use render::{RenderOptions, render_error, render_errors, render_warnings};
 pub use source::{Entry, EntryKind, Source, SourceError};
+pub use survey::evaluate_strictly;
 pub use testing::{Failure, Test, TestFiles, TestOutcome, TestResult, run_tests};

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tw_model::{Code, Decoder, Digest, JobId, JobSpec, Location, Problem};
+use tw_model::{Code, Decoder, JobId, JobSpec, Location, Problem};
 
 use crate::evaluator;
-use crate::package::{self, PackageError};
+use crate::package::PackageError;
+use crate::source::Snapshot;
+use crate::survey;
 use crate::{
     Detail, Evaluation, Evaluator, EvaluatorError, Provenance, Question, QuestionKind, Source,
     SpecError,
@@ -44,7 +46,22 @@ pub struct Outcome {
     pub errors: Vec<SpecError>,
 }
 
-/// Evaluates `specs` of `source`, as [`Source::find_specs`] lists them.
+/// What came of one spec.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SpecOutcome {
+    /// The spec, from the repository's root.
+    pub(crate) file: String,
+    /// Empty if there are errors.
+    pub(crate) jobs: Vec<EvaluatedJob>,
+    pub(crate) closure: Arc<[Question]>,
+    pub(crate) output: String,
+    pub(crate) errors: Vec<SpecError>,
+    /// Whether all of this follows from the closure.
+    pub(crate) is_repeatable: bool,
+}
+
+/// Evaluates `specs` of `source`, as [`Source::find_specs`] lists them. What the evaluator's cache has of them, if
+/// it has one, is not evaluated again as long as its closure stays.
 ///
 /// A spec with a mistake gives errors and no jobs. Mistakes in specs are part of the outcome; the error is
 /// that of an evaluator which does not run.
@@ -61,13 +78,9 @@ pub fn evaluate(
 /// `said` is the stream of frames that a sealed child sent while it evaluated the spec at `path`. Whatever it
 /// holds, this ends, takes memory in proportion to it, and panics at nothing.
 pub fn replay(source: &Source, path: &str, said: &[u8]) -> Outcome {
-    let mut outcome = Outcome::default();
-    outcome.add(
-        evaluator::replay(source, path, said),
-        &mut Packages::of(source),
-    );
-    outcome.finish(source);
-    outcome
+    let tree = Snapshot::new(source, None);
+    let spec = typed(&tree, evaluator::replay(source, path, said));
+    Outcome::of(std::iter::once(spec), source)
 }
 
 /// As [`evaluate`], finding out as much as `detail` says.
@@ -77,64 +90,94 @@ pub(crate) fn evaluate_in_detail(
     specs: &[String],
     detail: Detail,
 ) -> Result<Outcome, EvaluatorError> {
-    let mut outcome = Outcome::default();
-    let mut packages = Packages::of(source);
-    for evaluation in evaluator.evaluate_all(source, specs, detail)? {
-        outcome.add(evaluation, &mut packages);
+    let options = survey::Options {
+        detail,
+        keeps: true,
+        ..survey::Options::default()
+    };
+    let tree = evaluator.snapshot(source);
+    survey::survey(evaluator, &tree, specs, options)?.load(|_| true)
+}
+
+/// Evaluates one spec, whatever is known of it.
+pub(crate) fn evaluate_one(
+    evaluator: &Evaluator,
+    tree: &Snapshot<'_>,
+    path: &str,
+    detail: Detail,
+) -> Result<SpecOutcome, EvaluatorError> {
+    Ok(typed(tree, evaluator.evaluate_in(tree, path, detail)?))
+}
+
+/// Makes typed jobs of what a child handed over.
+fn typed(tree: &Snapshot<'_>, evaluation: Evaluation) -> SpecOutcome {
+    let Evaluation {
+        path: file,
+        jobs,
+        closure,
+        output,
+        error,
+        mut is_repeatable,
+    } = evaluation;
+    let mut errors = Vec::from_iter(error);
+    let mut decoded = Vec::new();
+    let mut asked = Vec::new();
+    for job in &jobs {
+        match decode(job, &file) {
+            Ok(job) => decoded.push(job),
+            Err(found) => errors.extend(found),
+        }
     }
-    outcome.finish(source);
-    Ok(outcome)
+    for (spec, provenance) in &mut decoded {
+        let found = resolve_packages(tree, spec, provenance, &file, &mut asked);
+        // What is wrong with a package is said in terms of the tree it was looked for in.
+        is_repeatable &= found.is_empty();
+        errors.extend(found);
+    }
+    for error in &mut errors {
+        error.fill_source_lines(tree.source);
+    }
+    let closure = with_questions(closure, asked);
+    if !errors.is_empty() {
+        decoded.clear();
+    }
+    let job = |(spec, provenance): (JobSpec, Provenance)| EvaluatedJob {
+        source: provenance
+            .source_in(&file)
+            .unwrap_or_else(|| start_of(&file)),
+        file: file.clone(),
+        closure: Arc::clone(&closure),
+        spec,
+        provenance,
+    };
+    SpecOutcome {
+        jobs: decoded.into_iter().map(job).collect(),
+        file,
+        closure,
+        output,
+        errors,
+        is_repeatable,
+    }
 }
 
 impl Outcome {
-    fn add(&mut self, evaluation: Evaluation, packages: &mut Packages<'_>) {
-        let Evaluation {
-            path: file,
-            jobs,
-            closure,
-            output,
-            error,
-        } = evaluation;
-        let mut errors = Vec::from_iter(error);
-        let mut decoded = Vec::new();
-        let mut asked = Vec::new();
-        for job in &jobs {
-            match decode(job, &file) {
-                Ok(job) => decoded.push(job),
-                Err(found) => errors.extend(found),
-            }
+    /// Puts the results of specs together.
+    pub(crate) fn of(specs: impl Iterator<Item = SpecOutcome>, source: &Source) -> Outcome {
+        let mut outcome = Outcome::default();
+        for spec in specs {
+            outcome.jobs.extend(spec.jobs);
+            outcome.specs.push(EvaluatedSpec {
+                file: spec.file,
+                closure: spec.closure,
+                output: spec.output,
+            });
+            outcome.errors.extend(spec.errors);
         }
-        for (spec, provenance) in &mut decoded {
-            errors.extend(packages.resolve(spec, provenance, &file, &mut asked));
-        }
-        let closure = with_questions(closure, asked);
-        if errors.is_empty() {
-            self.jobs
-                .extend(decoded.into_iter().map(|(spec, provenance)| {
-                    EvaluatedJob {
-                        source: provenance
-                            .source_in(&file)
-                            .unwrap_or_else(|| start_of(&file)),
-                        file: file.clone(),
-                        closure: Arc::clone(&closure),
-                        spec,
-                        provenance,
-                    }
-                }));
-        }
-        self.specs.push(EvaluatedSpec {
-            file,
-            closure,
-            output,
-        });
-        self.errors.extend(errors);
-    }
-
-    fn finish(&mut self, source: &Source) {
-        self.refuse_duplicates();
-        for error in &mut self.errors {
+        outcome.refuse_duplicates();
+        for error in &mut outcome.errors {
             error.fill_source_lines(source);
         }
+        outcome
     }
 
     /// Keeps the first of each name and makes the others errors that name both places.
@@ -235,57 +278,31 @@ fn with_questions(closure: Arc<[Question]>, asked: Vec<Question>) -> Arc<[Questi
     all.into()
 }
 
-/// The digests of the folders that jobs name, each packed once.
-struct Packages<'a> {
-    source: &'a Source,
-    digests: BTreeMap<String, Result<Digest, Arc<PackageError>>>,
-}
-
-impl<'a> Packages<'a> {
-    fn of(source: &'a Source) -> Packages<'a> {
-        Packages {
-            source,
-            digests: BTreeMap::new(),
+/// Fills in the digests of a job's packages; returns what is wrong with them.
+fn resolve_packages(
+    tree: &Snapshot<'_>,
+    spec: &mut JobSpec,
+    provenance: &Provenance,
+    file: &str,
+    asked: &mut Vec<Question>,
+) -> Vec<SpecError> {
+    let mut errors = Vec::new();
+    for package in &mut spec.packages {
+        let written = std::mem::take(&mut package.path.0);
+        let folder = from_root(&written, file);
+        package.path.0.clone_from(&folder);
+        let digest = tree.package(&folder);
+        asked.push(Question {
+            kind: QuestionKind::Package,
+            path: folder.clone(),
+            answer_hash: digest.as_ref().ok().map(|digest| digest.0.clone()),
+        });
+        match digest {
+            Ok(digest) => package.digest = digest,
+            Err(cause) => errors.push(unpackable(&cause, &written, provenance, file)),
         }
     }
-
-    /// Fills in the digests of a job's packages; returns what is wrong with them.
-    fn resolve(
-        &mut self,
-        spec: &mut JobSpec,
-        provenance: &Provenance,
-        file: &str,
-        asked: &mut Vec<Question>,
-    ) -> Vec<SpecError> {
-        let mut errors = Vec::new();
-        for package in &mut spec.packages {
-            let written = std::mem::take(&mut package.path.0);
-            let folder = from_root(&written, file);
-            package.path.0.clone_from(&folder);
-            let digest = self.digest(&folder);
-            asked.push(Question {
-                kind: QuestionKind::Package,
-                path: folder.clone(),
-                answer_hash: digest.as_ref().ok().map(|digest| digest.0.clone()),
-            });
-            match digest {
-                Ok(digest) => package.digest = digest,
-                Err(cause) => errors.push(unpackable(&cause, &written, provenance, file)),
-            }
-        }
-        errors
-    }
-
-    fn digest(&mut self, folder: &str) -> Result<Digest, Arc<PackageError>> {
-        if let Some(known) = self.digests.get(folder) {
-            return known.clone();
-        }
-        let found = package::pack(self.source, folder)
-            .map(|package| package.digest)
-            .map_err(Arc::new);
-        self.digests.insert(folder.to_owned(), found.clone());
-        found
-    }
+    errors
 }
 
 /// A package's path as its author wrote it, from the folder of the spec or after `//` from the root.

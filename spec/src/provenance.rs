@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tw_model::{Decoder, FieldPath, JobSpec, Location};
 
 use crate::Frame;
 
 /// Where the values of one job were written. Paths are those of `tw eval`'s JSON.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     /// Path → where the value was written; for an object, where it was made.
     spans: BTreeMap<String, Location>,

@@ -1,15 +1,22 @@
 //! Where specs are read from: a work tree, or a git revision without a checkout.
 
+mod ignore;
 pub(crate) mod path;
 mod revision;
+mod scan;
+mod snapshot;
 mod work_tree;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
 use git2::Repository;
+use serde::{Deserialize, Serialize};
 
+use crate::Cache;
 use revision::Revision;
+pub(crate) use scan::Folder;
+pub(crate) use snapshot::{Hash, Snapshot};
 use work_tree::WorkTree;
 
 /// The most bytes a file may have that a spec reads.
@@ -48,7 +55,7 @@ pub enum SourceError {
 }
 
 /// What a name in a folder stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntryKind {
     File { executable: bool },
     Folder,
@@ -107,6 +114,21 @@ impl Source {
         Ok(Source { root, tree })
     }
 
+    /// Lets the source use what an earlier look at the same work tree has left in `cache`, and leave its own.
+    pub fn with_cache(self, cache: &Arc<Cache>) -> Source {
+        if let Tree::WorkTree(tree) = &self.tree {
+            tree.use_cache(cache);
+        }
+        self
+    }
+
+    /// Leaves what was seen of a work tree in the cache, if there is one and anything was new.
+    pub(crate) fn remember(&self) {
+        if let Tree::WorkTree(tree) = &self.tree {
+            tree.remember();
+        }
+    }
+
     /// The repository's root on disk, or outside git the folder given.
     pub fn root(&self) -> &Path {
         &self.root
@@ -141,6 +163,52 @@ impl Source {
         match &self.tree {
             Tree::WorkTree(tree) => tree.list(path),
             Tree::Revision(tree) => tree.list(path),
+        }
+    }
+
+    /// The names in a folder, ignored ones included; none if there is no folder at `path`. Whether a link on the
+    /// way leads out of the root is not looked at.
+    pub(crate) fn folder(&self, path: &str) -> Result<Option<Arc<Folder>>, SourceError> {
+        match &self.tree {
+            Tree::WorkTree(tree) => tree.folder(path),
+            Tree::Revision(tree) => tree.folder(path),
+        }
+    }
+
+    /// The contents of the file at `path`, and their hash. Whether a link on the way leads out of the root is not
+    /// looked at.
+    pub(crate) fn file(&self, path: &str) -> Result<Option<(Vec<u8>, Hash)>, SourceError> {
+        match &self.tree {
+            Tree::WorkTree(tree) => tree.file(path),
+            Tree::Revision(tree) => Ok(tree.read(path)?.map(|bytes| {
+                let hash = *blake3::hash(&bytes).as_bytes();
+                (bytes, hash)
+            })),
+        }
+    }
+
+    /// The hash of the file at `path`, if it is known without reading the file.
+    pub(crate) fn known_hash(&self, path: &str) -> Option<Hash> {
+        match &self.tree {
+            Tree::WorkTree(tree) => tree.known_hash(path),
+            Tree::Revision(_) => None,
+        }
+    }
+
+    /// The id of the root's git tree; none for a work tree.
+    pub(crate) fn root_tree(&self) -> Option<git2::Oid> {
+        match &self.tree {
+            Tree::WorkTree(_) => None,
+            Tree::Revision(revision) => Some(revision.tree),
+        }
+    }
+
+    /// The paths that differ from another root tree of the same repository; none for a work tree, or if that
+    /// tree is not there any more.
+    pub(crate) fn paths_changed_since(&self, root_tree: git2::Oid) -> Option<Vec<String>> {
+        match &self.tree {
+            Tree::WorkTree(_) => None,
+            Tree::Revision(revision) => revision.paths_changed_since(root_tree),
         }
     }
 
@@ -231,12 +299,15 @@ impl Source {
     }
 
     fn specs_below(&self, folder: &str, found: &mut Vec<String>) -> Result<(), SourceError> {
-        for entry in self.list(folder)?.unwrap_or_default() {
-            let path = path::join(folder, &entry.name);
-            match entry.kind {
-                _ if entry.name.starts_with('.') => {}
-                EntryKind::Folder => self.specs_below(&path, found)?,
-                EntryKind::File { .. } if entry.name.ends_with(".tw") => found.push(path),
+        let Some(names) = self.folder(folder)? else {
+            return Ok(());
+        };
+        for named in names.names.iter().filter(|named| !named.is_ignored) {
+            let path = || path::join(folder, &named.name);
+            match named.kind {
+                _ if named.name.starts_with('.') => {}
+                EntryKind::Folder => self.specs_below(&path(), found)?,
+                EntryKind::File { .. } if named.name.ends_with(".tw") => found.push(path()),
                 EntryKind::File { .. } | EntryKind::Symlink => {}
             }
         }

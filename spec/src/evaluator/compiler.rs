@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
@@ -16,6 +16,8 @@ use serde_json::json;
 use super::EvalConfig;
 use super::frame::Frames;
 use super::zygote::{Request, Zygote};
+use crate::cache::{Identity, Key};
+use crate::source::Hash;
 
 /// Files that one child compiles.
 const FILES_PER_CHILD_MAX: usize = 256;
@@ -34,11 +36,13 @@ pub(super) type Code = Option<Arc<[u8]>>;
 pub(super) struct Compiler {
     idle: Mutex<Vec<Job>>,
     kept: Mutex<Kept>,
+    /// What the code is kept under in the cache.
+    pub(super) identity: OnceLock<Identity>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
-    codes: HashMap<blake3::Hash, Code>,
+    codes: HashMap<Hash, Code>,
     bytes: usize,
 }
 
@@ -58,7 +62,7 @@ impl Compiler {
         zygote: &Zygote,
         config: &EvalConfig,
         content: &[u8],
-        hash: blake3::Hash,
+        hash: Hash,
         keep: Keep,
     ) -> Code {
         if keep == Keep::Module
@@ -66,14 +70,35 @@ impl Compiler {
         {
             return code.clone();
         }
-        let code = self.compile(zygote, config, content);
+        let code = self.found_or_made(zygote, config, content, &hash);
         if keep == Keep::Module {
             self.keep(hash, &code);
         }
         code
     }
 
-    fn keep(&self, hash: blake3::Hash, code: &Code) {
+    fn found_or_made(
+        &self,
+        zygote: &Zygote,
+        config: &EvalConfig,
+        content: &[u8],
+        hash: &Hash,
+    ) -> Code {
+        let Some((cache, identity)) = config.cache.as_ref().zip(self.identity.get()) else {
+            return self.compile(zygote, config, content);
+        };
+        let key = Key::new("code", &[identity.as_bytes(), hash]);
+        if let Some(code) = cache.get(&key) {
+            return Some(code.into());
+        }
+        let code = self.compile(zygote, config, content);
+        if let Some(code) = &code {
+            cache.put(key, code.to_vec());
+        }
+        code
+    }
+
+    fn keep(&self, hash: Hash, code: &Code) {
         let mut kept = lock(&self.kept);
         let bytes = code.as_ref().map_or(0, |code| code.len());
         if kept.bytes + bytes <= KEPT_BYTES_MAX && kept.codes.insert(hash, code.clone()).is_none() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use serde_json::{Value, json};
+use tw_model::Code;
 
 use super::compiler::{Code as Compiled, Compiler, Keep};
 use super::ending::{self, Status};
@@ -17,7 +18,7 @@ use super::said::{self, Said, SaidError};
 use super::zygote::{Request, Zygote};
 use super::{Answers, Detail, EvalConfig, Evaluation, Question, QuestionKind, Work};
 use crate::SpecError;
-use crate::source::{EntryKind, Source, SourceError};
+use crate::source::{Hash, Snapshot, SourceError};
 
 /// How long to wait for a sign of a zygote that should have killed its child.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -28,9 +29,9 @@ const PATH_BYTES_MAX: usize = 4096;
 
 /// Has the file run and serves the child until it ends; none if the zygote is gone, in which case the
 /// request may be made again to another one.
-pub(super) fn run(means: Means<'_>, source: &Source, work: Work<'_>) -> Option<Evaluation> {
+pub(super) fn run(means: Means<'_>, tree: &Snapshot<'_>, work: Work<'_>) -> Option<Evaluation> {
     let (child, status) = start(means, work).ok()?;
-    let mut session = Session::new(Some(means), source, work);
+    let mut session = Session::new(Some(means), tree, work);
     match session.serve(&mut Frames::new(child)) {
         Err(SaidError::Io(_)) | Ok(None) => {
             let status = Status::at_the_end(status)?;
@@ -43,9 +44,9 @@ pub(super) fn run(means: Means<'_>, source: &Source, work: Work<'_>) -> Option<E
 }
 
 /// Understands a recorded conversation as [`run`] would: `said` is everything the child sent.
-pub(super) fn replay(source: &Source, work: Work<'_>, said: &[u8]) -> Evaluation {
+pub(super) fn replay(tree: &Snapshot<'_>, work: Work<'_>, said: &[u8]) -> Evaluation {
     let (config, status) = (EvalConfig::default(), Status::default());
-    let mut session = Session::new(None, source, work);
+    let mut session = Session::new(None, tree, work);
     match session.serve(&mut Frames::new(Recorded(said))) {
         Err(SaidError::Io(_)) | Ok(None) => session.ended(&status, &config),
         Ok(Some(last)) => session.concluded(Ok(last), &status, &config),
@@ -102,20 +103,23 @@ fn start(means: Means<'_>, work: Work<'_>) -> io::Result<(UnixStream, OwnedFd)> 
 struct Session<'a> {
     /// None when a recorded conversation is replayed; files are then not compiled.
     means: Option<Means<'a>>,
-    source: &'a Source,
+    tree: &'a Snapshot<'a>,
     path: &'a str,
     answers: Option<&'a dyn Answers>,
-    asked: BTreeMap<(QuestionKind, String), Option<String>>,
+    asked: BTreeMap<(QuestionKind, String), Option<Hash>>,
+    /// Whether the source could answer everything.
+    is_answered: bool,
 }
 
 impl<'a> Session<'a> {
-    fn new(means: Option<Means<'a>>, source: &'a Source, work: Work<'a>) -> Session<'a> {
+    fn new(means: Option<Means<'a>>, tree: &'a Snapshot<'a>, work: Work<'a>) -> Session<'a> {
         Session {
             means,
-            source,
+            tree,
             path: work.path,
             answers: work.answers,
             asked: BTreeMap::new(),
+            is_answered: true,
         }
     }
 
@@ -152,7 +156,7 @@ impl<'a> Session<'a> {
             "module" => self.module(path),
             _ => match self.answers {
                 Some(answers) => Ok(answers.answer(ask, path).map(|content| Found {
-                    content: Some(content),
+                    content: Some(content.into()),
                     ..Found::new("answer", path)
                 })),
                 None => return Err(SaidError::UnknownQuestion(ask.chars().take(80).collect())),
@@ -161,7 +165,10 @@ impl<'a> Session<'a> {
         let (head, found) = match answer {
             Ok(None) => (json!({ "found": null }), None),
             Ok(Some(found)) => (found.head(), Some(found)),
-            Err(cause) => (json!({ "error": describe(&cause) }), None),
+            Err(cause) => {
+                self.is_answered = false;
+                (json!({ "error": describe(&cause) }), None)
+            }
         };
         let content = found.as_ref().and_then(|found| found.content.as_deref());
         let code = found.as_ref().and_then(|found| found.code.as_deref());
@@ -198,49 +205,32 @@ impl<'a> Session<'a> {
     }
 
     fn read(&mut self, path: &str) -> Result<Option<Found>, SourceError> {
-        let content = self.source.read(path)?;
-        let hash = content.as_deref().map(blake3::hash);
+        let file = self.tree.read(path)?;
         self.asked.insert(
             (QuestionKind::Read, path.to_owned()),
-            hash.map(|hash| hash.to_hex().to_string()),
+            file.as_ref().map(|file| file.hash),
         );
-        Ok(content.map(|content| Found {
-            hash,
-            content: Some(content),
+        Ok(file.map(|file| Found {
+            hash: Some(file.hash),
+            content: Some(file.content),
             ..Found::new("file", path)
         }))
     }
 
     fn list(&mut self, path: &str) -> Result<Option<Found>, SourceError> {
-        let entries = self.source.list(path)?;
-        let listing = entries.map(|entries| {
-            let line = |entry: crate::Entry| match entry.kind {
-                EntryKind::Folder => entry.name + "/\n",
-                EntryKind::File { .. } | EntryKind::Symlink => entry.name + "\n",
-            };
-            entries
-                .into_iter()
-                .map(line)
-                .collect::<String>()
-                .into_bytes()
-        });
-        let hash = listing
-            .as_deref()
-            .map(|listing| blake3::hash(listing).to_hex().to_string());
+        let listing = self.tree.list(path)?;
+        let hash = listing.as_deref().map(hash_of);
         self.asked
             .insert((QuestionKind::List, path.to_owned()), hash);
         Ok(listing.map(|content| Found {
-            content: Some(content),
+            content: Some(content.into()),
             ..Found::new("folder", path)
         }))
     }
 
     fn exists(&mut self, path: &str) -> Result<Option<Found>, SourceError> {
-        let what = self.source.kind(path)?.map(|kind| match kind {
-            EntryKind::Folder => "folder",
-            EntryKind::File { .. } | EntryKind::Symlink => "file",
-        });
-        let hash = what.map(|what| blake3::hash(what.as_bytes()).to_hex().to_string());
+        let what = self.tree.what(path)?;
+        let hash = what.map(|what| hash_of(what.as_bytes()));
         self.asked
             .insert((QuestionKind::Exists, path.to_owned()), hash);
         Ok(what.map(|what| Found::new(what, path)))
@@ -309,18 +299,19 @@ impl<'a> Session<'a> {
         if !was_read(&error.file) {
             error = SpecError::of_file(error.code, self.path, error.message, error.hint);
         }
-        error.fill_source_lines(self.source);
+        error.fill_source_lines(self.tree.source);
         self.evaluation(Some(error))
     }
 
     fn evaluation(self, error: Option<SpecError>) -> Evaluation {
+        let is_repeatable = self.is_answered && error.as_ref().is_none_or(is_repeatable);
         let closure = self
             .asked
             .into_iter()
             .map(|((kind, path), answer_hash)| Question {
                 kind,
                 path,
-                answer_hash,
+                answer_hash: answer_hash.map(|hash| blake3::Hash::from(hash).to_hex().to_string()),
             })
             .collect::<Arc<[Question]>>();
         Evaluation {
@@ -329,16 +320,29 @@ impl<'a> Session<'a> {
             closure,
             output: String::new(),
             error,
+            is_repeatable,
         }
     }
+}
+
+/// Whether a mistake is the spec's, and not that of the machine at the time.
+fn is_repeatable(error: &SpecError) -> bool {
+    !matches!(
+        error.code,
+        Code::SpecTimeout | Code::SpecMemory | Code::SpecCrash
+    )
+}
+
+fn hash_of(bytes: &[u8]) -> Hash {
+    *blake3::hash(bytes).as_bytes()
 }
 
 /// Something a question found.
 struct Found {
     what: &'static str,
     path: String,
-    content: Option<Vec<u8>>,
-    hash: Option<blake3::Hash>,
+    content: Option<Arc<[u8]>>,
+    hash: Option<Hash>,
     code: Compiled,
 }
 
@@ -358,7 +362,7 @@ impl Found {
         json!({
             "found": self.what,
             "path": self.path,
-            "content_bytes": self.content.as_ref().map_or(0, Vec::len),
+            "content_bytes": self.content.as_ref().map_or(0, |content| content.len()),
             "code_bytes": self.code.as_ref().map_or(0, |code| code.len()),
         })
     }

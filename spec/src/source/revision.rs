@@ -1,9 +1,10 @@
 //! The files as a commit has them, read from git's objects.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use git2::{ObjectType, Oid, Repository, Tree};
 
+use super::scan::{Folder, Named};
 use super::{Entry, EntryKind, FILE_BYTES_MAX, SourceError, path};
 
 const MODE_EXECUTABLE: i32 = 0o100_755;
@@ -14,7 +15,7 @@ const LINKS_MAX: usize = 40;
 pub(super) struct Revision {
     repository: Mutex<Repository>,
     pub(super) commit: Oid,
-    tree: Oid,
+    pub(super) tree: Oid,
 }
 
 impl std::fmt::Debug for Revision {
@@ -106,6 +107,38 @@ impl Revision {
         let mut entries: Vec<Entry> = tree.iter().filter_map(|entry| entry_of(&entry)).collect();
         entries.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(Some(entries))
+    }
+
+    pub(super) fn folder(&self, path: &str) -> Result<Option<Arc<Folder>>, SourceError> {
+        let repository = self.lock();
+        let Some(found) = self
+            .find(&repository, path)?
+            .filter(|found| found.is_folder)
+        else {
+            return Ok(None);
+        };
+        let tree = repository.find_tree(found.id)?;
+        let mut names: Vec<Named> = tree.iter().filter_map(|entry| named(&entry)).collect();
+        names.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(Some(Arc::new(Folder { names })))
+    }
+
+    pub(super) fn paths_changed_since(&self, root_tree: Oid) -> Option<Vec<String>> {
+        let repository = self.lock();
+        let before = repository.find_tree(root_tree).ok()?;
+        let now = repository.find_tree(self.tree).ok()?;
+        let mut options = git2::DiffOptions::new();
+        options.include_typechange(true).skip_binary_check(true);
+        let diff = repository
+            .diff_tree_to_tree(Some(&before), Some(&now), Some(&mut options))
+            .ok()?;
+        let sides = diff
+            .deltas()
+            .flat_map(|delta| [delta.old_file().path_bytes(), delta.new_file().path_bytes()]);
+        let paths = sides
+            .flatten()
+            .map(|path| String::from_utf8_lossy(path).into_owned());
+        Some(paths.collect())
     }
 
     pub(super) fn kind(&self, path: &str) -> Result<Option<EntryKind>, SourceError> {
@@ -225,5 +258,15 @@ fn entry_of(entry: &git2::TreeEntry<'_>) -> Option<Entry> {
     Some(Entry {
         name: entry.name().ok()?.to_owned(),
         kind: found.kind(),
+    })
+}
+
+fn named(entry: &git2::TreeEntry<'_>) -> Option<Named> {
+    let Entry { name, kind } = entry_of(entry)?;
+    Some(Named {
+        name,
+        kind,
+        is_ignored: false,
+        id: entry.id().as_bytes().try_into().ok(),
     })
 }

@@ -4,15 +4,22 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use git2::Repository;
 
-use super::{Entry, EntryKind, FILE_BYTES_MAX, SourceError, path};
+use super::ignore::Ignore;
+use super::scan::{Folder, KnownFile, KnownFolder, Named, Scan, Stamp};
+use super::{Entry, EntryKind, FILE_BYTES_MAX, Hash, SourceError, path};
+use crate::Cache;
+use crate::cache::Key;
 
 pub(super) struct WorkTree {
     root: PathBuf,
     repository: Option<Mutex<Repository>>,
+    ignore: Ignore,
+    scan: Mutex<Scan>,
+    cache: OnceLock<Arc<Cache>>,
 }
 
 impl std::fmt::Debug for WorkTree {
@@ -26,9 +33,127 @@ impl std::fmt::Debug for WorkTree {
 impl WorkTree {
     pub(super) fn new(root: PathBuf, repository: Option<Repository>) -> WorkTree {
         WorkTree {
+            ignore: Ignore::of(repository.as_ref()),
             root,
             repository: repository.map(Mutex::new),
+            scan: Mutex::default(),
+            cache: OnceLock::new(),
         }
+    }
+
+    /// Takes over what an earlier look has left in the cache.
+    pub(super) fn use_cache(&self, cache: &Arc<Cache>) {
+        if self.cache.set(Arc::clone(cache)).is_ok()
+            && let Some(known) = cache.get(&self.key())
+            && let Ok(known) = postcard::from_bytes(&known)
+        {
+            *self.scan() = known;
+        }
+    }
+
+    pub(super) fn remember(&self) {
+        let mut scan = self.scan();
+        let Some(cache) = self.cache.get().filter(|_| scan.is_new) else {
+            return;
+        };
+        scan.tidy(&self.root);
+        if let Ok(known) = postcard::to_stdvec(&*scan) {
+            cache.put(self.key(), known);
+        }
+        scan.is_new = false;
+    }
+
+    fn key(&self) -> Key {
+        Key::new("work tree", &[self.root.as_os_str().as_encoded_bytes()])
+    }
+
+    fn scan(&self) -> MutexGuard<'_, Scan> {
+        self.scan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The names in a folder. They are read from disk unless the folder's stamp is known.
+    pub(super) fn folder(&self, path: &str) -> Result<Option<Arc<Folder>>, SourceError> {
+        if leads_nowhere(path) {
+            return Ok(None);
+        }
+        let place = self.root.join(path);
+        let stamp = match fs::metadata(&place) {
+            Ok(found) if found.is_dir() => Stamp::of(&found),
+            Ok(_) => return Ok(None),
+            Err(cause) if is_absence(&cause) => return Ok(None),
+            Err(cause) => return Err(io_error(path, cause)),
+        };
+        let mut scan = self.scan();
+        let rules = self.ignore.rules(&mut scan.rules, &self.root, path);
+        if let Some(known) = scan.folders.get(path)
+            && known.stamp == stamp
+            && known.rules == rules
+            && (known.index == 0 || known.index == self.ignore.index())
+        {
+            return Ok(Some(Arc::clone(&known.folder)));
+        }
+        drop(scan);
+        let folder = Arc::new(self.read_folder(path, &place, rules)?);
+        let mut scan = self.scan();
+        if stamp.is_settled() {
+            let has_ignored = folder.names.iter().any(|named| named.is_ignored);
+            let known = KnownFolder {
+                stamp,
+                rules,
+                index: if has_ignored { self.ignore.index() } else { 0 },
+                folder: Arc::clone(&folder),
+            };
+            scan.folders.insert(path.to_owned(), known);
+            scan.is_new = true;
+        }
+        Ok(Some(folder))
+    }
+
+    fn read_folder(&self, path: &str, place: &Path, rules: u64) -> Result<Folder, SourceError> {
+        let mut names = Vec::new();
+        for found in fs::read_dir(place).map_err(|cause| io_error(path, cause))? {
+            let found = found.map_err(|cause| io_error(path, cause))?;
+            let Ok(name) = found.file_name().into_string() else {
+                continue;
+            };
+            let metadata = match found.metadata() {
+                Ok(metadata) => metadata,
+                Err(cause) if is_absence(&cause) => continue,
+                Err(cause) => return Err(io_error(path, cause)),
+            };
+            if let Some(kind) = kind_of(&metadata).filter(|_| name != ".git") {
+                let is_ignored = rules != 0 && self.is_ignored(&path::join(path, &name));
+                names.push(Named {
+                    name,
+                    kind,
+                    is_ignored,
+                    id: None,
+                });
+            }
+        }
+        names.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(Folder { names })
+    }
+
+    /// The contents of a file and their hash, which is remembered with the file's stamp.
+    pub(super) fn file(&self, path: &str) -> Result<Option<(Vec<u8>, Hash)>, SourceError> {
+        let before = Stamp::at(&self.root.join(path));
+        let Some(bytes) = self.read_at(path, &self.root.join(path))? else {
+            return Ok(None);
+        };
+        let hash = *blake3::hash(&bytes).as_bytes();
+        if let Some(stamp) = before.filter(Stamp::is_settled) {
+            let mut scan = self.scan();
+            scan.files
+                .insert(path.to_owned(), KnownFile { stamp, hash });
+            scan.is_new = true;
+        }
+        Ok(Some((bytes, hash)))
+    }
+
+    pub(super) fn known_hash(&self, path: &str) -> Option<Hash> {
+        let known = *self.scan().files.get(path)?;
+        (Stamp::at(&self.root.join(path))? == known.stamp).then_some(known.hash)
     }
 
     pub(super) fn with_repository<T>(&self, ask: impl FnOnce(&Repository) -> T) -> Option<T> {
@@ -44,49 +169,42 @@ impl WorkTree {
         let Some(real) = self.real(path)? else {
             return Ok(None);
         };
-        let failed = |cause| SourceError::Io {
-            path: path.to_owned(),
-            cause,
+        self.read_at(path, &real)
+    }
+
+    fn read_at(&self, path: &str, place: &Path) -> Result<Option<Vec<u8>>, SourceError> {
+        let metadata = match fs::metadata(place) {
+            Ok(metadata) if metadata.is_file() => metadata,
+            Ok(_) => return Ok(None),
+            Err(cause) if is_absence(&cause) => return Ok(None),
+            Err(cause) => return Err(io_error(path, cause)),
         };
-        let metadata = fs::metadata(&real).map_err(failed)?;
-        if !metadata.is_file() {
-            return Ok(None);
-        }
         if metadata.len() > FILE_BYTES_MAX {
             return Err(SourceError::TooLarge {
                 path: path.to_owned(),
                 bytes: metadata.len(),
             });
         }
-        fs::read(&real).map(Some).map_err(failed)
+        let read = fs::read(place).map(Some);
+        read.map_err(|cause| io_error(path, cause))
     }
 
     pub(super) fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, SourceError> {
         let Some(real) = self.real(path)? else {
             return Ok(None);
         };
-        if !real.is_dir() {
+        let Some(inside) = real.strip_prefix(&self.root).ok().and_then(Path::to_str) else {
             return Ok(None);
-        }
-        let failed = |cause| SourceError::Io {
-            path: path.to_owned(),
-            cause,
         };
-        let mut entries = Vec::new();
-        for found in fs::read_dir(&real).map_err(failed)? {
-            let found = found.map_err(failed)?;
-            let Ok(name) = found.file_name().into_string() else {
-                continue;
-            };
-            let kind = kind_of(&found.metadata().map_err(failed)?);
-            if let Some(kind) =
-                kind.filter(|_| name != ".git" && !self.is_ignored(&path::join(path, &name)))
-            {
-                entries.push(Entry { name, kind });
-            }
-        }
-        entries.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(Some(entries))
+        let Some(folder) = self.folder(inside)? else {
+            return Ok(None);
+        };
+        let names = folder.names.iter().filter(|named| !named.is_ignored);
+        let entries = names.map(|named| Entry {
+            name: named.name.clone(),
+            kind: named.kind,
+        });
+        Ok(Some(entries.collect()))
     }
 
     pub(super) fn kind(&self, path: &str) -> Result<Option<EntryKind>, SourceError> {
@@ -113,7 +231,7 @@ impl WorkTree {
 
     /// Follows links; none if nothing is there, an error if the way leaves the root.
     fn real(&self, path: &str) -> Result<Option<PathBuf>, SourceError> {
-        if path.split('/').any(|part| part == ".git" || part == "..") || path.contains('\0') {
+        if leads_nowhere(path) {
             return Ok(None);
         }
         match self.root.join(path).canonicalize() {
@@ -141,6 +259,18 @@ impl WorkTree {
             ignored && !tracked()
         };
         self.with_repository(ask).unwrap_or(false)
+    }
+}
+
+/// Whether a path goes where specs see nothing: git's own folder, or out.
+fn leads_nowhere(path: &str) -> bool {
+    path.split('/').any(|part| part == ".git" || part == "..") || path.contains('\0')
+}
+
+fn io_error(path: &str, cause: io::Error) -> SourceError {
+    SourceError::Io {
+        path: path.to_owned(),
+        cause,
     }
 }
 
