@@ -279,6 +279,7 @@ pub(crate) fn assignment(name: &str, spec: Value) -> Assignment {
             reason: String::new(),
             not_before: None,
             restarts: 0,
+            comes_back: false,
             failures: 0,
             created_at: Timestamp(0),
             started_at: None,

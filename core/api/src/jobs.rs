@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    Capacity, Endpoint, EventRecord, Exit, JobId, JobSpec, MachineFacts, MachineId, MachineState,
-    Name, PolicyReport, RolloutState, SourceRef, TaskId, TaskState, TaskUsage, Timestamp, Version,
+    Capacity, DrainRecord, Endpoint, EventRecord, Exit, JobId, JobSpec, MachineFacts, MachineId,
+    MachineState, Name, PolicyReport, RolloutState, SourceRef, TaskId, TaskState, TaskUsage,
+    Timestamp, Version,
 };
 
 /// A job as it was evaluated.
@@ -163,6 +164,36 @@ pub struct MachineStatus {
     /// Whether its agent holds a stream now.
     pub connected: bool,
     pub changed_at: Timestamp,
+    /// Set while it is to be emptied, and kept empty.
+    #[serde(default)]
+    pub drain: Option<DrainRecord>,
+}
+
+/// `POST /v1/drain`: machines are to be emptied, or to take tasks again; all of them, or none.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]
+pub enum DrainRequest {
+    Begin {
+        machines: Vec<MachineId>,
+        /// In words for people.
+        #[serde(default)]
+        reason: String,
+        /// After so long they are empty, whatever it takes.
+        #[serde(default)]
+        within_ms: Option<u64>,
+    },
+    End {
+        machines: Vec<MachineId>,
+    },
+}
+
+/// The answer to [`DrainRequest`], once it is durable.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DrainReply {
+    pub version: u32,
+    pub machines: Vec<MachineId>,
+    /// How many tasks were there.
+    pub tasks: u32,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

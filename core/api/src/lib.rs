@@ -17,10 +17,10 @@ pub use agent::{
 pub use client::{Client, ClientError, Connection, Endpoint as ApiEndpoint, EventStream};
 pub use error::ErrorBody;
 pub use jobs::{
-    AppliedJob, ApplyReply, ApplyRequest, EventsReply, HealthReply, JobStatus, JobSummary,
-    JobsReply, MachineStatus, MachinesReply, PackageReply, PlanRequest, Reserved, RolloutReply,
-    RolloutRequest, RolloutStatus, ServicesReply, SpecReply, SubmittedJob, TaskStatus, UsageReply,
-    VersionSummary,
+    AppliedJob, ApplyReply, ApplyRequest, DrainReply, DrainRequest, EventsReply, HealthReply,
+    JobStatus, JobSummary, JobsReply, MachineStatus, MachinesReply, PackageReply, PlanRequest,
+    Reserved, RolloutReply, RolloutRequest, RolloutStatus, ServicesReply, SpecReply, SubmittedJob,
+    TaskStatus, UsageReply, VersionSummary,
 };
 pub use session::{
     ExecRequest, Frame, FrameError, FrameKind, LogLine, LogsRequest, SESSION_PROTOCOL,

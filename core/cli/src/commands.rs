@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod controller;
 pub(crate) mod dev;
 pub(crate) mod diff;
+pub(crate) mod drain;
 pub(crate) mod eval;
 pub(crate) mod events;
 pub(crate) mod exec;

@@ -121,6 +121,7 @@ pub(crate) fn machine(view: &View, row: &MachineRecord, connected: bool) -> Mach
         tasks: u32::try_from(live.len()).unwrap_or(u32::MAX),
         connected,
         changed_at: row.changed_at,
+        drain: row.drain.clone(),
     }
 }
 

@@ -28,6 +28,7 @@ mod version;
 pub use author::{Decoder, Location, Problem, nearest};
 pub use change::{Change, ChangeKind, JobChange, diff_jobs};
 pub use code::{Code, CodeInfo};
+pub use duration::DurationError;
 pub use effect::Effect;
 pub use id::{DEFAULT_NAMESPACE, IdError, Incarnation, JobId, MachineId, Name, TaskId, Version};
 pub use job::*;

@@ -200,6 +200,9 @@ pub struct TaskRecord {
     pub reason: String,
     /// No start before this moment.
     pub not_before: Option<Timestamp>,
+    /// Asked to end here only to run elsewhere: the next task of the index is as this one was, also in an update.
+    #[serde(default)]
+    pub comes_back: bool,
     /// Starts of this index that were not asked for: failures and lost machines, not updates.
     pub restarts: u32,
     /// Failures in a row, for the backoff.
@@ -249,6 +252,28 @@ pub struct MachineRecord {
     pub registered_at: Timestamp,
     /// When `state` last changed.
     pub changed_at: Timestamp,
+    /// Set while it is to be emptied, and kept empty.
+    #[serde(default)]
+    pub drain: Option<DrainRecord>,
+}
+
+impl MachineRecord {
+    /// Whether tasks may be placed there.
+    pub fn takes_tasks(&self) -> bool {
+        self.state == MachineState::Up && self.drain.is_none()
+    }
+}
+
+/// Why and until when a machine is emptied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRecord {
+    /// In words for people; may be empty.
+    pub reason: String,
+    pub by: String,
+    pub since: Timestamp,
+    /// When it is empty, whatever it takes.
+    pub deadline: Option<Timestamp>,
 }
 
 /// What a machine says of itself beside its capacity.

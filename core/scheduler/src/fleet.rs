@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tw_model::{Bytes, Cores, JobSpec, MachineId, MachineRecord, MachineState, TaskId};
+use tw_model::{Bytes, Cores, JobSpec, MachineId, MachineRecord, TaskId};
 
 use crate::index::Index;
 use crate::seed;
@@ -121,7 +121,7 @@ pub(crate) fn empty_room(row: &MachineRecord) -> Room {
         memory: capacity.memory.0 as i64,
         disk: capacity.disk.0 as i64,
         ports: ports.max(0),
-        up: row.state == MachineState::Up,
+        up: row.takes_tasks(),
         cpu_whole: capacity.cpu.0.max(1) as f64,
         memory_whole: capacity.memory.0.max(1) as f64,
     }

@@ -9,6 +9,7 @@ mod assignments;
 mod broker;
 mod dependency;
 mod draft;
+mod drain;
 mod dry_run;
 mod endpoints;
 mod escalate;
@@ -30,6 +31,7 @@ mod why;
 
 pub use assignments::{assignment, assignments};
 pub use broker::{Broker, TickMs};
+pub use drain::DrainOrder;
 pub use endpoints::{Service, endpoints, job_endpoints, serves};
 pub use fleet::Request;
 pub use plan::{

@@ -12,7 +12,7 @@ use crate::dependency;
 use crate::draft::Draft;
 use crate::fleet::Request;
 use crate::lifecycle::{self, Details, TaskEvent};
-use crate::{JobState, rollout, seed, why};
+use crate::{JobState, drain, rollout, seed, why};
 
 /// Brings one job closer to what is wanted of it, as far as that is possible now.
 pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
@@ -20,6 +20,7 @@ pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
     stop_surplus(draft, id);
     fill(draft, id);
     place_pending(draft, id);
+    drain::advance(draft, id);
     if rollout::advance(draft, id) {
         fill(draft, id);
         place_pending(draft, id);
@@ -163,11 +164,11 @@ pub(crate) fn missing_version(job: &JobState, index: u32) -> Option<Version> {
     let Some(last) = job.latest(index) else {
         return Some(job.row.version);
     };
-    let on_request = last.desired == Desired::Stop;
+    let on_request = last.desired == Desired::Stop && !last.comes_back;
     if !last.state.is_terminal() || exhausted(job, last) {
         return None;
     }
-    if last.state == TaskState::Done && !on_request {
+    if last.state == TaskState::Done && last.desired == Desired::Run {
         return None;
     }
     let state = job.row.rollout.as_ref().map(|rollout| rollout.state);
@@ -226,6 +227,7 @@ pub(crate) fn begin(draft: &mut Draft, id: &JobId, index: u32, version: Version)
         started_at: None,
         ended_at: None,
         exit: None,
+        comes_back: false,
     };
     let now = draft.now;
     edit(draft, id, |job| {

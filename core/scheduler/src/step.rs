@@ -9,6 +9,7 @@ use tw_model::{
 };
 
 use crate::draft::Draft;
+use crate::drain::{self, DrainOrder};
 use crate::lifecycle::{self, Details, TaskEvent, Transition};
 use crate::plan::{self, ExpectedPlan, JobPlan, Plan, Submission, SubmittedJob, Wanted};
 use crate::reconcile::{edit, reconcile, tell};
@@ -69,6 +70,12 @@ pub enum Event {
         epoch: u64,
         reports: Vec<TaskReport>,
     },
+    /// Someone wants machines to be emptied, or to take tasks again.
+    Drain {
+        machines: Vec<MachineId>,
+        order: DrainOrder,
+        by: String,
+    },
     /// A machine was silent for too long; see [`crate::Broker`].
     MachineLost { machine: MachineId },
     /// Time has passed. At least once a second, and at once after a recovery.
@@ -102,6 +109,10 @@ pub enum Reply {
     /// The order is carried out; this version is wanted now.
     Rollout {
         version: Version,
+    },
+    /// The order is carried out; so many tasks were there.
+    Drain {
+        tasks: u32,
     },
     /// The epoch of everything that the machine runs from now on.
     Registered {
@@ -192,6 +203,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
                 facts: facts.clone(),
                 registered_at: now,
                 changed_at: now,
+                drain: None,
             };
             register(&mut draft, row, reports)
         }
@@ -200,6 +212,11 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             epoch,
             reports,
         } => report(&mut draft, machine, *epoch, reports),
+        Event::Drain {
+            machines,
+            order,
+            by,
+        } => drain::order(&mut draft, machines, order, by),
         Event::MachineLost { machine } => {
             lose(&mut draft, machine);
             Reply::None
@@ -389,6 +406,7 @@ fn register(draft: &mut Draft, said: MachineRecord, reports: &[TaskReport]) -> R
         Some(known) => MachineRecord {
             epoch: known.epoch + u64::from(rebooted),
             registered_at: known.registered_at,
+            drain: known.drain,
             changed_at: match known.state == MachineState::Up && !rebooted {
                 true => known.changed_at,
                 false => draft.now,

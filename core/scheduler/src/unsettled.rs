@@ -43,7 +43,8 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
         loose |= row.machine.as_ref().is_some_and(|machine| {
             let host = state.machine(machine);
             host.is_none_or(|host| {
-                host.state == MachineState::Lost || host.epoch != row.machine_epoch
+                let leaves = host.drain.is_some() && row.desired == Desired::Run;
+                leaves || host.state == MachineState::Lost || host.epoch != row.machine_epoch
             })
         });
     }

@@ -7,7 +7,7 @@ use tw_model::{Bytes, Cores, MachineState};
 
 use crate::context::Context;
 use crate::table::Table;
-use crate::text::{GREEN, RED, painted};
+use crate::text::{GREEN, RED, YELLOW, painted};
 
 /// List the machines: capacity, what is given out, and whether they are there
 #[derive(Debug, clap::Args)]
@@ -30,10 +30,14 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         let of = |used: String, all: String| format!("{used}/{all}");
         table.row(vec![
             machine.id.to_string(),
-            match (machine.state, machine.connected) {
-                (MachineState::Up, true) => painted(GREEN, "up"),
-                (MachineState::Up, false) => painted(RED, "silent"),
-                (MachineState::Lost, _) => painted(RED, "lost"),
+            match (machine.state, machine.connected, &machine.drain) {
+                (MachineState::Lost, ..) => painted(RED, "lost"),
+                (MachineState::Up, false, _) => painted(RED, "silent"),
+                (MachineState::Up, true, None) => painted(GREEN, "up"),
+                (MachineState::Up, true, Some(_)) if machine.tasks == 0 => {
+                    painted(YELLOW, "drained")
+                }
+                (MachineState::Up, true, Some(_)) => painted(YELLOW, "draining"),
             },
             machine.tasks.to_string(),
             of(

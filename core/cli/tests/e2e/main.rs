@@ -11,3 +11,4 @@ mod mistakes;
 mod probe;
 mod repository;
 mod shapes;
+mod steering;

@@ -11,7 +11,7 @@ use tw_api::{
 };
 use tw_model::{Code, JobId, MachineId, PolicyReport, TaskReport, Version};
 use tw_scheduler::{
-    Decision, Event, ExpectedPlan, Plan, Reply as Decided, RolloutOrder, Submission,
+    Decision, DrainOrder, Event, ExpectedPlan, Plan, Reply as Decided, RolloutOrder, Submission,
 };
 
 use super::{Core, seed, tick_ms};
@@ -63,6 +63,12 @@ enum What {
         order: RolloutOrder,
         by: String,
         answer: Answer<Version>,
+    },
+    Drain {
+        machines: Vec<MachineId>,
+        order: DrainOrder,
+        by: String,
+        answer: Answer<u32>,
     },
 }
 
@@ -133,6 +139,22 @@ impl Driver {
         self.ask(|answer| What::Restart { job, by, answer }).await
     }
 
+    /// Has machines emptied, or lets them take tasks again. Returns how many tasks are there.
+    pub(crate) async fn drain(
+        &self,
+        machines: Vec<MachineId>,
+        order: DrainOrder,
+        by: String,
+    ) -> Result<u32, ErrorBody> {
+        self.ask(|answer| What::Drain {
+            machines,
+            order,
+            by,
+            answer,
+        })
+        .await
+    }
+
     /// Carries out an order about the update of a job. Returns the version that is wanted then.
     pub(crate) async fn rollout(
         &self,
@@ -191,6 +213,12 @@ impl Core {
                 by,
                 answer,
             } => self.rollout(job, order, by, answer),
+            What::Drain {
+                machines,
+                order,
+                by,
+                answer,
+            } => self.drain(machines, order, by, answer),
         }
     }
 }
@@ -293,6 +321,24 @@ impl Core {
         let decision = self.step(&Event::Rollout { job, order, by });
         self.settle(decision, answer, |reply| match reply {
             Decided::Rollout { version } => Ok(version),
+            other => Err(unexpected(other)),
+        });
+    }
+
+    fn drain(
+        &mut self,
+        machines: Vec<MachineId>,
+        order: DrainOrder,
+        by: String,
+        answer: Answer<u32>,
+    ) {
+        let decision = self.step(&Event::Drain {
+            machines,
+            order,
+            by,
+        });
+        self.settle(decision, answer, |reply| match reply {
+            Decided::Drain { tasks } => Ok(tasks),
             other => Err(unexpected(other)),
         });
     }

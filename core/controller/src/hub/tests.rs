@@ -89,6 +89,7 @@ fn machine(machine: usize, epoch: u64) -> Record {
         },
         registered_at: AT,
         changed_at: AT,
+        drain: None,
     })
 }
 
@@ -181,6 +182,7 @@ impl Play {
                 reason: String::new(),
                 not_before: None,
                 restarts: 0,
+                comes_back: false,
                 failures: 0,
                 created_at: AT,
                 started_at: None,

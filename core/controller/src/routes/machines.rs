@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, State};
-use tw_api::{MachinesReply, ServicesReply};
+use tw_api::{DrainReply, DrainRequest, MachinesReply, ServicesReply};
+use tw_model::Millis;
+use tw_scheduler::DrainOrder;
 
 use crate::app::App;
+use crate::caller::Caller;
 use crate::reply::{Answer, Reply, job_id, job_not_found, name};
 use crate::status::{self, SHAPE};
 
@@ -38,5 +42,30 @@ pub(super) async fn service(
     Ok(Reply(ServicesReply {
         version: SHAPE,
         endpoints: endpoints.ok_or_else(|| job_not_found(&id))?,
+    }))
+}
+
+pub(super) async fn drain(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Reply(request): Reply<DrainRequest>,
+) -> Answer<DrainReply> {
+    let (machines, order) = match request {
+        DrainRequest::Begin {
+            machines,
+            reason,
+            within_ms,
+        } => {
+            let within = within_ms.map(Millis);
+            (machines, DrainOrder::Begin { reason, within })
+        }
+        DrainRequest::End { machines } => (machines, DrainOrder::End),
+    };
+    let by = caller.to_string();
+    let tasks = app.driver.drain(machines.clone(), order, by).await?;
+    Ok(Reply(DrainReply {
+        version: SHAPE,
+        machines,
+        tasks,
     }))
 }

@@ -102,6 +102,7 @@ fn fleet(machines: u32) -> State {
             facts: MachineFacts::default(),
             registered_at: NOW,
             changed_at: NOW,
+            drain: None,
         }))
     });
     let rows: Vec<Op> = rows.collect();

@@ -259,6 +259,7 @@ fn record(number: usize, machine: &TraceMachines, scale: (f64, f64)) -> MachineR
             rack: machine.rack.clone(),
             ..MachineFacts::default()
         },
+        drain: None,
         registered_at: begin,
         changed_at: begin,
     }

@@ -1,0 +1,144 @@
+//! Empties machines for maintenance: nothing new is placed there, and what runs there goes elsewhere.
+//!
+//! A drain takes from the same budget as an update: a task leaves only while no more than `max_unavailable` tasks of
+//! its job are down, and only where another machine has room for it. Batch tasks are left to end by themselves. The
+//! deadline overrides all of that: it is kept, whoever is down, and early enough for the last task to end in peace.
+
+use std::collections::BTreeSet;
+
+use tw_model::{
+    Code, Desired, DrainRecord, JobId, Kind, MachineId, MachineRecord, Millis, TaskRecord,
+    Timestamp,
+};
+
+use crate::allocate::{Placer, View, Wish};
+use crate::draft::Draft;
+use crate::fleet::Request;
+use crate::lifecycle::{Details, TaskEvent};
+use crate::step::{Refusal, Reply};
+use crate::{JobState, reconcile, rollout};
+
+/// What is wanted of some machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DrainOrder {
+    /// They are to be emptied.
+    Begin {
+        /// In words for people.
+        reason: String,
+        /// After so long they are empty, whatever it takes.
+        within: Option<Millis>,
+    },
+    /// They take tasks again.
+    End,
+}
+
+/// Carries out an order on all of these machines, or on none.
+pub(crate) fn order(
+    draft: &mut Draft,
+    machines: &[MachineId],
+    order: &DrainOrder,
+    by: &str,
+) -> Reply {
+    let mut rows: Vec<MachineRecord> = Vec::new();
+    for machine in machines.iter().collect::<BTreeSet<_>>() {
+        match draft.machine(machine) {
+            Some(row) => rows.push(row.clone()),
+            None => {
+                return Reply::Refused(Refusal::new(
+                    Code::MachineNotFound,
+                    format!("there is no machine {machine}"),
+                    "`tw machines` lists all of them",
+                ));
+            }
+        }
+    }
+    let now = draft.now;
+    for mut row in rows {
+        row.drain = match order {
+            DrainOrder::Begin { reason, within } => Some(DrainRecord {
+                reason: reason.clone(),
+                by: by.to_owned(),
+                since: row.drain.as_ref().map_or(now, |drain| drain.since),
+                deadline: within.map(|within| now.plus(within)),
+            }),
+            DrainOrder::End => None,
+        };
+        draft.put_machine(row);
+    }
+    let machines: BTreeSet<&MachineId> = machines.iter().collect();
+    let tasks: Vec<TaskRecord> = machines
+        .into_iter()
+        .flat_map(|machine| draft.base().tasks_on(machine))
+        .cloned()
+        .collect();
+    let jobs: BTreeSet<JobId> = tasks.iter().map(|row| row.id.job.clone()).collect();
+    jobs.iter().for_each(|id| reconcile::reconcile(draft, id));
+    Reply::Drain {
+        tasks: tasks.len() as u32,
+    }
+}
+
+/// Asks tasks of a job to leave the machines that are being emptied, as far as they may now.
+pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
+    let Some(job) = draft.job(id).filter(|job| !job.row.stopped) else {
+        return;
+    };
+    let leaving = job.tasks().filter(|row| {
+        !row.state.is_terminal() && row.desired == Desired::Run && row.id.index < job.wanted()
+    });
+    let leaving: Vec<(TaskRecord, DrainRecord)> = leaving
+        .filter_map(|row| Some((row.clone(), drain_of(draft, row)?.clone())))
+        .collect();
+    if leaving.is_empty() {
+        return;
+    }
+    let most = job.spec().rollout.max_unavailable as usize;
+    let mut down = (0..job.wanted())
+        .filter(|index| {
+            let latest = job.latest(*index);
+            latest.is_none_or(|row| !is_available(job, row, draft.now))
+        })
+        .count();
+    for (mut row, drain) in leaving {
+        let Some(job) = draft.job(id) else {
+            return;
+        };
+        let available = is_available(job, &row, draft.now);
+        let must = is_due(job, &row, &drain, draft.now);
+        let may = job.spec_of(&row).kind != Kind::Batch
+            && (!available || down < most)
+            && has_room_elsewhere(draft, job, &row);
+        if !must && !may {
+            continue;
+        }
+        down += usize::from(available);
+        row.comes_back = true;
+        let why = match drain.reason.is_empty() {
+            true => "its machine is being drained".to_owned(),
+            false => format!("its machine is being drained: {}", drain.reason),
+        };
+        reconcile::tell(draft, &row, TaskEvent::StopAsked, &Details::because(why));
+    }
+}
+
+fn drain_of<'a>(draft: &'a Draft, row: &TaskRecord) -> Option<&'a DrainRecord> {
+    draft.machine(row.machine.as_ref()?)?.drain.as_ref()
+}
+
+/// Whether a task has served for long enough to be counted on.
+fn is_available(job: &JobState, row: &TaskRecord, now: Timestamp) -> bool {
+    rollout::settled(job, row, job.spec_of(row).rollout.healthy_for, now)
+}
+
+/// Whether a task has to go now, so that it has ended at the deadline.
+fn is_due(job: &JobState, row: &TaskRecord, drain: &DrainRecord, now: Timestamp) -> bool {
+    let stop = &job.spec_of(row).stop;
+    let ended = now.plus(stop.drain + stop.grace);
+    drain.deadline.is_some_and(|deadline| ended >= deadline)
+}
+
+fn has_room_elsewhere(draft: &Draft, job: &JobState, row: &TaskRecord) -> bool {
+    let request = Request::of(job.spec_of(row));
+    let mut placer = Placer::of_job(draft, job, request);
+    placer.place(View::of(draft), Wish::default()).is_some()
+}

@@ -1,0 +1,187 @@
+//! Machines that are emptied: within budgets, to where there is room, and in time.
+
+use tw_model::{Code, MachineId, Millis, TaskState};
+use tw_scheduler::{DrainOrder, Event, Reply};
+
+use crate::cluster::{Cluster, batch, id, service};
+
+fn name(machine: &str) -> MachineId {
+    machine.parse().expect("a name")
+}
+
+fn drain(cluster: &mut Cluster, machines: &[&str], within: Option<Millis>) -> Reply {
+    cluster.decide(Event::Drain {
+        machines: machines.iter().map(|machine| name(machine)).collect(),
+        order: DrainOrder::Begin {
+            reason: "new memory".to_owned(),
+            within,
+        },
+        by: "someone".to_owned(),
+    })
+}
+
+fn undrain(cluster: &mut Cluster, machine: &str) {
+    cluster.decide(Event::Drain {
+        machines: vec![name(machine)],
+        order: DrainOrder::End,
+        by: "someone".to_owned(),
+    });
+}
+
+/// How many live tasks of a job are on a machine.
+fn on(cluster: &Cluster, job: &str, machine: &str) -> usize {
+    let rows = cluster.job(job).tasks();
+    rows.filter(|row| !row.state.is_terminal() && row.machine == Some(name(machine)))
+        .count()
+}
+
+#[test]
+fn tasks_leave_one_after_the_other_and_nobody_notices() {
+    let mut cluster = Cluster::new(&[(8, 8192), (8, 8192), (8, 8192)]);
+    cluster.submit(&[service("web", 6, "one"), service("api", 3, "one")]);
+    cluster.settle("web");
+    cluster.settle("api");
+    let reply = drain(&mut cluster, &["m0"], None);
+    assert!(matches!(reply, Reply::Drain { tasks: 3 }), "{reply:?}");
+    cluster.until("it is empty", |cluster| {
+        assert!(
+            cluster.serving("web") >= 5 && cluster.serving("api") >= 2,
+            "{}",
+            cluster.show()
+        );
+        on(cluster, "web", "m0") + on(cluster, "api", "m0") == 0
+    });
+    cluster.settle("web");
+    let (all, restarts): (usize, u32) = cluster
+        .job("web")
+        .latest_of_each()
+        .fold((0, 0), |(all, sum), row| (all + 1, sum + row.restarts));
+    assert_eq!((all, restarts), (6, 0), "a move is no failure");
+
+    // Nothing comes back before the drain ends.
+    cluster.submit(&[service("more", 4, "one")]);
+    cluster.settle("more");
+    assert_eq!(on(&cluster, "more", "m0"), 0);
+    undrain(&mut cluster, "m0");
+    cluster.submit(&[service("later", 3, "one")]);
+    cluster.settle("later");
+    assert!(on(&cluster, "later", "m0") > 0);
+}
+
+#[test]
+fn where_there_is_no_room_a_task_stays_until_the_deadline() {
+    let mut cluster = Cluster::new(&[(1, 1024), (1, 1024)]);
+    let mut big = service("big", 2, "one");
+    big.resources.cpu = tw_model::Cores(800);
+    cluster.submit(&[big]);
+    cluster.settle("big");
+    drain(&mut cluster, &["m0"], Some(Millis::minutes(5)));
+    cluster.pass(Millis::minutes(4));
+    assert_eq!((on(&cluster, "big", "m0"), cluster.serving("big")), (1, 2));
+    cluster.pass(Millis::minutes(1));
+    assert_eq!(on(&cluster, "big", "m0"), 0, "{}", cluster.show());
+    assert_eq!(cluster.serving("big"), 1);
+    undrain(&mut cluster, "m0");
+    cluster.until("it is back", |cluster| cluster.serving("big") == 2);
+}
+
+#[test]
+fn the_deadline_overrides_the_budget() {
+    let mut cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
+    let mut web = service("web", 4, "one");
+    web.rollout.healthy_for = Millis::minutes(10);
+    cluster.submit(&[web]);
+    cluster.until("all serve", |cluster| cluster.serving("web") == 4);
+    cluster.pass(Millis::minutes(11));
+    drain(&mut cluster, &["m0"], Some(Millis::minutes(2)));
+    cluster.pass(Millis::minutes(1));
+    assert_eq!(
+        on(&cluster, "web", "m0"),
+        1,
+        "the second waits for the first"
+    );
+    cluster.pass(Millis::minutes(1));
+    assert_eq!(on(&cluster, "web", "m0"), 0);
+}
+
+#[test]
+fn batch_tasks_end_by_themselves() {
+    let mut cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
+    cluster.submit(&[batch("sort", "work", 1)]);
+    cluster.until("it runs", |cluster| {
+        cluster.task("sort", 0).state == TaskState::Running
+    });
+    let (task, machine) = (
+        cluster.task("sort", 0).id.clone(),
+        cluster.machine_of("sort", 0),
+    );
+    drain(&mut cluster, &[&machine], Some(Millis::minutes(10)));
+    cluster.pass(Millis::minutes(5));
+    assert_eq!(cluster.task("sort", 0).id, task);
+    cluster.pass(Millis::minutes(6));
+    let moved = cluster.task("sort", 0).clone();
+    assert!(
+        moved.id != task && moved.state == TaskState::Running,
+        "{}",
+        cluster.show()
+    );
+    assert_ne!(cluster.machine_of("sort", 0), machine);
+    assert_eq!(moved.failures, 0);
+}
+
+#[test]
+fn a_drain_and_an_update_share_one_budget() {
+    let mut cluster = Cluster::new(&[(8, 8192), (8, 8192), (8, 8192)]);
+    cluster.submit(&[service("web", 6, "one")]);
+    cluster.settle("web");
+    cluster.submit(&[service("web", 6, "two")]);
+    drain(&mut cluster, &["m0", "m1"], None);
+    cluster.until("both are done", |cluster| {
+        assert!(cluster.serving("web") >= 5, "{}", cluster.show());
+        cluster.settled("web") && on(cluster, "web", "m0") + on(cluster, "web", "m1") == 0
+    });
+    assert!((0..6).all(|index| cluster.task("web", index).version == 2));
+}
+
+#[test]
+fn a_task_that_leaves_in_the_middle_of_an_update_keeps_its_version() {
+    let mut cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
+    let baked = |command: &str| {
+        let mut web = service("web", 4, command);
+        web.rollout.bake = Millis::minutes(30);
+        web
+    };
+    cluster.submit(&[baked("one")]);
+    cluster.settle("web");
+    cluster.submit(&[baked("two")]);
+    cluster.pass(Millis::minutes(1));
+    drain(&mut cluster, &["m0"], None);
+    cluster.until("it is empty", |cluster| on(cluster, "web", "m0") == 0);
+    cluster.pass(Millis::minutes(1));
+    let new = cluster
+        .job("web")
+        .latest_of_each()
+        .filter(|row| row.version == 2)
+        .count();
+    assert_eq!(new, 1, "{}", cluster.show());
+}
+
+#[test]
+fn a_drain_outlives_a_new_registration_and_an_unknown_machine_is_refused() {
+    let mut cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
+    drain(&mut cluster, &["m0"], None);
+    cluster.register("m0", "another boot", (8, 8192), Vec::new());
+    cluster.submit(&[service("web", 2, "one")]);
+    cluster.settle("web");
+    assert_eq!(on(&cluster, "web", "m0"), 0);
+    let Reply::Refused(refusal) = drain(&mut cluster, &["m1", "m7"], None) else {
+        panic!("taken");
+    };
+    assert_eq!(refusal.code, Code::MachineNotFound);
+    assert_eq!(
+        on(&cluster, "web", "m1"),
+        2,
+        "all machines of an order, or none"
+    );
+    assert!(cluster.job("web").row().id == id("web"));
+}
