@@ -140,7 +140,7 @@ impl Cache {
     }
 
     /// Writes what waits to be written.
-    pub(crate) fn flush(&self) {
+    pub fn flush(&self) {
         self.write(&mut self.state());
     }
 

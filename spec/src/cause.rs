@@ -67,6 +67,19 @@ impl<'a> Sides<'a> {
         self.changed.contains_key(file)
     }
 
+    /// Finds the cause of a change at `path` of a job where the job of the head alone shows it.
+    pub(crate) fn cause_in_head(&self, path: &str, new: &EvaluatedJob) -> Option<Found> {
+        self.in_package(path)
+            .or_else(|| self.at_changed_line(path, new, Side::Head))
+    }
+
+    /// The first file that differs of the package that the change is in.
+    fn in_package(&self, path: &str) -> Option<Found> {
+        let folder = path.strip_prefix("packages[")?.split(']').next()?;
+        let file = self.changed_file_below(folder)?;
+        Some(Found { file, line: None })
+    }
+
     /// Finds the cause of a change at `path` of a job.
     pub(crate) fn cause(
         &self,
@@ -74,14 +87,7 @@ impl<'a> Sides<'a> {
         old: &EvaluatedJob,
         new: &EvaluatedJob,
     ) -> Option<Found> {
-        if let Some(folder) = path
-            .strip_prefix("packages[")
-            .and_then(|rest| rest.split(']').next())
-            && let Some(file) = self.changed_file_below(folder)
-        {
-            return Some(Found { file, line: None });
-        }
-        self.at_changed_line(path, new, Side::Head)
+        self.cause_in_head(path, new)
             .or_else(|| self.at_changed_line(path, old, Side::Base))
             .or_else(|| self.unplaced(new, old))
             .or_else(|| self.in_changed_file(path, new))

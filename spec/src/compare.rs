@@ -8,6 +8,8 @@ use tw_model::{ChangeKind, Effect, JobChange, JobId, diff_jobs};
 
 use crate::cause::Sides;
 use crate::outcome::evaluate_in_detail;
+use crate::source::Hash;
+use crate::survey::{Options, Surveyed, survey};
 use crate::{
     Detail, EvaluatedJob, Evaluator, EvaluatorError, Outcome, Source, SourceError, SpecError,
     history,
@@ -111,6 +113,79 @@ pub struct Side<'a> {
     pub outcome: &'a Outcome,
 }
 
+/// A tree and those of its specs that are compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Tree<'a> {
+    pub source: &'a Source,
+    /// As [`Source::find_specs`] lists them.
+    pub specs: &'a [String],
+}
+
+/// What differs between two trees.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    pub diff: SpecDiff,
+    /// What came of the head's specs that differ or have mistakes; the others are as they were.
+    pub head: Outcome,
+}
+
+/// Compares two trees. Only specs whose closures differ are looked into.
+pub fn diff(
+    evaluator: &Evaluator,
+    base: Tree<'_>,
+    head: Tree<'_>,
+) -> Result<Compared, CompareError> {
+    let (base_tree, head_tree) = (
+        evaluator.snapshot(base.source),
+        evaluator.snapshot(head.source),
+    );
+    let options = Options {
+        detail: Detail::References,
+        ..Options::default()
+    };
+    let mut old = survey(evaluator, &base_tree, base.specs, Options::default())?;
+    let mut new = survey(evaluator, &head_tree, head.specs, options)?;
+    let wanted = wanted(&old.specs, &new.specs);
+    let unchanged = new.specs.iter().filter(|spec| !wanted.contains(&spec.path));
+    let unchanged: usize = unchanged.map(|spec| spec.summary.jobs.len()).sum();
+    let old = old.load(|spec| wanted.contains(&spec.path))?;
+    let new = new.load(|spec| wanted.contains(&spec.path))?;
+    let sides = [(base.source, &old), (head.source, &new)];
+    let [old_side, new_side] = sides.map(|(source, outcome)| Side { source, outcome });
+    let mut diff = compare(evaluator, old_side, new_side)?;
+    diff.summary.unchanged += unchanged;
+    Ok(Compared { diff, head: new })
+}
+
+/// The specs that must be looked into: those that differ, those with mistakes, and those with a job of a name
+/// that is there twice.
+fn wanted(old: &[Surveyed], new: &[Surveyed]) -> BTreeSet<String> {
+    let traces = |specs: &[Surveyed]| -> BTreeMap<String, Option<Hash>> {
+        let traced = specs.iter().map(|spec| (spec.path.clone(), spec.trace));
+        traced.collect()
+    };
+    let (old_traces, new_traces) = (traces(old), traces(new));
+    let is_same = |path: &str| {
+        let (one, other) = (old_traces.get(path), new_traces.get(path));
+        one == other && one.is_some_and(Option::is_some)
+    };
+    let mut wanted = BTreeSet::new();
+    for specs in [old, new] {
+        let mut first: BTreeMap<&str, &str> = BTreeMap::new();
+        for spec in specs {
+            if spec.summary.has_errors || !is_same(&spec.path) {
+                wanted.insert(spec.path.clone());
+            }
+            for job in &spec.summary.jobs {
+                if let Some(other) = first.insert(job, &spec.path) {
+                    wanted.extend([other.to_owned(), spec.path.clone()]);
+                }
+            }
+        }
+    }
+    wanted
+}
+
 /// Compares two outcomes. The evaluator looks again at the specs of modified jobs, for where their values come from.
 pub fn compare(
     evaluator: &Evaluator,
@@ -126,18 +201,19 @@ pub fn compare(
         head.source,
         closures.flat_map(|spec| spec.closure.iter()),
     )?;
-    let origins = Origins {
-        base: look_again(
-            evaluator,
-            base.source,
-            modified.iter().filter_map(|pair| pair.old),
-        )?,
-        head: look_again(
-            evaluator,
-            head.source,
-            modified.iter().filter_map(|pair| pair.new),
-        )?,
+    let news = modified.iter().filter_map(|pair| pair.new);
+    let mut origins = Origins {
+        base: BTreeMap::new(),
+        head: look_again(evaluator, head.source, news)?,
     };
+    let unexplained = modified
+        .iter()
+        .filter(|pair| !pair.is_explained(&sides, &origins));
+    origins.base = look_again(
+        evaluator,
+        base.source,
+        unexplained.filter_map(|pair| pair.old),
+    )?;
     let mut jobs: Vec<DiffJob> = pairs
         .iter()
         .filter_map(|pair| pair.compare(&sides, &origins))
@@ -205,14 +281,27 @@ impl Pair<'_> {
         self.old.is_some() && self.new.is_some()
     }
 
+    /// Whether the head alone says where each change comes from.
+    fn is_explained(&self, sides: &Sides<'_>, origins: &Origins) -> bool {
+        let known = self.new.and_then(|job| origins.head.get(&job.spec.id()));
+        let Some((job, difference)) = known.zip(self.difference()) else {
+            return false;
+        };
+        let mut changes = difference.changes.iter();
+        changes.all(|change| sides.cause_in_head(&change.path, job).is_some())
+    }
+
     fn compare(&self, sides: &Sides<'_>, origins: &Origins) -> Option<DiffJob> {
         let difference = self.difference()?;
         let shown = self.new.or(self.old)?;
         let id = shown.spec.id();
-        let both = origins.base.get(&id).zip(origins.head.get(&id));
+        let new = origins.head.get(&id);
+        let both = origins.base.get(&id).zip(new);
         let effect = difference.effect();
         let changes = difference.changes.into_iter().map(|change| {
-            let cause = both.and_then(|(old, new)| sides.cause(&change.path, old, new));
+            let in_head = new.and_then(|new| sides.cause_in_head(&change.path, new));
+            let cause =
+                in_head.or_else(|| both.and_then(|(old, new)| sides.cause(&change.path, old, new)));
             DiffChange {
                 path: change.path,
                 old: change.old,

@@ -28,7 +28,8 @@ mod testing;
 
 pub use cache::{CACHE_BYTES_MAX, Cache};
 pub use compare::{
-    Cause, CompareError, DiffChange, DiffJob, DiffModule, DiffSummary, Side, SpecDiff, compare,
+    Cause, CompareError, Compared, DiffChange, DiffJob, DiffModule, DiffSummary, Side, SpecDiff,
+    Tree, compare, diff,
 };
 pub use dependencies::{Dependencies, dependencies};
 pub use error::{Frame, SpecError};

@@ -1,5 +1,6 @@
 //! `tw`, the one program people type. Each command is a file in `commands`.
 
+mod cache;
 mod commands;
 mod context;
 mod failure;
@@ -28,6 +29,8 @@ struct Cli {
     /// The state folder of the Twill to talk to [default: the user's state folder]
     #[arg(long, global = true, env = "TW_STATE", value_name = "DIR")]
     state: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    cache: cache::Args,
 
     #[command(subcommand)]
     command: Command,
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         log::start("off");
     }
     let context = Context::new(cli.state);
+    cli.cache.settle();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -81,7 +85,9 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(run(cli.command, &context));
     // Reads of standard input cannot be cancelled; nothing else is left running.
     runtime.shutdown_background();
-    outcome.unwrap_or_else(|cause| failure::report(&cause))
+    let code = outcome.unwrap_or_else(|cause| failure::report(&cause));
+    cache::close();
+    code
 }
 
 async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {

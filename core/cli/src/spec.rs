@@ -1,6 +1,5 @@
 //! Evaluating specs for a command: which tree, which files, and what to show of the mistakes.
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,16 +7,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use tw_api::SubmittedJob;
-use tw_model::{Code, JobSpec, SourceRef, diff_jobs};
-use tw_spec::{
-    EvalConfig, EvaluatedJob, Evaluator, Outcome, PolicyReview, RenderOptions, Source, SpecError,
-};
+use tw_model::SourceRef;
+use tw_spec::{EvaluatedJob, Evaluator, Outcome, PolicyReview, RenderOptions, Source, SpecError};
+
+use crate::cache;
 
 /// Work that takes longer than this shows that it goes on.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
-
-/// Objects that shift the heap of the second evaluator.
-const OTHER_HEAP: u32 = 1009;
 
 /// What a command evaluates.
 pub(crate) struct Specs {
@@ -52,70 +48,49 @@ impl Specs {
     }
 
     pub(crate) fn evaluate(&self) -> anyhow::Result<Outcome> {
-        self.evaluate_with(&Evaluator::start(EvalConfig::default())?)
+        self.evaluate_with(&Evaluator::start(cache::eval_config())?)
     }
 
     pub(crate) fn evaluate_with(&self, evaluator: &Evaluator) -> anyhow::Result<Outcome> {
+        self.with_progress(|| tw_spec::evaluate(evaluator, &self.source, &self.files))
+    }
+
+    /// As [`Specs::evaluate_with`], under two conditions; a difference is an error.
+    pub(crate) fn evaluate_strictly(&self, evaluator: &Evaluator) -> anyhow::Result<Outcome> {
+        self.with_progress(|| tw_spec::evaluate_strictly(evaluator, &self.source, &self.files))
+    }
+
+    pub(crate) fn with_progress<T, E: Into<anyhow::Error>>(
+        &self,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> anyhow::Result<T> {
         let progress = progress(&format!(
             "evaluating {}",
             crate::text::count(self.files.len(), "spec")
         ));
-        let outcome = tw_spec::evaluate(evaluator, &self.source, &self.files);
+        let done = work();
         progress.finish_and_clear();
-        Ok(outcome?)
+        done.map_err(Into::into)
     }
 
-    /// Evaluates a second time, with other hashes and another heap, and makes each difference an error.
-    pub(crate) fn verify(&self, outcome: &mut Outcome) -> anyhow::Result<()> {
-        let config = EvalConfig {
-            hash_seed: 1,
-            heap_shift: OTHER_HEAP,
-            ..EvalConfig::default()
-        };
-        let again = tw_spec::evaluate(&Evaluator::start(config)?, &self.source, &self.files)?;
-        let others: BTreeMap<_, &JobSpec> = again
-            .jobs
-            .iter()
-            .map(|job| (job.spec.id(), &job.spec))
-            .collect();
-        let mut errors = Vec::new();
-        for job in &outcome.jobs {
-            let other = others.get(&job.spec.id()).copied();
-            if let Some(change) = diff_jobs(Some(&job.spec), other) {
-                let value = change
-                    .changes
-                    .first()
-                    .map_or("the job".to_owned(), |change| {
-                        format!("{}: {} and then {}", change.path, change.old, change.new)
-                    });
-                errors.push(nondeterministic(job, &value));
-            }
+    /// The tree and its specs, for a comparison.
+    pub(crate) fn side(&self) -> tw_spec::Tree<'_> {
+        tw_spec::Tree {
+            source: &self.source,
+            specs: &self.files,
         }
-        outcome.errors.extend(errors);
-        Ok(())
-    }
-}
-
-fn nondeterministic(job: &EvaluatedJob, value: &str) -> SpecError {
-    SpecError {
-        code: Code::SpecNondeterministic,
-        file: job.file.clone(),
-        line: Some(job.source.line),
-        column: Some(job.source.column),
-        end_line: None,
-        end_column: None,
-        message: format!("job '{}' came out differently in a second evaluation: {value}", job.spec.id()),
-        hint: Some("sort what comes from a set, and let no value depend on id() or on the order of objects".to_owned()),
-        source_line: None,
-        trace: Vec::new(),
     }
 }
 
 pub(crate) fn open(paths: &[PathBuf], revision: Option<&str>) -> anyhow::Result<Source> {
     let folder = common_folder(paths)?;
-    Ok(match revision {
+    let source = match revision {
         Some(revision) => Source::revision(&folder, revision)?,
         None => Source::work_tree(&folder)?,
+    };
+    Ok(match cache::cache() {
+        Some(cache) => source.with_cache(cache),
+        None => source,
     })
 }
 

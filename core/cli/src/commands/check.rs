@@ -7,10 +7,9 @@ use std::process::ExitCode;
 use quick_junit::TestSuite;
 use serde_json::json;
 use tw_model::{PolicyFinding, PolicyRule};
-use tw_spec::{
-    EvalConfig, Evaluator, PolicyReview, RenderOptions, SpecError, dependencies, render_error,
-};
+use tw_spec::{Evaluator, PolicyReview, RenderOptions, SpecError, dependencies, render_error};
 
+use crate::cache;
 use crate::junit;
 use crate::spec::{self, Specs};
 use crate::text::{GREEN, RED, count, painted};
@@ -61,11 +60,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn check(args: &Args) -> anyhow::Result<Checked> {
     let specs = Specs::find(&args.paths, args.rev.as_deref())?;
-    let evaluator = Evaluator::start(EvalConfig::default())?;
-    let mut outcome = specs.evaluate_with(&evaluator)?;
-    if args.strict || specs.files.len() <= ALWAYS_STRICT_UP_TO {
-        specs.verify(&mut outcome)?;
-    }
+    let evaluator = Evaluator::start(cache::eval_config())?;
+    let is_strict = args.strict || specs.files.len() <= ALWAYS_STRICT_UP_TO;
+    let outcome = match is_strict {
+        true => specs.evaluate_strictly(&evaluator)?,
+        false => specs.evaluate_with(&evaluator)?,
+    };
     let names = dependencies(&specs.source, &outcome, specs.is_whole);
     let review = tw_spec::review(&evaluator, &specs.source, &outcome.jobs)?;
     let mut errors = outcome.errors;

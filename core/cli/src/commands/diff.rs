@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use tw_model::{ChangeKind, Effect};
 use tw_spec::{
-    DiffChange, DiffJob, EvalConfig, EvaluatedJob, Evaluator, PolicyError, PolicyReview, Side,
-    SpecDiff,
+    DiffChange, DiffJob, EvaluatedJob, Evaluator, PolicyError, PolicyReview, Side, SpecDiff,
 };
 
+use crate::cache;
 use crate::spec::{self, Specs};
 use crate::text::{self, BOLD, DIM, GREEN, RED, YELLOW, count, painted};
 
@@ -34,21 +34,14 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let base = Specs::find_any(&args.paths, Some(&args.base))?;
     let head = Specs::find_any(&args.paths, args.head.as_deref())?;
-    let evaluator = Evaluator::start(EvalConfig::default())?;
-    let (old, new) = (
-        base.evaluate_with(&evaluator)?,
-        head.evaluate_with(&evaluator)?,
-    );
-    let old = Side {
-        source: &base.source,
-        outcome: &old,
-    };
-    let new = Side {
+    let evaluator = Evaluator::start(cache::eval_config())?;
+    let compared = head.with_progress(|| tw_spec::diff(&evaluator, base.side(), head.side()))?;
+    let mut diff = compared.diff;
+    let changed = Side {
         source: &head.source,
-        outcome: &new,
+        outcome: &compared.head,
     };
-    let mut diff = tw_spec::compare(&evaluator, old, new)?;
-    let review = policy_on(&diff, &evaluator, new)?;
+    let review = policy_on(&diff, &evaluator, changed)?;
     diff.errors.extend_from_slice(&review.errors);
     match args.json {
         true => {

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use tw_api::{Client, PlanRequest, SubmittedJob};
 use tw_controller::plan::{Destruction, JobPlan, Plan, TaskCounts, Verdict};
 use tw_model::ChangeKind;
-use tw_spec::{EvalConfig, EvaluatedJob, Evaluator, PolicyReview, Source};
+use tw_spec::{EvaluatedJob, Evaluator, PolicyReview, Source};
 
 use super::diff;
+use crate::cache;
 use crate::context::Context;
 use crate::spec::{self, Specs};
 use crate::text::{BOLD, DIM, GREEN, RED, YELLOW, count, painted};
@@ -62,7 +63,7 @@ impl Planned {
         rev: Option<&str>,
     ) -> anyhow::Result<Option<Planned>> {
         let specs = Specs::find(paths, rev)?;
-        let evaluator = Evaluator::start(EvalConfig::default())?;
+        let evaluator = Evaluator::start(cache::eval_config())?;
         let outcome = specs.evaluate_with(&evaluator)?;
         let (source, jobs) = (specs.source, outcome.jobs);
         let review = tw_spec::review(&evaluator, &source, &jobs)?;

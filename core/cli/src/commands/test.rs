@@ -13,6 +13,7 @@ use tw_spec::{
     TestResult, run_tests,
 };
 
+use crate::cache;
 use crate::failure::advice;
 use crate::junit;
 use crate::spec;
@@ -80,7 +81,7 @@ fn run_all(args: &Args, source: &Source, found: &TestFiles) -> anyhow::Result<Ve
     let evaluator = Evaluator::start(EvalConfig {
         cpu: deadline,
         deadline,
-        ..EvalConfig::default()
+        ..cache::eval_config()
     })?;
     let progress = spec::progress("running tests");
     let is_wanted = |test: &Test| match &args.pattern {

@@ -317,6 +317,8 @@ pub(crate) fn tw(words: &[&str]) -> Command {
         command.env_remove(name);
     }
     command.env("NO_COLOR", "1");
+    // One for all tests: commands share a cache as a person's do.
+    command.env("TW_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
     command
 }
 
