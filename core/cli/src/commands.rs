@@ -10,6 +10,7 @@ pub(crate) mod drain;
 pub(crate) mod eval;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod import;
 pub(crate) mod logs;
 pub(crate) mod machines;
 pub(crate) mod plan;

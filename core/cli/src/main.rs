@@ -38,6 +38,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Import(commands::import::Args),
     Eval(commands::eval::Args),
     Check(commands::check::Args),
     Test(commands::test::Args),
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Import(args) => commands::import::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Check(args) => commands::check::run(args),
         Command::Test(args) => commands::test::run(args),

@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tw-store", &[]),
     ("tw-spec", &["tw-model"]),
     ("tw-eval", &[]),
+    ("tw-import", &["tw-model"]),
     (
         "tw-controller",
         &["tw-api", "tw-model", "tw-scheduler", "tw-store"],
@@ -28,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "tw-api",
             "tw-controller",
+            "tw-import",
             "tw-model",
             "tw-scheduler",
             "tw-spec",
