@@ -1,7 +1,7 @@
 //! The intermediate job: what every reader fills in and the writer writes.
 //!
 //! It is the job of the schema itself, beside what only an import needs to know: where values stood, which
-//! numbers its ports had, and under which names others called it.
+//! numbers its ports had, and what its image starts by itself.
 
 use std::collections::BTreeMap;
 
@@ -26,8 +26,6 @@ pub(crate) struct Draft {
     pub(crate) listens: Vec<Listen>,
     /// Paths that the program knows, and where the same files are now.
     pub(crate) moved: Vec<Moved>,
-    /// Names under which other jobs of the same file find it, as long as it has one port.
-    pub(crate) hosts: Vec<String>,
 }
 
 /// What a container starts, as the two lists that images know.
@@ -68,7 +66,6 @@ impl Draft {
         let plain = serde_json::json!({"name": name, "command": []});
         Draft {
             spec: serde_json::from_value(plain).expect("all other fields of a job have defaults"),
-            hosts: vec![name.to_string()],
             origin,
             launch: Launch::default(),
             image: None,
@@ -112,7 +109,7 @@ impl Draft {
                 None => usual_name(mention.number, alone),
             };
             let taken = self.listens.iter().any(|listen| listen.name.as_str() == wanted);
-            let text = if taken { format!("port-{}", mention.number) } else { wanted };
+            let text = if taken { format!("p{}", mention.number) } else { wanted };
             let Ok(name) = text.parse::<Name>() else { continue };
             self.spec.ports.push(name.clone());
             self.listens.push(Listen { name, number: mention.number, item: mention.item });
@@ -151,7 +148,7 @@ fn usual_name(number: u16, alone: bool) -> String {
         80 | 3000 | 5601 | 8000 | 8080 | 8888 | 9200 => "http".to_owned(),
         443 | 8443 => "https".to_owned(),
         _ if alone => "main".to_owned(),
-        _ => format!("port-{number}"),
+        _ => format!("p{number}"),
     }
 }
 

@@ -133,10 +133,6 @@ impl Fields {
         (!item.node.is_null()).then_some(item)
     }
 
-    pub(crate) fn has(&self, key: &str) -> bool {
-        self.left.iter().any(|(name, item)| name == key && !item.node.is_null())
-    }
-
     /// Takes a scalar; anything else is noted.
     pub(crate) fn scalar(&mut self, key: &str, notes: &mut Notes) -> Option<Item> {
         let item = self.take(key)?;

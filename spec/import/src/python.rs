@@ -57,17 +57,6 @@ impl Expr {
         Expr::Group { open: format!("{name}("), close: ")", elements, trailing: Vec::new() }
     }
 
-    pub(crate) fn list(values: Vec<Expr>) -> Expr {
-        let elements = values.into_iter().map(|value| Element::new(Key::None, value)).collect();
-        Expr::Group { open: "[".to_owned(), close: "]", elements, trailing: Vec::new() }
-    }
-
-    pub(crate) fn dict(entries: Vec<(String, Expr)>) -> Expr {
-        let elements =
-            entries.into_iter().map(|(key, value)| Element::new(Key::Text(key), value)).collect();
-        Expr::Group { open: "{".to_owned(), close: "}", elements, trailing: Vec::new() }
-    }
-
     /// The name of what a call calls.
     pub(crate) fn class(&self) -> Option<&str> {
         match self {

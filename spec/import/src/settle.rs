@@ -31,6 +31,17 @@ pub(crate) fn settle(drafts: &mut [Draft], addresses: Addresses, notes: &mut Not
     notes.about(None);
 }
 
+/// Finishes the command and the secrets of a part of a job: a sidecar, or what runs before it.
+pub(crate) fn prepare(part: &mut Draft, notes: &mut Notes) {
+    secret::take_out_of(part, &mut Default::default(), notes);
+    complete_command(part, notes);
+}
+
+/// What is appended to the name of a variable to have the draft's image read its value from a file.
+pub(crate) fn file_suffix(draft: &Draft) -> Option<&'static str> {
+    known_image(draft).and_then(|known| known.file_suffix)
+}
+
 /// What is known of the draft's image, unless its tag names a variant that starts something else.
 fn known_image(draft: &Draft) -> Option<&'static KnownImage> {
     let (reference, _) = draft.image.as_ref()?;

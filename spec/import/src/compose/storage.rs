@@ -7,7 +7,6 @@ use crate::check;
 use crate::draft::{Draft, Moved, nearest_name};
 use crate::fields::{Fate, Fates, Fields, Item};
 use crate::note::Notes;
-use crate::quantity;
 use crate::settle::secret_path;
 use crate::EntryKind;
 
@@ -277,9 +276,4 @@ fn secret(draft: &mut Draft, item: &Item, notes: &mut Notes) {
     );
     draft.moved.push(Moved { from: target, to: secret_path(&name), item: item.clone() });
     draft.add_secret(name);
-}
-
-/// The size that a claim asks for, kept within what a volume can have.
-pub(crate) fn claimed(text: &str) -> Option<Bytes> {
-    quantity::kubernetes_bytes(text).map(|bytes| bytes.max(Bytes::mib(1)))
 }

@@ -19,6 +19,12 @@ pub(super) fn take_out(drafts: &mut [Draft], notes: &mut Notes) {
     let mut values: BTreeMap<String, String> = BTreeMap::new();
     for draft in drafts {
         notes.about(Some(draft.spec.name.as_str()));
+        take_out_of(draft, &mut values, notes);
+    }
+}
+
+/// Replaces such variables of one draft. `values` has those of the secrets named so far.
+pub(super) fn take_out_of(draft: &mut Draft, values: &mut BTreeMap<String, String>, notes: &mut Notes) {
         let suffix = known_image(draft).and_then(|known| known.file_suffix);
         let job = draft.spec.name.to_string();
         let mut secrets = Vec::new();
@@ -31,7 +37,7 @@ pub(super) fn take_out(drafts: &mut [Draft], notes: &mut Notes) {
                 kept.push((key, value, item));
                 continue;
             }
-            let name = secret_name(&key, &value, &job, &mut values);
+            let name = secret_name(&key, &value, &job, values);
             let path = secret_path(&name);
             match suffix {
                 Some(suffix) => {
@@ -46,7 +52,6 @@ pub(super) fn take_out(drafts: &mut [Draft], notes: &mut Notes) {
         }
         draft.env = kept;
         secrets.into_iter().for_each(|name| draft.add_secret(name));
-    }
 }
 
 fn secret_name(key: &str, value: &str, job: &str, values: &mut BTreeMap<String, String>) -> Name {
