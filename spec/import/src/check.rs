@@ -1,6 +1,8 @@
 //! What the readers of all families do alike: checks, limits, users, paths, labels, commands in turn.
 
-use tw_model::{AbsolutePath, Bytes, CommandCheck, Cores, EnvName, HttpCheck, Millis, Name, Signal, TcpCheck};
+use tw_model::{
+    AbsolutePath, Bytes, CommandCheck, Cores, EnvName, HttpCheck, Millis, Name, Signal, TcpCheck,
+};
 
 use crate::draft::Draft;
 use crate::fields::Item;
@@ -20,7 +22,10 @@ const EVERY_MIN: Millis = Millis(50);
 impl Timing {
     fn fill(self, every: &mut Millis, timeout: &mut Millis, failures: &mut u32) {
         *every = self.every.unwrap_or(*every).max(EVERY_MIN);
-        *timeout = self.timeout.filter(|timeout| *timeout > Millis::ZERO).unwrap_or(*timeout);
+        *timeout = self
+            .timeout
+            .filter(|timeout| *timeout > Millis::ZERO)
+            .unwrap_or(*timeout);
         *failures = self.failures.unwrap_or(*failures).max(1);
     }
 
@@ -59,8 +64,39 @@ pub(crate) fn http_request(command: &[String]) -> Option<(u16, String)> {
             continue;
         }
         let quiet = match program.as_str() {
-            "curl" => ["-f", "--fail", "-s", "--silent", "-S", "--show-error", "-sf", "-fs", "-fsS", "-sSf", "-fSs", "-sS", "-I", "--head", "-sSfI", "-L", "--location", "-fsSL"].contains(&word),
-            "wget" => ["-q", "--quiet", "--spider", "-nv", "--no-verbose", "--tries=1", "-qO-", "-q0-", "-O-"].contains(&word),
+            "curl" => [
+                "-f",
+                "--fail",
+                "-s",
+                "--silent",
+                "-S",
+                "--show-error",
+                "-sf",
+                "-fs",
+                "-fsS",
+                "-sSf",
+                "-fSs",
+                "-sS",
+                "-I",
+                "--head",
+                "-sSfI",
+                "-L",
+                "--location",
+                "-fsSL",
+            ]
+            .contains(&word),
+            "wget" => [
+                "-q",
+                "--quiet",
+                "--spider",
+                "-nv",
+                "--no-verbose",
+                "--tries=1",
+                "-qO-",
+                "-q0-",
+                "-O-",
+            ]
+            .contains(&word),
             _ => return None,
         };
         match word {
@@ -93,13 +129,17 @@ pub(crate) fn names_port(word: &str, number: u16) -> bool {
     word.match_indices(&number).any(|(at, _)| {
         let before = word[..at].chars().next_back();
         let after = word[at + number.len()..].chars().next();
-        !before.is_some_and(|c| c.is_ascii_alphanumeric() || c == '.') && !after.is_some_and(|c| c.is_ascii_alphanumeric())
+        !before.is_some_and(|c| c.is_ascii_alphanumeric() || c == '.')
+            && !after.is_some_and(|c| c.is_ascii_alphanumeric())
     })
 }
 
 /// The variable in which a task finds the number of a port.
 pub(crate) fn port_variable(name: &Name) -> String {
-    format!("PORT_{}", name.as_str().to_ascii_uppercase().replace('-', "_"))
+    format!(
+        "PORT_{}",
+        name.as_str().to_ascii_uppercase().replace('-', "_")
+    )
 }
 
 /// Cores and memory as files ask for them: a request to count on and a limit not to pass.
@@ -115,51 +155,70 @@ pub(crate) struct Wanted {
 const MEMORY_MIN: Bytes = Bytes::mib(4);
 
 impl Wanted {
-    /// Sets what one task may use: the cores that it can count on, the memory that it cannot pass.
+    /// Sets what one task may use: the cores that it can count on, the memory that it cannot pass. The room between a
+    /// request and a limit is what learned limits may move in.
     pub(crate) fn fill(self, draft: &mut Draft, notes: &mut Notes) {
-        let resources = &mut draft.spec.resources;
+        let (resources, limits) = (&mut draft.spec.resources, &mut draft.spec.limits);
         match (self.cpu_request, self.cpu_limit) {
             (Some((request, _)), limit) if request > Cores::ZERO => {
                 resources.cpu = request;
-                if let Some((limit, item)) = limit
-                    && limit != request
-                {
-                    note_cpu_limit(limit, &item, notes);
+                if let Some((limit, item)) = limit.filter(|(limit, _)| *limit > request) {
+                    limits.cpu_max = Some(limit);
+                    notes.changed(&item, "limits", BOUNDS);
                 }
             }
             (_, Some((limit, item))) => {
                 resources.cpu = limit;
-                notes.changed(&item, "resources", "cores that a task can count on; idle ones beyond them may be borrowed");
+                notes.changed(
+                    &item,
+                    "resources",
+                    "cores that a task can count on; idle ones beyond them may be borrowed",
+                );
             }
             _ => {}
         }
         let memory = match (self.memory_request, self.memory_limit) {
             (request, Some((limit, item))) => {
-                if let Some((request, item)) = request
-                    && request < limit
-                {
-                    notes.lost(&item, "resources", "room is kept for the limit; limits=Limits(mode=\"auto\") fits that to what is used");
+                if let Some((request, item)) = request.filter(|(request, _)| *request < limit) {
+                    limits.memory_min = request;
+                    notes.changed(&item, "limits", BOUNDS);
                 }
                 Some((limit, item))
             }
             (Some((request, item)), None) => {
-                notes.changed(&item, "resources", "a task that needs more than this is restarted: give the most it may need");
+                notes.changed(
+                    &item,
+                    "resources",
+                    "a task that needs more than this is restarted: give the most it may need",
+                );
                 Some((request, item))
             }
             (None, None) => None,
         };
-        if let Some((memory, item)) = memory {
-            resources.memory = memory.max(MEMORY_MIN);
-            if memory < MEMORY_MIN {
-                notes.changed(&item, "resources", format!("{MEMORY_MIN} is the least under which a program can start"));
+        match memory {
+            Some((memory, item)) => {
+                resources.memory = memory.max(MEMORY_MIN);
+                if memory < MEMORY_MIN {
+                    notes.changed(
+                        &item,
+                        "resources",
+                        format!("{MEMORY_MIN} is the least under which a program can start"),
+                    );
+                }
+            }
+            None => {
+                let message = format!(
+                    "no memory is asked for: a task is restarted above {} unless resources=Resources(memory=…) gives it more",
+                    resources.memory
+                );
+                notes.changed(&draft.origin.clone(), "resources", message);
             }
         }
     }
 }
 
-fn note_cpu_limit(limit: Cores, item: &Item, notes: &mut Notes) {
-    notes.lost(item, "resources", format!("idle cores may be borrowed; limits=Limits(mode=\"auto\", cpu_max={limit}) bounds what a task gets"));
-}
+/// What becomes of the room between a request and a limit.
+const BOUNDS: &str = "a bound of the learned limits, which act with Limits(mode=\"auto\")";
 
 /// The signals of the schema, for messages.
 pub(crate) const SIGNALS: &str = "SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1 or SIGUSR2";
@@ -182,7 +241,11 @@ pub(crate) fn signal(text: &str) -> Option<Signal> {
 pub(crate) fn user(item: &Item, notes: &mut Notes) -> String {
     let (user, group) = item.text().split_once(':').unwrap_or((item.text(), ""));
     if !group.is_empty() && group != user {
-        notes.lost(item, "user", format!("the group {group}: a task has the groups of its user"));
+        notes.lost(
+            item,
+            "user",
+            format!("the group {group}: a task has the groups of its user"),
+        );
     }
     user.to_owned()
 }
@@ -192,7 +255,11 @@ pub(crate) fn absolute(item: &Item, field: &str, notes: &mut Notes) -> Option<Ab
     match plain_path(item.text()) {
         Some(path) => Some(path),
         None => {
-            notes.lost(item, field, format!("'{}' is not a plain path from /", item.text()));
+            notes.lost(
+                item,
+                field,
+                format!("'{}' is not a plain path from /", item.text()),
+            );
             None
         }
     }
@@ -202,7 +269,10 @@ pub(crate) fn absolute(item: &Item, field: &str, notes: &mut Notes) -> Option<Ab
 pub(crate) fn plain_path(text: &str) -> Option<AbsolutePath> {
     let trimmed = text.trim_end_matches('/');
     let plain = text.starts_with('/')
-        && trimmed.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..");
+        && trimmed
+            .split('/')
+            .skip(1)
+            .all(|part| !part.is_empty() && part != "." && part != "..");
     match trimmed {
         "" => plain.then(|| AbsolutePath("/".to_owned())),
         _ => plain.then(|| AbsolutePath(trimmed.to_owned())),
@@ -212,9 +282,16 @@ pub(crate) fn plain_path(text: &str) -> Option<AbsolutePath> {
 /// Adds a label; one that is empty or cannot be a key is noted.
 pub(crate) fn label(draft: &mut Draft, key: &str, value: &str, item: &Item, notes: &mut Notes) {
     match key.is_empty() || key.contains(['=', '\0']) {
-        true => notes.lost(item, "labels", format!("'{key}' cannot be the name of a label")),
+        true => notes.lost(
+            item,
+            "labels",
+            format!("'{key}' cannot be the name of a label"),
+        ),
         false => {
-            draft.spec.labels.insert(EnvName(key.to_owned()), value.to_owned());
+            draft
+                .spec
+                .labels
+                .insert(EnvName(key.to_owned()), value.to_owned());
         }
     }
 }
@@ -229,7 +306,9 @@ pub(crate) fn in_turn(mut commands: Vec<Vec<String>>) -> Option<Vec<String>> {
         .map(|words| {
             // A script of a shell stays readable in a group of its own.
             match &words[..] {
-                [shell, flag, script] if shell.ends_with("sh") && flag == "-c" => Some(format!("( {} )", script.trim())),
+                [shell, flag, script] if shell.ends_with("sh") && flag == "-c" => {
+                    Some(format!("( {} )", script.trim()))
+                }
                 words => shlex::try_join(words.iter().map(String::as_str)).ok(),
             }
         })
@@ -249,10 +328,27 @@ mod tests {
     fn a_request_is_a_check_of_a_port_only_if_it_is_nothing_else() {
         let shell = |script: &str| vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()];
         let asked = |number, path: &str| Some((number, path.to_owned()));
-        assert_eq!(http_request(&words("curl -f http://localhost:8080/healthz")), asked(8080, "/healthz"));
-        assert_eq!(http_request(&shell("curl --silent --fail localhost:9200/_cluster/health || exit 1")), asked(9200, "/_cluster/health"));
-        assert_eq!(http_request(&shell("wget -q --spider http://127.0.0.1/ || exit 1")), asked(80, "/"));
-        for other in ["pg_isready", "curl -f https://localhost/", "curl -X POST localhost:1/", "curl db:1/", "curl localhost:1/$X"] {
+        assert_eq!(
+            http_request(&words("curl -f http://localhost:8080/healthz")),
+            asked(8080, "/healthz")
+        );
+        assert_eq!(
+            http_request(&shell(
+                "curl --silent --fail localhost:9200/_cluster/health || exit 1"
+            )),
+            asked(9200, "/_cluster/health")
+        );
+        assert_eq!(
+            http_request(&shell("wget -q --spider http://127.0.0.1/ || exit 1")),
+            asked(80, "/")
+        );
+        for other in [
+            "pg_isready",
+            "curl -f https://localhost/",
+            "curl -X POST localhost:1/",
+            "curl db:1/",
+            "curl localhost:1/$X",
+        ] {
             assert_eq!(http_request(&shell(other)), None, "{other}");
         }
     }
@@ -260,6 +356,9 @@ mod tests {
     #[test]
     fn commands_run_in_turn() {
         assert_eq!(in_turn(vec![words("a b")]), Some(words("a b")));
-        assert_eq!(in_turn(vec![words("a b"), vec!["c".into(), "d e".into()]]).unwrap()[2], "a b && c 'd e'");
+        assert_eq!(
+            in_turn(vec![words("a b"), vec!["c".into(), "d e".into()]]).unwrap()[2],
+            "a b && c 'd e'"
+        );
     }
 }

@@ -36,10 +36,24 @@ pub(crate) struct Project<'a> {
 const FILE: Fates = &[
     ("version", Fate::Ignored("Compose itself ignores it")),
     ("name", Fate::Ignored("a spec is named by its folder")),
-    ("x-*", Fate::Ignored("an extension: what uses it by an alias has it")),
-    ("include", Fate::Lost("import the included files together with this one: `tw import A B`")),
-    ("models", Fate::Lost("Twill knows nothing of models; run the one that serves them as a job")),
-    ("networks", Fate::Lost("Twill keeps no jobs apart by networks: every job reaches every other by {service:JOB:PORT}")),
+    (
+        "x-*",
+        Fate::Ignored("an extension: what uses it by an alias has it"),
+    ),
+    (
+        "include",
+        Fate::Lost("import the included files together with this one: `tw import A B`"),
+    ),
+    (
+        "models",
+        Fate::Lost("Twill knows nothing of models; run the one that serves them as a job"),
+    ),
+    (
+        "networks",
+        Fate::Lost(
+            "Twill keeps no jobs apart by networks: every job reaches every other by {service:JOB:PORT}",
+        ),
+    ),
 ];
 
 /// Reads the documents as one project; later files are laid over earlier ones.
@@ -59,16 +73,32 @@ pub(crate) fn read(
     let mut services: Vec<(String, Item)> = Vec::new();
     for document in documents {
         let mut file = Fields::open(document.clone(), notes);
-        for (name, item) in file.take("services").map(|item| item.entries()).unwrap_or_default() {
+        for (name, item) in file
+            .take("services")
+            .map(|item| item.entries())
+            .unwrap_or_default()
+        {
             let resolved = merge::extended(&item, document, surroundings, notes);
             match services.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, known)) => known.node = merge::over(&known.node, &resolved.node),
                 None => services.push((name, resolved)),
             }
         }
-        project.volumes.extend(file.take("volumes").map(|item| item.entries()).unwrap_or_default());
-        project.secrets.extend(file.take("secrets").map(|item| item.entries()).unwrap_or_default());
-        project.configs.extend(file.take("configs").map(|item| item.entries()).unwrap_or_default());
+        project.volumes.extend(
+            file.take("volumes")
+                .map(|item| item.entries())
+                .unwrap_or_default(),
+        );
+        project.secrets.extend(
+            file.take("secrets")
+                .map(|item| item.entries())
+                .unwrap_or_default(),
+        );
+        project.configs.extend(
+            file.take("configs")
+                .map(|item| item.entries())
+                .unwrap_or_default(),
+        );
         file.close(FILE, notes);
     }
     for (_, item) in &mut services {
@@ -82,11 +112,21 @@ pub(crate) fn read(
         let job = names.take(name, item, notes);
         project.addresses.direct(name, &job);
         let is_awaited = completed.contains(name);
-        drafts.push(service::read(job, item.clone(), is_awaited, &mut project, notes));
+        drafts.push(service::read(
+            job,
+            item.clone(),
+            is_awaited,
+            &mut project,
+            notes,
+        ));
     }
     rename_dependencies(&mut drafts, &services);
     notes.about(None);
-    Ok(Read { drafts, addresses: project.addresses, variables })
+    Ok(Read {
+        drafts,
+        addresses: project.addresses,
+        variables,
+    })
 }
 
 /// Dependencies name services; jobs may be called otherwise.
@@ -94,7 +134,9 @@ fn rename_dependencies(drafts: &mut [Draft], services: &[(String, Item)]) {
     let names: Vec<_> = drafts.iter().map(|draft| draft.spec.name.clone()).collect();
     for draft in drafts {
         for dependency in &mut draft.spec.depends_on {
-            let index = services.iter().position(|(name, _)| crate::draft::nearest_name(name) == dependency.as_str());
+            let index = services
+                .iter()
+                .position(|(name, _)| crate::draft::nearest_name(name) == dependency.as_str());
             if let Some(index) = index {
                 *dependency = names[index].clone();
             }
@@ -105,7 +147,11 @@ fn rename_dependencies(drafts: &mut [Draft], services: &[(String, Item)]) {
 /// A list of words, or one text split as a shell would split it.
 pub(crate) fn words(item: &Item, notes: &mut Notes) -> Vec<String> {
     if !item.is_scalar() {
-        return item.items().iter().map(|word| word.text().to_owned()).collect();
+        return item
+            .items()
+            .iter()
+            .map(|word| word.text().to_owned())
+            .collect();
     }
     match shlex::split(item.text()) {
         Some(words) => {
@@ -116,7 +162,11 @@ pub(crate) fn words(item: &Item, notes: &mut Notes) -> Vec<String> {
             words
         }
         None => {
-            notes.decide(item, "command", "a quote is not closed; the words are split at blanks");
+            notes.decide(
+                item,
+                "command",
+                "a quote is not closed; the words are split at blanks",
+            );
             item.text().split_whitespace().map(str::to_owned).collect()
         }
     }
@@ -132,11 +182,17 @@ pub(crate) fn pairs(item: &Item) -> Vec<(String, Option<String>, Item)> {
         return item.items().into_iter().map(split).collect();
     }
     let value = |item: &Item| item.node.text().map(str::to_owned);
-    item.entries().into_iter().map(|(key, item)| (key, value(&item), item)).collect()
+    item.entries()
+        .into_iter()
+        .map(|(key, item)| (key, value(&item), item))
+        .collect()
 }
 
 /// Changes every scalar of a value.
-pub(crate) fn map_scalars(node: &Rc<Node>, change: &mut impl FnMut(&Node, &str) -> Option<String>) -> Rc<Node> {
+pub(crate) fn map_scalars(
+    node: &Rc<Node>,
+    change: &mut impl FnMut(&Node, &str) -> Option<String>,
+) -> Rc<Node> {
     let mut copy = Node::clone(node);
     match &mut copy.value {
         Value::Null => {}

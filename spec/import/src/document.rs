@@ -64,16 +64,28 @@ pub(crate) struct Pair {
 impl Node {
     pub(crate) fn new(place: Place, value: Value) -> Node {
         let below: u64 = match &value {
-            Value::List(items) => items.iter().fold(0, |sum: u64, item| sum.saturating_add(item.size)),
-            Value::Map(pairs) => pairs.iter().fold(0, |sum: u64, pair| sum.saturating_add(pair.node.size)),
+            Value::List(items) => items
+                .iter()
+                .fold(0, |sum: u64, item| sum.saturating_add(item.size)),
+            Value::Map(pairs) => pairs
+                .iter()
+                .fold(0, |sum: u64, pair| sum.saturating_add(pair.node.size)),
             Value::Null | Value::Plain(_) | Value::Quoted(_) => 0,
         };
-        Node { place, value, tag: None, size: below.saturating_add(1) }
+        Node {
+            place,
+            value,
+            tag: None,
+            size: below.saturating_add(1),
+        }
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&Rc<Node>> {
         match &self.value {
-            Value::Map(pairs) => pairs.iter().find(|pair| pair.key == key).map(|pair| &pair.node),
+            Value::Map(pairs) => pairs
+                .iter()
+                .find(|pair| pair.key == key)
+                .map(|pair| &pair.node),
             _ => None,
         }
     }
@@ -118,20 +130,29 @@ impl Node {
 pub(crate) fn read(input: &Input) -> Result<Vec<Rc<Node>>, ImportError> {
     let file = input.name.clone();
     if input.text.len() > INPUT_BYTES_MAX {
-        return Err(ImportError::TooLarge { file, bytes_max: INPUT_BYTES_MAX });
+        return Err(ImportError::TooLarge {
+            file,
+            bytes_max: INPUT_BYTES_MAX,
+        });
     }
     let text = input.text.strip_prefix('\u{feff}').unwrap_or(&input.text);
     if let Some(line) = text.lines().position(crate::variables::is_reserved) {
         let message = "a character of the private use area".to_owned();
-        return Err(ImportError::Syntax { file, line: line as u32 + 1, column: 1, message });
+        return Err(ImportError::Syntax {
+            file,
+            line: line as u32 + 1,
+            column: 1,
+            message,
+        });
     }
     if let Some(line) = hcl_line(text) {
         return Err(ImportError::Hcl { file, line });
     }
-    let documents = match text.trim_start().starts_with(['{', '[']) && !text.trim_start().starts_with("{{") {
-        true => json::read(text).or_else(|json| yaml::read(text).map_err(|_| json)),
-        false => yaml::read(text),
-    };
+    let documents =
+        match text.trim_start().starts_with(['{', '[']) && !text.trim_start().starts_with("{{") {
+            true => json::read(text).or_else(|json| yaml::read(text).map_err(|_| json)),
+            false => yaml::read(text),
+        };
     let documents: Vec<Rc<Node>> = documents
         .map_err(|mistake| mistake.in_file(&file, text))?
         .into_iter()
@@ -163,21 +184,47 @@ enum MistakeKind {
 
 impl Mistake {
     fn syntax(place: Place, message: impl Into<String>) -> Mistake {
-        Mistake { place, kind: MistakeKind::Syntax(message.into()) }
+        Mistake {
+            place,
+            kind: MistakeKind::Syntax(message.into()),
+        }
     }
 
     fn in_file(self, file: &str, text: &str) -> ImportError {
         let (file, Place { line, column }) = (file.to_owned(), self.place);
         match self.kind {
-            MistakeKind::Syntax(message) => match text.lines().position(|line| line.contains("{{")) {
-                Some(template) => ImportError::Template { file, line: template as u32 + 1 },
-                None => ImportError::Syntax { file, line, column, message },
+            MistakeKind::Syntax(message) => match text.lines().position(|line| line.contains("{{"))
+            {
+                Some(template) => ImportError::Template {
+                    file,
+                    line: template as u32 + 1,
+                },
+                None => ImportError::Syntax {
+                    file,
+                    line,
+                    column,
+                    message,
+                },
             },
-            MistakeKind::DuplicateKey { key, first } => {
-                ImportError::DuplicateKey { file, line, column, key, first: first.line }
-            }
-            MistakeKind::TooDeep => ImportError::TooDeep { file, line, column, depth_max: DEPTH_MAX },
-            MistakeKind::TooMany => ImportError::TooMany { file, line, column, values_max: VALUES_MAX },
+            MistakeKind::DuplicateKey { key, first } => ImportError::DuplicateKey {
+                file,
+                line,
+                column,
+                key,
+                first: first.line,
+            },
+            MistakeKind::TooDeep => ImportError::TooDeep {
+                file,
+                line,
+                column,
+                depth_max: DEPTH_MAX,
+            },
+            MistakeKind::TooMany => ImportError::TooMany {
+                file,
+                line,
+                column,
+                values_max: VALUES_MAX,
+            },
         }
     }
 }
@@ -187,8 +234,14 @@ fn mapping(place: Place, pairs: Vec<Pair>) -> Result<Node, Mistake> {
     let mut seen = std::collections::HashMap::new();
     for pair in &pairs {
         if let Some(first) = seen.insert(pair.key.as_str(), pair.place) {
-            let kind = MistakeKind::DuplicateKey { key: pair.key.clone(), first };
-            return Err(Mistake { place: pair.place, kind });
+            let kind = MistakeKind::DuplicateKey {
+                key: pair.key.clone(),
+                first,
+            };
+            return Err(Mistake {
+                place: pair.place,
+                kind,
+            });
         }
     }
     bounded(Node::new(place, Value::Map(pairs)))
@@ -196,7 +249,10 @@ fn mapping(place: Place, pairs: Vec<Pair>) -> Result<Node, Mistake> {
 
 fn bounded(node: Node) -> Result<Node, Mistake> {
     match node.size > VALUES_MAX {
-        true => Err(Mistake { place: node.place, kind: MistakeKind::TooMany }),
+        true => Err(Mistake {
+            place: node.place,
+            kind: MistakeKind::TooMany,
+        }),
         false => Ok(node),
     }
 }
@@ -205,25 +261,39 @@ fn bounded(node: Node) -> Result<Node, Mistake> {
 fn hcl_line(text: &str) -> Option<u32> {
     let (index, line) = text.lines().enumerate().find(|(_, line)| {
         let line = line.trim();
-        !line.is_empty() && !line.starts_with(['#']) && !line.starts_with("//") && !line.starts_with("/*")
+        !line.is_empty()
+            && !line.starts_with(['#'])
+            && !line.starts_with("//")
+            && !line.starts_with("/*")
     })?;
     let mut words = line.split_whitespace();
-    let block = matches!(words.next(), Some("job" | "variable" | "variables" | "locals" | "group" | "task"));
+    let block = matches!(
+        words.next(),
+        Some("job" | "variable" | "variables" | "locals" | "group" | "task")
+    );
     let opens = line.trim_end().ends_with('{') && !line.contains(": ");
     (block && opens).then_some(index as u32 + 1)
 }
 
 /// The line of a value that only a Helm chart could hold.
 fn helm_line(node: &Node) -> Option<u32> {
-    const WORDS: [&str; 6] =
-        ["{{ .Values", "{{ .Release", "{{.Values", "{{.Release", "{{ include ", "{{- "];
+    const WORDS: [&str; 6] = [
+        "{{ .Values",
+        "{{ .Release",
+        "{{.Values",
+        "{{.Release",
+        "{{ include ",
+        "{{- ",
+    ];
     match &node.value {
-        Value::Plain(text) => {
-            WORDS.iter().any(|word| text.contains(word)).then_some(node.place.line)
-        }
-        Value::Quoted(text) => {
-            WORDS[..4].iter().any(|word| text.contains(word)).then_some(node.place.line)
-        }
+        Value::Plain(text) => WORDS
+            .iter()
+            .any(|word| text.contains(word))
+            .then_some(node.place.line),
+        Value::Quoted(text) => WORDS[..4]
+            .iter()
+            .any(|word| text.contains(word))
+            .then_some(node.place.line),
         Value::List(items) => items.iter().find_map(|item| helm_line(item)),
         Value::Map(pairs) => pairs.iter().find_map(|pair| helm_line(&pair.node)),
         Value::Null => None,

@@ -31,8 +31,17 @@ mod tests {
     #[test]
     fn a_line_is_a_name_and_a_value() {
         let text = "# of the shop\nA=1\nexport B='x # y'\nC=\"z\"  # why\nD=u v # w\n\nE=\n";
-        let expected = [("A", "1"), ("B", "x # y"), ("C", "z"), ("D", "u v"), ("E", "")];
-        let expected: Vec<_> = expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let expected = [
+            ("A", "1"),
+            ("B", "x # y"),
+            ("C", "z"),
+            ("D", "u v"),
+            ("E", ""),
+        ];
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         assert_eq!(read(text), expected);
     }
 }

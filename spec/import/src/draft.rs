@@ -97,7 +97,10 @@ impl Draft {
     pub(crate) fn name_ports(&mut self, mentions: Vec<PortMention>) {
         let mut unique: Vec<PortMention> = Vec::new();
         for mention in mentions {
-            match unique.iter_mut().find(|known| known.number == mention.number) {
+            match unique
+                .iter_mut()
+                .find(|known| known.number == mention.number)
+            {
                 Some(known) => known.name = known.name.take().or(mention.name),
                 None => unique.push(mention),
             }
@@ -108,37 +111,74 @@ impl Draft {
                 Some(name) => nearest_name(name),
                 None => usual_name(mention.number, alone),
             };
-            let taken = self.listens.iter().any(|listen| listen.name.as_str() == wanted);
-            let text = if taken { format!("p{}", mention.number) } else { wanted };
-            let Ok(name) = text.parse::<Name>() else { continue };
+            let taken = self
+                .listens
+                .iter()
+                .any(|listen| listen.name.as_str() == wanted);
+            let text = if taken {
+                format!("p{}", mention.number)
+            } else {
+                wanted
+            };
+            let Ok(name) = text.parse::<Name>() else {
+                continue;
+            };
             self.spec.ports.push(name.clone());
-            self.listens.push(Listen { name, number: mention.number, item: mention.item });
+            self.listens.push(Listen {
+                name,
+                number: mention.number,
+                item: mention.item,
+            });
         }
     }
 
     pub(crate) fn port(&self, number: u16) -> Option<&Name> {
-        self.listens.iter().find(|listen| listen.number == number).map(|listen| &listen.name)
+        self.listens
+            .iter()
+            .find(|listen| listen.number == number)
+            .map(|listen| &listen.name)
     }
 
     /// Moves the variables into the spec, once nothing of them changes any more.
     pub(crate) fn fill_env(&mut self) {
-        let entries = self.env.iter().map(|(key, value, _)| (EnvName(key.clone()), value.clone()));
+        let entries = self
+            .env
+            .iter()
+            .map(|(key, value, _)| (EnvName(key.clone()), value.clone()));
         self.spec.env = entries.collect::<BTreeMap<_, _>>();
     }
 
     /// Every text in which an address, a port or a path may stand, to be changed in place.
     pub(crate) fn texts_mut(&mut self) -> impl Iterator<Item = (&mut String, Option<Item>)> {
         let command = self.launch.item.clone();
-        let words = self.spec.command.0.iter_mut().map(move |word| (word, command.clone()));
-        let env = self.env.iter_mut().map(|(_, value, item)| (value, Some(item.clone())));
+        let words = self
+            .spec
+            .command
+            .0
+            .iter_mut()
+            .map(move |word| (word, command.clone()));
+        let env = self
+            .env
+            .iter_mut()
+            .map(|(_, value, item)| (value, Some(item.clone())));
         let sidecars = self.spec.sidecars.iter_mut().flat_map(|sidecar| {
             let CommandLine(words) = &mut sidecar.command;
             words.iter_mut().chain(sidecar.env.values_mut())
         });
         let hooks = &mut self.spec.hooks;
-        let hooks = [&mut hooks.pre_start, &mut hooks.post_start, &mut hooks.pre_stop, &mut hooks.post_stop];
-        let hooks = hooks.into_iter().flatten().flat_map(|hook| hook.command.0.iter_mut());
-        words.chain(env).chain(sidecars.chain(hooks).map(|text| (text, None)))
+        let hooks = [
+            &mut hooks.pre_start,
+            &mut hooks.post_start,
+            &mut hooks.pre_stop,
+            &mut hooks.post_stop,
+        ];
+        let hooks = hooks
+            .into_iter()
+            .flatten()
+            .flat_map(|hook| hook.command.0.iter_mut());
+        words
+            .chain(env)
+            .chain(sidecars.chain(hooks).map(|text| (text, None)))
     }
 }
 

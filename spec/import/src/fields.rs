@@ -17,7 +17,12 @@ pub(crate) struct Item {
 
 impl Item {
     pub(crate) fn document(file: &Rc<str>, node: &Rc<Node>) -> Item {
-        Item { file: file.clone(), path: String::new(), place: node.place, node: node.clone() }
+        Item {
+            file: file.clone(),
+            path: String::new(),
+            place: node.place,
+            node: node.clone(),
+        }
     }
 
     /// The text of a scalar; empty for anything else.
@@ -78,8 +83,12 @@ impl Item {
                     true => pair.key.clone(),
                     false => format!("{}.{}", self.path, pair.key),
                 };
-                let item =
-                    Item { file: self.file.clone(), path, place: pair.place, node: pair.node.clone() };
+                let item = Item {
+                    file: self.file.clone(),
+                    path,
+                    place: pair.place,
+                    node: pair.node.clone(),
+                };
                 (pair.key.clone(), item)
             })
             .collect()
@@ -87,12 +96,16 @@ impl Item {
 
     /// The value under a key, if there is one and it is not null. Nothing is noted of it.
     pub(crate) fn get(&self, key: &str) -> Option<Item> {
-        self.entries().into_iter().find(|(name, item)| name == key && !item.node.is_null()).map(|(_, item)| item)
+        self.entries()
+            .into_iter()
+            .find(|(name, item)| name == key && !item.node.is_null())
+            .map(|(_, item)| item)
     }
 
     /// The value at a path of keys.
     pub(crate) fn at(&self, keys: &[&str]) -> Option<Item> {
-        keys.iter().try_fold(self.clone(), |item, key| item.get(key))
+        keys.iter()
+            .try_fold(self.clone(), |item, key| item.get(key))
     }
 }
 
@@ -121,9 +134,16 @@ impl Fields {
     /// Opens a mapping; anything else is noted and opens as an empty one.
     pub(crate) fn open(item: Item, notes: &mut Notes) -> Fields {
         if !item.is_map() && !item.node.is_null() {
-            notes.lost(&item, "", format!("expected a mapping, found {}", item.node.describe()));
+            notes.lost(
+                &item,
+                "",
+                format!("expected a mapping, found {}", item.node.describe()),
+            );
         }
-        Fields { left: item.entries(), item }
+        Fields {
+            left: item.entries(),
+            item,
+        }
     }
 
     /// Takes what stands under a key; null is nothing.
@@ -139,17 +159,32 @@ impl Fields {
         if item.is_scalar() {
             return Some(item);
         }
-        notes.lost(&item, "", format!("expected a text or a number, found {}", item.node.describe()));
+        notes.lost(
+            &item,
+            "",
+            format!(
+                "expected a text or a number, found {}",
+                item.node.describe()
+            ),
+        );
         None
     }
 
     /// Takes a number; anything else is noted.
-    pub(crate) fn number<T: std::str::FromStr>(&mut self, key: &str, notes: &mut Notes) -> Option<(T, Item)> {
+    pub(crate) fn number<T: std::str::FromStr>(
+        &mut self,
+        key: &str,
+        notes: &mut Notes,
+    ) -> Option<(T, Item)> {
         let item = self.take(key)?;
         match item.number() {
             Some(number) => Some((number, item)),
             None => {
-                notes.lost(&item, "", format!("expected a number, found {}", item.node.describe()));
+                notes.lost(
+                    &item,
+                    "",
+                    format!("expected a number, found {}", item.node.describe()),
+                );
                 None
             }
         }
@@ -161,7 +196,11 @@ impl Fields {
             return Vec::new();
         };
         if !item.is_list() {
-            notes.lost(&item, "", format!("expected a list, found {}", item.node.describe()));
+            notes.lost(
+                &item,
+                "",
+                format!("expected a list, found {}", item.node.describe()),
+            );
         }
         item.items()
     }
@@ -189,7 +228,11 @@ fn settle(key: &str, item: &Item, fates: Fates, notes: &mut Notes) {
         Some(start) => key.starts_with(start),
         None => name == key,
     };
-    match fates.iter().find(|(name, _)| matches(name)).map(|(_, fate)| *fate) {
+    match fates
+        .iter()
+        .find(|(name, _)| matches(name))
+        .map(|(_, fate)| *fate)
+    {
         Some(Fate::Ignored(why)) => notes.ignored(item, why),
         Some(Fate::IgnoredIf(values, why)) => match item.node.text() {
             Some(text) if values.contains(&text) => notes.ignored(item, why),

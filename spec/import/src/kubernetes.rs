@@ -10,6 +10,8 @@ mod scaling;
 mod service;
 mod workload;
 
+pub(crate) use workload::schedule;
+
 use tw_model::Name;
 
 use crate::compose::Read;
@@ -42,11 +44,17 @@ pub(crate) struct Workload {
 impl Cluster {
     /// The object of a kind and a name.
     pub(crate) fn find(&self, kind: &str, name: &str) -> Option<&Object> {
-        self.objects.iter().find(|object| object.kind == kind && object.name == name)
+        self.objects
+            .iter()
+            .find(|object| object.kind == kind && object.name == name)
     }
 
     /// The workloads whose pods have all of these labels; none for no labels.
-    pub(crate) fn selected(&self, selector: &[(String, String)], namespace: &str) -> Vec<&Workload> {
+    pub(crate) fn selected(
+        &self,
+        selector: &[(String, String)],
+        namespace: &str,
+    ) -> Vec<&Workload> {
         self.jobs
             .iter()
             .filter(|workload| {
@@ -62,7 +70,10 @@ impl Cluster {
 pub(crate) fn read(documents: &[Item], notes: &mut Notes) -> Result<Read, ImportError> {
     let objects = object::all(documents)?;
     let mut names = JobNames::default();
-    let mut cluster = Cluster { objects, jobs: Vec::new() };
+    let mut cluster = Cluster {
+        objects,
+        jobs: Vec::new(),
+    };
     let mut runs = Vec::new();
     for object in &cluster.objects {
         if let Some(template) = workload::template(object) {
@@ -78,8 +89,10 @@ pub(crate) fn read(documents: &[Item], notes: &mut Notes) -> Result<Read, Import
             runs.push((object.clone(), job));
         }
     }
-    let mut drafts: Vec<Draft> =
-        runs.into_iter().map(|(object, job)| workload::read(&object, job, &cluster, notes)).collect();
+    let mut drafts: Vec<Draft> = runs
+        .into_iter()
+        .map(|(object, job)| workload::read(&object, job, &cluster, notes))
+        .collect();
     let mut addresses = Addresses::default();
     for object in cluster.objects.clone() {
         notes.about(None);
@@ -88,8 +101,17 @@ pub(crate) fn read(documents: &[Item], notes: &mut Notes) -> Result<Read, Import
         }
         let fields = Fields::open(object.item.clone(), notes);
         match object.kind.as_str() {
-            "Service" => service::read(&object, fields, &cluster, &mut drafts, &mut addresses, notes),
-            "HorizontalPodAutoscaler" => scaling::autoscaler(&object, fields, &cluster, &mut drafts, notes),
+            "Service" => service::read(
+                &object,
+                fields,
+                &cluster,
+                &mut drafts,
+                &mut addresses,
+                notes,
+            ),
+            "HorizontalPodAutoscaler" => {
+                scaling::autoscaler(&object, fields, &cluster, &mut drafts, notes)
+            }
             "PodDisruptionBudget" => scaling::budget(&object, fields, &cluster, &mut drafts, notes),
             "ConfigMap" => env::config_map(&object, fields, &cluster, notes),
             "Secret" => env::secret(&object, fields, notes),
@@ -98,5 +120,9 @@ pub(crate) fn read(documents: &[Item], notes: &mut Notes) -> Result<Read, Import
         }
     }
     notes.about(None);
-    Ok(Read { drafts, addresses, variables: Default::default() })
+    Ok(Read {
+        drafts,
+        addresses,
+        variables: Default::default(),
+    })
 }

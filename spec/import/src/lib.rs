@@ -63,7 +63,9 @@ impl std::str::FromStr for Format {
             "compose" | "docker-compose" => Ok(Format::Compose),
             "kubernetes" | "k8s" => Ok(Format::Kubernetes),
             "nomad" => Ok(Format::Nomad),
-            _ => Err(format!("'{text}' is not a format: compose, kubernetes or nomad")),
+            _ => Err(format!(
+                "'{text}' is not a format: compose, kubernetes or nomad"
+            )),
         }
     }
 }
@@ -141,32 +143,51 @@ pub fn import(
         }
     }
     let Some((format, first)) = found else {
-        return Err(ImportError::Empty { file: inputs.first().map(|input| input.name.clone()).unwrap_or_default() });
+        return Err(ImportError::Empty {
+            file: inputs
+                .first()
+                .map(|input| input.name.clone())
+                .unwrap_or_default(),
+        });
     };
     let mut notes = Notes::default();
-    documents.iter().for_each(|document| note_tags(document, &mut notes));
+    documents
+        .iter()
+        .for_each(|document| note_tags(document, &mut notes));
     let mut read = match format {
         Format::Compose => compose::read(&documents, surroundings, &mut notes)?,
         Format::Kubernetes => kubernetes::read(&documents, &mut notes)?,
         Format::Nomad => nomad::read(&documents, &mut notes)?,
     };
     if read.drafts.is_empty() {
-        return Err(ImportError::NoJobs { file: first.name.clone() });
+        return Err(ImportError::NoJobs {
+            file: first.name.clone(),
+        });
     }
     settle::settle(&mut read.drafts, read.addresses, &mut notes);
     let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
     let spec = writer::write(&names, format, &read.drafts, &read.variables, &mut notes);
     let mut notes = notes.list;
     let order = |file: &str| names.iter().position(|name| *name == file);
-    notes.sort_by(|a, b| (order(&a.file), a.line, a.column).cmp(&(order(&b.file), b.line, b.column)));
+    notes.sort_by(|a, b| {
+        (order(&a.file), a.line, a.column).cmp(&(order(&b.file), b.line, b.column))
+    });
     let jobs = read.drafts.into_iter().map(|draft| draft.spec).collect();
-    Ok(Imported { format, spec, jobs, notes })
+    Ok(Imported {
+        format,
+        spec,
+        jobs,
+        notes,
+    })
 }
 
 /// Tells the family of a document by the keys that only it has.
 fn detect(node: &document::Node, file: &str) -> Result<Format, ImportError> {
     let has = |key: &str| node.get(key).is_some();
-    let unknown = |found: String| ImportError::UnknownFormat { file: file.to_owned(), found };
+    let unknown = |found: String| ImportError::UnknownFormat {
+        file: file.to_owned(),
+        found,
+    };
     if has("services") || (has("version") && has("volumes")) {
         return Ok(Format::Compose);
     }
@@ -185,11 +206,19 @@ fn detect(node: &document::Node, file: &str) -> Result<Format, ImportError> {
     let document::Value::Map(pairs) = &node.value else {
         return Err(unknown(node.describe()));
     };
-    let is_service = |node: &document::Node| node.get("image").is_some() || node.get("build").is_some();
+    let is_service =
+        |node: &document::Node| node.get("image").is_some() || node.get("build").is_some();
     if !pairs.is_empty() && pairs.iter().all(|pair| is_service(&pair.node)) {
-        return Err(unknown("it looks like a compose file of the first version: put its services below `services:`".to_owned()));
+        return Err(unknown(
+            "it looks like a compose file of the first version: put its services below `services:`"
+                .to_owned(),
+        ));
     }
-    let keys: Vec<String> = pairs.iter().take(5).map(|pair| format!("'{}'", pair.key)).collect();
+    let keys: Vec<String> = pairs
+        .iter()
+        .take(5)
+        .map(|pair| format!("'{}'", pair.key))
+        .collect();
     Err(unknown(format!("it has the keys {}", keys.join(", "))))
 }
 
@@ -199,7 +228,11 @@ fn note_tags(item: &Item, notes: &mut Notes) {
         && tag != "!reset"
         && tag != "!override"
     {
-        notes.lost(item, "", format!("the tag {tag} means nothing here; the value is taken as it stands"));
+        notes.lost(
+            item,
+            "",
+            format!("the tag {tag} means nothing here; the value is taken as it stands"),
+        );
     }
     for (_, inner) in item.entries() {
         note_tags(&inner, notes);

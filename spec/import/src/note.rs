@@ -53,7 +53,14 @@ pub struct Note {
 
 impl std::fmt::Display for Note {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Note { kind, file, line, path, message, .. } = self;
+        let Note {
+            kind,
+            file,
+            line,
+            path,
+            message,
+            ..
+        } = self;
         write!(f, "{file}:{line}: {path}: {}: {message}", kind.as_str())
     }
 }
@@ -71,7 +78,13 @@ impl Notes {
         self.job = job.map(Rc::from);
     }
 
-    pub(crate) fn add(&mut self, kind: NoteKind, item: &Item, field: &str, message: impl Into<String>) {
+    pub(crate) fn add(
+        &mut self,
+        kind: NoteKind,
+        item: &Item,
+        field: &str,
+        message: impl Into<String>,
+    ) {
         self.list.push(Note {
             kind,
             file: item.file.to_string(),

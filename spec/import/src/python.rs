@@ -12,7 +12,12 @@ pub(crate) enum Expr {
     /// A text; written when the layout is made.
     Text(String),
     /// A call, a list or a dict.
-    Group { open: String, close: &'static str, elements: Vec<Element>, trailing: Vec<String> },
+    Group {
+        open: String,
+        close: &'static str,
+        elements: Vec<Element>,
+        trailing: Vec<String>,
+    },
 }
 
 /// An element of a group, with the comments above it.
@@ -39,7 +44,12 @@ pub(crate) enum Key {
 
 impl Element {
     pub(crate) fn new(key: Key, value: Expr) -> Element {
-        Element { comments: Vec::new(), key, value, after: None }
+        Element {
+            comments: Vec::new(),
+            key,
+            value,
+            after: None,
+        }
     }
 
     fn prefix(&self) -> String {
@@ -54,7 +64,12 @@ impl Element {
 
 impl Expr {
     pub(crate) fn call(name: &str, elements: Vec<Element>) -> Expr {
-        Expr::Group { open: format!("{name}("), close: ")", elements, trailing: Vec::new() }
+        Expr::Group {
+            open: format!("{name}("),
+            close: ")",
+            elements,
+            trailing: Vec::new(),
+        }
     }
 
     /// The name of what a call calls.
@@ -82,7 +97,9 @@ impl Expr {
     /// Visits this expression and all within it, outermost first.
     pub(crate) fn visit(&self, see: &mut impl FnMut(&Expr)) {
         see(self);
-        self.elements().iter().for_each(|element| element.value.visit(see));
+        self.elements()
+            .iter()
+            .for_each(|element| element.value.visit(see));
     }
 
     /// Visits this expression and all within it, innermost first, to change them.
@@ -95,10 +112,14 @@ impl Expr {
 
     fn has_comments(&self) -> bool {
         match self {
-            Expr::Group { elements, trailing, .. } => {
+            Expr::Group {
+                elements, trailing, ..
+            } => {
                 !trailing.is_empty()
                     || elements.iter().any(|element| {
-                        !element.comments.is_empty() || element.after.is_some() || element.value.has_comments()
+                        !element.comments.is_empty()
+                            || element.after.is_some()
+                            || element.value.has_comments()
                     })
             }
             Expr::Atom(_) | Expr::Text(_) => false,
@@ -110,7 +131,12 @@ impl Expr {
         match self {
             Expr::Atom(text) => text.clone(),
             Expr::Text(text) => quoted(text),
-            Expr::Group { open, close, elements, .. } => {
+            Expr::Group {
+                open,
+                close,
+                elements,
+                ..
+            } => {
                 let inside: Vec<String> = elements
                     .iter()
                     .map(|element| format!("{}{}", element.prefix(), element.value.flat()))
@@ -123,7 +149,13 @@ impl Expr {
     /// Laid out from `column` on, in lines indented by `indent`; `after` more characters follow on the last line.
     pub(crate) fn layout(&self, indent: usize, column: usize, after: usize) -> String {
         let flat = self.flat();
-        let Expr::Group { open, close, elements, trailing } = self else {
+        let Expr::Group {
+            open,
+            close,
+            elements,
+            trailing,
+        } = self
+        else {
             return flat;
         };
         let fits = column + flat.chars().count() + after <= WIDTH && !flat.contains('\n');
@@ -142,7 +174,11 @@ impl Expr {
             text.push_str(&comment_lines(&element.comments, inner));
             let prefix = element.prefix();
             // A value with a comment of its own is broken over lines, so that the comment stands on the first.
-            let column = if element.after.is_some() { WIDTH } else { inner + prefix.chars().count() };
+            let column = if element.after.is_some() {
+                WIDTH
+            } else {
+                inner + prefix.chars().count()
+            };
             let value = element.value.layout(inner, column, comma.len());
             let mut line = format!("{margin}{prefix}{value}{comma}\n");
             if let Some(after) = &element.after {
@@ -157,14 +193,23 @@ impl Expr {
     }
 }
 
-/// Comments, wrapped, each line indented.
+/// Comments, wrapped, each line indented; lines that go on with a comment hang below its first.
 pub(crate) fn comment_lines(comments: &[String], indent: usize) -> String {
+    hanging_lines(comments, indent, "  ")
+}
+
+/// Comments as paragraphs, wrapped.
+pub(crate) fn paragraphs(comments: &[String]) -> String {
+    hanging_lines(comments, 0, "")
+}
+
+fn hanging_lines(comments: &[String], indent: usize, hang: &str) -> String {
     let margin = " ".repeat(indent);
     let mut text = String::new();
     for comment in comments {
         let width = WIDTH.saturating_sub(indent + 2).max(40);
         for (index, line) in wrapped(comment, width).iter().enumerate() {
-            let hang = if index == 0 { "" } else { "  " };
+            let hang = if index == 0 { "" } else { hang };
             text.push_str(format!("{margin}# {hang}{line}").trim_end());
             text.push('\n');
         }
@@ -176,7 +221,11 @@ pub(crate) fn comment_lines(comments: &[String], indent: usize) -> String {
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
-        let room = if lines.len() > 1 { width - 2 } else { width };
+        let room = if lines.len() > 1 {
+            width.saturating_sub(2)
+        } else {
+            width
+        };
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= room => {
                 line.push(' ');
@@ -207,10 +256,15 @@ fn escaped(text: &str, quote: char) -> String {
                 out.push('\\');
                 out.push(c);
             }
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
+                out.push_str(&format!("\\x{:02x}", c as u32))
+            }
             // Characters that an editor shows as nothing, or as a line's end, are written by number.
             '\u{80}'..='\u{a0}' => out.push_str(&format!("\\x{:02x}", c as u32)),
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => {
+            '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+            | '\u{feff}' => {
                 out.push_str(&format!("\\u{:04x}", c as u32));
             }
             c => out.push(c),
@@ -223,11 +277,19 @@ fn escaped(text: &str, quote: char) -> String {
 pub(crate) fn block(text: &str) -> String {
     let lines: Vec<String> = text
         .split('\n')
-        .map(|line| escaped(line, '\u{0}').replace("\"\"\"", "\\\"\\\"\\\"").replace("\\t", "\t"))
+        .map(|line| {
+            escaped(line, '\u{0}')
+                .replace("\"\"\"", "\\\"\\\"\\\"")
+                .replace("\\t", "\t")
+        })
         .collect();
     let mut body = lines.join("\n");
     // Blanks before a line's end would be lost on the way through editors.
-    body = body.split('\n').map(keep_trailing_blank).collect::<Vec<_>>().join("\n");
+    body = body
+        .split('\n')
+        .map(keep_trailing_blank)
+        .collect::<Vec<_>>()
+        .join("\n");
     if body.ends_with('"') {
         body.pop();
         body.push_str("\\\"");
@@ -277,7 +339,10 @@ impl Reader<'_> {
         if self.skip("{") {
             return self.group("{".to_owned(), "}");
         }
-        let end = self.rest().find(['(', ',', ')', ']', '}']).unwrap_or(self.rest().len());
+        let end = self
+            .rest()
+            .find(['(', ',', ')', ']', '}'])
+            .unwrap_or(self.rest().len());
         let atom = self.rest()[..end].to_owned();
         self.at += end;
         match self.skip("(") {
@@ -293,7 +358,12 @@ impl Reader<'_> {
             elements.push(Element::new(key, self.expression()));
             self.skip(", ");
         }
-        Expr::Group { open, close, elements, trailing: Vec::new() }
+        Expr::Group {
+            open,
+            close,
+            elements,
+            trailing: Vec::new(),
+        }
     }
 
     fn key(&mut self, close: &str) -> Key {
@@ -305,8 +375,10 @@ impl Reader<'_> {
             }
             ")" => {
                 let rest = self.rest();
-                let name: String =
-                    rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                let name: String = rest
+                    .chars()
+                    .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                    .collect();
                 match rest[name.len()..].starts_with('=') {
                     true => {
                         self.at += name.len() + 1;

@@ -22,7 +22,9 @@ pub(crate) fn duration(text: &str) -> Option<Millis> {
             ("h", 3_600_000.0),
             ("d", 86_400_000.0),
         ];
-        let (unit, factor) = units.into_iter().find(|(unit, _)| rest[end..].starts_with(unit))?;
+        let (unit, factor) = units
+            .into_iter()
+            .find(|(unit, _)| rest[end..].starts_with(unit))?;
         millis += number * factor;
         rest = &rest[end + unit.len()..];
     }
@@ -32,7 +34,9 @@ pub(crate) fn duration(text: &str) -> Option<Millis> {
 /// `512m`, `1gb`, `64b`: sizes in a compose file, in powers of 1024.
 pub(crate) fn compose_bytes(text: &str) -> Option<Bytes> {
     let text = text.trim().to_ascii_lowercase();
-    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let number: f64 = text[..end].parse().ok()?;
     let shift = match text[end..].trim() {
         "" | "b" => 0,
@@ -93,7 +97,14 @@ mod tests {
 
     #[test]
     fn durations_are_sums_of_numbers_with_units() {
-        for (text, millis) in [("10s", 10_000), ("1m30s", 90_000), ("500ms", 500), ("1.5h", 5_400_000), ("0", 0), ("1m0s", 60_000)] {
+        for (text, millis) in [
+            ("10s", 10_000),
+            ("1m30s", 90_000),
+            ("500ms", 500),
+            ("1.5h", 5_400_000),
+            ("0", 0),
+            ("1m0s", 60_000),
+        ] {
             assert_eq!(duration(text), Some(Millis(millis)), "{text}");
         }
         for text in ["", "10", "s", "1x", "-1s"] {

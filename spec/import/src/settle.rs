@@ -46,16 +46,32 @@ pub(crate) fn file_suffix(draft: &Draft) -> Option<&'static str> {
 fn known_image(draft: &Draft) -> Option<&'static KnownImage> {
     let (reference, _) = draft.image.as_ref()?;
     let plain = variables::plain(reference);
-    (!plain.contains("fpm")).then(|| images::known(&plain)).flatten()
+    (!plain.contains("fpm"))
+        .then(|| images::known(&plain))
+        .flatten()
 }
 
 /// Puts the entry point and the command of the image where the file gives none. Words that nobody knows are
 /// left empty, for the author to fill in.
 fn complete_command(draft: &mut Draft, notes: &mut Notes) {
-    let Launch { entrypoint, arguments, item } = draft.launch.clone();
-    let item = item.or_else(|| draft.image.as_ref().map(|(_, item)| item.clone())).unwrap_or(draft.origin.clone());
-    let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let image = draft.image.as_ref().map(|(reference, _)| format!("the image {}", variables::plain(reference)));
+    let Launch {
+        entrypoint,
+        arguments,
+        item,
+    } = draft.launch.clone();
+    let item = item
+        .or_else(|| draft.image.as_ref().map(|(_, item)| item.clone()))
+        .unwrap_or(draft.origin.clone());
+    let owned = |words: &[&str]| {
+        words
+            .iter()
+            .map(|word| (*word).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let image = draft
+        .image
+        .as_ref()
+        .map(|(reference, _)| format!("the image {}", variables::plain(reference)));
     let image_name = image.clone().unwrap_or("its image".to_owned());
     let words = match (entrypoint, arguments, known_image(draft)) {
         (Some(mut words), arguments, _) => {
@@ -64,7 +80,10 @@ fn complete_command(draft: &mut Draft, notes: &mut Notes) {
         }
         (None, Some(arguments), Some(known)) => {
             if !known.entrypoint.is_empty() {
-                let message = format!("begins with the entry point of {image_name}: {}", known.entrypoint.join(" "));
+                let message = format!(
+                    "begins with the entry point of {image_name}: {}",
+                    known.entrypoint.join(" ")
+                );
                 notes.changed(&item, "command", message);
             }
             let mut words = owned(known.entrypoint);
@@ -74,11 +93,17 @@ fn complete_command(draft: &mut Draft, notes: &mut Notes) {
         (None, None, Some(known)) => {
             let mut words = owned(known.entrypoint);
             words.extend(owned(known.command));
-            notes.changed(&item, "command", format!("what {image_name} starts by itself is written out"));
+            notes.changed(
+                &item,
+                "command",
+                format!("what {image_name} starts by itself is written out"),
+            );
             words
         }
         (None, Some(arguments), None) if needs_program(&arguments) => {
-            let message = format!("the program: {image_name} has it as its entry point (ENTRYPOINT); put it first");
+            let message = format!(
+                "the program: {image_name} has it as its entry point (ENTRYPOINT); put it first"
+            );
             notes.decide(&item, "command", message);
             let mut words = vec![String::new()];
             words.extend(arguments);
@@ -86,14 +111,18 @@ fn complete_command(draft: &mut Draft, notes: &mut Notes) {
         }
         (None, Some(arguments), None) => {
             if draft.image.is_some() {
-                let message = format!("if {image_name} has an entry point (ENTRYPOINT), put it before these words");
+                let message = format!(
+                    "if {image_name} has an entry point (ENTRYPOINT), put it before these words"
+                );
                 notes.changed(&item, "command", message);
             }
             arguments
         }
         (None, None, None) => {
             let message = match image {
-                Some(image) => format!("what {image} starts: its ENTRYPOINT and CMD (`docker inspect` shows them)"),
+                Some(image) => format!(
+                    "what {image} starts: its ENTRYPOINT and CMD (`docker inspect` shows them)"
+                ),
                 None => "what it starts: ENTRYPOINT and CMD of its Dockerfile".to_owned(),
             };
             notes.decide(&item, "command", message);
@@ -105,7 +134,9 @@ fn complete_command(draft: &mut Draft, notes: &mut Notes) {
 
 /// Whether these can only be the arguments of a program that is not among them.
 fn needs_program(arguments: &[String]) -> bool {
-    arguments.first().is_none_or(|first| first.is_empty() || first.starts_with('-'))
+    arguments
+        .first()
+        .is_none_or(|first| first.is_empty() || first.starts_with('-'))
 }
 
 /// Rewrites paths whose files lie elsewhere now.
@@ -116,7 +147,10 @@ fn follow_moves(draft: &mut Draft, notes: &mut Notes) {
             count += replace_path(text, &moved.from, &moved.to);
         }
         if count == 0 && moved.from != moved.to {
-            let message = format!("the program finds at {} what it had at {}: tell it so", moved.to, moved.from);
+            let message = format!(
+                "the program finds at {} what it had at {}: tell it so",
+                moved.to, moved.from
+            );
             notes.decide(&moved.item, "packages", message);
         }
     }
@@ -129,8 +163,14 @@ fn replace_path(text: &mut String, from: &str, to: &str) -> usize {
     let mut done = 0;
     while let Some(found) = text[done..].find(from).map(|at| at + done) {
         let end = found + from.len();
-        let before = text[..found].chars().next_back().is_none_or(|c| !part_of_path(c));
-        let after = text[end..].chars().next().is_none_or(|c| c == '/' || !part_of_path(c));
+        let before = text[..found]
+            .chars()
+            .next_back()
+            .is_none_or(|c| !part_of_path(c));
+        let after = text[end..]
+            .chars()
+            .next()
+            .is_none_or(|c| c == '/' || !part_of_path(c));
         if before && after {
             text.replace_range(found..end, to);
             done = found + to.len();
@@ -161,21 +201,29 @@ fn bind_ports(draft: &mut Draft, notes: &mut Notes) {
 /// Words of an option that takes a port or an address to listen on.
 fn is_listening_option(option: &str) -> bool {
     let option = option.trim_start_matches('-').to_ascii_lowercase();
-    matches!(option.as_str(), "p" | "l" | "b") || ["port", "listen", "bind", "addr"].iter().any(|word| option.contains(word))
+    matches!(option.as_str(), "p" | "l" | "b")
+        || ["port", "listen", "bind", "addr"]
+            .iter()
+            .any(|word| option.contains(word))
 }
 
 fn tell_command(words: &mut [String], listen: &Listen) -> usize {
     let number = listen.number.to_string();
     let mut told = 0;
     for index in 0..words.len() {
-        let previous = index.checked_sub(1).map(|before| words[before].clone()).unwrap_or_default();
+        let previous = index
+            .checked_sub(1)
+            .map(|before| words[before].clone())
+            .unwrap_or_default();
         let word = &mut words[index];
         if *word == number && previous.starts_with('-') && is_listening_option(&previous) {
             *word = format!("{{port:{}}}", listen.name);
             told += 1;
             continue;
         }
-        let option = word.split_once('=').map(|(option, value)| (option.to_owned(), value.to_owned()));
+        let option = word
+            .split_once('=')
+            .map(|(option, value)| (option.to_owned(), value.to_owned()));
         if let Some((option, value)) = option
             && option.starts_with('-')
             && is_listening_option(&option)
@@ -191,14 +239,25 @@ fn tell_command(words: &mut [String], listen: &Listen) -> usize {
 }
 
 /// Hosts by which a program means itself, or all addresses of its machine.
-const OWN_HOSTS: [&str; 8] = ["0.0.0.0:", "[::]:", "[::0]:", "127.0.0.1:", "localhost:", "*:", "+:", "[::1]:"];
+const OWN_HOSTS: [&str; 8] = [
+    "0.0.0.0:",
+    "[::]:",
+    "[::0]:",
+    "127.0.0.1:",
+    "localhost:",
+    "*:",
+    "+:",
+    "[::1]:",
+];
 
 /// Replaces the number in `0.0.0.0:8080`, `localhost:8080` and a text that begins with `:8080`.
 fn replace_own_address(text: &mut String, listen: &Listen) -> usize {
     let number = listen.number.to_string();
     let template = format!("{{port:{}}}", listen.name);
     let mut told = 0;
-    let opens = text.strip_prefix(':').or_else(|| text.split_once("=:").map(|(_, rest)| rest));
+    let opens = text
+        .strip_prefix(':')
+        .or_else(|| text.split_once("=:").map(|(_, rest)| rest));
     if opens.is_some_and(|rest| rest == number || rest.starts_with(&format!("{number}/"))) {
         *text = text.replacen(&format!(":{number}"), &format!(":{template}"), 1);
         told += 1;

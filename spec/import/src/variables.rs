@@ -32,10 +32,19 @@ pub(crate) enum Part {
 
 impl Variables {
     /// The text that stands for a variable; none when it cannot be a constant, or is known with another default.
-    pub(crate) fn marker(&mut self, name: &str, default: Option<&str>, item: &Item) -> Option<String> {
-        let met = || Variable { default: default.map(str::to_owned), item: item.clone() };
+    pub(crate) fn marker(
+        &mut self,
+        name: &str,
+        default: Option<&str>,
+        item: &Item,
+    ) -> Option<String> {
+        let met = || Variable {
+            default: default.map(str::to_owned),
+            item: item.clone(),
+        };
         let known = self.known.entry(name.to_owned()).or_insert_with(met);
-        (known.default.as_deref() == default && is_constant(name)).then(|| format!("{OPEN}{name}{CLOSE}"))
+        (known.default.as_deref() == default && is_constant(name))
+            .then(|| format!("{OPEN}{name}{CLOSE}"))
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Variable> {
@@ -46,7 +55,9 @@ impl Variables {
 /// Whether a name can be that of a constant.
 fn is_constant(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_uppercase())
-        && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
 /// Splits a text at its variables.
@@ -54,7 +65,9 @@ pub(crate) fn parts(text: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once(OPEN) {
-        let Some((name, after)) = after.split_once(CLOSE) else { break };
+        let Some((name, after)) = after.split_once(CLOSE) else {
+            break;
+        };
         if !before.is_empty() {
             parts.push(Part::Text(before.to_owned()));
         }

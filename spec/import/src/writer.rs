@@ -40,7 +40,10 @@ pub(crate) fn write(
     for expr in values.chain(&mut jobs) {
         expr.visit_mut(&mut |expr| fill_variables(expr, variables, &mut used));
     }
-    let constants: Vec<Constant> = variable_constants(used, variables, notes).into_iter().chain(constants).collect();
+    let constants: Vec<Constant> = variable_constants(used, variables, notes)
+        .into_iter()
+        .chain(constants)
+        .collect();
     for (draft, job) in drafts.iter().zip(&mut jobs) {
         annotate(draft, job, &notes.list, files.len() > 1);
     }
@@ -57,18 +60,32 @@ pub(crate) fn write(
         let export = Expr::call("export", vec![Element::new(Key::None, job)]);
         text.push_str(&format!("\n{}\n", export.layout(0, 0, 0)));
     }
-    let loose: Vec<&Note> = notes.list.iter().filter(|note| note.job.is_none() && shows(note)).collect();
+    let loose: Vec<&Note> = notes
+        .list
+        .iter()
+        .filter(|note| note.job.is_none() && shows(note))
+        .collect();
     if !loose.is_empty() {
         text.push('\n');
-        text.push_str(&python::comment_lines(&comments(&loose, "", files.len() > 1), 0));
+        text.push_str(&python::comment_lines(
+            &comments(&loose, "", files.len() > 1),
+            0,
+        ));
     }
     text
 }
 
 /// Where the spec came from, and what has to be known before it runs.
 fn header(files: &[&str], format: Format, drafts: &[Draft]) -> String {
-    let names: Vec<&str> = files.iter().map(|file| if *file == "-" { "standard input" } else { file }).collect();
-    let mut lines = vec![format!("Imported by `tw import` from {} ({}).", names.join(", "), format.describe())];
+    let names: Vec<&str> = files
+        .iter()
+        .map(|file| if *file == "-" { "standard input" } else { file })
+        .collect();
+    let mut lines = vec![format!(
+        "Imported by `tw import` from {} ({}).",
+        names.join(", "),
+        format.describe()
+    )];
     let waiting: BTreeSet<&str> = drafts
         .iter()
         .flat_map(|draft| without_support(&draft.spec))
@@ -81,7 +98,7 @@ fn header(files: &[&str], format: Format, drafts: &[Draft]) -> String {
             fields.join(", ")
         ));
     }
-    python::comment_lines(&lines, 0)
+    python::paragraphs(&lines)
 }
 
 /// The expression of one job, without comments.
@@ -102,7 +119,9 @@ fn job(draft: &Draft) -> Expr {
                     entries.sort_by_key(|entry| order(&entry.key));
                 }
             }
-            Key::Name(name) if name == "command" => mark_undecided(&mut argument.value, argument.after.insert(String::new())),
+            Key::Name(name) if name == "command" => {
+                mark_undecided(&mut argument.value, argument.after.insert(String::new()))
+            }
             _ => {}
         }
         if argument.after.as_deref() == Some("") {
@@ -116,7 +135,9 @@ fn job(draft: &Draft) -> Expr {
 fn mark_undecided(command: &mut Expr, after: &mut String) {
     match command.elements().first().map(|first| &first.value) {
         None => *after = "to decide: the program and its arguments".to_owned(),
-        Some(Expr::Text(program)) if program.is_empty() => *after = "to decide: the program, before these arguments".to_owned(),
+        Some(Expr::Text(program)) if program.is_empty() => {
+            *after = "to decide: the program, before these arguments".to_owned()
+        }
         Some(_) => {}
     }
 }
@@ -136,11 +157,13 @@ fn as_folder(expr: &mut Expr) {
 fn take_out_scripts(draft: &Draft, job: &mut Expr, constants: &mut Vec<Constant>) {
     let start = constant_name(draft.spec.name.as_str());
     for argument in job.elements_mut().into_iter().flatten() {
-        let Key::Name(field) = argument.key.clone() else { continue };
+        let Key::Name(field) = argument.key.clone() else {
+            continue;
+        };
         let base = match field.as_str() {
             "command" => format!("{start}_SCRIPT"),
-            "env" => start.clone(),
-            _ => format!("{start}_{}_SCRIPT", constant_name(&field)),
+            "env" | "hooks" => start.clone(),
+            _ => format!("{start}_{}", constant_name(&field)),
         };
         take_out_within(&mut argument.value, &base, field == "env", constants);
     }
@@ -148,10 +171,15 @@ fn take_out_scripts(draft: &Draft, job: &mut Expr, constants: &mut Vec<Constant>
 
 fn take_out_within(expr: &mut Expr, base: &str, by_key: bool, constants: &mut Vec<Constant>) {
     if let Expr::Text(text) = expr {
-        let is_script = text.trim_end_matches('\n').contains('\n') && variables::parts(text).len() <= 1;
+        let is_script =
+            text.trim_end_matches('\n').contains('\n') && variables::parts(text).len() <= 1;
         if is_script {
             let name = free_name(base, constants);
-            constants.push(Constant { name: name.clone(), comments: Vec::new(), value: Expr::Atom(python::block(text)) });
+            constants.push(Constant {
+                name: name.clone(),
+                comments: Vec::new(),
+                value: Expr::Atom(python::block(text)),
+            });
             *expr = Expr::Atom(name);
         }
         return;
@@ -159,6 +187,10 @@ fn take_out_within(expr: &mut Expr, base: &str, by_key: bool, constants: &mut Ve
     for element in expr.elements_mut().into_iter().flatten() {
         let base = match &element.key {
             Key::Text(key) if by_key => format!("{base}_{}", constant_name(key)),
+            // A hook is known by its moment, all else by the job.
+            Key::Name(name) if name.starts_with("pre_") || name.starts_with("post_") => {
+                format!("{base}_{}", constant_name(name))
+            }
             _ => base.to_owned(),
         };
         take_out_within(&mut element.value, &base, by_key, constants);
@@ -167,8 +199,16 @@ fn take_out_within(expr: &mut Expr, base: &str, by_key: bool, constants: &mut Ve
 
 /// `shop-front` as the name of a constant.
 pub(crate) fn constant_name(text: &str) -> String {
-    let name: String =
-        text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
+    let name: String = text
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
+        .collect();
     match name.starts_with(|c: char| c.is_ascii_digit()) {
         true => format!("X_{name}"),
         false => name,
@@ -179,7 +219,10 @@ pub(crate) fn free_name(base: &str, constants: &[Constant]) -> String {
     let is_taken = |name: &str| constants.iter().any(|constant| constant.name == name);
     match is_taken(base) {
         false => base.to_owned(),
-        true => (2..).map(|number| format!("{base}_{number}")).find(|name| !is_taken(name)).unwrap_or_default(),
+        true => (2..)
+            .map(|number| format!("{base}_{number}"))
+            .find(|name| !is_taken(name))
+            .unwrap_or_default(),
     }
 }
 
@@ -219,23 +262,35 @@ fn f_string(parts: &[Part]) -> String {
             Part::Variable(name) => format!("{open}{name}{close}"),
         })
         .collect();
-    format!("f{}", python::quoted(&text)).replace(open, "{").replace(close, "}")
+    format!("f{}", python::quoted(&text))
+        .replace(open, "{")
+        .replace(close, "}")
 }
 
 /// The constants of the variables that are left, with a note for each.
-fn variable_constants(mut used: Vec<String>, variables: &Variables, notes: &mut Notes) -> Vec<Constant> {
+fn variable_constants(
+    mut used: Vec<String>,
+    variables: &Variables,
+    notes: &mut Notes,
+) -> Vec<Constant> {
     used.sort();
     let mut constants = Vec::new();
     for name in used {
-        let Some(variable) = variables.get(&name) else { continue };
+        let Some(variable) = variables.get(&name) else {
+            continue;
+        };
         let first = constants.is_empty();
         let mut comments = Vec::new();
         if first {
-            comments.push("Variables of the environment; a spec reads none, so they are set here.".to_owned());
+            comments.push(
+                "Variables of the environment; a spec reads none, so they are set here.".to_owned(),
+            );
         }
         match &variable.default {
             Some(default) => {
-                let message = format!("${{{name}}} is the constant {name}, with its default '{default}': a spec reads no environment");
+                let message = format!(
+                    "${{{name}}} is the constant {name}, with its default '{default}': a spec reads no environment"
+                );
                 notes.changed(&variable.item, "", message);
             }
             None => {
@@ -244,7 +299,11 @@ fn variable_constants(mut used: Vec<String>, variables: &Variables, notes: &mut 
             }
         }
         let value = Expr::Text(variable.default.clone().unwrap_or_default());
-        constants.push(Constant { name, comments, value });
+        constants.push(Constant {
+            name,
+            comments,
+            value,
+        });
     }
     constants
 }
@@ -257,19 +316,33 @@ fn shows(note: &Note) -> bool {
 /// Puts the notes of a job as comments above the fields that they are about, or at its end.
 fn annotate(draft: &Draft, job: &mut Expr, notes: &[Note], name_files: bool) {
     let name = draft.spec.name.as_str();
-    let own: Vec<&Note> = notes.iter().filter(|note| note.job.as_deref() == Some(name) && shows(note)).collect();
+    let own: Vec<&Note> = notes
+        .iter()
+        .filter(|note| note.job.as_deref() == Some(name) && shows(note))
+        .collect();
     let prefix = draft.origin.path.as_str();
     let mut placed: BTreeSet<usize> = BTreeSet::new();
-    let Expr::Group { elements, trailing, .. } = job else { return };
+    let Expr::Group {
+        elements, trailing, ..
+    } = job
+    else {
+        return;
+    };
     for element in elements.iter_mut() {
-        let Key::Name(field) = &element.key else { continue };
-        let here: Vec<usize> = (0..own.len()).filter(|index| own[*index].field.as_deref() == Some(field)).collect();
+        let Key::Name(field) = &element.key else {
+            continue;
+        };
+        let here: Vec<usize> = (0..own.len())
+            .filter(|index| own[*index].field.as_deref() == Some(field))
+            .collect();
         let mine: Vec<&Note> = here.iter().map(|index| own[*index]).collect();
         element.comments = comments(&mine, prefix, name_files);
         placed.extend(here);
     }
-    let rest: Vec<&Note> =
-        (0..own.len()).filter(|index| !placed.contains(index)).map(|index| own[index]).collect();
+    let rest: Vec<&Note> = (0..own.len())
+        .filter(|index| !placed.contains(index))
+        .map(|index| own[index])
+        .collect();
     *trailing = comments(&rest, prefix, name_files);
 }
 
@@ -277,7 +350,9 @@ fn annotate(draft: &Draft, job: &mut Expr, notes: &[Note], name_files: bool) {
 fn comments(notes: &[&Note], prefix: &str, name_files: bool) -> Vec<String> {
     let mut groups: Vec<(NoteKind, &str, Vec<&Note>)> = Vec::new();
     for note in notes {
-        let same = groups.iter_mut().find(|(kind, message, _)| *kind == note.kind && *message == note.message);
+        let same = groups
+            .iter_mut()
+            .find(|(kind, message, _)| *kind == note.kind && *message == note.message);
         match same {
             Some((_, _, group)) => group.push(note),
             None => groups.push((note.kind, &note.message, vec![note])),
@@ -286,14 +361,31 @@ fn comments(notes: &[&Note], prefix: &str, name_files: bool) -> Vec<String> {
     groups
         .into_iter()
         .map(|(kind, message, group)| {
-            let paths: BTreeMap<&str, ()> = group.iter().map(|note| (short_path(&note.path, prefix), ())).collect();
+            let paths: BTreeMap<&str, ()> = group
+                .iter()
+                .map(|note| (short_path(&note.path, prefix), ()))
+                .collect();
             let paths: Vec<&str> = paths.into_keys().collect();
-            format!("{}: {} ({}): {message}", kind.as_str(), paths.join(", "), places(&group, name_files))
+            format!(
+                "{}: {} ({}): {message}",
+                kind.as_str(),
+                paths.join(", "),
+                places(&group, name_files)
+            )
         })
         .collect()
 }
 
 fn short_path<'a>(path: &'a str, prefix: &str) -> &'a str {
+    // Within a pod the container is what matters; where it stands in its object is the same in all of them.
+    if let Some((_, inside)) = path.rsplit_once("ontainers[")
+        && let Some((_, inside)) = inside.split_once("].")
+    {
+        return inside;
+    }
+    if let Some((_, inside)) = path.rsplit_once("spec.template.") {
+        return inside.strip_prefix("spec.").unwrap_or(inside);
+    }
     match path.strip_prefix(prefix) {
         Some(rest) if !prefix.is_empty() => match rest.trim_start_matches('.') {
             "" => path.rsplit('.').next().unwrap_or(path),
@@ -306,7 +398,10 @@ fn short_path<'a>(path: &'a str, prefix: &str) -> &'a str {
 /// `line 3`, `lines 3, 5`, `web.yaml:3`.
 fn places(notes: &[&Note], name_files: bool) -> String {
     if name_files {
-        let places: Vec<String> = notes.iter().map(|note| format!("{}:{}", note.file, note.line)).collect();
+        let places: Vec<String> = notes
+            .iter()
+            .map(|note| format!("{}:{}", note.file, note.line))
+            .collect();
         return places.join(", ");
     }
     let mut lines: Vec<u32> = notes.iter().map(|note| note.line).collect();
@@ -320,11 +415,25 @@ fn places(notes: &[&Note], name_files: bool) -> String {
 fn imports(constants: &[Constant], jobs: &[Expr]) -> String {
     let tables = JobSpec::tables();
     let classes: BTreeSet<&str> = tables.iter().map(|table| table.name).collect();
-    const UNITS: [&str; 9] = ["DAY", "HOUR", "MILLISECOND", "MINUTE", "SECOND", "GiB", "KiB", "MiB", "TiB"];
+    const UNITS: [&str; 9] = [
+        "DAY",
+        "HOUR",
+        "MILLISECOND",
+        "MINUTE",
+        "SECOND",
+        "GiB",
+        "KiB",
+        "MiB",
+        "TiB",
+    ];
     let mut names: BTreeSet<&str> = BTreeSet::from(["export"]);
     let mut see = |expr: &Expr| match expr {
         Expr::Group { open, .. } => {
-            let class = open.trim_end_matches(['(', '[', '{']).split('.').next().unwrap_or_default();
+            let class = open
+                .trim_end_matches(['(', '[', '{'])
+                .split('.')
+                .next()
+                .unwrap_or_default();
             names.extend(classes.get(class).copied());
         }
         Expr::Atom(text) => {
@@ -333,7 +442,11 @@ fn imports(constants: &[Constant], jobs: &[Expr]) -> String {
         }
         Expr::Text(_) => {}
     };
-    constants.iter().map(|constant| &constant.value).chain(jobs).for_each(|expr| expr.visit(&mut see));
+    constants
+        .iter()
+        .map(|constant| &constant.value)
+        .chain(jobs)
+        .for_each(|expr| expr.visit(&mut see));
     let mut names: Vec<&str> = names.into_iter().collect();
     let rank = |name: &str| match name.chars().next() {
         _ if name.chars().all(|c| c.is_ascii_uppercase()) => 0,

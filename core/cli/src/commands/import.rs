@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use serde_json::json;
-use tw_import::{EntryKind, Format, INPUT_BYTES_MAX, ImportError, Imported, Input, NoteKind, Surroundings};
+use tw_import::{
+    EntryKind, Format, INPUT_BYTES_MAX, ImportError, Imported, Input, NoteKind, Surroundings,
+};
 
 use crate::failure::advice;
 use crate::text::{BOLD_RED, CYAN, DIM, GREEN, RED, YELLOW, count, painted};
@@ -22,7 +24,9 @@ const NOT_ALL_CARRIED: u8 = 2;
 /// Prints the spec, and on standard error, line by line, what could not be carried over or is still to be decided.
 /// Several files become one spec, in which their jobs know each other.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 the spec is written, 1 an error, 2 with --strict: not everything was carried over.")]
+#[command(
+    after_help = "Exit codes: 0 the spec is written, 1 an error, 2 with --strict: not everything was carried over."
+)]
 pub(crate) struct Args {
     /// Files to import; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
@@ -50,9 +54,16 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         && file.exists()
         && !args.force
     {
-        return Err(advice(format!("{} is there already", file.display()), "--force overwrites it; without -o the spec is printed"));
+        return Err(advice(
+            format!("{} is there already", file.display()),
+            "--force overwrites it; without -o the spec is printed",
+        ));
     }
-    let inputs = args.files.iter().map(|file| read(file)).collect::<anyhow::Result<Vec<Input>>>()?;
+    let inputs = args
+        .files
+        .iter()
+        .map(|file| read(file))
+        .collect::<anyhow::Result<Vec<Input>>>()?;
     let beside = Beside::of(&args.files, output.as_deref())?;
     let imported = match tw_import::import(&inputs, args.format, &beside) {
         Ok(imported) => imported,
@@ -82,34 +93,60 @@ fn output_file(path: &Path) -> anyhow::Result<PathBuf> {
         return Ok(path.join("config.tw"));
     }
     match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            Err(advice(format!("there is no folder {}", folder.display()), "make it first; -o takes a file or a folder"))
-        }
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(advice(
+            format!("there is no folder {}", folder.display()),
+            "make it first; -o takes a file or a folder",
+        )),
         _ => Ok(path.to_owned()),
     }
 }
 
 fn read(path: &Path) -> anyhow::Result<Input> {
     let is_stdin = path == Path::new("-");
-    let name = if is_stdin { STDIN.to_owned() } else { path.display().to_string() };
+    let name = if is_stdin {
+        STDIN.to_owned()
+    } else {
+        path.display().to_string()
+    };
     if path.is_dir() {
-        return Err(advice(format!("{name} is a folder"), format!("name the files: tw import {}/*.yaml", name.trim_end_matches('/'))));
+        return Err(advice(
+            format!("{name} is a folder"),
+            format!(
+                "name the files: tw import {}/*.yaml",
+                name.trim_end_matches('/')
+            ),
+        ));
     }
     let mut bytes = Vec::new();
     let limit = INPUT_BYTES_MAX as u64 + 1;
     let found = match is_stdin {
         true => std::io::stdin().lock().take(limit).read_to_end(&mut bytes),
-        false => std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)),
+        false => {
+            std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+        }
     };
     found.with_context(|| format!("{name} cannot be read"))?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Input { name, text }),
-        Err(cause) if cause.utf8_error().error_len().is_none() && cause.as_bytes().len() > INPUT_BYTES_MAX => {
-            Ok(Input { name, text: String::from_utf8_lossy(cause.as_bytes()).into_owned() })
+        Err(cause)
+            if cause.utf8_error().error_len().is_none()
+                && cause.as_bytes().len() > INPUT_BYTES_MAX =>
+        {
+            Ok(Input {
+                name,
+                text: String::from_utf8_lossy(cause.as_bytes()).into_owned(),
+            })
         }
         Err(cause) => {
-            let line = cause.as_bytes()[..cause.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
-            Err(advice(format!("{name}:{line}: this is no UTF-8 text"), "manifests are text; convert it, for example with iconv"))
+            let line = cause.as_bytes()[..cause.utf8_error().valid_up_to()]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count()
+                + 1;
+            Err(advice(
+                format!("{name}:{line}: this is no UTF-8 text"),
+                "manifests are text; convert it, for example with iconv",
+            ))
         }
     }
 }
@@ -128,7 +165,10 @@ impl Beside {
             Some(folder) if !folder.as_os_str().is_empty() => here.join(folder),
             _ => here.clone(),
         };
-        let folder = files.iter().find(|file| *file != Path::new("-")).map_or(here.clone(), |file| folder_of(file));
+        let folder = files
+            .iter()
+            .find(|file| *file != Path::new("-"))
+            .map_or(here.clone(), |file| folder_of(file));
         let same = |other: PathBuf| match (other.canonicalize(), folder.canonicalize()) {
             (Ok(other), Ok(folder)) => other == folder,
             _ => false,
@@ -139,7 +179,10 @@ impl Beside {
 
     fn path(&self, path: &str) -> Option<PathBuf> {
         let inside = Path::new(path).components().all(|part| {
-            matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir)
+            matches!(
+                part,
+                std::path::Component::Normal(_) | std::path::Component::CurDir
+            )
         });
         inside.then(|| self.folder.join(path))
     }
@@ -158,7 +201,9 @@ impl Surroundings for Beside {
     fn read(&self, path: &str) -> Option<String> {
         let file = std::fs::File::open(self.path(path)?).ok()?;
         let mut text = String::new();
-        file.take(INPUT_BYTES_MAX as u64).read_to_string(&mut text).ok()?;
+        file.take(INPUT_BYTES_MAX as u64)
+            .read_to_string(&mut text)
+            .ok()?;
         Some(text)
     }
 }
@@ -166,7 +211,8 @@ impl Surroundings for Beside {
 fn refuse(cause: &ImportError, json: bool) -> anyhow::Result<ExitCode> {
     if json {
         let error = json!({"message": cause.to_string(), "hint": cause.hint()});
-        let answer = json!({"version": 1, "spec": null, "jobs": [], "notes": [], "errors": [error]});
+        let answer =
+            json!({"version": 1, "spec": null, "jobs": [], "notes": [], "errors": [error]});
         anstream::println!("{}", serde_json::to_string_pretty(&answer)?);
         return Ok(ExitCode::FAILURE);
     }
@@ -207,22 +253,50 @@ fn print_json(imported: &Imported, output: Option<&Path>) -> anyhow::Result<()> 
 
 fn print(imported: &Imported, output: Option<&Path>) -> anyhow::Result<()> {
     if output.is_none() {
-        std::io::stdout().lock().write_all(imported.spec.as_bytes()).context("the spec cannot be printed")?;
+        std::io::stdout()
+            .lock()
+            .write_all(imported.spec.as_bytes())
+            .context("the spec cannot be printed")?;
     }
-    for note in imported.notes.iter().filter(|note| note.kind != NoteKind::Ignored) {
+    for note in imported
+        .notes
+        .iter()
+        .filter(|note| note.kind != NoteKind::Ignored)
+    {
         let style = match note.kind {
             NoteKind::ToDecide => RED,
             NoteKind::NotCarried => YELLOW,
             NoteKind::Changed | NoteKind::Ignored => DIM,
         };
         let place = format!("{}:{}: {}", note.file, note.line, note.path);
-        anstream::eprintln!("{place}: {}: {}", painted(style, note.kind.as_str()), note.message);
+        anstream::eprintln!(
+            "{place}: {}: {}",
+            painted(style, note.kind.as_str()),
+            note.message
+        );
     }
-    let number = |kind: NoteKind| imported.notes.iter().filter(|note| note.kind == kind).count();
+    let number = |kind: NoteKind| {
+        imported
+            .notes
+            .iter()
+            .filter(|note| note.kind == kind)
+            .count()
+    };
     let mut parts = vec![painted(GREEN, count(imported.jobs.len(), "job"))];
-    let kinds = [(NoteKind::ToDecide, "to decide"), (NoteKind::NotCarried, "not carried over"), (NoteKind::Changed, "changed")];
-    parts.extend(kinds.iter().filter(|(kind, _)| number(*kind) > 0).map(|(kind, words)| format!("{} {words}", number(*kind))));
-    let place = output.map(|file| format!("{}: ", file.display())).unwrap_or_default();
+    let kinds = [
+        (NoteKind::ToDecide, "to decide"),
+        (NoteKind::NotCarried, "not carried over"),
+        (NoteKind::Changed, "changed"),
+    ];
+    parts.extend(
+        kinds
+            .iter()
+            .filter(|(kind, _)| number(*kind) > 0)
+            .map(|(kind, words)| format!("{} {words}", number(*kind))),
+    );
+    let place = output
+        .map(|file| format!("{}: ", file.display()))
+        .unwrap_or_default();
     anstream::eprintln!("{place}{}", parts.join(", "));
     Ok(())
 }

@@ -15,14 +15,24 @@ pub(super) fn service(item: &Item, variables: &mut Variables, notes: &mut Notes)
     if let crate::document::Value::Map(pairs) = &mut node.value {
         for pair in pairs {
             let constants = CONSTANTS_IN.contains(&pair.key.as_str());
-            let base = Item { path: format!("{}.{}", item.path, pair.key), ..item.clone() };
+            let base = Item {
+                path: format!("{}.{}", item.path, pair.key),
+                ..item.clone()
+            };
             pair.node = map_scalars(&pair.node, &mut |node, text| {
-                let at = Item { place: node.place, ..base.clone() };
-                text.contains('$').then(|| replace(text, constants, &at, variables, notes))
+                let at = Item {
+                    place: node.place,
+                    ..base.clone()
+                };
+                text.contains('$')
+                    .then(|| replace(text, constants, &at, variables, notes))
             });
         }
     }
-    Item { node: node.into(), ..item.clone() }
+    Item {
+        node: node.into(),
+        ..item.clone()
+    }
 }
 
 /// What stands behind a name in braces.
@@ -38,7 +48,13 @@ enum Rule<'a> {
 }
 
 /// Replaces the variables of one text.
-fn replace(text: &str, constants: bool, item: &Item, variables: &mut Variables, notes: &mut Notes) -> String {
+fn replace(
+    text: &str,
+    constants: bool,
+    item: &Item,
+    variables: &mut Variables,
+    notes: &mut Notes,
+) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -58,19 +74,35 @@ fn replace(text: &str, constants: bool, item: &Item, variables: &mut Variables, 
             Rule::Default(default) => Some(literal(default)),
             Rule::None | Rule::Required => None,
             Rule::Alternative(other) => {
-                notes.changed(item, "", format!("without {name}; with it, '{other}' would stand here"));
+                notes.changed(
+                    item,
+                    "",
+                    format!("without {name}; with it, '{other}' would stand here"),
+                );
                 continue;
             }
         };
-        let marker = constants.then(|| variables.marker(name, default.as_deref(), item)).flatten();
+        let marker = constants
+            .then(|| variables.marker(name, default.as_deref(), item))
+            .flatten();
         match (marker, default) {
             (Some(marker), _) => out.push_str(&marker),
             (None, Some(default)) => {
-                notes.changed(item, "", format!("${{{name}}} became its default, '{default}': a spec reads no environment"));
+                notes.changed(
+                    item,
+                    "",
+                    format!(
+                        "${{{name}}} became its default, '{default}': a spec reads no environment"
+                    ),
+                );
                 out.push_str(&default);
             }
             (None, None) => {
-                notes.decide(item, "", format!("the value of ${{{name}}}: a spec reads no environment"));
+                notes.decide(
+                    item,
+                    "",
+                    format!("the value of ${{{name}}}: a spec reads no environment"),
+                );
             }
         }
     }

@@ -1,8 +1,8 @@
 //! One service of a compose file.
 
 use tw_model::{
-    Bytes, CommandCheck, CommandLine, Cores, HealthCheck, Hook, HttpCheck, Image, Kind, Millis, Name, OciImage,
-    OnFailure, Signal, Stage,
+    Bytes, CommandCheck, CommandLine, Cores, HealthCheck, Hook, HttpCheck, Image, Kind, Millis,
+    Name, OciImage, OnFailure, Signal, Stage,
 };
 
 use super::{Project, pairs, storage, words};
@@ -17,95 +17,265 @@ const NETWORKS: &str = "tasks find each other by {service:JOB:PORT}, whatever ne
 const SANDBOX: &str = "a task has no rights on its machine, and none can be given to it";
 
 const SERVICE: Fates = &[
-    ("annotations", Fate::Ignored("only tools of Docker read them")),
-    ("attach", Fate::Ignored("logs are kept for every task: `tw logs`")),
-    ("blkio_config", Fate::Lost("the disk's time is shared by Resources(io_weight=…)")),
-    ("build", Fate::Lost("build the image and push it, then name it: image=OciImage(reference=…)")),
+    (
+        "annotations",
+        Fate::Ignored("only tools of Docker read them"),
+    ),
+    (
+        "attach",
+        Fate::Ignored("logs are kept for every task: `tw logs`"),
+    ),
+    (
+        "blkio_config",
+        Fate::Lost("the disk's time is shared by Resources(io_weight=…)"),
+    ),
+    (
+        "build",
+        Fate::Lost("build the image and push it, then name it: image=OciImage(reference=…)"),
+    ),
     ("cap_add", Fate::Lost(SANDBOX)),
     ("cap_drop", Fate::Ignored("a task has no capabilities")),
     ("cgroup*", Fate::Lost("each task has a cgroup of its own")),
-    ("container_name", Fate::Ignored("tasks are named after their job")),
-    ("cpu_count", Fate::Lost("give the cores a task can count on: Resources(cpu=…)")),
-    ("cpu_percent", Fate::Lost("give the cores a task can count on: Resources(cpu=…)")),
-    ("cpu_*", Fate::Lost("give the cores a task can count on: Resources(cpu=…)")),
-    ("cpuset", Fate::Lost("for cores of its own: Resources(cpu=1, whole_cores=True)")),
+    (
+        "container_name",
+        Fate::Ignored("tasks are named after their job"),
+    ),
+    (
+        "cpu_count",
+        Fate::Lost("give the cores a task can count on: Resources(cpu=…)"),
+    ),
+    (
+        "cpu_percent",
+        Fate::Lost("give the cores a task can count on: Resources(cpu=…)"),
+    ),
+    (
+        "cpu_*",
+        Fate::Lost("give the cores a task can count on: Resources(cpu=…)"),
+    ),
+    (
+        "cpuset",
+        Fate::Lost("for cores of its own: Resources(cpu=1, whole_cores=True)"),
+    ),
     ("credential_spec", Fate::Lost("Twill runs on Linux")),
-    ("develop", Fate::Ignored("it is for development with Compose alone")),
+    (
+        "develop",
+        Fate::Ignored("it is for development with Compose alone"),
+    ),
     ("device_cgroup_rules", Fate::Lost(SANDBOX)),
     ("devices", Fate::Lost(SANDBOX)),
     ("dns*", Fate::Lost("a task has the resolver of its machine")),
-    ("domainname", Fate::Lost("a task has the host name JOB-INDEX")),
-    ("driver_opts", Fate::Ignored("only networks of Docker read them")),
-    ("external_links", Fate::Lost("find other jobs by {service:JOB:PORT}")),
-    ("extra_hosts", Fate::Lost("a task has the hosts file of its machine")),
-    ("gpus", Fate::Lost("Twill gives out no GPUs; keep to machines that have them: Requires(labels={…})")),
+    (
+        "domainname",
+        Fate::Lost("a task has the host name JOB-INDEX"),
+    ),
+    (
+        "driver_opts",
+        Fate::Ignored("only networks of Docker read them"),
+    ),
+    (
+        "external_links",
+        Fate::Lost("find other jobs by {service:JOB:PORT}"),
+    ),
+    (
+        "extra_hosts",
+        Fate::Lost("a task has the hosts file of its machine"),
+    ),
+    (
+        "gpus",
+        Fate::Lost(
+            "Twill gives out no GPUs; keep to machines that have them: Requires(labels={…})",
+        ),
+    ),
     ("group_add", Fate::Lost("a task has the groups of its user")),
-    ("hostname", Fate::Ignored("a task has the host name JOB-INDEX")),
-    ("ipc", Fate::Lost("each task has an IPC namespace of its own")),
+    (
+        "hostname",
+        Fate::Ignored("a task has the host name JOB-INDEX"),
+    ),
+    (
+        "ipc",
+        Fate::Lost("each task has an IPC namespace of its own"),
+    ),
     ("isolation", Fate::Lost("Twill runs on Linux")),
     ("label_file", Fate::Lost("write its lines into labels={…}")),
-    ("links", Fate::Ignored("other jobs are found by {service:JOB:PORT}")),
-    ("logging", Fate::Ignored("output is kept, compressed and bounded, for every task: `tw logs`")),
-    ("mac_address", Fate::Lost("a task has no network card of its own")),
-    ("mem_swappiness", Fate::Lost("a task swaps no more than Resources(swap=…)")),
-    ("models", Fate::Lost("Twill knows nothing of models; run the one that serves them as a job")),
-    ("network_mode", Fate::IgnoredIf(&["host", "bridge"], NETWORKS)),
+    (
+        "links",
+        Fate::Ignored("other jobs are found by {service:JOB:PORT}"),
+    ),
+    (
+        "logging",
+        Fate::Ignored("output is kept, compressed and bounded, for every task: `tw logs`"),
+    ),
+    (
+        "mac_address",
+        Fate::Lost("a task has no network card of its own"),
+    ),
+    (
+        "mem_swappiness",
+        Fate::Lost("a task swaps no more than Resources(swap=…)"),
+    ),
+    (
+        "models",
+        Fate::Lost("Twill knows nothing of models; run the one that serves them as a job"),
+    ),
+    (
+        "network_mode",
+        Fate::IgnoredIf(&["host", "bridge"], NETWORKS),
+    ),
     ("networks", Fate::Ignored(NETWORKS)),
-    ("oom_kill_disable", Fate::Lost("a task that needs more than its memory is restarted")),
-    ("oom_score_adj", Fate::Lost("a task that needs more than its memory is restarted")),
-    ("pid", Fate::Lost("each task has a process namespace of its own")),
-    ("platform", Fate::IgnoredIf(&["linux/amd64", "linux"], "keep to machines of another kind with Requires(labels={…})")),
-    ("post_stop", Fate::Lost("write it as hooks=Hooks(post_stop=Hook(command=…))")),
+    (
+        "oom_kill_disable",
+        Fate::Lost("a task that needs more than its memory is restarted"),
+    ),
+    (
+        "oom_score_adj",
+        Fate::Lost("a task that needs more than its memory is restarted"),
+    ),
+    (
+        "pid",
+        Fate::Lost("each task has a process namespace of its own"),
+    ),
+    (
+        "platform",
+        Fate::IgnoredIf(
+            &["linux/amd64", "linux"],
+            "keep to machines of another kind with Requires(labels={…})",
+        ),
+    ),
+    (
+        "post_stop",
+        Fate::Lost("write it as hooks=Hooks(post_stop=Hook(command=…))"),
+    ),
     ("privileged", Fate::IgnoredIf(&["false"], SANDBOX)),
-    ("profiles", Fate::Lost("the job is always part of the spec; put it into a file of its own to leave it out")),
-    ("provider", Fate::Lost("Twill runs programs on machines; what a provider gives has to be there already")),
-    ("pull_policy", Fate::Ignored("an image is fetched where it is missing")),
-    ("pull_refresh_after", Fate::Ignored("an image is fetched where it is missing")),
-    ("read_only", Fate::IgnoredIf(&["true"], "the root of a task is read-only; what it writes goes to /tmp or to a volume")),
-    ("runtime", Fate::Lost("every task runs in Twill's own sandbox")),
+    (
+        "profiles",
+        Fate::Lost(
+            "the job is always part of the spec; put it into a file of its own to leave it out",
+        ),
+    ),
+    (
+        "provider",
+        Fate::Lost(
+            "Twill runs programs on machines; what a provider gives has to be there already",
+        ),
+    ),
+    (
+        "pull_policy",
+        Fate::Ignored("an image is fetched where it is missing"),
+    ),
+    (
+        "pull_refresh_after",
+        Fate::Ignored("an image is fetched where it is missing"),
+    ),
+    (
+        "read_only",
+        Fate::IgnoredIf(
+            &["true"],
+            "the root of a task is read-only; what it writes goes to /tmp or to a volume",
+        ),
+    ),
+    (
+        "runtime",
+        Fate::Lost("every task runs in Twill's own sandbox"),
+    ),
     ("security_opt", Fate::IgnoredIf(&[], SANDBOX)),
-    ("shm_size", Fate::Lost("the size of /dev/shm is the same for every task")),
-    ("stdin_open", Fate::Ignored("a task reads nothing from a terminal; `tw exec` gives one")),
-    ("storage_opt", Fate::Lost("scratch space is Resources(disk=…)")),
-    ("sysctls", Fate::Lost("settings of the kernel belong to the machine: Requires(profile=…)")),
-    ("tty", Fate::Ignored("a task has no terminal; `tw exec` gives one")),
-    ("ulimits", Fate::Lost("the number of processes is Resources(pids=…); other limits are those of the machine")),
+    (
+        "shm_size",
+        Fate::Lost("the size of /dev/shm is the same for every task"),
+    ),
+    (
+        "stdin_open",
+        Fate::Ignored("a task reads nothing from a terminal; `tw exec` gives one"),
+    ),
+    (
+        "storage_opt",
+        Fate::Lost("scratch space is Resources(disk=…)"),
+    ),
+    (
+        "sysctls",
+        Fate::Lost("settings of the kernel belong to the machine: Requires(profile=…)"),
+    ),
+    (
+        "tty",
+        Fate::Ignored("a task has no terminal; `tw exec` gives one"),
+    ),
+    (
+        "ulimits",
+        Fate::Lost(
+            "the number of processes is Resources(pids=…); other limits are those of the machine",
+        ),
+    ),
     ("use_api_socket", Fate::Lost(SANDBOX)),
-    ("userns_mode", Fate::Lost("each task has a user namespace of its own")),
+    (
+        "userns_mode",
+        Fate::Lost("each task has a user namespace of its own"),
+    ),
     ("uts", Fate::Lost("a task has the host name JOB-INDEX")),
-    ("volumes_from", Fate::Lost("a volume belongs to one job; name its folders in each job that needs them")),
-    ("x-*", Fate::Ignored("an extension: what uses it by an alias has it")),
+    (
+        "volumes_from",
+        Fate::Lost("a volume belongs to one job; name its folders in each job that needs them"),
+    ),
+    (
+        "x-*",
+        Fate::Ignored("an extension: what uses it by an alias has it"),
+    ),
 ];
 
 const DEPLOY: Fates = &[
-    ("endpoint_mode", Fate::Ignored("callers are given a healthy task by {service:JOB:PORT}")),
+    (
+        "endpoint_mode",
+        Fate::Ignored("callers are given a healthy task by {service:JOB:PORT}"),
+    ),
     ("labels", Fate::Ignored("only tools of Docker read them")),
-    ("rollback_config", Fate::Lost("an update that fails goes back all at once: Rollout(on_failure=\"rollback\")")),
+    (
+        "rollback_config",
+        Fate::Lost("an update that fails goes back all at once: Rollout(on_failure=\"rollback\")"),
+    ),
     ("x-*", Fate::Ignored("an extension")),
 ];
 
 const HEALTH: Fates = &[
-    ("start_period", Fate::Lost("a new task has Rollout(deadline=…) to become healthy; failures count from its first success")),
-    ("start_interval", Fate::Lost("a check has one interval: every=…")),
+    (
+        "start_period",
+        Fate::Lost(
+            "a new task has Rollout(deadline=…) to become healthy; failures count from its first success",
+        ),
+    ),
+    (
+        "start_interval",
+        Fate::Lost("a check has one interval: every=…"),
+    ),
 ];
 
 /// Services that others wait for to end well: they are batch jobs.
 pub(super) fn completed(services: &[(String, Item)]) -> Vec<String> {
     let awaited = |item: &Item| {
-        let dependencies = item.get("depends_on").map(|item| item.entries()).unwrap_or_default();
+        let dependencies = item
+            .get("depends_on")
+            .map(|item| item.entries())
+            .unwrap_or_default();
         dependencies
             .into_iter()
             .filter(|(_, item)| {
-                item.get("condition").is_some_and(|item| item.text() == "service_completed_successfully")
+                item.get("condition")
+                    .is_some_and(|item| item.text() == "service_completed_successfully")
             })
             .map(|(name, _)| name)
             .collect::<Vec<_>>()
     };
-    services.iter().flat_map(|(_, item)| awaited(item)).collect()
+    services
+        .iter()
+        .flat_map(|(_, item)| awaited(item))
+        .collect()
 }
 
 /// Reads one service.
-pub(super) fn read(job: Name, item: Item, is_awaited: bool, project: &mut Project<'_>, notes: &mut Notes) -> Draft {
+pub(super) fn read(
+    job: Name,
+    item: Item,
+    is_awaited: bool,
+    project: &mut Project<'_>,
+    notes: &mut Notes,
+) -> Draft {
     let mut draft = Draft::new(job, item.clone());
     let mut fields = Fields::open(item, notes);
     read_image(&mut draft, &mut fields, notes);
@@ -134,13 +304,19 @@ fn read_image(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
     draft.spec.image = Some(Image::Oci(OciImage { reference }));
     draft.image = Some((image.text().to_owned(), image));
     if let Some(build) = fields.take("build") {
-        notes.changed(&build, "image", "the image is not built here: build it and push it under its name");
+        notes.changed(
+            &build,
+            "image",
+            "the image is not built here: build it and push it under its name",
+        );
     }
 }
 
 fn read_launch(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
     for (key, is_entrypoint) in [("entrypoint", true), ("command", false)] {
-        let Some(item) = fields.take(key) else { continue };
+        let Some(item) = fields.take(key) else {
+            continue;
+        };
         let words = words(&item, notes);
         // An empty list takes the image's own away.
         match is_entrypoint {
@@ -157,7 +333,11 @@ fn read_launch(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
 
 fn read_env(draft: &mut Draft, fields: &mut Fields, project: &Project<'_>, notes: &mut Notes) {
     if let Some(item) = fields.take("env_file") {
-        let files = if item.is_list() { item.items() } else { vec![item] };
+        let files = if item.is_list() {
+            item.items()
+        } else {
+            vec![item]
+        };
         for file in files {
             let path = file.get("path").unwrap_or(file.clone());
             match project.surroundings.read(path.text()) {
@@ -166,7 +346,14 @@ fn read_env(draft: &mut Draft, fields: &mut Fields, project: &Project<'_>, notes
                         draft.set_env(&key, value, path.clone());
                     }
                 }
-                None => notes.decide(&path, "env", format!("the variables of {}, which is not at hand: write them here", path.text())),
+                None => notes.decide(
+                    &path,
+                    "env",
+                    format!(
+                        "the variables of {}, which is not at hand: write them here",
+                        path.text()
+                    ),
+                ),
             }
         }
     }
@@ -198,13 +385,17 @@ fn read_ports(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
     draft.name_ports(mentions);
 }
 
-const PUBLISHED: &str = "no port of a machine leads to a job: jobs find it by {service:JOB:PORT}, callers outside need a proxy in front";
+const PUBLISHED: &str = "published on the machine: jobs find each other by {service:JOB:PORT}, callers from outside need a proxy in front";
 
 fn long_port(item: &Item, mentions: &mut Vec<PortMention>, notes: &mut Notes) {
     let mut port = Fields::open(item.clone(), notes);
     let target = port.number::<u16>("target", notes);
-    let name = port.scalar("name", notes).map(|item| item.text().to_owned());
-    let application = port.scalar("app_protocol", notes).map(|item| item.text().to_owned());
+    let name = port
+        .scalar("name", notes)
+        .map(|item| item.text().to_owned());
+    let application = port
+        .scalar("app_protocol", notes)
+        .map(|item| item.text().to_owned());
     if let Some(published) = port.take("published") {
         notes.lost(&published, "ports", PUBLISHED);
     }
@@ -215,9 +406,19 @@ fn long_port(item: &Item, mentions: &mut Vec<PortMention>, notes: &mut Notes) {
         return;
     }
     if let Some((number, item)) = target {
-        mentions.push(PortMention { number, name: name.or(application), item });
+        mentions.push(PortMention {
+            number,
+            name: name.or(application),
+            item,
+        });
     }
-    port.close(&[("host_ip", Fate::Lost(PUBLISHED)), ("mode", Fate::Ignored("callers are given a healthy task"))], notes);
+    port.close(
+        &[
+            ("host_ip", Fate::Lost(PUBLISHED)),
+            ("mode", Fate::Ignored("callers are given a healthy task")),
+        ],
+        notes,
+    );
 }
 
 /// `[[IP:]PUBLISHED:]TARGET[/PROTOCOL]`, each number perhaps a range.
@@ -229,16 +430,24 @@ fn short_port(item: &Item, mentions: &mut Vec<PortMention>, notes: &mut Notes) {
         None => (None, address),
     };
     if protocol.eq_ignore_ascii_case("udp") {
-        notes.lost(item, "ports", format!("{text}: a port of a job is a TCP port"));
+        notes.lost(
+            item,
+            "ports",
+            format!("{text}: a port of a job is a TCP port"),
+        );
         return;
     }
     if published.is_some() {
-        notes.lost(item, "ports", format!("published as {text}: {PUBLISHED}"));
+        notes.lost(item, "ports", PUBLISHED);
     }
     let (first, last) = target.split_once('-').unwrap_or((target, target));
     match (first.parse::<u16>(), last.parse::<u16>()) {
         (Ok(first), Ok(last)) if last >= first && last - first < 100 => {
-            let mention = |number| PortMention { number, name: None, item: item.clone() };
+            let mention = |number| PortMention {
+                number,
+                name: None,
+                item: item.clone(),
+            };
             mentions.extend((first..=last).map(mention));
         }
         _ => notes.lost(item, "ports", format!("'{text}' is not a port")),
@@ -252,11 +461,24 @@ fn read_hosts(draft: &Draft, fields: &mut Fields, project: &mut Project<'_>) {
             project.addresses.direct(item.text(), &job);
         }
     }
-    let networks = fields.item.get("networks").map(|item| item.entries()).unwrap_or_default();
-    for alias in networks.iter().filter_map(|(_, network)| network.get("aliases")).flat_map(|item| item.items()) {
+    let networks = fields
+        .item
+        .get("networks")
+        .map(|item| item.entries())
+        .unwrap_or_default();
+    for alias in networks
+        .iter()
+        .filter_map(|(_, network)| network.get("aliases"))
+        .flat_map(|item| item.items())
+    {
         project.addresses.direct(alias.text(), &job);
     }
-    for link in fields.item.get("links").map(|item| item.items()).unwrap_or_default() {
+    for link in fields
+        .item
+        .get("links")
+        .map(|item| item.items())
+        .unwrap_or_default()
+    {
         if let Some((service, alias)) = link.text().split_once(':')
             && let Ok(linked) = nearest_name(service).parse()
         {
@@ -270,11 +492,17 @@ fn read_dependencies(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) 
         return;
     };
     let named: Vec<(String, Item)> = match item.is_list() {
-        true => item.items().into_iter().map(|item| (item.text().to_owned(), item)).collect(),
+        true => item
+            .items()
+            .into_iter()
+            .map(|item| (item.text().to_owned(), item))
+            .collect(),
         false => item.entries(),
     };
     for (name, item) in named {
-        let Ok(job) = nearest_name(&name).parse::<Name>() else { continue };
+        let Ok(job) = nearest_name(&name).parse::<Name>() else {
+            continue;
+        };
         if !draft.spec.depends_on.contains(&job) && job != draft.spec.name {
             draft.spec.depends_on.push(job);
         }
@@ -284,18 +512,39 @@ fn read_dependencies(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) 
         let mut dependency = Fields::open(item, notes);
         if let Some(condition) = dependency.take("condition") {
             match condition.text() {
-                "service_started" => notes.changed(&condition, "depends_on", format!("waits until {name} is healthy, not only started")),
+                "service_started" => notes.changed(
+                    &condition,
+                    "depends_on",
+                    format!("waits until {name} is healthy, not only started"),
+                ),
                 "service_healthy" => {}
                 "service_completed_successfully" => {
-                    notes.changed(&condition, "depends_on", format!("{name} is a batch job, and this job waits until it is done"));
+                    notes.changed(
+                        &condition,
+                        "depends_on",
+                        format!("{name} is a batch job, and this job waits until it is done"),
+                    );
                 }
-                other => notes.lost(&condition, "depends_on", format!("'{other}' is no condition of Compose")),
+                other => notes.lost(
+                    &condition,
+                    "depends_on",
+                    format!("'{other}' is no condition of Compose"),
+                ),
             }
         }
         dependency.close(
             &[
-                ("restart", Fate::IgnoredIf(&["false"], "a job does not start again because another one did")),
-                ("required", Fate::IgnoredIf(&["true"], "a job waits for all it names")),
+                (
+                    "restart",
+                    Fate::IgnoredIf(
+                        &["false"],
+                        "a job does not start again because another one did",
+                    ),
+                ),
+                (
+                    "required",
+                    Fate::IgnoredIf(&["true"], "a job waits for all it names"),
+                ),
             ],
             notes,
         );
@@ -306,18 +555,28 @@ fn read_health(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
     let Some(mut health) = fields.fields("healthcheck", notes) else {
         return;
     };
-    let is_disabled = health.take("disable").is_some_and(|item| item.truth() == Some(true));
+    let is_disabled = health
+        .take("disable")
+        .is_some_and(|item| item.truth() == Some(true));
     let Some(test) = health.take("test") else {
         if is_disabled {
             notes.ignored(&health.item, "Twill takes no check from an image");
         } else if !health.item.entries().is_empty() {
-            notes.lost(&health.item, "health", "the check is in the image: write it as health=[CommandCheck(command=…)]");
+            notes.lost(
+                &health.item,
+                "health",
+                "the check is in the image: write it as health=[CommandCheck(command=…)]",
+            );
         }
         return;
     };
     let words = match test.is_scalar() {
         true => vec!["CMD-SHELL".to_owned(), test.text().to_owned()],
-        false => test.items().iter().map(|item| item.text().to_owned()).collect(),
+        false => test
+            .items()
+            .iter()
+            .map(|item| item.text().to_owned())
+            .collect(),
     };
     let command = match words.split_first() {
         _ if is_disabled => None,
@@ -329,15 +588,29 @@ fn read_health(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
     };
     let mut millis = |key: &str| duration(&mut health, key, "health", notes);
     let (every, timeout) = (millis("interval"), millis("timeout"));
-    let failures = health.number::<u32>("retries", notes).map(|(number, _)| number);
+    let failures = health
+        .number::<u32>("retries", notes)
+        .map(|(number, _)| number);
     match command.filter(|command| !command.is_empty()) {
         Some(command) => {
-            let timing = check::Timing { every, timeout, failures };
+            let timing = check::Timing {
+                every,
+                timeout,
+                failures,
+            };
             draft.spec.health.push(timed(&command, draft, timing));
             if let HealthCheck::Command(_) = draft.spec.health[0]
-                && let Some(listen) = draft.listens.iter().find(|listen| command.iter().any(|word| check::names_port(word, listen.number)))
+                && let Some(listen) = draft.listens.iter().find(|listen| {
+                    command
+                        .iter()
+                        .any(|word| check::names_port(word, listen.number))
+                })
             {
-                let message = format!("the check asks port {}: the number is in the variable {} of a task", listen.number, check::port_variable(&listen.name));
+                let message = format!(
+                    "the check asks port {}: the number is in the variable {} of a task",
+                    listen.number,
+                    check::port_variable(&listen.name)
+                );
                 notes.decide(&test, "health", message);
             }
         }
@@ -348,7 +621,8 @@ fn read_health(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
 
 /// A request that a shell would make becomes a check of the port, where it is certain that this is the same.
 fn timed(command: &[String], draft: &Draft, timing: check::Timing) -> HealthCheck {
-    let request = check::http_request(command).and_then(|(number, path)| Some((draft.port(number)?.clone(), path)));
+    let request = check::http_request(command)
+        .and_then(|(number, path)| Some((draft.port(number)?.clone(), path)));
     match request {
         Some((port, path)) => HealthCheck::Http(timing.http(HttpCheck {
             port,
@@ -381,7 +655,11 @@ fn bytes(fields: &mut Fields, key: &str, notes: &mut Notes) -> Option<(Bytes, It
     match quantity::compose_bytes(item.text()) {
         Some(bytes) => Some((bytes, item)),
         None => {
-            notes.lost(&item, "resources", format!("'{}' is not a size", item.text()));
+            notes.lost(
+                &item,
+                "resources",
+                format!("'{}' is not a size", item.text()),
+            );
             None
         }
     }
@@ -392,17 +670,23 @@ fn cores(fields: &mut Fields, key: &str, notes: &mut Notes) -> Option<(Cores, It
     match quantity::cores(item.text()) {
         Some(cores) => Some((cores, item)),
         None => {
-            notes.lost(&item, "resources", format!("'{}' is not a number of cores", item.text()));
+            notes.lost(
+                &item,
+                "resources",
+                format!("'{}' is not a number of cores", item.text()),
+            );
             None
         }
     }
 }
 
 fn read_resources(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
-    let mut wanted = check::Wanted::default();
-    wanted.cpu_limit = cores(fields, "cpus", notes);
-    wanted.memory_limit = bytes(fields, "mem_limit", notes);
-    wanted.memory_request = bytes(fields, "mem_reservation", notes);
+    let mut wanted = check::Wanted {
+        cpu_limit: cores(fields, "cpus", notes),
+        memory_limit: bytes(fields, "mem_limit", notes),
+        memory_request: bytes(fields, "mem_reservation", notes),
+        ..Default::default()
+    };
     let pids = fields.number::<i64>("pids_limit", notes);
     let swap = bytes_or_unlimited(fields, notes);
     if let Some(deploy) = fields.item.get("deploy")
@@ -425,14 +709,27 @@ fn read_resources(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
 }
 
 fn bytes_or_unlimited(fields: &mut Fields, notes: &mut Notes) -> Option<(Bytes, Item)> {
-    if fields.item.get("memswap_limit").is_some_and(|item| item.text() == "-1") {
+    if fields
+        .item
+        .get("memswap_limit")
+        .is_some_and(|item| item.text() == "-1")
+    {
         let item = fields.take("memswap_limit")?;
         notes.lost(&item, "resources", "swap has a bound: Resources(swap=…)");
         return None;
     }
-    if !fields.item.entries().iter().any(|(key, _)| key == "mem_limit") {
+    if !fields
+        .item
+        .entries()
+        .iter()
+        .any(|(key, _)| key == "mem_limit")
+    {
         let item = fields.take("memswap_limit")?;
-        notes.lost(&item, "resources", "without a limit of the memory it says nothing");
+        notes.lost(
+            &item,
+            "resources",
+            "without a limit of the memory it says nothing",
+        );
         return None;
     }
     bytes(fields, "memswap_limit", notes)
@@ -441,15 +738,29 @@ fn bytes_or_unlimited(fields: &mut Fields, notes: &mut Notes) -> Option<(Bytes, 
 fn set_pids(draft: &mut Draft, pids: i64, item: &Item, notes: &mut Notes) {
     match u32::try_from(pids) {
         Ok(pids) if pids > 0 => draft.spec.resources.pids = pids,
-        _ => notes.lost(item, "resources", "the number of processes has a bound: Resources(pids=…)"),
+        _ => notes.lost(
+            item,
+            "resources",
+            "the number of processes has a bound: Resources(pids=…)",
+        ),
     }
 }
 
-fn read_deploy_resources(draft: &mut Draft, item: Item, wanted: &mut check::Wanted, notes: &mut Notes) {
+fn read_deploy_resources(
+    draft: &mut Draft,
+    item: Item,
+    wanted: &mut check::Wanted,
+    notes: &mut Notes,
+) {
     let mut resources = Fields::open(item, notes);
     for key in ["limits", "reservations"] {
-        let Some(mut part) = resources.fields(key, notes) else { continue };
-        let (cpu, memory) = (cores(&mut part, "cpus", notes), bytes(&mut part, "memory", notes));
+        let Some(mut part) = resources.fields(key, notes) else {
+            continue;
+        };
+        let (cpu, memory) = (
+            cores(&mut part, "cpus", notes),
+            bytes(&mut part, "memory", notes),
+        );
         match key {
             "limits" => {
                 wanted.cpu_limit = cpu.or(wanted.cpu_limit.take());
@@ -496,8 +807,16 @@ fn read_restart(draft: &mut Draft, fields: &mut Fields, is_awaited: bool, notes:
                 draft.spec.restart.attempts = attempts;
             }
         }
-        "on-failure" => notes.changed(&item, "restart", "a service is started again however it ends; what ends by itself is kind=\"batch\""),
-        _ => notes.changed(&item, "restart", "a service is started again whenever it ends; what ends by itself is kind=\"batch\""),
+        "on-failure" => notes.changed(
+            &item,
+            "restart",
+            "a service is started again however it ends; what ends by itself is kind=\"batch\"",
+        ),
+        _ => notes.changed(
+            &item,
+            "restart",
+            "a service is started again whenever it ends; what ends by itself is kind=\"batch\"",
+        ),
     }
 }
 
@@ -566,7 +885,11 @@ fn read_restart_policy(draft: &mut Draft, mut policy: Fields, notes: &mut Notes)
     if let Some((attempts, item)) = policy.number::<u32>("max_attempts", notes) {
         match draft.spec.kind {
             Kind::Batch => draft.spec.restart.attempts = attempts,
-            _ => notes.lost(&item, "restart", "a service is started again without end, each time after a longer wait"),
+            _ => notes.lost(
+                &item,
+                "restart",
+                "a service is started again without end, each time after a longer wait",
+            ),
         }
     }
     if let Some(window) = duration(&mut policy, "window", "restart", notes)
@@ -580,13 +903,19 @@ fn read_restart_policy(draft: &mut Draft, mut policy: Fields, notes: &mut Notes)
 fn read_update(draft: &mut Draft, mut update: Fields, notes: &mut Notes) {
     let rollout = &mut draft.spec.rollout;
     let order = update.scalar("order", notes);
-    let starts_first = order.as_ref().is_some_and(|item| item.text() == "start-first");
+    let starts_first = order
+        .as_ref()
+        .is_some_and(|item| item.text() == "start-first");
     if let Some((parallelism, item)) = update.number::<u32>("parallelism", notes) {
         match (parallelism, starts_first) {
             (0, _) => {
                 rollout.stages = Box::from([Stage::Percent(100)]);
                 rollout.max_unavailable = draft.spec.replicas.max(1);
-                notes.changed(&item, "rollout", "all tasks at once are one stage of \"100%\"");
+                notes.changed(
+                    &item,
+                    "rollout",
+                    "all tasks at once are one stage of \"100%\"",
+                );
             }
             (count, true) => rollout.max_surge = count,
             (count, false) => rollout.max_unavailable = count,
@@ -604,17 +933,35 @@ fn read_update(draft: &mut Draft, mut update: Fields, notes: &mut Notes) {
         match action.text() {
             "rollback" => rollout.on_failure = OnFailure::Rollback,
             "pause" => notes.ignored(&action, "an update that fails halts"),
-            _ => notes.lost(&action, "rollout", "an update that fails halts or goes back: Rollout(on_failure=\"rollback\")"),
+            _ => notes.lost(
+                &action,
+                "rollout",
+                "an update that fails halts or goes back: Rollout(on_failure=\"rollback\")",
+            ),
         }
     }
-    update.close(&[("max_failure_ratio", Fate::Lost("failures are counted: Rollout(failures_max=…)"))], notes);
+    update.close(
+        &[(
+            "max_failure_ratio",
+            Fate::Lost("failures are counted: Rollout(failures_max=…)"),
+        )],
+        notes,
+    );
 }
 
 fn read_stop(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
     if let Some(signal) = fields.scalar("stop_signal", notes) {
         match check::signal(signal.text()) {
             Some(known) => draft.spec.stop.signal = known,
-            None => notes.lost(&signal, "stop", format!("'{}': a task is asked to end by {}", signal.text(), check::SIGNALS)),
+            None => notes.lost(
+                &signal,
+                "stop",
+                format!(
+                    "'{}': a task is asked to end by {}",
+                    signal.text(),
+                    check::SIGNALS
+                ),
+            ),
         }
     }
     if let Some(grace) = duration(fields, "stop_grace_period", "stop", notes) {
@@ -640,16 +987,26 @@ fn read_hooks(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
                     ("user", Fate::Lost("a hook runs as the job's user")),
                     ("privileged", Fate::IgnoredIf(&["false"], SANDBOX)),
                     ("working_dir", Fate::Lost("a hook runs in the job's folder")),
-                    ("environment", Fate::Lost("a hook has the job's environment")),
+                    (
+                        "environment",
+                        Fate::Lost("a hook has the job's environment"),
+                    ),
                 ],
                 notes,
             );
         }
         let command = check::in_turn(scripts);
         if several && let Some(item) = items.first() {
-            notes.changed(item, "hooks", "a job has one hook of a kind: a shell runs the commands in turn");
+            notes.changed(
+                item,
+                "hooks",
+                "a job has one hook of a kind: a shell runs the commands in turn",
+            );
         }
-        let hook = command.map(|command| Hook { command: CommandLine(command), timeout: Millis::seconds(30) });
+        let hook = command.map(|command| Hook {
+            command: CommandLine(command),
+            timeout: Millis::seconds(30),
+        });
         match key {
             "post_start" => draft.spec.hooks.post_start = hook,
             _ => draft.spec.hooks.pre_stop = hook,
@@ -673,7 +1030,13 @@ fn read_rest(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
     }
     if let Some(labels) = fields.take("labels") {
         for (key, value, item) in pairs(&labels) {
-            check::label(draft, &key, value.as_deref().unwrap_or_default(), &item, notes);
+            check::label(
+                draft,
+                &key,
+                value.as_deref().unwrap_or_default(),
+                &item,
+                notes,
+            );
         }
     }
 }

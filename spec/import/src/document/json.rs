@@ -34,16 +34,26 @@ pub(super) fn read(text: &str) -> Result<Vec<Rc<Node>>, Mistake> {
 fn node(value: &ast::Value<'_>, lines: &Lines<'_>, depth: usize) -> Result<Node, Mistake> {
     let place = lines.place(value.range());
     if depth >= DEPTH_MAX {
-        return Err(Mistake { place, kind: MistakeKind::TooDeep });
+        return Err(Mistake {
+            place,
+            kind: MistakeKind::TooDeep,
+        });
     }
     match value {
         ast::Value::StringLit(text) => Ok(Node::new(place, Value::Quoted(text.value.to_string()))),
-        ast::Value::NumberLit(number) => Ok(Node::new(place, Value::Plain(number.value.to_owned()))),
-        ast::Value::BooleanLit(truth) => Ok(Node::new(place, Value::Plain(truth.value.to_string()))),
+        ast::Value::NumberLit(number) => {
+            Ok(Node::new(place, Value::Plain(number.value.to_owned())))
+        }
+        ast::Value::BooleanLit(truth) => {
+            Ok(Node::new(place, Value::Plain(truth.value.to_string())))
+        }
         ast::Value::NullKeyword(_) => Ok(Node::new(place, Value::Null)),
         ast::Value::Array(array) => {
-            let items: Result<Vec<_>, _> =
-                array.elements.iter().map(|item| node(item, lines, depth + 1).map(Rc::new)).collect();
+            let items: Result<Vec<_>, _> = array
+                .elements
+                .iter()
+                .map(|item| node(item, lines, depth + 1).map(Rc::new))
+                .collect();
             bounded(Node::new(place, Value::List(items?)))
         }
         ast::Value::Object(object) => {
@@ -72,13 +82,24 @@ struct Lines<'a> {
 impl Lines<'_> {
     fn of(text: &str) -> Lines<'_> {
         let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-        let starts = std::iter::once(0).chain(breaks.map(|(index, _)| index + 1)).collect();
+        let starts = std::iter::once(0)
+            .chain(breaks.map(|(index, _)| index + 1))
+            .collect();
         Lines { text, starts }
     }
 
     fn place(&self, range: Range) -> Place {
-        let line = self.starts.partition_point(|start| *start <= range.start).max(1);
-        let before = self.text.get(self.starts[line - 1]..range.start).unwrap_or_default();
-        Place { line: line as u32, column: before.chars().count() as u32 + 1 }
+        let line = self
+            .starts
+            .partition_point(|start| *start <= range.start)
+            .max(1);
+        let before = self
+            .text
+            .get(self.starts[line - 1]..range.start)
+            .unwrap_or_default();
+        Place {
+            line: line as u32,
+            column: before.chars().count() as u32 + 1,
+        }
     }
 }

@@ -11,14 +11,18 @@ use super::{DEPTH_MAX, Mistake, MistakeKind, Node, Pair, Place, Value, bounded, 
 pub(super) fn read(text: &str) -> Result<Vec<Rc<Node>>, Mistake> {
     let mut builder = Builder::default();
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|cause| Mistake::syntax(place(cause.marker()), cause.info()))?;
+        let (event, span) =
+            event.map_err(|cause| Mistake::syntax(place(cause.marker()), cause.info()))?;
         builder.take(event, place(&span.start))?;
     }
     Ok(builder.documents)
 }
 
 fn place(marker: &Marker) -> Place {
-    Place { line: marker.line() as u32, column: marker.col() as u32 + 1 }
+    Place {
+        line: marker.line() as u32,
+        column: marker.col() as u32 + 1,
+    }
 }
 
 /// A list or mapping that is not closed yet.
@@ -31,7 +35,11 @@ struct Open {
 
 enum Content {
     List(Vec<Rc<Node>>),
-    Map { pairs: Vec<Pair>, merged: Vec<Rc<Node>>, key: Option<(String, Place)> },
+    Map {
+        pairs: Vec<Pair>,
+        merged: Vec<Rc<Node>>,
+        key: Option<(String, Place)>,
+    },
 }
 
 #[derive(Default)]
@@ -51,13 +59,20 @@ impl Builder {
             }
             Event::Alias(anchor) => match self.anchors.get(&anchor).cloned() {
                 Some(node) => self.add(node, 0),
-                None => Err(Mistake::syntax(at, "an alias to an anchor that is still open")),
+                None => Err(Mistake::syntax(
+                    at,
+                    "an alias to an anchor that is still open",
+                )),
             },
             Event::SequenceStart(anchor, tag) => {
                 self.begin(at, anchor, tag.as_deref(), Content::List(Vec::new()))
             }
             Event::MappingStart(anchor, tag) => {
-                let content = Content::Map { pairs: Vec::new(), merged: Vec::new(), key: None };
+                let content = Content::Map {
+                    pairs: Vec::new(),
+                    merged: Vec::new(),
+                    key: None,
+                };
                 self.begin(at, anchor, tag.as_deref(), content)
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(),
@@ -69,11 +84,25 @@ impl Builder {
         }
     }
 
-    fn begin(&mut self, place: Place, anchor: usize, tag: Option<&Tag>, content: Content) -> Result<(), Mistake> {
+    fn begin(
+        &mut self,
+        place: Place,
+        anchor: usize,
+        tag: Option<&Tag>,
+        content: Content,
+    ) -> Result<(), Mistake> {
         if self.open.len() >= DEPTH_MAX {
-            return Err(Mistake { place, kind: MistakeKind::TooDeep });
+            return Err(Mistake {
+                place,
+                kind: MistakeKind::TooDeep,
+            });
         }
-        self.open.push(Open { place, anchor, tag: own_tag(tag), content });
+        self.open.push(Open {
+            place,
+            anchor,
+            tag: own_tag(tag),
+            content,
+        });
         Ok(())
     }
 
@@ -100,10 +129,17 @@ impl Builder {
         };
         match &mut open.content {
             Content::List(items) => items.push(node),
-            Content::Map { key: key @ None, .. } => match node.text() {
+            Content::Map {
+                key: key @ None, ..
+            } => match node.text() {
                 Some(text) => *key = Some((text.to_owned(), node.place)),
                 None if node.is_null() => *key = Some(("null".to_owned(), node.place)),
-                None => return Err(Mistake::syntax(node.place, "a key that is a list or a mapping")),
+                None => {
+                    return Err(Mistake::syntax(
+                        node.place,
+                        "a key that is a list or a mapping",
+                    ));
+                }
             },
             Content::Map { pairs, merged, key } => {
                 let Some((key, place)) = key.take() else {
@@ -156,5 +192,6 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Value {
 }
 
 fn own_tag(tag: Option<&Tag>) -> Option<String> {
-    tag.filter(|tag| !tag.is_yaml_core_schema()).map(|tag| format!("{}{}", tag.handle, tag.suffix))
+    tag.filter(|tag| !tag.is_yaml_core_schema())
+        .map(|tag| format!("{}{}", tag.handle, tag.suffix))
 }

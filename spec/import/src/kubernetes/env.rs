@@ -10,13 +10,22 @@ use crate::note::Notes;
 use crate::settle::{self, secret_path};
 
 /// Reads `envFrom` and `env`.
-pub(crate) fn read(draft: &mut Draft, job: &Draft, fields: &mut Fields, cluster: &Cluster, notes: &mut Notes) {
+pub(crate) fn read(
+    draft: &mut Draft,
+    job: &Draft,
+    fields: &mut Fields,
+    cluster: &Cluster,
+    notes: &mut Notes,
+) {
     for item in fields.list("envFrom", notes) {
         read_all(draft, &item, cluster, notes);
     }
     for item in fields.list("env", notes) {
         let mut entry = Fields::open(item.clone(), notes);
-        let key = entry.scalar("name", notes).map(|item| item.text().to_owned()).unwrap_or_default();
+        let key = entry
+            .scalar("name", notes)
+            .map(|item| item.text().to_owned())
+            .unwrap_or_default();
         if let Some(value) = entry.scalar("value", notes) {
             let text = expanded(&value, &draft.env, notes);
             draft.set_env(&key, text, value);
@@ -32,11 +41,19 @@ pub(crate) fn read(draft: &mut Draft, job: &Draft, fields: &mut Fields, cluster:
 /// All keys of a config map or a secret as variables.
 fn read_all(draft: &mut Draft, item: &Item, cluster: &Cluster, notes: &mut Notes) {
     let mut source = Fields::open(item.clone(), notes);
-    let prefix = source.scalar("prefix", notes).map(|item| item.text().to_owned()).unwrap_or_default();
+    let prefix = source
+        .scalar("prefix", notes)
+        .map(|item| item.text().to_owned())
+        .unwrap_or_default();
     for (key, kind) in [("configMapRef", "ConfigMap"), ("secretRef", "Secret")] {
-        let Some(mut reference) = source.fields(key, notes) else { continue };
+        let Some(mut reference) = source.fields(key, notes) else {
+            continue;
+        };
         let name = reference.scalar("name", notes);
-        reference.close(&[("optional", Fate::Ignored("the values are written out"))], notes);
+        reference.close(
+            &[("optional", Fate::Ignored("the values are written out"))],
+            notes,
+        );
         let Some(name) = name else { continue };
         match (cluster.find(kind, name.text()), kind) {
             (Some(object), "ConfigMap") => {
@@ -46,11 +63,21 @@ fn read_all(draft: &mut Draft, item: &Item, cluster: &Cluster, notes: &mut Notes
             }
             (Some(object), _) => {
                 for key in secret_keys(object) {
-                    secret_variable(draft, &format!("{prefix}{key}"), name.text(), &key, &name, notes);
+                    secret_variable(
+                        draft,
+                        &format!("{prefix}{key}"),
+                        name.text(),
+                        &key,
+                        &name,
+                        notes,
+                    );
                 }
             }
             (None, _) => {
-                let message = format!("the variables of the {kind} '{}', which is not part of this import", name.text());
+                let message = format!(
+                    "the variables of the {kind} '{}', which is not part of this import",
+                    name.text()
+                );
                 notes.decide(&name, "env", message);
             }
         }
@@ -58,9 +85,18 @@ fn read_all(draft: &mut Draft, item: &Item, cluster: &Cluster, notes: &mut Notes
     source.close(&[], notes);
 }
 
-fn read_source(draft: &mut Draft, job: &Draft, key: &str, mut source: Fields, cluster: &Cluster, notes: &mut Notes) {
+fn read_source(
+    draft: &mut Draft,
+    job: &Draft,
+    key: &str,
+    mut source: Fields,
+    cluster: &Cluster,
+    notes: &mut Notes,
+) {
     if let Some((name, of)) = reference(&mut source, "configMapKeyRef", notes) {
-        let value = cluster.find("ConfigMap", name.text()).and_then(|object| object.item.at(&["data", of.text()]));
+        let value = cluster
+            .find("ConfigMap", name.text())
+            .and_then(|object| object.item.at(&["data", of.text()]));
         match value {
             Some(value) => draft.set_env(key, value.text().to_owned(), of),
             None => notes.decide(&of, "env", format!("the value of {key}: '{}' of the ConfigMap '{}', which is not part of this import", of.text(), name.text())),
@@ -76,16 +112,34 @@ fn read_source(draft: &mut Draft, job: &Draft, key: &str, mut source: Fields, cl
                     notes.changed(&path, "env", format!("{} is '{value}'", path.text()));
                     draft.set_env(key, value, path);
                 }
-                None => notes.decide(&path, "env", format!("the value of {key}: a task does not know its {}", path.text())),
+                None => notes.decide(
+                    &path,
+                    "env",
+                    format!(
+                        "the value of {key}: a task does not know its {}",
+                        path.text()
+                    ),
+                ),
             }
         }
-        field.close(&[("apiVersion", Fate::Ignored("it says what the path is of"))], notes);
+        field.close(
+            &[("apiVersion", Fate::Ignored("it says what the path is of"))],
+            notes,
+        );
     }
     if let Some(field) = source.take("resourceFieldRef") {
-        notes.decide(&field, "env", format!("the value of {key}: write the number, as in resources"));
+        notes.decide(
+            &field,
+            "env",
+            format!("the value of {key}: write the number, as in resources"),
+        );
     }
     if let Some(file) = source.take("fileKeyRef") {
-        notes.decide(&file, "env", format!("the value of {key}: a variable is not read from a file"));
+        notes.decide(
+            &file,
+            "env",
+            format!("the value of {key}: a variable is not read from a file"),
+        );
     }
     source.close(&[], notes);
 }
@@ -95,20 +149,40 @@ fn reference(source: &mut Fields, kind: &str, notes: &mut Notes) -> Option<(Item
     let mut reference = source.fields(kind, notes)?;
     let name = reference.scalar("name", notes);
     let key = reference.scalar("key", notes);
-    reference.close(&[("optional", Fate::Ignored("the value is written out"))], notes);
+    reference.close(
+        &[("optional", Fate::Ignored("the value is written out"))],
+        notes,
+    );
     Some((name?, key?))
 }
 
 /// A variable whose value is a secret: the task reads it as a file.
-fn secret_variable(draft: &mut Draft, key: &str, secret: &str, of: &str, item: &Item, notes: &mut Notes) {
-    let Ok(name) = nearest_name(&format!("{secret}-{of}")).parse::<Name>() else { return };
+fn secret_variable(
+    draft: &mut Draft,
+    key: &str,
+    secret: &str,
+    of: &str,
+    item: &Item,
+    notes: &mut Notes,
+) {
+    let Ok(name) = nearest_name(&format!("{secret}-{of}")).parse::<Name>() else {
+        return;
+    };
     let path = secret_path(&name);
     match settle::file_suffix(draft) {
         Some(suffix) => {
-            notes.changed(item, "secrets", format!("the image reads the secret '{name}' by {key}{suffix}"));
+            notes.changed(
+                item,
+                "secrets",
+                format!("the image reads the secret '{name}' by {key}{suffix}"),
+            );
             draft.set_env(&format!("{key}{suffix}"), path, item.clone());
         }
-        None => notes.decide(item, "secrets", format!("a secret is a file and no variable: have the program read {key} from {path}")),
+        None => notes.decide(
+            item,
+            "secrets",
+            format!("a secret is a file and no variable: have the program read {key} from {path}"),
+        ),
     }
     draft.add_secret(name);
 }
@@ -119,13 +193,24 @@ fn own_field(path: &str, job: &Draft) -> Option<String> {
     match path {
         "metadata.name" => Some(format!("{name}-{{task:index}}")),
         "metadata.namespace" => Some(job.spec.namespace.to_string()),
-        "metadata.labels['apps.kubernetes.io/pod-index']" | "metadata.annotations['batch.kubernetes.io/job-completion-index']" => {
+        "metadata.labels['apps.kubernetes.io/pod-index']"
+        | "metadata.annotations['batch.kubernetes.io/job-completion-index']" => {
             Some("{task:index}".to_owned())
         }
         path => {
             let label = path.strip_prefix("metadata.labels['")?.strip_suffix("']")?;
-            let own = ["app", "app.kubernetes.io/name", "app.kubernetes.io/instance"].contains(&label).then(|| name.to_owned());
-            job.spec.labels.get(&tw_model::EnvName(label.to_owned())).cloned().or(own)
+            let own = [
+                "app",
+                "app.kubernetes.io/name",
+                "app.kubernetes.io/instance",
+            ]
+            .contains(&label)
+            .then(|| name.to_owned());
+            job.spec
+                .labels
+                .get(&tw_model::EnvName(label.to_owned()))
+                .cloned()
+                .or(own)
         }
     }
 }
@@ -143,7 +228,11 @@ pub(crate) fn expanded(item: &Item, env: &[(String, String, Item)], notes: &mut 
         }
         out.push_str(before);
         let name = after.split(')').next().filter(|name| {
-            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) && after.len() > name.len()
+            !name.is_empty()
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+                && after.len() > name.len()
         });
         let Some(name) = name else {
             out.push_str("$(");
@@ -154,7 +243,11 @@ pub(crate) fn expanded(item: &Item, env: &[(String, String, Item)], notes: &mut 
             Some((_, value, _)) => out.push_str(value),
             None => {
                 if env.iter().any(|(known, _, _)| known.starts_with(name)) {
-                    notes.decide(item, "command", format!("$({name}) is a secret: have the program read it from its file"));
+                    notes.decide(
+                        item,
+                        "command",
+                        format!("$({name}) is a secret: have the program read it from its file"),
+                    );
                 }
                 out.push_str(&format!("$({name})"));
             }
@@ -179,24 +272,43 @@ pub(crate) fn secret_keys(object: &Object) -> Vec<String> {
 pub(crate) fn secret(object: &Object, mut fields: Fields, notes: &mut Notes) {
     object::metadata(fields.take("metadata"), notes);
     for part in ["data", "stringData"] {
-        for (key, item) in fields.take(part).map(|item| item.entries()).unwrap_or_default() {
+        for (key, item) in fields
+            .take(part)
+            .map(|item| item.entries())
+            .unwrap_or_default()
+        {
             let name = nearest_name(&format!("{}-{key}", object.name));
             notes.changed(&item, "", format!("the value stays out of the spec: it is the secret '{name}', which the cluster keeps"));
         }
     }
     object::close(
         fields,
-        &[("type", Fate::Ignored("a secret is a file")), ("immutable", Fate::Ignored("a secret has the value that it is given"))],
+        &[
+            ("type", Fate::Ignored("a secret is a file")),
+            (
+                "immutable",
+                Fate::Ignored("a secret has the value that it is given"),
+            ),
+        ],
         notes,
     );
 }
 
 /// A config map: its values are where jobs use them.
-pub(crate) fn config_map(object: &Object, mut fields: Fields, cluster: &Cluster, notes: &mut Notes) {
+pub(crate) fn config_map(
+    object: &Object,
+    mut fields: Fields,
+    cluster: &Cluster,
+    notes: &mut Notes,
+) {
     object::metadata(fields.take("metadata"), notes);
     let used = used_keys(&object.name, cluster);
     for part in ["data", "binaryData"] {
-        for (key, item) in fields.take(part).map(|item| item.entries()).unwrap_or_default() {
+        for (key, item) in fields
+            .take(part)
+            .map(|item| item.entries())
+            .unwrap_or_default()
+        {
             match &used {
                 Used::All => notes.ignored(&item, "it is a variable of the jobs that use it"),
                 Used::Some(keys) if keys.contains(&key) => notes.ignored(&item, "it is a variable of the jobs that use it"),
@@ -204,7 +316,14 @@ pub(crate) fn config_map(object: &Object, mut fields: Fields, cluster: &Cluster,
             }
         }
     }
-    object::close(fields, &[("immutable", Fate::Ignored("a spec changes when it is changed"))], notes);
+    object::close(
+        fields,
+        &[(
+            "immutable",
+            Fate::Ignored("a spec changes when it is changed"),
+        )],
+        notes,
+    );
 }
 
 enum Used {

@@ -13,7 +13,11 @@ const LABELS: &str = "machines are told apart by labels that they must have: Req
 
 /// Reads selectors, affinities and spread constraints.
 pub(crate) fn read(draft: &mut Draft, pod: &mut Fields, cluster: &Cluster, notes: &mut Notes) {
-    for (key, item) in pod.take("nodeSelector").map(|item| item.entries()).unwrap_or_default() {
+    for (key, item) in pod
+        .take("nodeSelector")
+        .map(|item| item.entries())
+        .unwrap_or_default()
+    {
         node_label(draft, &key, &item, notes);
     }
     if let Some(mut affinity) = pod.fields("affinity", notes) {
@@ -34,7 +38,9 @@ pub(crate) fn read(draft: &mut Draft, pod: &mut Fields, cluster: &Cluster, notes
 
 fn node_label(draft: &mut Draft, key: &str, item: &Item, notes: &mut Notes) {
     match (key, item.text()) {
-        ("kubernetes.io/os" | "beta.kubernetes.io/os", "linux") => notes.ignored(item, "Twill runs on Linux"),
+        ("kubernetes.io/os" | "beta.kubernetes.io/os", "linux") => {
+            notes.ignored(item, "Twill runs on Linux")
+        }
         (_, value) => {
             placement::require_label(draft, key, value);
             notes.changed(item, "requires", "machines need this label with Twill, too");
@@ -43,15 +49,27 @@ fn node_label(draft: &mut Draft, key: &str, item: &Item, notes: &mut Notes) {
 }
 
 fn node_affinity(draft: &mut Draft, mut node: Fields, notes: &mut Notes) {
-    if let Some(mut required) = node.fields("requiredDuringSchedulingIgnoredDuringExecution", notes) {
+    if let Some(mut required) = node.fields("requiredDuringSchedulingIgnoredDuringExecution", notes)
+    {
         let terms = required.list("nodeSelectorTerms", notes);
         required.close(&[], notes);
         let alone = terms.len() == 1;
         for term in &terms {
-            let expressions = term.get("matchExpressions").map(|item| item.items()).unwrap_or_default();
+            let expressions = term
+                .get("matchExpressions")
+                .map(|item| item.items())
+                .unwrap_or_default();
             for expression in expressions {
-                let text = |key: &str| expression.get(key).map(|item| item.text().to_owned()).unwrap_or_default();
-                let values = expression.get("values").map(|item| item.items()).unwrap_or_default();
+                let text = |key: &str| {
+                    expression
+                        .get(key)
+                        .map(|item| item.text().to_owned())
+                        .unwrap_or_default()
+                };
+                let values = expression
+                    .get("values")
+                    .map(|item| item.items())
+                    .unwrap_or_default();
                 match (text("operator").as_str(), &values[..]) {
                     ("In", [value]) if alone => node_label(draft, &text("key"), value, notes),
                     _ => notes.lost(&expression, "requires", LABELS),
@@ -63,12 +81,21 @@ fn node_affinity(draft: &mut Draft, mut node: Fields, notes: &mut Notes) {
         }
     }
     node.close(
-        &[("preferredDuringSchedulingIgnoredDuringExecution", Fate::Lost("what a job wants of its machines it requires: Requires(labels={…})"))],
+        &[(
+            "preferredDuringSchedulingIgnoredDuringExecution",
+            Fate::Lost("what a job wants of its machines it requires: Requires(labels={…})"),
+        )],
         notes,
     );
 }
 
-fn pod_affinity(draft: &mut Draft, mut pods: Fields, is_near: bool, cluster: &Cluster, notes: &mut Notes) {
+fn pod_affinity(
+    draft: &mut Draft,
+    mut pods: Fields,
+    is_near: bool,
+    cluster: &Cluster,
+    notes: &mut Notes,
+) {
     for term in pods.list("requiredDuringSchedulingIgnoredDuringExecution", notes) {
         pod_term(draft, &term, true, is_near, cluster, notes);
     }
@@ -77,34 +104,65 @@ fn pod_affinity(draft: &mut Draft, mut pods: Fields, is_near: bool, cluster: &Cl
         if let Some(term) = preferred.take("podAffinityTerm") {
             pod_term(draft, &term, false, is_near, cluster, notes);
         }
-        preferred.close(&[("weight", Fate::Ignored("wishes have no weights"))], notes);
+        preferred.close(
+            &[("weight", Fate::Ignored("wishes have no weights"))],
+            notes,
+        );
     }
     pods.close(&[], notes);
 }
 
-fn pod_term(draft: &mut Draft, term: &Item, required: bool, is_near: bool, cluster: &Cluster, notes: &mut Notes) {
+fn pod_term(
+    draft: &mut Draft,
+    term: &Item,
+    required: bool,
+    is_near: bool,
+    cluster: &Cluster,
+    notes: &mut Notes,
+) {
     let field = if is_near { "affinity" } else { "anti_affinity" };
-    let within = term.get("topologyKey").and_then(|key| placement::domain(key.text()));
+    let within = term
+        .get("topologyKey")
+        .and_then(|key| placement::domain(key.text()));
     let Some(within) = within else {
-        notes.lost(term, field, "near means within a machine, rack, cluster, data centre or region");
+        notes.lost(
+            term,
+            field,
+            "near means within a machine, rack, cluster, data centre or region",
+        );
         return;
     };
     let jobs = selected(draft, term, cluster);
     if jobs.is_empty() {
-        notes.lost(term, field, "it selects none of the jobs of this import: name them as Affinity(job=…)");
+        notes.lost(
+            term,
+            field,
+            "it selects none of the jobs of this import: name them as Affinity(job=…)",
+        );
         return;
     }
     for job in jobs {
         let is_own = job == draft.spec.name;
         match (is_own, is_near, required, within) {
             (true, false, false, Domain::Machine) => {
-                notes.ignored(term, "tasks of a job are kept on different machines where there is room");
+                notes.ignored(
+                    term,
+                    "tasks of a job are kept on different machines where there is room",
+                );
             }
             (true, false, false, over) => placement::spread(draft, over),
             _ => {
-                let list = if is_near { &mut draft.spec.affinity } else { &mut draft.spec.anti_affinity };
+                let list = if is_near {
+                    &mut draft.spec.affinity
+                } else {
+                    &mut draft.spec.anti_affinity
+                };
                 if !list.iter().any(|known| known.job == job) {
-                    list.push(Affinity { job, within, required });
+                    list.push(Affinity {
+                        job,
+                        within,
+                        required,
+                    });
                 }
             }
         }
@@ -114,17 +172,37 @@ fn pod_term(draft: &mut Draft, term: &Item, required: bool, is_near: bool, clust
 /// The jobs that a term selects by the labels of their pods.
 fn selected(draft: &Draft, term: &Item, cluster: &Cluster) -> Vec<Name> {
     let mut labels = texts(&term.at(&["labelSelector", "matchLabels"]));
-    for expression in term.at(&["labelSelector", "matchExpressions"]).map(|item| item.items()).unwrap_or_default() {
-        let values = expression.get("values").map(|item| item.items()).unwrap_or_default();
-        let is_in = expression.get("operator").is_some_and(|item| item.text() == "In");
+    for expression in term
+        .at(&["labelSelector", "matchExpressions"])
+        .map(|item| item.items())
+        .unwrap_or_default()
+    {
+        let values = expression
+            .get("values")
+            .map(|item| item.items())
+            .unwrap_or_default();
+        let is_in = expression
+            .get("operator")
+            .is_some_and(|item| item.text() == "In");
         match (expression.get("key"), &values[..]) {
-            (Some(key), [value]) if is_in => labels.push((key.text().to_owned(), value.text().to_owned())),
+            (Some(key), [value]) if is_in => {
+                labels.push((key.text().to_owned(), value.text().to_owned()))
+            }
             _ => return Vec::new(),
         }
     }
-    let own = cluster.jobs.iter().find(|workload| workload.job == draft.spec.name);
-    let namespace = own.map(|workload| workload.namespace.clone()).unwrap_or_default();
-    cluster.selected(&labels, &namespace).into_iter().map(|workload| workload.job.clone()).collect()
+    let own = cluster
+        .jobs
+        .iter()
+        .find(|workload| workload.job == draft.spec.name);
+    let namespace = own
+        .map(|workload| workload.namespace.clone())
+        .unwrap_or_default();
+    cluster
+        .selected(&labels, &namespace)
+        .into_iter()
+        .map(|workload| workload.job.clone())
+        .collect()
 }
 
 fn spread(draft: &mut Draft, item: Item, notes: &mut Notes) {
@@ -132,12 +210,30 @@ fn spread(draft: &mut Draft, item: Item, notes: &mut Notes) {
     let key = fields.scalar("topologyKey", notes);
     fields.close(
         &[
-            ("maxSkew", Fate::Ignored("tasks are spread as evenly as there is room")),
-            ("whenUnsatisfiable", Fate::Ignored("a task waits where a spread cannot hold")),
-            ("labelSelector", Fate::Ignored("a job spreads its own tasks")),
-            ("matchLabelKeys", Fate::Ignored("a job spreads its own tasks")),
-            ("minDomains", Fate::Lost("the number of parts that must have tasks is Spread(at_least=…)")),
-            ("nodeAffinityPolicy", Fate::Ignored("only machines that satisfy Requires(…) count")),
+            (
+                "maxSkew",
+                Fate::Ignored("tasks are spread as evenly as there is room"),
+            ),
+            (
+                "whenUnsatisfiable",
+                Fate::Ignored("a task waits where a spread cannot hold"),
+            ),
+            (
+                "labelSelector",
+                Fate::Ignored("a job spreads its own tasks"),
+            ),
+            (
+                "matchLabelKeys",
+                Fate::Ignored("a job spreads its own tasks"),
+            ),
+            (
+                "minDomains",
+                Fate::Lost("the number of parts that must have tasks is Spread(at_least=…)"),
+            ),
+            (
+                "nodeAffinityPolicy",
+                Fate::Ignored("only machines that satisfy Requires(…) count"),
+            ),
             ("nodeTaintsPolicy", Fate::Ignored("machines have no taints")),
         ],
         notes,

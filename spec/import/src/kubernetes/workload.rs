@@ -14,41 +14,89 @@ const HISTORY: &str = "the history of a job is that of its spec: `tw history`";
 const SPEC: Fates = &[
     ("selector", Fate::Ignored(OWN_TASKS)),
     ("revisionHistoryLimit", Fate::Ignored(HISTORY)),
-    ("paused", Fate::IgnoredIf(&["false"], "an update is paused by `tw rollout pause`")),
-    ("serviceName", Fate::Ignored("tasks are found by {service:JOB:PORT}")),
-    ("podManagementPolicy", Fate::Ignored("how fast tasks are replaced is the rollout's to say")),
-    ("persistentVolumeClaimRetentionPolicy", Fate::Lost("a volume is kept until someone removes it")),
+    (
+        "paused",
+        Fate::IgnoredIf(&["false"], "an update is paused by `tw rollout pause`"),
+    ),
+    (
+        "serviceName",
+        Fate::Ignored("tasks are found by {service:JOB:PORT}"),
+    ),
+    (
+        "podManagementPolicy",
+        Fate::Ignored("how fast tasks are replaced is the rollout's to say"),
+    ),
+    (
+        "persistentVolumeClaimRetentionPolicy",
+        Fate::Lost("a volume is kept until someone removes it"),
+    ),
     ("ordinals", Fate::Lost("tasks are numbered from 0")),
-    ("minReadySeconds", Fate::Lost("how long a new task must be healthy is Rollout(healthy_for=…)")),
+    (
+        "minReadySeconds",
+        Fate::Lost("how long a new task must be healthy is Rollout(healthy_for=…)"),
+    ),
 ];
 
 const JOB: Fates = &[
     ("selector", Fate::Ignored(OWN_TASKS)),
     ("manualSelector", Fate::Ignored(OWN_TASKS)),
-    ("ttlSecondsAfterFinished", Fate::Ignored("a job that is done costs nothing; it is kept to be read")),
-    ("completionMode", Fate::Ignored("tasks are numbered: {task:index}")),
-    ("suspend", Fate::IgnoredIf(&["false"], "a job runs as soon as its spec is applied")),
-    ("podReplacementPolicy", Fate::Ignored("a task is replaced when it has ended")),
-    ("podFailurePolicy", Fate::Lost("a task that fails is tried again: Restart(attempts=…)")),
-    ("backoffLimitPerIndex", Fate::Lost("each task is tried again by itself: Restart(attempts=…)")),
-    ("maxFailedIndexes", Fate::Lost("each task is tried again by itself: Restart(attempts=…)")),
-    ("successPolicy", Fate::Lost("a batch job is done when all of its tasks are")),
+    (
+        "ttlSecondsAfterFinished",
+        Fate::Ignored("a job that is done costs nothing; it is kept to be read"),
+    ),
+    (
+        "completionMode",
+        Fate::Ignored("tasks are numbered: {task:index}"),
+    ),
+    (
+        "suspend",
+        Fate::IgnoredIf(&["false"], "a job runs as soon as its spec is applied"),
+    ),
+    (
+        "podReplacementPolicy",
+        Fate::Ignored("a task is replaced when it has ended"),
+    ),
+    (
+        "podFailurePolicy",
+        Fate::Lost("a task that fails is tried again: Restart(attempts=…)"),
+    ),
+    (
+        "backoffLimitPerIndex",
+        Fate::Lost("each task is tried again by itself: Restart(attempts=…)"),
+    ),
+    (
+        "maxFailedIndexes",
+        Fate::Lost("each task is tried again by itself: Restart(attempts=…)"),
+    ),
+    (
+        "successPolicy",
+        Fate::Lost("a batch job is done when all of its tasks are"),
+    ),
     ("managedBy", Fate::Lost("Twill runs its jobs itself")),
 ];
 
 const CRON: Fates = &[
     ("successfulJobsHistoryLimit", Fate::Ignored(HISTORY)),
     ("failedJobsHistoryLimit", Fate::Ignored(HISTORY)),
-    ("suspend", Fate::IgnoredIf(&["false"], "a schedule holds as long as it is in the spec: leave it out meanwhile")),
+    (
+        "suspend",
+        Fate::IgnoredIf(
+            &["false"],
+            "a schedule holds as long as it is in the spec: leave it out meanwhile",
+        ),
+    ),
 ];
 
 /// The pod template of an object, if it is one that runs.
 pub(crate) fn template(object: &Object) -> Option<Item> {
     match object.kind.as_str() {
         "Pod" => Some(object.item.clone()),
-        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" | "Job" => {
-            object.item.at(&["spec", "template"])
-        }
+        "Deployment"
+        | "StatefulSet"
+        | "DaemonSet"
+        | "ReplicaSet"
+        | "ReplicationController"
+        | "Job" => object.item.at(&["spec", "template"]),
         "PodTemplate" => None,
         "CronJob" => object.item.at(&["spec", "jobTemplate", "spec", "template"]),
         _ => None,
@@ -85,7 +133,11 @@ fn namespace(draft: &mut Draft, object: &Object, notes: &mut Notes) {
     if name != object.namespace
         && let Some(item) = object.item.at(&["metadata", "namespace"])
     {
-        notes.changed(&item, "namespace", format!("the namespace is '{name}': names hold lower-case letters, digits and '-'"));
+        notes.changed(
+            &item,
+            "namespace",
+            format!("the namespace is '{name}': names hold lower-case letters, digits and '-'"),
+        );
     }
     if let Ok(name) = name.parse() {
         draft.spec.namespace = name;
@@ -97,9 +149,16 @@ fn metadata(draft: &mut Draft, item: Option<Item>, notes: &mut Notes) {
     let Some(item) = item else { return };
     let mut fields = Fields::open(item, notes);
     let job = draft.spec.name.to_string();
-    for (key, item) in fields.take("labels").map(|item| item.entries()).unwrap_or_default() {
+    for (key, item) in fields
+        .take("labels")
+        .map(|item| item.entries())
+        .unwrap_or_default()
+    {
         match object::is_idle_label(&key, item.text(), &job) {
-            true => notes.ignored(&item, "it says no more than the job's name, or which tool wrote it"),
+            true => notes.ignored(
+                &item,
+                "it says no more than the job's name, or which tool wrote it",
+            ),
             false => crate::check::label(draft, &key, item.text(), &item, notes),
         }
     }
@@ -113,7 +172,10 @@ fn remaining(fields: Fields) -> Item {
     if let crate::document::Value::Map(pairs) = &mut node.value {
         pairs.retain(|pair| pair.key != "labels");
     }
-    Item { node: node.into(), ..item }
+    Item {
+        node: node.into(),
+        ..item
+    }
 }
 
 fn read_template(draft: &mut Draft, spec: &mut Fields, cluster: &Cluster, notes: &mut Notes) {
@@ -128,7 +190,10 @@ fn read_template(draft: &mut Draft, spec: &mut Fields, cluster: &Cluster, notes:
 }
 
 fn read_pod(draft: &mut Draft, mut fields: Fields, cluster: &Cluster, notes: &mut Notes) {
-    let policy = fields.item.at(&["spec", "restartPolicy"]).map(|item| item.text().to_owned());
+    let policy = fields
+        .item
+        .at(&["spec", "restartPolicy"])
+        .map(|item| item.text().to_owned());
     if let Some("Never" | "OnFailure") = policy.as_deref() {
         draft.spec.kind = Kind::Batch;
         if policy.as_deref() == Some("Never") {
@@ -142,10 +207,18 @@ fn read_pod(draft: &mut Draft, mut fields: Fields, cluster: &Cluster, notes: &mu
 }
 
 fn seconds(fields: &mut Fields, key: &str, notes: &mut Notes) -> Option<(Millis, Item)> {
-    fields.number::<u64>(key, notes).map(|(seconds, item)| (Millis(seconds.saturating_mul(1000)), item))
+    fields
+        .number::<u64>(key, notes)
+        .map(|(seconds, item)| (Millis(seconds.saturating_mul(1000)), item))
 }
 
-fn read_replicated(draft: &mut Draft, kind: &str, mut spec: Fields, cluster: &Cluster, notes: &mut Notes) {
+fn read_replicated(
+    draft: &mut Draft,
+    kind: &str,
+    mut spec: Fields,
+    cluster: &Cluster,
+    notes: &mut Notes,
+) {
     match kind {
         "DaemonSet" => draft.spec.kind = Kind::Daemon,
         // Only a stateful set promises that no two pods have one number.
@@ -184,8 +257,16 @@ fn read_strategy(draft: &mut Draft, mut strategy: Fields, notes: &mut Notes) {
                 draft.spec.rollout.stages = Box::from([Stage::Percent(100)]);
                 draft.spec.rollout.max_unavailable = draft.spec.replicas.max(1);
             }
-            "OnDelete" => notes.lost(&kind, "rollout", "an update begins when it is applied; `tw rollout pause` halts it"),
-            other => notes.lost(&kind, "rollout", format!("'{other}' is no strategy of Kubernetes")),
+            "OnDelete" => notes.lost(
+                &kind,
+                "rollout",
+                "an update begins when it is applied; `tw rollout pause` halts it",
+            ),
+            other => notes.lost(
+                &kind,
+                "rollout",
+                format!("'{other}' is no strategy of Kubernetes"),
+            ),
         }
     }
     let Some(mut rolling) = strategy.fields("rollingUpdate", notes) else {
@@ -203,14 +284,24 @@ fn read_strategy(draft: &mut Draft, mut strategy: Fields, notes: &mut Notes) {
                 if draft.spec.rollout.max_surge == 0 {
                     draft.spec.rollout.max_surge = 1;
                 }
-                notes.changed(&item, "rollout", "one task may be down at a time, besides the surge");
+                notes.changed(
+                    &item,
+                    "rollout",
+                    "one task may be down at a time, besides the surge",
+                );
             }
             Some(count) => draft.spec.rollout.max_unavailable = count,
             None => notes.lost(&item, "rollout", "neither a number nor a share"),
         }
     }
     rolling.close(
-        &[("partition", Fate::IgnoredIf(&["0"], "how far an update goes is Rollout(stages=[…]); `tw rollout pause` halts it"))],
+        &[(
+            "partition",
+            Fate::IgnoredIf(
+                &["0"],
+                "how far an update goes is Rollout(stages=[…]); `tw rollout pause` halts it",
+            ),
+        )],
         notes,
     );
     strategy.close(&[], notes);
@@ -222,7 +313,11 @@ pub(crate) fn share(text: &str, replicas: u32, rounds_up: bool) -> Option<u32> {
         return text.parse().ok();
     };
     let tasks = u64::from(replicas) * percent.parse::<u64>().ok()?;
-    Some(if rounds_up { tasks.div_ceil(100) } else { tasks / 100 } as u32)
+    Some(if rounds_up {
+        tasks.div_ceil(100)
+    } else {
+        tasks / 100
+    } as u32)
 }
 
 fn read_job(draft: &mut Draft, mut spec: Fields, cluster: &Cluster, notes: &mut Notes) {
@@ -232,9 +327,18 @@ fn read_job(draft: &mut Draft, mut spec: Fields, cluster: &Cluster, notes: &mut 
     }
     if let Some((parallelism, item)) = spec.number::<u32>("parallelism", notes) {
         match parallelism {
-            0 => notes.lost(&item, "parallelism", "a job runs as soon as its spec is applied"),
+            0 => notes.lost(
+                &item,
+                "parallelism",
+                "a job runs as soon as its spec is applied",
+            ),
             count if count >= draft.spec.replicas => {
-                if !spec.item.entries().iter().any(|(key, _)| key == "completions") {
+                if !spec
+                    .item
+                    .entries()
+                    .iter()
+                    .any(|(key, _)| key == "completions")
+                {
                     draft.spec.replicas = count;
                 }
             }
@@ -246,7 +350,11 @@ fn read_job(draft: &mut Draft, mut spec: Fields, cluster: &Cluster, notes: &mut 
     }
     if let Some((deadline, item)) = seconds(&mut spec, "activeDeadlineSeconds", notes) {
         draft.spec.timeout = Some(deadline);
-        notes.changed(&item, "timeout", "for each try of each task, not for the job as a whole");
+        notes.changed(
+            &item,
+            "timeout",
+            "for each try of each task, not for the job as a whole",
+        );
     }
     read_template(draft, &mut spec, cluster, notes);
     spec.close(JOB, notes);
@@ -261,7 +369,9 @@ fn read_cron(draft: &mut Draft, mut spec: Fields, cluster: &Cluster, notes: &mut
         template.close(&[], notes);
     }
     draft.spec.kind = Kind::Batch;
-    let zone = spec.scalar("timeZone", notes).map(|item| item.text().to_owned());
+    let zone = spec
+        .scalar("timeZone", notes)
+        .map(|item| item.text().to_owned());
     if let Some(line) = spec.scalar("schedule", notes) {
         draft.spec.schedule = schedule(&line, zone, notes);
     }
@@ -279,13 +389,20 @@ fn read_cron(draft: &mut Draft, mut spec: Fields, cluster: &Cluster, notes: &mut
         }
         _ => {
             if let Some(policy) = &policy {
-                notes.ignored(policy, "a run is left out while the one before it has not ended");
+                notes.ignored(
+                    policy,
+                    "a run is left out while the one before it has not ended",
+                );
             }
         }
     }
     if let Some(item) = missed {
         schedule.missed = Missed::RunOnce;
-        notes.changed(&item, "schedule", "a run that was missed is made up for, however late");
+        notes.changed(
+            &item,
+            "schedule",
+            "a run that was missed is made up for, however late",
+        );
     }
     spec.close(CRON, notes);
 }
@@ -293,7 +410,10 @@ fn read_cron(draft: &mut Draft, mut spec: Fields, cluster: &Cluster, notes: &mut
 /// A schedule of a cron line, with the short names that cron knows for whole lines.
 pub(crate) fn schedule(line: &Item, zone: Option<String>, notes: &mut Notes) -> Option<Schedule> {
     let text = line.text().trim();
-    let (zone, text) = match text.strip_prefix("TZ=").or_else(|| text.strip_prefix("CRON_TZ=")) {
+    let (zone, text) = match text
+        .strip_prefix("TZ=")
+        .or_else(|| text.strip_prefix("CRON_TZ="))
+    {
         Some(rest) => {
             let (own, rest) = rest.split_once(' ').unwrap_or((rest, ""));
             (Some(own.to_owned()), rest)
@@ -311,7 +431,11 @@ pub(crate) fn schedule(line: &Item, zone: Option<String>, notes: &mut Notes) -> 
     let plain = |c: char| c.is_ascii_alphanumeric() || "*/,-#?L".contains(c);
     let fields: Vec<&str> = cron.split_whitespace().collect();
     if fields.len() != 5 || !fields.iter().all(|field| field.chars().all(plain)) {
-        notes.lost(line, "schedule", format!("'{text}' is not a line of a crontab with five fields"));
+        notes.lost(
+            line,
+            "schedule",
+            format!("'{text}' is not a line of a crontab with five fields"),
+        );
         return None;
     }
     Some(Schedule {

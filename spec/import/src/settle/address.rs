@@ -27,13 +27,21 @@ struct Host {
 impl Addresses {
     /// A name under which every port of a job is reached.
     pub(crate) fn direct(&mut self, host: &str, job: &Name) {
-        let host_entry = Host { job: job.clone(), ports: BTreeMap::new(), is_direct: true };
+        let host_entry = Host {
+            job: job.clone(),
+            ports: BTreeMap::new(),
+            is_direct: true,
+        };
         self.hosts.entry(host.to_owned()).or_insert(host_entry);
     }
 
     /// A name under which a job is reached at `number`, where it listens on `target`.
     pub(crate) fn mapped(&mut self, host: &str, job: &Name, number: u16, target: u16) {
-        let host_entry = Host { job: job.clone(), ports: BTreeMap::new(), is_direct: false };
+        let host_entry = Host {
+            job: job.clone(),
+            ports: BTreeMap::new(),
+            is_direct: false,
+        };
         let entry = self.hosts.entry(host.to_owned()).or_insert(host_entry);
         if entry.job == *job {
             entry.ports.insert(number, target);
@@ -71,13 +79,21 @@ pub(super) fn bind(drafts: &mut [Draft], addresses: Addresses, notes: &mut Notes
     let ports: BTreeMap<Name, BTreeMap<u16, Name>> = drafts
         .iter()
         .map(|draft| {
-            let ports = draft.listens.iter().map(|listen| (listen.number, listen.name.clone())).collect();
+            let ports = draft
+                .listens
+                .iter()
+                .map(|listen| (listen.number, listen.name.clone()))
+                .collect();
             (draft.spec.name.clone(), ports)
         })
         .collect();
     let template = |found: &Found| {
         let host = addresses.hosts.get(&found.host)?;
-        let target = if host.is_direct { found.port } else { *host.ports.get(&found.port)? };
+        let target = if host.is_direct {
+            found.port
+        } else {
+            *host.ports.get(&found.port)?
+        };
         let port = ports.get(&host.job)?.get(&target)?;
         Some(service_template(&host.job, port))
     };
@@ -110,7 +126,14 @@ fn declare_ports(drafts: &mut [Draft], addresses: &Addresses) {
                 from = found.end;
                 let host = &addresses.hosts[&found.host];
                 if let (true, Some(item)) = (host.is_direct, item.clone()) {
-                    called.push((host.job.clone(), PortMention { number: found.port, name: None, item }));
+                    called.push((
+                        host.job.clone(),
+                        PortMention {
+                            number: found.port,
+                            name: None,
+                            item,
+                        },
+                    ));
                 }
             }
         }
@@ -118,7 +141,9 @@ fn declare_ports(drafts: &mut [Draft], addresses: &Addresses) {
     for draft in drafts.iter_mut() {
         let mut mentions: Vec<PortMention> = called
             .iter()
-            .filter(|(job, mention)| *job == draft.spec.name && draft.port(mention.number).is_none())
+            .filter(|(job, mention)| {
+                *job == draft.spec.name && draft.port(mention.number).is_none()
+            })
             .map(|(_, mention)| mention.clone())
             .collect();
         let has_callers = !mentions.is_empty() || is_named(draft.name(), addresses);
@@ -128,14 +153,21 @@ fn declare_ports(drafts: &mut [Draft], addresses: &Addresses) {
             known_image(draft).and_then(|known| known.listen),
             draft.image.clone(),
         ) {
-            mentions.push(PortMention { number, name: None, item });
+            mentions.push(PortMention {
+                number,
+                name: None,
+                item,
+            });
         }
         draft.name_ports(mentions);
     }
 }
 
 fn is_named(job: &Name, addresses: &Addresses) -> bool {
-    addresses.hosts.values().any(|host| host.job == *job && host.is_direct)
+    addresses
+        .hosts
+        .values()
+        .any(|host| host.job == *job && host.is_direct)
 }
 
 /// The first address of a known host at or after `from`.
@@ -144,20 +176,26 @@ fn find(text: &str, from: usize, addresses: &Addresses) -> Option<Found> {
     let mut start = from;
     while start < text.len() {
         let rest = &text[start..];
-        let Some(begin) = rest.find(in_host).map(|at| at + start) else {
-            return None;
-        };
-        let end = text[begin..].find(|c| !in_host(c)).map_or(text.len(), |at| at + begin);
+        let begin = rest.find(in_host).map(|at| at + start)?;
+        let end = text[begin..]
+            .find(|c| !in_host(c))
+            .map_or(text.len(), |at| at + begin);
         let word = &text[begin..end];
         start = end;
-        let host = addresses.hosts.contains_key(word).then(|| word.to_owned()).or_else(|| qualified(word, addresses));
+        let host = addresses
+            .hosts
+            .contains_key(word)
+            .then(|| word.to_owned())
+            .or_else(|| qualified(word, addresses));
         let Some(host) = host else { continue };
         // A path or a part of one is no host.
         let before = &text[..begin];
         if before.ends_with(['$', '{']) || (before.ends_with('/') && !before.ends_with("//")) {
             continue;
         }
-        if let Some(found) = with_port(text, begin, end, &host).or_else(|| with_scheme(text, begin, end, &host)) {
+        if let Some(found) =
+            with_port(text, begin, end, &host).or_else(|| with_scheme(text, begin, end, &host))
+        {
             return Some(found);
         }
     }
@@ -174,9 +212,16 @@ fn qualified(word: &str, addresses: &Addresses) -> Option<String> {
 
 fn with_port(text: &str, start: usize, end: usize, host: &str) -> Option<Found> {
     let digits = text[end..].strip_prefix(':')?;
-    let length = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let length = digits
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(digits.len());
     let port = digits[..length].parse().ok()?;
-    Some(Found { start, end: end + 1 + length, host: host.to_owned(), port })
+    Some(Found {
+        start,
+        end: end + 1 + length,
+        host: host.to_owned(),
+        port,
+    })
 }
 
 /// An address without a port, in a URL whose scheme says which one is meant.
@@ -192,7 +237,12 @@ fn with_scheme(text: &str, start: usize, end: usize, host: &str) -> Option<Found
     let scheme = before.strip_suffix("://")?;
     let scheme = scheme.rsplit(|c: char| !c.is_ascii_alphanumeric()).next()?;
     let (_, port) = SCHEME_PORTS.iter().find(|(name, _)| *name == scheme)?;
-    Some(Found { start, end, host: host.to_owned(), port: *port })
+    Some(Found {
+        start,
+        end,
+        host: host.to_owned(),
+        port: *port,
+    })
 }
 
 /// Says which values name a job without an address, or an address of nobody here.
@@ -204,16 +254,30 @@ fn note_unbound(
 ) {
     for (key, value, item) in &draft.env {
         if let Some(host) = addresses.hosts.get(value.as_str()) {
-            let names = ports.get(&host.job).map(|ports| ports.values().collect::<Vec<_>>()).unwrap_or_default();
+            let names = ports
+                .get(&host.job)
+                .map(|ports| ports.values().collect::<Vec<_>>())
+                .unwrap_or_default();
             // A name that is a job's by accident is none: a database called like the service.
             let upper = key.to_ascii_uppercase();
-            let is_address = ["HOST", "HOSTS", "SERVER", "ADDR", "ADDRESS", "URL", "ENDPOINT", "HOSTNAME"].iter().any(|end| upper.ends_with(end));
+            let is_address = [
+                "HOST", "HOSTS", "SERVER", "ADDR", "ADDRESS", "URL", "ENDPOINT", "HOSTNAME",
+            ]
+            .iter()
+            .any(|end| upper.ends_with(end));
             if !is_address {
                 continue;
             }
             let message = match names[..] {
-                [port] => format!("jobs are not found by their name alone: {} is HOST:PORT of {}", service_template(&host.job, port), host.job),
-                _ => format!("jobs are not found by their name alone: {{service:{}:PORT}} is HOST:PORT of one of its ports", host.job),
+                [port] => format!(
+                    "jobs are not found by their name alone: {} is HOST:PORT of {}",
+                    service_template(&host.job, port),
+                    host.job
+                ),
+                _ => format!(
+                    "jobs are not found by their name alone: {{service:{}:PORT}} is HOST:PORT of one of its ports",
+                    host.job
+                ),
             };
             notes.decide(item, "env", message);
         } else if let Some(host) = foreign(value) {
@@ -231,6 +295,8 @@ fn foreign(value: &str) -> Option<String> {
     let (host, port) = value.split_once(':')?;
     let port: u16 = port.parse().ok()?;
     let plain = host.starts_with(|c: char| c.is_ascii_lowercase())
-        && host.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        && host
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     (plain && port >= 10 && host != "localhost").then(|| host.to_owned())
 }

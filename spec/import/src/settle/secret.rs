@@ -24,34 +24,44 @@ pub(super) fn take_out(drafts: &mut [Draft], notes: &mut Notes) {
 }
 
 /// Replaces such variables of one draft. `values` has those of the secrets named so far.
-pub(super) fn take_out_of(draft: &mut Draft, values: &mut BTreeMap<String, String>, notes: &mut Notes) {
-        let suffix = known_image(draft).and_then(|known| known.file_suffix);
-        let job = draft.spec.name.to_string();
-        let mut secrets = Vec::new();
-        let mut kept = Vec::new();
-        for (key, value, item) in std::mem::take(&mut draft.env) {
-            if !holds_secret(&key, &value) {
-                if holds_password_in_url(&value) {
-                    notes.changed(&item, "env", "a password in plain text, for all who read the repository; a Secret keeps it out of it");
-                }
-                kept.push((key, value, item));
-                continue;
+pub(super) fn take_out_of(
+    draft: &mut Draft,
+    values: &mut BTreeMap<String, String>,
+    notes: &mut Notes,
+) {
+    let suffix = known_image(draft).and_then(|known| known.file_suffix);
+    let job = draft.spec.name.to_string();
+    let mut secrets = Vec::new();
+    let mut kept = Vec::new();
+    for (key, value, item) in std::mem::take(&mut draft.env) {
+        if !holds_secret(&key, &value) {
+            if holds_password_in_url(&value) {
+                notes.changed(&item, "env", "a password in plain text, for all who read the repository; a Secret keeps it out of it");
             }
-            let name = secret_name(&key, &value, &job, values);
-            let path = secret_path(&name);
-            match suffix {
-                Some(suffix) => {
-                    notes.changed(&item, "secrets", format!("the value stays out of the spec: the image reads the secret '{name}' by {key}{suffix}"));
-                    kept.push((format!("{key}{suffix}"), path, item));
-                }
-                None => {
-                    notes.decide(&item, "secrets", format!("the value stays out of the spec: have the program read {key} from {path}"));
-                }
-            }
-            secrets.push(name);
+            kept.push((key, value, item));
+            continue;
         }
-        draft.env = kept;
-        secrets.into_iter().for_each(|name| draft.add_secret(name));
+        let name = secret_name(&key, &value, &job, values);
+        let path = secret_path(&name);
+        match suffix {
+            Some(suffix) => {
+                notes.changed(&item, "secrets", format!("the value stays out of the spec: the image reads the secret '{name}' by {key}{suffix}"));
+                kept.push((format!("{key}{suffix}"), path, item));
+            }
+            None => {
+                notes.decide(
+                    &item,
+                    "secrets",
+                    format!(
+                        "the value stays out of the spec: have the program read {key} from {path}"
+                    ),
+                );
+            }
+        }
+        secrets.push(name);
+    }
+    draft.env = kept;
+    secrets.into_iter().for_each(|name| draft.add_secret(name));
 }
 
 fn secret_name(key: &str, value: &str, job: &str, values: &mut BTreeMap<String, String>) -> Name {
@@ -61,20 +71,52 @@ fn secret_name(key: &str, value: &str, job: &str, values: &mut BTreeMap<String, 
         Some(other) if other != value => own,
         _ => near,
     };
-    values.entry(name.clone()).or_insert_with(|| value.to_owned());
+    values
+        .entry(name.clone())
+        .or_insert_with(|| value.to_owned());
     name.parse().expect("nearest_name gives valid names")
 }
 
 /// Whether a variable of this name and value is a secret. Switches, empty values and paths are none.
 fn holds_secret(key: &str, value: &str) -> bool {
     let upper = key.to_ascii_uppercase();
-    let words: Vec<&str> = upper.split(['_', '-', '.']).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = upper
+        .split(['_', '-', '.'])
+        .filter(|word| !word.is_empty())
+        .collect();
     let last = words.last().copied().unwrap_or_default();
-    let before = words.len().checked_sub(2).map(|index| words[index]).unwrap_or_default();
-    let named = ["PASSWORD", "PASSWD", "PASS", "PASSPHRASE", "SECRET", "TOKEN", "APIKEY"].iter().any(|word| last == *word)
+    let before = words
+        .len()
+        .checked_sub(2)
+        .map(|index| words[index])
+        .unwrap_or_default();
+    const LAST: [&str; 7] = [
+        "PASSWORD",
+        "PASSWD",
+        "PASS",
+        "PASSPHRASE",
+        "SECRET",
+        "TOKEN",
+        "APIKEY",
+    ];
+    let named = LAST.contains(&last)
         || last.ends_with("PASSWORD")
-        || (last == "KEY" && ["API", "ACCESS", "SECRET", "PRIVATE", "ENCRYPTION", "SIGNING", "AUTH", "MASTER"].contains(&before));
-    let switch = matches!(value.to_ascii_lowercase().as_str(), "" | "0" | "1" | "true" | "false" | "yes" | "no" | "on" | "off");
+        || (last == "KEY"
+            && [
+                "API",
+                "ACCESS",
+                "SECRET",
+                "PRIVATE",
+                "ENCRYPTION",
+                "SIGNING",
+                "AUTH",
+                "MASTER",
+            ]
+            .contains(&before));
+    let switch = matches!(
+        value.to_ascii_lowercase().as_str(),
+        "" | "0" | "1" | "true" | "false" | "yes" | "no" | "on" | "off"
+    );
     named && !switch && !value.starts_with('/') && !value.contains("{service:")
 }
 
@@ -84,7 +126,10 @@ fn holds_password_in_url(value: &str) -> bool {
         return false;
     };
     let authority = rest.split(['/', '?', ' ']).next().unwrap_or_default();
-    authority.rsplit_once('@').and_then(|(user, _)| user.split_once(':')).is_some_and(|(_, password)| !password.is_empty())
+    authority
+        .rsplit_once('@')
+        .and_then(|(user, _)| user.split_once(':'))
+        .is_some_and(|(_, password)| !password.is_empty())
 }
 
 #[cfg(test)]
@@ -93,10 +138,23 @@ mod tests {
 
     #[test]
     fn passwords_are_secrets_and_switches_are_not() {
-        for (key, value) in [("MYSQL_ROOT_PASSWORD", "x"), ("API_KEY", "a1"), ("POSTGRES_PASS", "p"), ("GF_SECURITY_ADMIN_PASSWORD", "grafana"), ("github_token", "t")] {
+        for (key, value) in [
+            ("MYSQL_ROOT_PASSWORD", "x"),
+            ("API_KEY", "a1"),
+            ("POSTGRES_PASS", "p"),
+            ("GF_SECURITY_ADMIN_PASSWORD", "grafana"),
+            ("github_token", "t"),
+        ] {
             assert!(holds_secret(key, value), "{key}");
         }
-        for (key, value) in [("ALLOW_EMPTY_PASSWORD", "yes"), ("PASSWORD", ""), ("CACHE_KEY", "a"), ("TOKEN", "/run/token"), ("PASSWORD_FILE", "x"), ("KEYBOARD", "us")] {
+        for (key, value) in [
+            ("ALLOW_EMPTY_PASSWORD", "yes"),
+            ("PASSWORD", ""),
+            ("CACHE_KEY", "a"),
+            ("TOKEN", "/run/token"),
+            ("PASSWORD_FILE", "x"),
+            ("KEYBOARD", "us"),
+        ] {
             assert!(!holds_secret(key, value), "{key}");
         }
     }

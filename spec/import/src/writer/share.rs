@@ -22,12 +22,18 @@ pub(super) fn take_out(drafts: &[Draft], jobs: &mut [Expr]) -> Vec<Constant> {
 }
 
 fn argument<'a>(job: &'a Expr, name: &str) -> Option<&'a Expr> {
-    job.elements().iter().find(|element| element.key == Key::Name(name.to_owned())).map(|element| &element.value)
+    job.elements()
+        .iter()
+        .find(|element| element.key == Key::Name(name.to_owned()))
+        .map(|element| &element.value)
 }
 
 fn argument_mut<'a>(job: &'a mut Expr, name: &str) -> Option<&'a mut Expr> {
     let elements = job.elements_mut()?;
-    elements.iter_mut().find(|element| element.key == Key::Name(name.to_owned())).map(|element| &mut element.value)
+    elements
+        .iter_mut()
+        .find(|element| element.key == Key::Name(name.to_owned()))
+        .map(|element| &mut element.value)
 }
 
 /// The entries that the most jobs have in common become one dict, which their own are added to.
@@ -36,7 +42,10 @@ fn common_env(drafts: &[Draft], jobs: &mut [Expr], constants: &[Constant]) -> Op
     for (index, job) in jobs.iter().enumerate() {
         for entry in argument(job, "env").map(Expr::elements).unwrap_or_default() {
             if let Key::Text(key) = &entry.key {
-                owners.entry((key.clone(), entry.value.flat())).or_default().push(index);
+                owners
+                    .entry((key.clone(), entry.value.flat()))
+                    .or_default()
+                    .push(index);
             }
         }
     }
@@ -54,7 +63,13 @@ fn common_env(drafts: &[Draft], jobs: &mut [Expr], constants: &[Constant]) -> Op
     };
     let name = match members.len() == jobs.len() || constants.is_empty() {
         true => free_name("COMMON_ENV", constants),
-        false => free_name(&format!("{}_ENV", constant_name(drafts[members[0]].spec.name.as_str())), constants),
+        false => free_name(
+            &format!(
+                "{}_ENV",
+                constant_name(drafts[members[0]].spec.name.as_str())
+            ),
+            constants,
+        ),
     };
     let mut shared = Vec::new();
     for index in members {
@@ -75,8 +90,17 @@ fn common_env(drafts: &[Draft], jobs: &mut [Expr], constants: &[Constant]) -> Op
             }
         };
     }
-    let value = Expr::Group { open: "{".to_owned(), close: "}", elements: shared, trailing: Vec::new() };
-    Some(Constant { name, comments: Vec::new(), value })
+    let value = Expr::Group {
+        open: "{".to_owned(),
+        close: "}",
+        elements: shared,
+        trailing: Vec::new(),
+    };
+    Some(Constant {
+        name,
+        comments: Vec::new(),
+        value,
+    })
 }
 
 /// Fields whose values are equal in several jobs; short ones are clearer where they are.
@@ -85,7 +109,10 @@ fn repeated_fields(drafts: &[Draft], jobs: &mut [Expr], constants: &mut Vec<Cons
     for (index, job) in jobs.iter().enumerate() {
         for element in job.elements() {
             if let (Key::Name(field), Expr::Group { .. }) = (&element.key, &element.value) {
-                owners.entry((field.clone(), element.value.flat())).or_default().push(index);
+                owners
+                    .entry((field.clone(), element.value.flat()))
+                    .or_default()
+                    .push(index);
             }
         }
     }
@@ -97,19 +124,32 @@ fn repeated_fields(drafts: &[Draft], jobs: &mut [Expr], constants: &mut Vec<Cons
             many && field != "command" && field != "packages" && field != "image"
         })
         .collect();
-    repeated.sort_by_key(|((field, _), jobs)| (jobs[0], field.clone(), std::cmp::Reverse(jobs.len())));
+    repeated
+        .sort_by_key(|((field, _), jobs)| (jobs[0], field.clone(), std::cmp::Reverse(jobs.len())));
     for ((field, _), members) in repeated {
         let base = constant_name(&field);
         let name = match constants.iter().any(|constant| constant.name == base) {
             false => base,
-            true => free_name(&format!("{}_{base}", constant_name(drafts[members[0]].spec.name.as_str())), constants),
+            true => free_name(
+                &format!(
+                    "{}_{base}",
+                    constant_name(drafts[members[0]].spec.name.as_str())
+                ),
+                constants,
+            ),
         };
-        let Some(value) = argument(&jobs[members[0]], &field).cloned() else { continue };
+        let Some(value) = argument(&jobs[members[0]], &field).cloned() else {
+            continue;
+        };
         for index in members {
             if let Some(place) = argument_mut(&mut jobs[index], &field) {
                 *place = Expr::Atom(name.clone());
             }
         }
-        constants.push(Constant { name, comments: Vec::new(), value });
+        constants.push(Constant {
+            name,
+            comments: Vec::new(),
+            value,
+        });
     }
 }
