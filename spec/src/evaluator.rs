@@ -195,6 +195,7 @@ pub struct Evaluator {
     zygote: Mutex<Option<Arc<Zygote>>>,
     compiler: Compiler,
     second: OnceLock<Box<Evaluator>>,
+    evaluations: AtomicUsize,
 }
 
 impl Evaluator {
@@ -215,6 +216,7 @@ impl Evaluator {
             zygote: Mutex::default(),
             compiler: Compiler::default(),
             second: OnceLock::new(),
+            evaluations: AtomicUsize::new(0),
         };
         match known {
             Some(identity) => drop(evaluator.compiler.identity.set(identity)),
@@ -272,6 +274,7 @@ impl Evaluator {
             detail,
             answers: None,
         };
+        self.evaluations.fetch_add(1, Ordering::Relaxed);
         self.run_in(tree, spec)
     }
 
@@ -347,6 +350,11 @@ impl Evaluator {
         });
         done.sort_by_key(|(index, _)| *index);
         done.into_iter().map(|(_, result)| result).collect()
+    }
+
+    /// How many specs were evaluated so far; those whose results were known are not among them.
+    pub fn evaluations(&self) -> usize {
+        self.evaluations.load(Ordering::Relaxed)
     }
 
     /// How many files are run at the same time.

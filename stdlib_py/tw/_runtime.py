@@ -19,6 +19,7 @@ import difflib
 import enum
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, MappingProxyType
@@ -308,7 +309,16 @@ def _encode_mapping(
     return encoded
 
 
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]{6,}>")
+
+
 def _text(value: str, path: str) -> str:
+    if " at 0x" in value and _ADDRESS.search(value):
+        raise SpecError(
+            "spec.nondeterministic",
+            f"`{path}` holds the address of an object: {value}",
+            hint="it differs each time; give the object a name or a __repr__ of its own",
+        )
     if not value.isascii():
         try:
             value.encode()

@@ -1,5 +1,7 @@
 //! Evaluation from end to end: `tw-spec` with the real `tw-eval`.
 
+mod cache;
+mod closure;
 mod diff;
 mod errors;
 mod evaluate;
