@@ -14,7 +14,9 @@ mod dependencies;
 mod error;
 mod evaluator;
 mod history;
+mod job_history;
 mod ledger;
+pub mod library;
 mod outcome;
 pub mod package;
 mod policy;
@@ -36,6 +38,7 @@ pub use error::{Frame, SpecError};
 pub use evaluator::{
     Detail, EvalConfig, Evaluation, Evaluator, EvaluatorError, Question, QuestionKind,
 };
+pub use job_history::{HistoryChange, HistoryEntry, HistoryError, job_history};
 pub use outcome::{EvaluatedJob, EvaluatedSpec, Outcome, evaluate, replay};
 pub use policy::{POLICY_FILE, PolicyError, PolicyReview, review};
 pub use provenance::Provenance;

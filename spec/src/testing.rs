@@ -198,9 +198,8 @@ enum Listing {
         cases: Option<Vec<String>>,
         problem: Option<String>,
     },
-    Skipped {
-        reason: String,
-    },
+    /// The file as a whole.
+    Ended(Verdict),
 }
 
 #[derive(Deserialize)]
@@ -215,6 +214,24 @@ enum Verdict {
         values: Vec<(String, String)>,
         difference: Vec<String>,
     },
+}
+
+impl Verdict {
+    fn outcome(self, file: &str) -> TestOutcome {
+        match self {
+            Verdict::Passed => TestOutcome::Passed,
+            Verdict::Skipped { reason } => TestOutcome::Skipped { reason },
+            Verdict::Failed {
+                error,
+                values,
+                difference,
+            } => TestOutcome::Failed(Box::new(Failure {
+                error: error.located(file, Role::Test),
+                values,
+                difference,
+            })),
+        }
+    }
 }
 
 /// What `load` gives of a spec.
@@ -287,9 +304,7 @@ impl TestRun<'_> {
         let mut listed = Vec::new();
         for one in ran.report {
             match one {
-                Listing::Skipped { reason } => {
-                    listed.push(whole_file(TestOutcome::Skipped { reason }));
-                }
+                Listing::Ended(verdict) => listed.push(whole_file(verdict.outcome(file))),
                 Listing::Test {
                     name,
                     line,
@@ -341,20 +356,7 @@ impl TestRun<'_> {
         let mut ran: Ran<Verdict> = self.ask(&test.file, input)?;
         let outcome = match (ran.error, ran.report.pop()) {
             (Some(error), _) => TestOutcome::Failed(Failure::plain(error)),
-            (None, Some(Verdict::Passed)) => TestOutcome::Passed,
-            (None, Some(Verdict::Skipped { reason })) => TestOutcome::Skipped { reason },
-            (
-                None,
-                Some(Verdict::Failed {
-                    error,
-                    values,
-                    difference,
-                }),
-            ) => TestOutcome::Failed(Box::new(Failure {
-                error: error.located(&test.file, Role::Test),
-                values,
-                difference,
-            })),
+            (None, Some(verdict)) => verdict.outcome(&test.file),
             (None, None) => {
                 let message = "the test ended without a verdict".to_owned();
                 let error = SpecError::of_file(Code::SpecCrash, &test.file, message, None);

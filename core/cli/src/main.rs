@@ -38,11 +38,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(commands::init::Args),
     Import(commands::import::Args),
     Eval(commands::eval::Args),
     Check(commands::check::Args),
     Test(commands::test::Args),
     Diff(commands::diff::Args),
+    History(commands::history::Args),
     Plan(commands::plan::Args),
     Apply(commands::apply::Args),
     Run(commands::run::Args),
@@ -93,11 +95,13 @@ fn main() -> ExitCode {
 
 async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Init(args) => commands::init::run(args),
         Command::Import(args) => commands::import::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Check(args) => commands::check::run(args),
         Command::Test(args) => commands::test::run(args),
         Command::Diff(args) => commands::diff::run(args),
+        Command::History(args) => commands::history::run(args),
         Command::Plan(args) => commands::plan::run(args, context).await,
         Command::Apply(args) => commands::apply::run(args, context).await,
         Command::Run(args) => commands::run::run(args, context).await,

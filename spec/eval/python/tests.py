@@ -37,6 +37,8 @@ def _work(path: str) -> list[dict[str, Any]]:
             return [_listed(name, value) for name, value in _tests(module.__dict__)]
     except Skipped as skipped:
         return [{"outcome": "skipped", "reason": str(skipped)}]
+    except BaseException as error:
+        return [{"outcome": "failed", **_failure(error)}]
     test = dict(_tests(module.__dict__))[wanted]
     rows = getattr(test, CASES, [()])
     return [_verdict(test, rows[_input["case"]])]

@@ -60,6 +60,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn check(args: &Args) -> anyhow::Result<Checked> {
     let specs = Specs::find(&args.paths, args.rev.as_deref())?;
+    super::init::refresh(&specs.source);
     let evaluator = Evaluator::start(cache::eval_config())?;
     let is_strict = args.strict || specs.files.len() <= ALWAYS_STRICT_UP_TO;
     let outcome = match is_strict {

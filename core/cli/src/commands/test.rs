@@ -51,6 +51,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let source = spec::open(&args.paths, args.rev.as_deref())?;
     let found = source.find_tests(&spec::from_root(&source, &args.paths)?)?;
+    super::init::refresh(&source);
     let began = Instant::now();
     let results = run_all(&args, &source, &found)?;
     if let Some(file) = &args.junit {
