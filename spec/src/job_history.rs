@@ -51,6 +51,8 @@ pub struct HistoryEntry {
     pub effect: Option<Effect>,
     /// The spec that exported the job then; for a job that is gone, the one before.
     pub file: String,
+    /// The spec that exported it before, where that is another.
+    pub file_before: Option<String>,
     pub changes: Vec<Change>,
     /// Why the spec did not evaluate.
     pub errors: Vec<SpecError>,
@@ -102,8 +104,9 @@ pub fn job_history(
         Some(commit) => Oid::from_str(&commit)?,
         None => repository.head()?.peel_to_commit()?.id(),
     };
+    let is_absent = matches!(now.state, State::Absent);
     let mut walk = Walk {
-        history,
+        history: &history,
         states: HashMap::new(),
         found: Vec::new(),
     };
@@ -122,6 +125,15 @@ pub fn job_history(
     }
     walk.run(head, most, looked)?;
     let mut found = walk.finished()?;
+    if found.is_empty() && is_absent {
+        let known = evaluate(evaluator, tip, &tip.specs_if_any(specs)?)?;
+        let names: Vec<String> = known
+            .jobs
+            .iter()
+            .map(|job| job.spec.id().to_string())
+            .collect();
+        return Err(history.no_job(tip, &names));
+    }
     found.truncate(most);
     Ok(found)
 }
@@ -192,14 +204,16 @@ impl History<'_> {
         }
         match specs {
             [only] => Ok(absent(only)),
-            _ => {
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                Err(HistoryError::NoJob {
-                    job: self.job.clone(),
-                    tree: source.describe(),
-                    near: nearest(&self.job.to_string(), &names).map(str::to_owned),
-                })
-            }
+            _ => Err(self.no_job(source, &names)),
+        }
+    }
+
+    fn no_job(&self, source: &Source, names: &[String]) -> HistoryError {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        HistoryError::NoJob {
+            job: self.job.clone(),
+            tree: source.describe(),
+            near: nearest(&self.job.to_string(), &names).map(str::to_owned),
         }
     }
 
@@ -379,7 +393,7 @@ struct Pending {
 }
 
 struct Walk<'a> {
-    history: History<'a>,
+    history: &'a History<'a>,
     states: HashMap<Oid, Arc<AtCommit>>,
     found: Vec<Pending>,
 }
@@ -391,7 +405,8 @@ impl Walk<'_> {
         commits.set_sorting(Sort::TOPOLOGICAL | Sort::TIME)?;
         commits.push(head)?;
         for (number, id) in commits.enumerate() {
-            if self.found.len() >= most {
+            // One more than asked for: what came before a repair may be older.
+            if self.found.len() > most {
                 break;
             }
             looked(number);
@@ -459,6 +474,9 @@ impl Walk<'_> {
             }),
             change,
             effect: difference.as_ref().map(tw_model::JobChange::effect),
+            file_before: Some(&before.file)
+                .filter(|file| **file != now.file && before.spec().is_some())
+                .cloned(),
             file: now.file.clone(),
             changes: difference.map(|change| change.changes).unwrap_or_default(),
             errors: match &now.state {

@@ -83,8 +83,13 @@ fn print(entry: &HistoryEntry) {
         entry.subject.as_deref().unwrap_or_default(),
     ];
     let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
-    anstream::println!("{commit} {}", words.join("  "));
-    anstream::println!("    {} {DIM}{}{DIM:#}", what(entry), entry.file);
+    let headline = format!("{commit} {}", words.join("  "));
+    anstream::println!("{}", headline.trim_end());
+    let before = entry.file_before.as_ref();
+    let before = before
+        .map(|file| format!(", before in {file}"))
+        .unwrap_or_default();
+    anstream::println!("    {} {DIM}{}{before}{DIM:#}", what(entry), entry.file);
     for change in &entry.changes {
         anstream::println!(
             "    {}",

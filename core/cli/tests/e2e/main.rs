@@ -2,6 +2,7 @@
 //!
 //! Needs root. `cargo build --workspace --bins` builds the programs that stand beside `tw`.
 
+mod authors;
 mod cluster;
 mod examples;
 mod faults;
