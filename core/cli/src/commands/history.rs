@@ -6,11 +6,10 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use tw_model::JobId;
-use tw_spec::{
-    EvalConfig, Evaluator, HistoryChange, HistoryEntry, RenderOptions, job_history, render_error,
-};
+use tw_spec::{Evaluator, HistoryChange, HistoryEntry, RenderOptions, job_history, render_error};
 
 use super::diff;
+use crate::cache;
 use crate::spec::{self, Specs};
 use crate::text::{BOLD, DIM, GREEN, RED, YELLOW, painted};
 
@@ -43,7 +42,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(file) if source.kind(&file)?.is_none() && file.ends_with(".tw") => vec![file],
         _ => Specs::find(&paths, args.rev.as_deref())?.files,
     };
-    let evaluator = Evaluator::start(EvalConfig::default())?;
+    let evaluator = Evaluator::start(cache::eval_config())?;
     let progress = spec::progress("looking through commits");
     let looked = |number: usize| {
         if number.is_multiple_of(50) {
