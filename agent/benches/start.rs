@@ -119,6 +119,8 @@ fn launch(folder: &Path, tree: &TreePath, skeleton: &Path, number: usize) -> Lau
         },
         log: LogLimits::default(),
         stop: StopRule::default(),
+        hooks: Default::default(),
+        sidecars: Vec::new(),
     }
 }
 

@@ -4,11 +4,14 @@
 //! runs, `exit.json` how it ended, `log/` what was printed, and `helper.sock` takes requests.
 
 pub mod client;
+pub mod hook;
 mod keeper;
 mod memory;
+mod output;
 pub mod protocol;
 pub mod record;
 mod session;
+pub mod sidecar;
 mod socket;
 pub mod spare;
 

@@ -8,6 +8,7 @@
 mod clean;
 mod config;
 mod endpoints;
+mod folder;
 mod health;
 mod heartbeat;
 mod helper_link;
@@ -17,7 +18,7 @@ mod report;
 mod resource;
 mod session;
 mod task;
-mod volume;
+pub mod volume;
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -39,6 +40,7 @@ use package::Packages;
 use report::Reports;
 use resource::Resources;
 use task::Tasks;
+use volume::Volumes;
 
 /// The cgroup leaf that all helpers of an agent share.
 const HELPERS_LEAF: &str = "helpers";
@@ -60,6 +62,7 @@ struct Agent {
     spares: Arc<SparePool>,
     reports: Reports,
     packages: Packages,
+    volumes: Volumes,
     resources: Resources,
     endpoints: Endpoints,
     tasks: Tasks,
@@ -88,6 +91,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         base,
         spares: Arc::new(SparePool::new(helper.clone(), request, SPARES)),
         helper,
+        volumes: Volumes::open(&config.state.join("volumes"))?,
         packages: Packages::open(&config.state.join("packages"), client.clone())?,
         resources: Resources::open(&config.state.join("history.db"), Arc::clone(&tree))?,
         reports: Reports::default(),

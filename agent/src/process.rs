@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,13 @@ impl ProcessIdentity {
         };
         Ok(rustix::event::poll(&mut polled, Some(&now))? == 0)
     }
+}
+
+/// The wall clock, in microseconds since 1970.
+pub fn now_us() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_micros() as i64)
 }
 
 /// Names this boot of this kernel.

@@ -98,6 +98,8 @@ pub enum Stage {
     Seccomp,
     Terminal,
     Command,
+    /// A hook before the start.
+    Hook,
     /// The process that was setting up died without a word.
     Lost,
 }

@@ -7,33 +7,38 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal as KillSignal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+use super::hook::{self, HookEnd, HookPoint, HookRecord, HookSpec, JoinedHook};
 use super::memory::OomRecord;
+use super::output::Outputs;
 use super::protocol::{PROTO, Reply, Request, Status};
 use super::record::{
     self, EXIT_FILE, ExitRecord, LAUNCH_FILE, LOG_FOLDER, LaunchRecord, Outcome, RecordError,
-    STARTED_FILE, StartedRecord,
+    SIDECARS_FOLDER, STARTED_FILE, StartedRecord,
 };
+use super::sidecar::{self, Sidecar};
 use super::socket::{Peer, listen};
 use crate::cgroup::{CgroupError, CgroupTree, MemoryWatch, Usage};
 use crate::failpoint;
-use crate::log::{LogError, LogWriter, Stream, StreamBuffer};
-use crate::process::ProcessIdentity;
-use crate::sandbox::{Ended, Prepared, Stage, StartError, Started, UserMode};
-
-/// A part of a frame waits at most this long for more.
-const FLUSH_AFTER: Duration = Duration::from_millis(200);
+use crate::log::{LogError, LogWriter};
+use crate::process::{ProcessIdentity, now_us};
+use crate::sandbox::{
+    CommandSpec, Ended, Prepared, SandboxSpec, Stage, StartError, Started, UserMode,
+};
 
 /// How long killed processes may take to be gone before their cgroup is left to the agent.
 pub(super) const CLEANUP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest time that a task without memory has to end: what it holds is missing elsewhere.
 const OOM_GRACE_MAX: Duration = Duration::from_secs(10);
+
+/// How long sidecars have to end once the command has.
+const SIDECAR_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a record that could not be written waits for the next attempt.
 const WRITE_AGAIN_AFTER: Timespec = Timespec {
@@ -76,27 +81,27 @@ pub(super) fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E)
 
 /// Makes a task's folder and, last, its `launch.json`.
 pub fn prepare_folder(folder: &Path, launch: &LaunchRecord) -> Result<(), RecordError> {
-    let make = |path: &Path, mode: u32| {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(path)
-            .map_err(|source| RecordError::File {
-                action: "create",
-                path: path.to_owned(),
-                source,
-            })
-    };
+    make_layers(folder).map_err(|source| RecordError::File {
+        action: "create",
+        path: folder.to_owned(),
+        source,
+    })?;
+    record::write(folder, LAUNCH_FILE, launch)
+}
+
+/// Makes the folders that a sandbox needs.
+pub(super) fn make_layers(folder: &Path) -> io::Result<()> {
+    let make = |path: &Path, mode: u32| DirBuilder::new().recursive(true).mode(mode).create(path);
     make(folder, 0o700)?;
-    for (name, mode) in [
+    let layers = [
         ("upper", 0o755),
         ("work", 0o700),
         ("root", 0o700),
         ("run", 0o755),
-    ] {
-        make(&folder.join(name), mode)?;
-    }
-    record::write(folder, LAUNCH_FILE, launch)
+    ];
+    layers
+        .into_iter()
+        .try_for_each(|(name, mode)| make(&folder.join(name), mode))
 }
 
 /// Takes the lock that a helper holds on its folder; an error of kind `WouldBlock` means that one lives.
@@ -164,9 +169,28 @@ pub(super) fn keep_with(
     let listener = listen().map_err(system("listen on the helper's socket"))?;
     on_listening();
     failpoint::reach("helper.listening");
-    match start(&launch, tree.as_ref(), ready) {
-        Ok(running) => {
-            let keeper = Keeper::new(folder, launch, tree, log, listener, running)?;
+    let mut keeper = Keeper {
+        folder,
+        launch,
+        tree,
+        log,
+        listener,
+        started_at_us: now_us(),
+        main: None,
+        joined: None,
+        sidecars: Vec::new(),
+        peers: VecDeque::new(),
+        stop: Stop::default(),
+        memory: None,
+        oom: None,
+        hooks: Vec::new(),
+        used: None,
+        is_ready: false,
+        is_acknowledged: false,
+    };
+    match keeper.start(ready) {
+        Ok(()) => {
+            keeper.record_start()?;
             if !is_spare {
                 // Off the way of the start: moving an own process between cgroups takes milliseconds.
                 join_helpers(keeper.tree.as_ref(), &keeper.launch.helpers_leaf)?;
@@ -174,20 +198,7 @@ pub(super) fn keep_with(
             failpoint::reach("helper.joined");
             keeper.run()
         }
-        Err(error) => {
-            let record = ExitRecord {
-                proto: PROTO,
-                outcome: Outcome::NeverStarted(error),
-                ended_at_us: now_us(),
-                is_oom: false,
-                oom: None,
-                usage: Usage::default(),
-                log: log.counts(),
-            };
-            record::write_durably(&folder, EXIT_FILE, &record)?;
-            tell_waiting(&listener, &launch.task, &record);
-            Ok(tree.remove(&launch.leaf, CLEANUP_PATIENCE)?)
-        }
+        Err(error) => keeper.give_up(error),
     }
 }
 
@@ -215,64 +226,60 @@ pub(super) fn join_helpers(tree: &dyn CgroupTree, leaf: &str) -> Result<(), Cgro
     tree.join(leaf)
 }
 
-/// A started task and the reading ends of its output.
-struct Running {
-    started: Started,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    memory: Option<MemoryWatch>,
-}
-
-fn start(
+/// Turns what was prepared into the task's leaf, with its limits; answers how its first process is born there.
+fn enter_leaf(
     launch: &LaunchRecord,
     tree: &dyn CgroupTree,
     ready: Option<Ready>,
-) -> Result<Running, StartError> {
-    let cgroup = |error: CgroupError| StartError {
-        stage: Stage::Cgroup,
-        errno: None,
-        message: crate::error::chain(&error),
-    };
-    let pipe = || {
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| StartError {
-            stage: Stage::Clone,
-            errno: Some(error.raw_os_error()),
-            message: format!("cannot make a pipe: {error}"),
-        })
-    };
+) -> Result<(Prepared, Option<OwnedFd>), StartError> {
     let users = launch.sandbox.users;
-    let (prepared, directory) = match ready {
+    let entered = match ready {
         Some(ready) if ready.users == users => {
             tree.assume(&ready.reserved, &launch.leaf).map_err(cgroup)?;
-            (
-                ready.prepared,
-                tree.entry(&launch.leaf).map_err(cgroup)?.directory,
-            )
+            let directory = tree.entry(&launch.leaf).map_err(cgroup)?.directory;
+            (ready.prepared, directory)
         }
         unfit => {
             if let Some(unfit) = unfit {
                 unfit.abandon(tree).map_err(cgroup)?;
             }
             tree.create(&launch.leaf).map_err(cgroup)?;
-            let entry = tree.entry(&launch.leaf).map_err(cgroup)?;
-            (Prepared::new(users, entry.procs)?, entry.directory)
+            prepare_in(launch, tree)?
         }
     };
     failpoint::reach("helper.leaf_created");
     tree.set_limits(&launch.leaf, &launch.limits)
         .map_err(cgroup)?;
     failpoint::reach("helper.limits_set");
-    let (stdout, stdout_in) = pipe()?;
-    let (stderr, stderr_in) = pipe()?;
-    let started = prepared.start(&launch.sandbox, directory, stdout_in, stderr_in)?;
-    failpoint::reach("helper.command_runs");
-    let memory = tree.watch_memory(&launch.leaf);
-    Ok(Running {
-        started,
-        memory: memory.map_err(say_unwatched).ok(),
-        stdout,
-        stderr,
-    })
+    Ok(entered)
+}
+
+/// Prepares one more start in the task's leaf.
+fn prepare_in(
+    launch: &LaunchRecord,
+    tree: &dyn CgroupTree,
+) -> Result<(Prepared, Option<OwnedFd>), StartError> {
+    let entry = tree.entry(&launch.leaf).map_err(cgroup)?;
+    Ok((
+        Prepared::new(launch.sandbox.users, entry.procs)?,
+        entry.directory,
+    ))
+}
+
+fn cgroup(error: CgroupError) -> StartError {
+    StartError {
+        stage: Stage::Cgroup,
+        errno: None,
+        message: crate::error::chain(&error),
+    }
+}
+
+fn start_failed(error: io::Error) -> StartError {
+    StartError {
+        stage: Stage::Clone,
+        errno: error.raw_os_error(),
+        message: format!("cannot make a pipe: {error}"),
+    }
 }
 
 /// The task runs all the same: the kernel still ends it at its limit.
@@ -305,6 +312,8 @@ fn tell_waiting(listener: &UnixListener, task: &str, record: &ExitRecord) {
 /// What has been asked for a task's end.
 #[derive(Default)]
 struct Stop {
+    /// What follows the pre-stop hook: not before when, which signal, and its grace.
+    after_hook: Option<(Instant, i32, Duration)>,
     signal_at: Option<(Instant, i32)>,
     kill_at: Option<Instant>,
     was_asked: bool,
@@ -312,6 +321,10 @@ struct Stop {
 }
 
 impl Stop {
+    fn kill_no_later_than(&mut self, at: Instant) {
+        self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         self.signal_at
             .map(|(at, _)| at)
@@ -321,10 +334,10 @@ impl Stop {
     }
 }
 
-/// One output of the task.
-struct Output {
-    pipe: Option<OwnedFd>,
-    buffer: StreamBuffer,
+/// A process of the task's own sandbox, as PID 1 of it, and what it prints.
+struct Main {
+    task: Started,
+    outputs: Outputs,
 }
 
 struct Keeper {
@@ -333,14 +346,22 @@ struct Keeper {
     tree: Box<dyn CgroupTree>,
     log: LogWriter,
     listener: UnixListener,
-    task: Started,
     started_at_us: i64,
-    outputs: [Output; 2],
+    /// The command, or a hook before or after it.
+    main: Option<Main>,
+    /// A hook beside the command.
+    joined: Option<JoinedHook>,
+    sidecars: Vec<Sidecar>,
     peers: VecDeque<Peer>,
     stop: Stop,
     /// None where the machine cannot tell; the kernel kills then.
     memory: Option<MemoryWatch>,
     oom: Option<Box<OomRecord>>,
+    hooks: Vec<HookRecord>,
+    /// What the command used, once its leaf is another's.
+    used: Option<Usage>,
+    /// Whether the start is complete, its hooks included.
+    is_ready: bool,
     /// Whether an agent knows of the end.
     is_acknowledged: bool,
 }
@@ -352,88 +373,204 @@ struct Woken {
 }
 
 impl Keeper {
-    fn new(
-        folder: PathBuf,
-        launch: LaunchRecord,
-        tree: Box<dyn CgroupTree>,
-        log: LogWriter,
-        listener: UnixListener,
-        running: Running,
-    ) -> Result<Keeper, HelperError> {
-        let started_at_us = now_us();
-        let identity = |pid| ProcessIdentity::of_pid(pid).map_err(system("identify a process"));
-        let started = StartedRecord {
-            proto: PROTO,
-            helper: ProcessIdentity::of_self().map_err(system("identify the helper"))?,
-            task: identity(running.started.pid)?,
-            cgroup_id: tree.id(&launch.leaf)?,
-            started_at_us,
-        };
-        record::write(&folder, STARTED_FILE, &started)?;
-        failpoint::reach("helper.start_recorded");
-        let output = |pipe: OwnedFd, stream| -> Result<Output, HelperError> {
-            rustix::fs::fcntl_setfl(&pipe, rustix::fs::OFlags::NONBLOCK)
-                .map_err(system("open a pipe"))?;
-            Ok(Output {
-                pipe: Some(pipe),
-                buffer: StreamBuffer::new(stream),
-            })
-        };
-        Ok(Keeper {
-            memory: running.memory,
-            oom: None,
-            is_acknowledged: false,
-            outputs: [
-                output(running.stdout, Stream::Stdout)?,
-                output(running.stderr, Stream::Stderr)?,
-            ],
-            folder,
-            launch,
-            tree,
-            log,
-            listener,
-            task: running.started,
-            started_at_us,
-            peers: VecDeque::new(),
-            stop: Stop::default(),
-        })
+    /// Everything up to the moment in which the command runs.
+    fn start(&mut self, ready: Option<Ready>) -> Result<(), StartError> {
+        let (mut prepared, mut directory) = enter_leaf(&self.launch, self.tree.as_ref(), ready)?;
+        if let Some(hook) = self.launch.hooks.pre_start.clone() {
+            let command = hook::command_of(&self.launch, HookPoint::PreStart, &hook, None);
+            let record = self.run_alone(HookPoint::PreStart, &hook, prepared, directory, command);
+            let (is_success, words) = (record.is_success(), record.to_string());
+            self.hooks.push(record);
+            if self.stop.was_asked {
+                return Err(refused("it was stopped before it began".to_owned()));
+            }
+            if !is_success {
+                return Err(refused(words));
+            }
+            (prepared, directory) = prepare_in(&self.launch, self.tree.as_ref())?;
+        }
+        for spec in &self.launch.sidecars {
+            sidecar::prepare(&spec.sandbox.folder).map_err(start_failed)?;
+            let started = Sidecar::start(spec, self.tree.as_ref(), &self.launch.leaf)?;
+            self.sidecars.push(started);
+        }
+        let sandbox = self.launch.sandbox.clone();
+        self.main = Some(spawn(prepared, &sandbox, directory)?);
+        failpoint::reach("helper.command_runs");
+        let memory = self.tree.watch_memory(&self.launch.leaf);
+        self.memory = memory.map_err(say_unwatched).ok();
+        Ok(())
     }
 
-    fn run(mut self) -> Result<(), HelperError> {
+    /// Records that the command never ran, and why.
+    fn give_up(mut self, error: StartError) -> Result<(), HelperError> {
+        self.tree.kill(&self.launch.leaf)?;
+        self.sidecars.iter_mut().for_each(Sidecar::end);
+        let record = self.exit_record(Outcome::NeverStarted(error), now_us());
+        self.conclude(&record, |_| {})
+    }
+
+    /// Runs a hook in a sandbox of its own, to its end or that of its time.
+    fn run_alone(
+        &mut self,
+        point: HookPoint,
+        hook: &HookSpec,
+        prepared: Prepared,
+        directory: Option<OwnedFd>,
+        command: CommandSpec,
+    ) -> HookRecord {
+        let began = Instant::now();
+        let sandbox = SandboxSpec {
+            command,
+            ..self.launch.sandbox.clone()
+        };
+        let end = match spawn(prepared, &sandbox, directory) {
+            Ok(main) => {
+                self.main = Some(main);
+                match self.attend(Some(began + hook.timeout())) {
+                    Ok(Some(ended)) => HookEnd::Ended(ended),
+                    Ok(None) => HookEnd::TimedOut,
+                    Err(error) => HookEnd::NotStarted(crate::error::chain(&error)),
+                }
+            }
+            Err(error) => HookEnd::NotStarted(error.message),
+        };
+        HookRecord {
+            point,
+            end,
+            took_ms: began.elapsed().as_millis() as u64,
+        }
+    }
+
+    /// Follows the process that is the main one now until it has ended, or until `deadline`, when it is killed
+    /// and the answer is none.
+    fn attend(&mut self, deadline: Option<Instant>) -> Result<Option<Ended>, HelperError> {
         loop {
-            let woken = self.wait()?;
-            let has_ended = woken.has_ended;
+            let woken = self.wait(deadline)?;
             self.drain();
             self.serve();
-            self.flush(false);
-            if has_ended {
-                return self.finish();
+            self.attend_hook();
+            if woken.has_ended {
+                return Ok(Some(self.end_of_main()));
             }
             if woken.memory_is_short {
                 self.act_on_memory()?;
             }
             self.act_on_deadlines()?;
+            if deadline.is_some_and(|at| at <= Instant::now()) {
+                self.kill_main();
+                return Ok(None);
+            }
         }
     }
 
+    /// Says who runs.
+    fn record_start(&mut self) -> Result<(), HelperError> {
+        let Some(main) = &self.main else {
+            return Ok(());
+        };
+        let identity = |pid| ProcessIdentity::of_pid(pid).map_err(system("identify a process"));
+        self.started_at_us = now_us();
+        let started = StartedRecord {
+            proto: PROTO,
+            helper: ProcessIdentity::of_self().map_err(system("identify the helper"))?,
+            task: identity(main.task.pid)?,
+            cgroup_id: self.tree.id(&self.launch.leaf)?,
+            started_at_us: self.started_at_us,
+        };
+        record::write(&self.folder, STARTED_FILE, &started)?;
+        failpoint::reach("helper.start_recorded");
+        Ok(())
+    }
+
+    /// From the moment the command runs to the record of its end.
+    fn run(mut self) -> Result<(), HelperError> {
+        match self.launch.hooks.post_start.clone() {
+            Some(hook) => self.join(HookPoint::PostStart, &hook),
+            None => self.become_ready(),
+        }
+        let how = self.attend(None)?;
+        self.finish(how.unwrap_or(Ended::Signal(libc::SIGKILL as u8)))
+    }
+
+    /// Starts a hook beside the command.
+    fn join(&mut self, point: HookPoint, hook: &HookSpec) {
+        let Some(main) = &self.main else { return };
+        let began = Instant::now();
+        let tree = self.tree.as_ref();
+        match JoinedHook::start(&self.launch, tree, &main.task.pidfd, point, hook) {
+            Ok(joined) => self.joined = Some(joined),
+            Err(error) => self.after_hook(HookRecord {
+                point,
+                end: HookEnd::NotStarted(error.message),
+                took_ms: began.elapsed().as_millis() as u64,
+            }),
+        }
+    }
+
+    /// Takes the output of the hook beside the command, and notices its end.
+    fn attend_hook(&mut self) {
+        let Some(joined) = &mut self.joined else {
+            return;
+        };
+        joined.outputs.drain(&mut self.log);
+        joined.outputs.flush_due(&mut self.log);
+        if let Some(record) = joined.poll_end() {
+            joined.outputs.finish(&mut self.log);
+            self.joined = None;
+            self.after_hook(record);
+        }
+    }
+
+    /// What follows from the end of a hook beside the command.
+    fn after_hook(&mut self, record: HookRecord) {
+        let (point, is_success) = (record.point, record.is_success());
+        self.hooks.push(record);
+        match point {
+            HookPoint::PreStop => self.signal_after_hook(),
+            HookPoint::PostStart if is_success => self.become_ready(),
+            // A task that could not be completed does not serve.
+            HookPoint::PostStart => {
+                let rule = self.launch.stop;
+                let now = Instant::now();
+                self.stop.signal_at = Some((now, rule.signal));
+                self.stop.kill_at = Some(now + Duration::from_millis(rule.grace_ms));
+            }
+            HookPoint::PreStart | HookPoint::PostStop => {}
+        }
+    }
+
+    fn become_ready(&mut self) {
+        self.is_ready = true;
+        self.tell_newer(&Reply::Ready);
+    }
+
+    /// Says something that agents of protocol 1 do not understand to those that do.
+    fn tell_newer(&mut self, reply: &Reply) {
+        self.peers
+            .retain_mut(|peer| peer.proto < 2 || peer.say(reply).is_ok());
+    }
+
     /// Waits for output, requests, the end, a lack of memory, or the next deadline.
-    fn wait(&self) -> Result<Woken, HelperError> {
-        let timeout = self.next_wakeup().map(|at| {
+    fn wait(&self, deadline: Option<Instant>) -> Result<Woken, HelperError> {
+        let wakeup = self.next_wakeup().into_iter().chain(deadline).min();
+        let timeout = wakeup.map(|at| {
             let left = at.saturating_duration_since(Instant::now());
             Timespec {
                 tv_sec: left.as_secs().cast_signed(),
                 tv_nsec: i64::from(left.subsec_nanos()),
             }
         });
-        let mut polled = vec![
-            PollFd::new(&self.task.pidfd, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
-        ];
-        let pipes = self
-            .outputs
-            .iter()
-            .filter_map(|output| output.pipe.as_ref());
-        polled.extend(pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        let main = self.main.iter();
+        let joined = self.joined.iter();
+        let descriptors = main
+            .flat_map(|main| [&main.task.pidfd].into_iter().chain(main.outputs.pipes()))
+            .chain(joined.flat_map(|hook| [&hook.pidfd].into_iter().chain(hook.outputs.pipes())))
+            .chain(self.sidecars.iter().flat_map(Sidecar::descriptors));
+        let mut polled: Vec<PollFd<'_>> = descriptors
+            .map(|fd| PollFd::new(fd, PollFlags::IN))
+            .collect();
+        polled.push(PollFd::new(&self.listener, PollFlags::IN));
         polled.extend(
             self.peers
                 .iter()
@@ -453,44 +590,29 @@ impl Keeper {
                 .is_some_and(|fd| fd.revents().intersects(*flags))
         };
         Ok(Woken {
-            has_ended: polled[0].revents().contains(PollFlags::IN),
+            has_ended: self.main.is_some() && polled[0].revents().contains(PollFlags::IN),
             memory_is_short: watch.as_ref().is_some_and(rings),
         })
     }
 
     fn next_wakeup(&self) -> Option<Instant> {
-        let oldest = self
-            .outputs
-            .iter()
-            .filter_map(|output| output.buffer.since())
-            .min();
-        let flush_at = oldest.map(|since| since + FLUSH_AFTER);
-        flush_at.into_iter().chain(self.stop.next_deadline()).min()
+        let main = self.main.as_ref().and_then(|main| main.outputs.due_at());
+        let joined = self.joined.as_ref().map(|hook| {
+            let due_at = hook.outputs.due_at();
+            due_at.map_or(hook.deadline(), |at| at.min(hook.deadline()))
+        });
+        let sidecars = self.sidecars.iter().filter_map(Sidecar::next_wakeup);
+        let own = [main, joined, self.stop.next_deadline()];
+        own.into_iter().flatten().chain(sidecars).min()
     }
 
-    /// Reads what the pipes hold, at most a few frames each, so that a busy task cannot starve requests.
     fn drain(&mut self) {
-        let mut chunk = [0; 64 * 1024];
-        for output in &mut self.outputs {
-            for _ in 0..4 {
-                let Some(pipe) = &output.pipe else { break };
-                match rustix::io::read(pipe, &mut chunk) {
-                    Ok(0) => output.pipe = None,
-                    Ok(count) => output.buffer.push(&chunk[..count], now_us(), &mut self.log),
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(_empty) => break,
-                }
-            }
+        if let Some(main) = &mut self.main {
+            main.outputs.drain(&mut self.log);
+            main.outputs.flush_due(&mut self.log);
         }
-    }
-
-    /// Writes out buffers that have waited long enough, or all of them.
-    fn flush(&mut self, is_last: bool) {
-        let is_due = |since: Instant| since.elapsed() >= FLUSH_AFTER;
-        for output in &mut self.outputs {
-            if is_last || output.buffer.since().is_some_and(is_due) {
-                output.buffer.flush(&mut self.log);
-            }
+        for sidecar in &mut self.sidecars {
+            sidecar.attend(self.tree.as_ref());
         }
     }
 
@@ -504,15 +626,18 @@ impl Keeper {
             self.peers.pop_front();
         }
         let mut peers = std::mem::take(&mut self.peers);
-        peers.retain_mut(|peer| peer.serve(|request| self.answer(&request)).is_ok());
+        peers.retain_mut(|peer| peer.serve(|request| self.answer(request)).is_ok());
         self.peers = peers;
     }
 
     fn answer(&mut self, request: &Request) -> Reply {
         match request {
+            Request::Agent { .. } if self.is_ready => Reply::Ready,
+            Request::Agent { .. } => Reply::Done,
             Request::Status => Reply::Status(Status {
                 started_at_us: self.started_at_us,
                 is_stopping: self.stop.was_asked,
+                is_starting: !self.is_ready,
                 log: self.log.counts(),
             }),
             Request::Stop {
@@ -539,18 +664,34 @@ impl Keeper {
             };
         }
         let signal_at = Instant::now() + Duration::from_millis(after_ms);
-        let kill_at = signal_at + Duration::from_millis(grace_ms);
-        if !self.stop.was_asked {
-            self.stop.signal_at = Some((signal_at, signal));
-        }
+        let grace = Duration::from_millis(grace_ms);
+        let is_first = !self.stop.was_asked;
         self.stop.was_asked = true;
         failpoint::reach("helper.stop_taken");
-        self.stop.kill_at = Some(
-            self.stop
-                .kill_at
-                .map_or(kill_at, |earlier| earlier.min(kill_at)),
-        );
+        let hook = self.launch.hooks.pre_stop.clone().filter(|_| self.is_ready);
+        if is_first && let Some(hook) = hook {
+            self.stop.after_hook = Some((signal_at, signal, grace));
+            self.join(HookPoint::PreStop, &hook);
+            return Reply::Done;
+        }
+        if let Some((_, _, earlier)) = &mut self.stop.after_hook {
+            *earlier = grace.min(*earlier);
+            return Reply::Done;
+        }
+        if is_first {
+            self.stop.signal_at = Some((signal_at, signal));
+        }
+        self.stop.kill_no_later_than(signal_at + grace);
         Reply::Done
+    }
+
+    /// The hook before the signal has ended, well or not.
+    fn signal_after_hook(&mut self) {
+        if let Some((not_before, signal, grace)) = self.stop.after_hook.take() {
+            let signal_at = not_before.max(Instant::now());
+            self.stop.signal_at = Some((signal_at, signal));
+            self.stop.kill_no_later_than(signal_at + grace);
+        }
     }
 
     /// The task needs more memory than it may have: look who holds it, let the task end in order, with a
@@ -571,8 +712,7 @@ impl Keeper {
         let rule = self.launch.stop;
         let grace = Duration::from_millis(rule.grace_ms).min(OOM_GRACE_MAX);
         self.stop.signal_at = Some((now, rule.signal));
-        let kill_at = now + grace;
-        self.stop.kill_at = Some(self.stop.kill_at.map_or(kill_at, |at| at.min(kill_at)));
+        self.stop.kill_no_later_than(now + grace);
         // The signal waits for the task, so that a handler runs before the rest is used up.
         self.act_on_deadlines()?;
         let bytes_max = record.limit_bytes + record.grace_bytes;
@@ -581,7 +721,7 @@ impl Keeper {
             record: Box::new(record.clone()),
         };
         self.oom = Some(Box::new(record));
-        self.peers.retain_mut(|peer| peer.say(&reply).is_ok());
+        self.tell_newer(&reply);
         Ok(())
     }
 
@@ -591,7 +731,9 @@ impl Keeper {
             && let Some(signal) = KillSignal::from_named_raw(signal)
         {
             // The task may have ended in this moment; its end is seen next.
-            let _gone = pidfd_send_signal(&self.task.pidfd, signal);
+            if let Some(main) = &self.main {
+                let _gone = pidfd_send_signal(&main.task.pidfd, signal);
+            }
             failpoint::reach("helper.signal_sent");
         }
         if self.stop.kill_at.take_if(|at| *at <= now).is_some() {
@@ -602,40 +744,128 @@ impl Keeper {
         Ok(())
     }
 
-    /// Records the end. The pipes are emptied but not waited for: whoever else holds them may never close.
-    fn finish(mut self) -> Result<(), HelperError> {
-        let how = self.how_it_ended();
+    /// The main process has ended: takes the last it has printed, and answers how it ended.
+    fn end_of_main(&mut self) -> Ended {
+        let Some(mut main) = self.main.take() else {
+            return Ended::Signal(libc::SIGKILL as u8);
+        };
+        let how = how_it_ended(&main.task);
+        main.outputs.finish(&mut self.log);
+        how
+    }
+
+    fn kill_main(&mut self) {
+        if let Some(main) = &self.main {
+            // With the init goes all that is in its namespace.
+            let _gone = pidfd_send_signal(&main.task.pidfd, KillSignal::KILL);
+        }
+        self.end_of_main();
+    }
+
+    /// The command has ended: records that, and ends what was beside it.
+    fn finish(mut self, how: Ended) -> Result<(), HelperError> {
+        let ended_at_us = now_us();
         failpoint::reach("helper.end_seen");
-        self.drain();
-        self.flush(true);
+        if let Some(mut joined) = self.joined.take() {
+            let record = joined.kill(HookEnd::CutShort);
+            joined.outputs.finish(&mut self.log);
+            self.hooks.push(record);
+        }
+        self.end_sidecars()?;
+        let outcome = Outcome::Ended {
+            how,
+            was_asked: self.stop.was_asked,
+            was_killed: self.stop.was_killed,
+        };
+        if let Some(hook) = self.launch.hooks.post_stop.clone() {
+            // Whatever happens to the hook, the end of the command is known.
+            let record = self.exit_record(outcome.clone(), ended_at_us);
+            let _again_after_the_hook = record::write_durably(&self.folder, EXIT_FILE, &record);
+            self.run_post_stop(&hook, how);
+        }
         // Losing the last lines to a power cut is better than losing the record of the end.
         let _synced = self.log.sync();
         failpoint::reach("helper.log_synced");
-        let usage = self.tree.usage(&self.launch.leaf).unwrap_or_default();
-        let record = ExitRecord {
-            proto: PROTO,
-            outcome: Outcome::Ended {
-                how,
-                was_asked: self.stop.was_asked,
-                was_killed: self.stop.was_killed,
+        let record = self.exit_record(outcome, ended_at_us);
+        self.conclude(&record, failpoint::reach)
+    }
+
+    fn run_post_stop(&mut self, hook: &HookSpec, how: Ended) {
+        self.memory = None;
+        self.stop = Stop {
+            was_asked: self.stop.was_asked,
+            was_killed: self.stop.was_killed,
+            ..Stop::default()
+        };
+        self.used = self.tree.usage(&self.launch.leaf).ok();
+        let prepared = self.renew_leaf().map_err(cgroup);
+        let prepared = prepared.and_then(|()| prepare_in(&self.launch, self.tree.as_ref()));
+        let command = hook::command_of(&self.launch, HookPoint::PostStop, hook, Some(how));
+        let record = match prepared {
+            Ok((prepared, directory)) => {
+                self.run_alone(HookPoint::PostStop, hook, prepared, directory, command)
+            }
+            Err(error) => HookRecord {
+                point: HookPoint::PostStop,
+                end: HookEnd::NotStarted(error.message),
+                took_ms: 0,
             },
-            ended_at_us: now_us(),
+        };
+        self.hooks.push(record);
+    }
+
+    /// Makes the leaf anew: the kernel (6.18) also kills what is cloned into a group after it was killed.
+    fn renew_leaf(&self) -> Result<(), CgroupError> {
+        let leaf = &self.launch.leaf;
+        self.tree.remove(leaf, CLEANUP_PATIENCE)?;
+        self.tree.create(leaf)?;
+        self.tree.set_limits(leaf, &self.launch.limits)
+    }
+
+    /// Gives the sidecars a moment to end by themselves, then kills all that is left.
+    fn end_sidecars(&mut self) -> Result<(), HelperError> {
+        self.sidecars.iter().for_each(Sidecar::ask_to_end);
+        let deadline = Instant::now() + SIDECAR_GRACE;
+        while self.sidecars.iter().any(Sidecar::is_running) && Instant::now() < deadline {
+            self.wait(Some(deadline))?;
+            self.drain();
+            self.serve();
+        }
+        self.sidecars.iter_mut().for_each(Sidecar::end);
+        self.sidecars.clear();
+        Ok(self.tree.kill(&self.launch.leaf)?)
+    }
+
+    fn exit_record(&self, outcome: Outcome, ended_at_us: i64) -> ExitRecord {
+        let usage = self
+            .used
+            .or_else(|| self.tree.usage(&self.launch.leaf).ok());
+        let usage = usage.unwrap_or_default();
+        ExitRecord {
+            proto: PROTO,
+            outcome,
+            ended_at_us,
             is_oom: usage.oom_kills > 0,
-            oom: self.oom.take(),
+            oom: self.oom.clone(),
+            hooks: self.hooks.clone(),
             usage,
             log: self.log.counts(),
-        };
-        let written = record::write_durably(&self.folder, EXIT_FILE, &record);
-        failpoint::reach("helper.end_recorded");
-        self.tell_end(&record);
-        tell_waiting(&self.listener, &self.launch.task, &record);
-        failpoint::reach("helper.end_told");
+        }
+    }
+
+    /// Makes the record of the end durable, tells it, and removes what is left.
+    fn conclude(mut self, record: &ExitRecord, reach: impl Fn(&str)) -> Result<(), HelperError> {
+        let written = record::write_durably(&self.folder, EXIT_FILE, record);
+        reach("helper.end_recorded");
+        self.tell_end(record);
+        tell_waiting(&self.listener, &self.launch.task, record);
+        reach("helper.end_told");
         self.tree.kill(&self.launch.leaf)?;
         self.tree.remove(&self.launch.leaf, CLEANUP_PATIENCE)?;
-        failpoint::reach("helper.leaf_removed");
+        reach("helper.leaf_removed");
         match written {
             Ok(()) => Ok(()),
-            Err(cause) => self.hold_record(&record, cause),
+            Err(cause) => self.hold_record(record, cause),
         }
     }
 
@@ -679,44 +909,60 @@ impl Keeper {
             }
         }
     }
+}
 
-    /// The init's word; without it the init itself was killed.
-    fn how_it_ended(&self) -> Ended {
-        let mut word = [0; 2];
-        let told = rustix::io::read(&self.task.status, &mut word);
-        let status = waitid(
-            WaitId::PidFd(self.task.pidfd.as_fd()),
-            WaitIdOptions::EXITED,
-        )
-        .ok()
-        .flatten();
-        match told {
-            Ok(2) => Ended::decode(word),
-            _ => None,
-        }
-        .or_else(|| {
-            let status = status?;
-            let code = status.exit_status().map(|code| Ended::Code(code as u8));
-            code.or(status
-                .terminating_signal()
-                .map(|signal| Ended::Signal(signal as u8)))
-        })
-        .unwrap_or(Ended::Signal(libc::SIGKILL as u8))
+/// Starts a process in the task's leaf as PID 1 of a sandbox.
+fn spawn(
+    prepared: Prepared,
+    sandbox: &SandboxSpec,
+    directory: Option<OwnedFd>,
+) -> Result<Main, StartError> {
+    let (outputs, [stdout, stderr]) = Outputs::new().map_err(start_failed)?;
+    let task = prepared.start(sandbox, directory, stdout, stderr)?;
+    Ok(Main { task, outputs })
+}
+
+fn refused(message: String) -> StartError {
+    StartError {
+        stage: Stage::Hook,
+        errno: None,
+        message,
     }
 }
 
-fn now_us() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_micros() as i64)
+/// The init's word; without it the init itself was killed.
+fn how_it_ended(task: &Started) -> Ended {
+    let mut word = [0; 2];
+    let told = rustix::io::read(&task.status, &mut word);
+    let status = waitid(WaitId::PidFd(task.pidfd.as_fd()), WaitIdOptions::EXITED)
+        .ok()
+        .flatten();
+    match told {
+        Ok(2) => Ended::decode(word),
+        _ => None,
+    }
+    .or_else(|| {
+        let status = status?;
+        let code = status.exit_status().map(|code| Ended::Code(code as u8));
+        code.or(status
+            .terminating_signal()
+            .map(|signal| Ended::Signal(signal as u8)))
+    })
+    .unwrap_or(Ended::Signal(libc::SIGKILL as u8))
 }
 
 /// Removes what a task has left below its folder, but for the records and the log.
 pub fn remove_scratch(folder: &Path) -> io::Result<()> {
-    for name in ["upper", "work", "root", "run"] {
-        match fs::remove_dir_all(folder.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+    let sidecars = fs::read_dir(folder.join(SIDECARS_FOLDER))
+        .into_iter()
+        .flatten();
+    let folders = sidecars.flatten().map(|entry| entry.path());
+    for folder in folders.chain([folder.to_owned()]) {
+        for name in ["upper", "work", "root", "run"] {
+            match fs::remove_dir_all(folder.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
     }
     Ok(())

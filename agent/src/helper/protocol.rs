@@ -7,7 +7,7 @@ use super::record::ExitRecord;
 use crate::log::LogCounts;
 
 /// The version this build speaks, and the oldest it understands.
-pub const PROTO: u32 = 1;
+pub const PROTO: u32 = 2;
 pub const PROTO_OLDEST: u32 = 1;
 
 /// The helper's first line.
@@ -22,6 +22,10 @@ pub struct Hello {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "request")]
 pub enum Request {
+    /// What the agent speaks; a helper says nothing that an older one would not understand. Since 2.
+    Agent {
+        proto: u32,
+    },
     Status,
     /// After `after_ms` send `signal`, and kill what is left `grace_ms` later. Asked again, the earlier
     /// deadlines stand.
@@ -31,7 +35,7 @@ pub enum Request {
         grace_ms: u64,
     },
     Kill,
-    /// The end is known: a helper that cannot write it down need not wait any more.
+    /// The end is known (since 2): a helper that cannot write it down need not wait any more.
     Acknowledge,
 }
 
@@ -45,7 +49,9 @@ pub enum Reply {
     Refused {
         message: String,
     },
-    /// The task has run out of memory and is asked to end; said unasked.
+    /// The task has started in full, its post-start hook included. Said unasked. Since 2.
+    Ready,
+    /// The task has run out of memory and is asked to end; said unasked. Since 2.
     OutOfMemory {
         record: Box<OomRecord>,
     },
@@ -53,11 +59,17 @@ pub enum Reply {
     Ended {
         record: Box<ExitRecord>,
     },
+    /// A word of a newer release.
+    #[serde(other)]
+    Unknown,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     pub started_at_us: i64,
     pub is_stopping: bool,
+    /// Whether its post-start hook still runs.
+    #[serde(default)]
+    pub is_starting: bool,
     pub log: LogCounts,
 }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::hook::{HookRecord, HookSet};
 use super::memory::OomRecord;
+use super::sidecar::SidecarSpec;
 use crate::cgroup::{Limits, TreePath, Usage};
 use crate::log::{LogCounts, LogLimits};
 use crate::process::ProcessIdentity;
@@ -18,6 +20,8 @@ pub const STARTED_FILE: &str = "started.json";
 pub const EXIT_FILE: &str = "exit.json";
 pub const SOCKET_FILE: &str = "helper.sock";
 pub const LOG_FOLDER: &str = "log";
+/// Holds a folder for each sidecar, with its log.
+pub const SIDECARS_FOLDER: &str = "sidecars";
 
 /// More than any record of an end takes.
 const RESERVED_BYTES: u64 = 32 << 10;
@@ -40,6 +44,10 @@ pub struct LaunchRecord {
     /// How the task is asked to end when nobody says otherwise.
     #[serde(default)]
     pub stop: StopRule,
+    #[serde(default)]
+    pub hooks: HookSet,
+    #[serde(default)]
+    pub sidecars: Vec<SidecarSpec>,
 }
 
 /// How a task is asked to end.
@@ -84,6 +92,9 @@ pub struct ExitRecord {
     /// The moment in which it ran out of memory and was asked to end for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom: Option<Box<OomRecord>>,
+    /// What became of the hooks that ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookRecord>,
     /// What its whole life took.
     pub usage: Usage,
     pub log: LogCounts,

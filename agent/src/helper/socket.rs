@@ -20,6 +20,8 @@ pub(super) struct Peer {
     pending: Vec<u8>,
     /// Whether it was told that the task has ended.
     pub(super) knows_end: bool,
+    /// What the agent speaks: 1 until it says more.
+    pub(super) proto: u32,
 }
 
 /// Listens in the calling process's working directory: a relative path is never too long.
@@ -41,6 +43,7 @@ impl Peer {
             stream,
             pending: Vec::new(),
             knows_end: false,
+            proto: 1,
         };
         peer.say(&Hello {
             proto: PROTO,
@@ -58,7 +61,7 @@ impl Peer {
     }
 
     /// Reads what has come and answers every whole line. An error ends the connection.
-    pub(super) fn serve(&mut self, mut answer: impl FnMut(Request) -> Reply) -> io::Result<()> {
+    pub(super) fn serve(&mut self, mut answer: impl FnMut(&Request) -> Reply) -> io::Result<()> {
         let mut chunk = [0; 1024];
         loop {
             match self.stream.read(&mut chunk) {
@@ -71,7 +74,12 @@ impl Peer {
         while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.pending.drain(..=end).collect();
             let reply = match serde_json::from_slice(&line) {
-                Ok(request) => answer(request),
+                Ok(request) => {
+                    if let Request::Agent { proto } = request {
+                        self.proto = proto;
+                    }
+                    answer(&request)
+                }
                 Err(error) => Reply::Refused {
                     message: format!("not a request of protocol {PROTO}: {error}"),
                 },

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::volume::{self, TaskFolder};
+use super::folder::{self, TaskFolder};
 use crate::cgroup::{CGROUP_ROOT, TreePath};
 use crate::helper::lock;
 use crate::helper::protocol::PROTO;
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Kills the helpers and tasks of the agent in `state`, and removes its cgroups. Its records and logs stay.
 pub fn clean(state: &Path, cgroup: &str) -> anyhow::Result<()> {
     let tasks = state.join("tasks");
-    for task in volume::list(&tasks)? {
+    for task in folder::list(&tasks)? {
         end_helper(TaskFolder::of(&tasks, &task).path())?;
     }
     let tree = TreePath::new(CGROUP_ROOT, cgroup).open()?;
@@ -26,7 +26,7 @@ pub fn clean(state: &Path, cgroup: &str) -> anyhow::Result<()> {
         tree.remove(&leaf, PATIENCE)?;
     }
     tree.remove_tree()?;
-    for task in volume::list(&tasks)? {
+    for task in folder::list(&tasks)? {
         TaskFolder::of(&tasks, &task).remove_scratch();
     }
     remove_parent(cgroup)
@@ -66,6 +66,7 @@ fn record_end(folder: &Path) -> anyhow::Result<()> {
         ended_at_us: since_1970.as_micros() as i64,
         is_oom: false,
         oom: None,
+        hooks: Vec::new(),
         usage: Default::default(),
         log: Default::default(),
     };

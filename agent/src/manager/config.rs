@@ -86,7 +86,7 @@ impl AgentConfig {
         })
     }
 
-    pub(super) fn facts(&self, kind: TreeKind) -> MachineFacts {
+    pub(super) fn facts(&self, kind: TreeKind, bounds_volumes: bool) -> MachineFacts {
         let cgroup = match kind {
             TreeKind::Hybrid => "cgroup-v1",
             TreeKind::Unified => "cgroup-v2",
@@ -101,8 +101,10 @@ impl AgentConfig {
             rack: self.rack.clone(),
             labels: Default::default(),
             enforces: [cgroup, "cpu", "memory", "pids"]
+                .into_iter()
+                .chain(bounds_volumes.then_some("volume-size"))
                 .map(str::to_owned)
-                .to_vec(),
+                .collect(),
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::failpoint;
 use crate::helper::lock;
-use crate::helper::protocol::{Hello, PROTO_OLDEST, Reply, Request};
+use crate::helper::protocol::{Hello, PROTO, PROTO_OLDEST, Reply, Request};
 use crate::helper::record::{LAUNCH_FILE, SOCKET_FILE};
 use crate::helper::spare::{HandedOver, SparePool};
 
@@ -28,6 +28,8 @@ const LOCKS_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct HelperLink {
     lines: Lines<BufReader<OwnedReadHalf>>,
     requests: OwnedWriteHalf,
+    /// What the helper speaks.
+    pub(super) proto: u32,
 }
 
 impl HelperLink {
@@ -43,9 +45,14 @@ impl HelperLink {
         let mut link = HelperLink {
             lines: BufReader::new(read).lines(),
             requests,
+            proto: 1,
         };
         let hello = tokio::time::timeout(HELLO_WITHIN, link.lines.next_line()).await??;
         let hello: Hello = serde_json::from_str(&hello.ok_or(io::ErrorKind::UnexpectedEof)?)?;
+        link.proto = hello.proto;
+        if hello.proto >= 2 {
+            link.send(&Request::Agent { proto: PROTO }).await?;
+        }
         match hello.proto >= PROTO_OLDEST {
             true => Ok(link),
             false => Err(io::Error::other(format!(

@@ -5,14 +5,16 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use tw_api::Assignment;
-use tw_model::{Code, JobId, JobSpec, Name, PortName, Template, TemplateValue};
+use tw_model::{Code, CommandLine, Hook, JobId, JobSpec, Name, PortName, Template, TemplateValue};
 
 use super::{Agent, HELPERS_LEAF};
 use crate::cgroup::Limits;
+use crate::helper::hook::{HookSet, HookSpec};
 use crate::helper::protocol::PROTO;
-use crate::helper::record::{LaunchRecord, StopRule};
+use crate::helper::record::{LaunchRecord, SIDECARS_FOLDER, StopRule};
+use crate::helper::sidecar::SidecarSpec;
 use crate::log::LogLimits;
-use crate::sandbox::{Bind, CommandSpec, DEFAULT_PATH, SandboxSpec, base};
+use crate::sandbox::{Bind, CommandSpec, DEFAULT_PATH, SandboxSpec, base, user};
 
 /// Where packages are in a task.
 const PACKAGES: &str = "/packages";
@@ -79,12 +81,49 @@ pub(super) fn record(
         is_writable: false,
         is_optional: false,
     }));
-    let argv = spec
-        .command
-        .0
+    let shared = binds.clone();
+    let volumes = volumes(agent, assignment)?;
+    binds.extend(volumes.iter().map(|(_, bind)| bind.clone()));
+    let argv = words(agent, assignment, &spec.command)?;
+    let command = CommandSpec {
+        argv,
+        env: environment(agent, assignment)?,
+        user: spec.user.clone(),
+        workdir: names.first().map_or("/tmp", String::as_str).into(),
+    };
+    let sandbox = SandboxSpec {
+        hostname: format!("{}-{}", task.id.job.name, task.id.index),
+        command,
+        base: agent.base.clone(),
+        folder: folder.to_owned(),
+        binds,
+        shm_bytes_max: SHM_BYTES_MAX,
+        is_root_writable: false,
+        users: agent.users,
+    };
+    let sidecars = spec
+        .sidecars
         .iter()
-        .map(|word| render(agent, assignment, word))
-        .collect::<Result<_, _>>()?;
+        .map(|sidecar| {
+            let chosen = volumes
+                .iter()
+                .filter(|(name, _)| sidecar.volumes.contains(name));
+            let chosen = chosen.map(|(_, bind)| bind.clone());
+            let mut sandbox = sandbox.clone();
+            sandbox.binds = shared.iter().cloned().chain(chosen).collect();
+            sandbox.folder = folder.join(SIDECARS_FOLDER).join(sidecar.name.as_str());
+            sandbox.command.argv = words(agent, assignment, &sidecar.command)?;
+            for (name, value) in &sidecar.env {
+                let value = render(agent, assignment, value)?;
+                sandbox.command.env.insert(name.0.clone(), value);
+            }
+            Ok(SidecarSpec {
+                name: sidecar.name.to_string(),
+                sandbox,
+                log: LogLimits::default(),
+            })
+        })
+        .collect::<Result<Vec<_>, Refusal>>()?;
     Ok(LaunchRecord {
         proto: PROTO,
         task: task.id.to_string(),
@@ -92,27 +131,68 @@ pub(super) fn record(
         leaf: task.id.folder_name(),
         helpers_leaf: HELPERS_LEAF.to_owned(),
         limits: limits(spec),
-        sandbox: SandboxSpec {
-            hostname: format!("{}-{}", task.id.job.name, task.id.index),
-            command: CommandSpec {
-                argv,
-                env: environment(agent, assignment)?,
-                user: spec.user.clone(),
-                workdir: names.first().map_or("/tmp", String::as_str).into(),
-            },
-            base: agent.base.clone(),
-            folder: folder.to_owned(),
-            binds,
-            shm_bytes_max: SHM_BYTES_MAX,
-            is_root_writable: false,
-            users: agent.users,
-        },
+        sandbox,
         log: LogLimits::default(),
         stop: StopRule {
             signal: signal_number(spec.stop.signal),
             grace_ms: spec.stop.grace.0,
         },
+        hooks: hooks(agent, assignment)?,
+        sidecars,
     })
+}
+
+/// A command with its templates filled in.
+fn words(
+    agent: &Agent,
+    assignment: &Assignment,
+    command: &CommandLine,
+) -> Result<Vec<String>, Refusal> {
+    let words = command.0.iter();
+    words.map(|word| render(agent, assignment, word)).collect()
+}
+
+fn hooks(agent: &Agent, assignment: &Assignment) -> Result<HookSet, Refusal> {
+    let hook = |hook: &Option<Hook>| {
+        let hook = hook.as_ref().map(|hook| {
+            Ok::<_, Refusal>(HookSpec {
+                argv: words(agent, assignment, &hook.command)?,
+                timeout_ms: hook.timeout.0,
+            })
+        });
+        hook.transpose()
+    };
+    let hooks = &assignment.spec.hooks;
+    Ok(HookSet {
+        pre_start: hook(&hooks.pre_start)?,
+        post_start: hook(&hooks.post_start)?,
+        pre_stop: hook(&hooks.pre_stop)?,
+        post_stop: hook(&hooks.post_stop)?,
+    })
+}
+
+/// The task's volumes, made where they are not there yet.
+fn volumes(agent: &Agent, assignment: &Assignment) -> Result<Vec<(Name, Bind)>, Refusal> {
+    let (task, spec) = (&assignment.task, &assignment.spec);
+    if spec.volumes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let owner = user::look_up(&agent.base, &spec.user)
+        .map_err(|error| Refusal::from(anyhow::Error::from(error)))?;
+    let made = spec.volumes.iter().map(|volume| {
+        let source = agent
+            .volumes
+            .prepare(&task.id, volume, owner, task.version)
+            .map_err(|error| Refusal::new(Code::TaskStartFailed, crate::error::chain(&error)))?;
+        let bind = Bind {
+            source,
+            target: volume.path.0.clone().into(),
+            is_writable: true,
+            is_optional: false,
+        };
+        Ok((volume.name.clone(), bind))
+    });
+    made.collect()
 }
 
 /// Whether every service that the command and the environment name has an address.

@@ -16,7 +16,7 @@ use tw_api::{
 use tw_model::{Code, Exit, Timestamp};
 
 use super::Agent;
-use super::volume::TaskFolder;
+use super::folder::TaskFolder;
 use crate::helper::ExecRequest;
 use crate::helper::record::{EXIT_FILE, LOG_FOLDER};
 use crate::log::{self, LogReader};

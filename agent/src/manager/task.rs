@@ -11,9 +11,9 @@ use tokio::task::AbortHandle;
 use tw_api::Assignment;
 use tw_model::{Code, Desired, Digest, Exit, Phase, TaskId, TaskState, Timestamp};
 
+use super::folder::{self, TaskFolder};
 use super::helper_link::{self, HelperLink};
 use super::launch::{self, Refusal};
-use super::volume::{self, TaskFolder};
 use super::{Agent, HELPERS_LEAF, health};
 use crate::failpoint;
 use crate::helper::protocol::{Reply, Request};
@@ -103,7 +103,7 @@ impl Tasks {
 
 /// Takes over every task of the agent before this one.
 pub(super) fn adopt(agent: &Arc<Agent>) -> anyhow::Result<()> {
-    for task in volume::list(&agent.config.tasks_folder())? {
+    for task in folder::list(&agent.config.tasks_folder())? {
         let folder = TaskFolder::of(&agent.config.tasks_folder(), &task);
         let assignment = folder.assignment().unwrap_or_else(|cause| {
             tracing::warn!(%task, %cause, "the record of the assignment cannot be read");
@@ -367,14 +367,13 @@ impl Actor {
     /// Follows a task with a live helper until it has ended. Answers the record of its end, if the helper
     /// said it.
     async fn keep(&mut self, link: &mut HelperLink) -> Option<Box<ExitRecord>> {
-        if let Ok(Some(started)) = record::read::<StartedRecord>(self.folder.path(), STARTED_FILE) {
-            self.report(Phase::Running {
-                started_at: Timestamp(started.started_at_us),
-            });
-        }
-        failpoint::reach("agent.running_reported");
         let mut applied = self.orders.borrow_and_update().clone();
-        let mut checks = self.follow_spec(&applied);
+        let mut checks = None;
+        // A helper of protocol 1 has no hooks to wait for, and does not say when it is ready.
+        let mut is_ready = link.proto < 2;
+        if is_ready {
+            checks = Some(self.become_ready(&applied));
+        }
         let mut asked = Asked::Nothing;
         let end = loop {
             asked = self.ask_to_end(link, &applied, asked).await;
@@ -382,6 +381,10 @@ impl Actor {
                 said = link.next() => match said {
                     Ok(Some(Reply::Ended { record })) => break Some(record),
                     Ok(None) | Err(_) => break None,
+                    Ok(Some(Reply::Ready)) if !is_ready => {
+                        is_ready = true;
+                        checks = Some(self.become_ready(&applied));
+                    }
                     Ok(Some(Reply::OutOfMemory { record })) => {
                         tracing::warn!(task = %self.task, %record, "out of memory; it is asked to end");
                     }
@@ -392,16 +395,26 @@ impl Actor {
                         break None;
                     }
                     let newest = self.orders.borrow_and_update().clone();
-                    if version(&newest) != version(&applied) {
-                        checks.abort();
-                        checks = self.follow_spec(&newest);
+                    if is_ready && version(&newest) != version(&applied) {
+                        checks.replace(self.follow_spec(&newest)).iter().for_each(AbortHandle::abort);
                     }
                     applied = newest;
                 }
             }
         };
-        checks.abort();
+        checks.iter().for_each(AbortHandle::abort);
         end
+    }
+
+    /// The task runs, and what was to be done after its start has been done.
+    fn become_ready(&self, orders: &Orders) -> AbortHandle {
+        if let Ok(Some(started)) = record::read::<StartedRecord>(self.folder.path(), STARTED_FILE) {
+            self.report(Phase::Running {
+                started_at: Timestamp(started.started_at_us),
+            });
+        }
+        failpoint::reach("agent.running_reported");
+        self.follow_spec(orders)
     }
 
     /// Applies a spec to the running task: its limits, its checks, and the record for the next agent.
@@ -457,6 +470,7 @@ impl Actor {
             ended_at_us: now().0,
             is_oom: false,
             oom: None,
+            hooks: Vec::new(),
             usage: Default::default(),
             log: LogCounts::default(),
         };
@@ -616,11 +630,13 @@ fn phase_of(record: &ExitRecord) -> Phase {
             } else {
                 ""
             };
-            let detail = match &record.oom {
-                Some(oom) if *was_killed => format!("{oom}; {killed}"),
-                Some(oom) => oom.to_string(),
-                None => killed.to_owned(),
-            };
+            let oom = record.oom.iter().map(ToString::to_string);
+            let failed_hooks = record.hooks.iter().filter(|hook| !hook.is_success());
+            let words: Vec<String> = oom
+                .chain(failed_hooks.map(ToString::to_string))
+                .chain((!killed.is_empty()).then(|| killed.to_owned()))
+                .collect();
+            let detail = words.join("; ");
             Phase::Exited {
                 exit: Exit {
                     code,

@@ -107,6 +107,8 @@ impl Task {
             },
             log: LogLimits::default(),
             stop: StopRule::default(),
+            hooks: Default::default(),
+            sidecars: Vec::new(),
         };
         Task {
             subtree,
@@ -129,6 +131,14 @@ impl Task {
             is_optional: false,
         };
         self.launch.sandbox.binds.push(bind);
+        self
+    }
+
+    pub(crate) fn bind_writable(mut self, source: &Path, target: &str) -> Task {
+        self = self.bind(source, target);
+        if let Some(bind) = self.launch.sandbox.binds.last_mut() {
+            bind.is_writable = true;
+        }
         self
     }
 
@@ -165,7 +175,7 @@ impl Task {
     }
 
     pub(crate) fn exit(&mut self) -> ExitRecord {
-        let exit = self.wait_for(|task| record::read(&task.folder, EXIT_FILE).expect("a record"));
+        self.wait_for(|task| task.folder.join(EXIT_FILE).exists().then_some(()));
         let status = self
             .helper
             .take()
@@ -173,7 +183,9 @@ impl Task {
             .wait()
             .expect("it can be waited for");
         assert!(status.success(), "the helper ended with {status}");
-        exit
+        // Read last: a hook after the end adds to it.
+        let exit = record::read(&self.folder, EXIT_FILE).expect("a record");
+        exit.expect("a record that stays")
     }
 
     pub(crate) fn helper_pid(&self) -> i32 {

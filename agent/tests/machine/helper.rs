@@ -212,6 +212,7 @@ fn a_helper_does_not_begin_behind_an_agent_that_gave_its_start_up() {
         ended_at_us: 0,
         is_oom: false,
         oom: None,
+        hooks: Vec::new(),
         usage: Default::default(),
         log: Default::default(),
     };

@@ -9,6 +9,8 @@ mod endurance;
 mod exec;
 mod faults;
 mod helper;
+mod hooks;
 mod machine;
 mod memory;
 mod sandbox;
+mod volume;

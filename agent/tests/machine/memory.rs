@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{Task, ended};
-use tw_agent::helper::protocol::Reply;
+use tw_agent::helper::protocol::{PROTO, Reply, Request};
 use tw_agent::sandbox::Ended;
 
 const LIMIT_BYTES: u64 = 48 << 20;
@@ -25,8 +25,13 @@ fn a_hog_without_a_handler_is_ended_by_its_signal_and_diagnosed() {
     let mut task = hog("");
     task.start();
     let mut client = task.connect();
-    let Reply::OutOfMemory { record: told } = client.wait_ended().unwrap() else {
-        panic!("nobody said that memory is short")
+    client.ask(&Request::Agent { proto: PROTO }).unwrap();
+    let told = loop {
+        match client.wait_ended().unwrap() {
+            Reply::OutOfMemory { record } => break record,
+            Reply::Ready => {}
+            other => panic!("nobody said that memory is short but {other:?}"),
+        }
     };
     let exit = task.exit();
     assert_eq!(ended(&exit), Ended::Signal(15));

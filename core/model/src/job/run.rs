@@ -99,7 +99,7 @@ spec! {
 }
 
 spec! {
-    /// A program that runs beside the command, in the same sandbox and within the same limits, and ends with it.
+    /// A program that runs beside the command, in a sandbox of its own and within the same limits, and ends with it.
     pub struct Sidecar {
         /// Its name; its output is kept apart under it.
         /// Example: `name="proxy"`

@@ -13,8 +13,6 @@ pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &[
     "image",
     "runtimes",
     "secrets",
-    "sidecars",
-    "hooks",
     "init",
     "resources.bandwidth_bytes_per_second",
     "resources.whole_cores",
@@ -36,7 +34,6 @@ pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &[
     "at_most_one",
     "failover",
     "maintenance",
-    "volumes",
 ];
 
 /// Kinds of jobs that cannot run yet.

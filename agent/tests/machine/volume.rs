@@ -1,0 +1,162 @@
+//! Volumes: what a task writes there is there for the next one, whoever was killed or upgraded in between.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::json;
+use tempfile::TempDir;
+use tw_agent::manager::volume::{VolumeError, Volumes};
+use tw_agent::sandbox::user::Account;
+use tw_api::{AgentEvent, Assignment};
+use tw_model::{Code, TaskId, Volume};
+
+use crate::machine::{Machine, assignment, code};
+
+fn writer(incarnation: u64, script: &str) -> Assignment {
+    let mut task = assignment(
+        "db",
+        json!({
+            "command": ["sh", "-c", script],
+            "volumes": [{"name": "data", "path": "/var/lib/db"}],
+        }),
+    );
+    task.task.id.incarnation = incarnation;
+    task
+}
+
+#[tokio::test]
+async fn a_volume_outlives_its_task_and_the_agent() {
+    let mut machine = Machine::new();
+    let script = "echo first >> /var/lib/db/rows; cat /var/lib/db/rows; exit 1";
+    let first = writer(1, script);
+    machine.assign(&first).await;
+    assert_eq!(machine.exited(&first.task.id).await.0, code(1));
+    let task = first.task.id.clone();
+    machine.controller.say(AgentEvent::Forget { task }).await;
+    machine.kill();
+    machine.start();
+    let second = writer(
+        2,
+        "cat /var/lib/db/rows; echo second >> /var/lib/db/rows; exit 2",
+    );
+    machine.assign(&second).await;
+    assert_eq!(machine.exited(&second.task.id).await.0, code(2));
+    assert_eq!(
+        machine.logs("second", &second.task.id, false).await,
+        ["first"]
+    );
+    let data = machine.state().join("volumes/default.db.0.data/data/rows");
+    assert_eq!(std::fs::read_to_string(data).unwrap(), "first\nsecond\n");
+}
+
+#[tokio::test]
+async fn a_volume_of_another_owner_is_refused_in_words() {
+    let machine = Machine::new();
+    let first = writer(1, "exit 0");
+    machine.assign(&first).await;
+    machine.exited(&first.task.id).await;
+    let volume = machine.state().join("volumes/default.db.0.data");
+    let record = std::fs::read_to_string(volume.join("volume.json")).unwrap();
+    std::fs::write(
+        volume.join("volume.json"),
+        record.replace("\"db\"", "\"mail\""),
+    )
+    .unwrap();
+    let second = writer(2, "exit 0");
+    machine.assign(&second).await;
+    let (found, message) = machine.never_started(&second.task.id).await;
+    assert_eq!(found, Code::TaskStartFailed);
+    assert!(
+        message.contains("belongs to mail.0, not to db.0"),
+        "{message}"
+    );
+}
+
+/// A btrfs of its own, in a file that is mounted by loop.
+struct Btrfs(TempDir);
+
+impl Btrfs {
+    fn new() -> Btrfs {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("image");
+        std::fs::File::create(&image)
+            .unwrap()
+            .set_len(160 << 20)
+            .unwrap();
+        let made = Btrfs(folder);
+        std::fs::create_dir(made.path()).unwrap();
+        run(Command::new("mkfs.btrfs").arg("-q").arg(&image));
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(&image)
+            .arg(made.path()));
+        made
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("mounted")
+    }
+}
+
+impl Drop for Btrfs {
+    fn drop(&mut self) {
+        // Nothing is mounted where the mount failed; that has been said.
+        let _status = Command::new("umount").arg(self.path()).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
+#[test]
+fn on_btrfs_a_volume_is_bounded_kept_by_version_and_rolled_back() {
+    let disk = Btrfs::new();
+    let volumes = Volumes::open(&disk.path().join("volumes")).unwrap();
+    assert!(volumes.has_snapshots());
+    let task: TaskId = "db.0#1".parse().unwrap();
+    let volume: Volume =
+        serde_json::from_value(json!({"name": "data", "path": "/data", "size_bytes": 8 << 20}))
+            .unwrap();
+    let root = Account { uid: 0, gid: 0 };
+    let tasks = disk.path().join("tasks");
+    let data = volumes.prepare(&task, &volume, root, 1).unwrap();
+    std::fs::write(data.join("rows"), "of version 1").unwrap();
+    volumes.prepare(&task, &volume, root, 1).unwrap();
+    volumes.prepare(&task, &volume, root, 2).unwrap();
+    std::fs::write(data.join("rows"), "spoilt by version 2").unwrap();
+    let too_much = std::fs::write(data.join("large"), vec![7; 32 << 20]);
+    assert!(too_much.is_err(), "32 MiB in a volume of 8 MiB");
+    let found = volumes.get(&task.job, 0, "data").unwrap();
+    assert_eq!(found.snapshots(), [1]);
+    let lock = {
+        let folder = tasks.join(task.folder_name());
+        std::fs::create_dir_all(&folder).unwrap();
+        tw_agent::helper::lock(&folder).unwrap()
+    };
+    assert!(matches!(
+        found.roll_back(1, &tasks),
+        Err(VolumeError::InUse { .. })
+    ));
+    drop(lock);
+    let missing = found.roll_back(7, &tasks).unwrap_err();
+    assert!(
+        missing
+            .to_string()
+            .contains("no snapshot of version 7; it has [1]"),
+        "{missing}"
+    );
+    found.roll_back(1, &tasks).unwrap();
+    assert_eq!(
+        std::fs::read_to_string(data.join("rows")).unwrap(),
+        "of version 1"
+    );
+    assert!(!data.join("large").exists());
+    for version in 3..9 {
+        volumes.prepare(&task, &volume, root, version).unwrap();
+    }
+    let kept = volumes.get(&task.job, 0, "data").unwrap().snapshots();
+    assert_eq!(kept.len(), 3, "{kept:?}");
+}
