@@ -42,7 +42,7 @@ pub use job_history::{HistoryChange, HistoryEntry, HistoryError, job_history};
 pub use outcome::{EvaluatedJob, EvaluatedSpec, Outcome, evaluate, replay};
 pub use policy::{POLICY_FILE, PolicyError, PolicyReview, review};
 pub use provenance::Provenance;
-pub use render::{RenderOptions, render_error, render_errors, render_warnings};
+pub use render::{RenderOptions, render_error, render_errors, render_warnings, visible};
 pub use source::{Entry, EntryKind, Source, SourceError};
 pub use survey::evaluate_strictly;
 pub use testing::{Failure, Test, TestFiles, TestOutcome, TestResult, run_tests};

@@ -152,6 +152,9 @@ impl Source {
 
     /// The contents of a file; none if there is no file at `path`.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
+        if !path::is_inside(path) {
+            return Ok(None);
+        }
         match &self.tree {
             Tree::WorkTree(tree) => tree.read(path),
             Tree::Revision(tree) => tree.read(path),
@@ -160,6 +163,9 @@ impl Source {
 
     /// The names in a folder, sorted; none if there is no folder at `path`. Files that git ignores are left out.
     pub fn list(&self, path: &str) -> Result<Option<Vec<Entry>>, SourceError> {
+        if !path::is_inside(path) {
+            return Ok(None);
+        }
         match &self.tree {
             Tree::WorkTree(tree) => tree.list(path),
             Tree::Revision(tree) => tree.list(path),
@@ -214,6 +220,9 @@ impl Source {
 
     /// What stands at `path`, links followed.
     pub fn kind(&self, path: &str) -> Result<Option<EntryKind>, SourceError> {
+        if !path::is_inside(path) {
+            return Ok(None);
+        }
         match &self.tree {
             Tree::WorkTree(tree) => tree.kind(path),
             Tree::Revision(tree) => tree.kind(path),

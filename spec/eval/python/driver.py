@@ -131,17 +131,29 @@ def _denied_call(_signal_number: int, frame: FrameType | None) -> None:
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    """Refuses to open files before the seal has to, which cannot name the line."""
-    if event != "open":
+    """Refuses what the seal would refuse, too, but with fewer words."""
+    if event == "open":
+        _refuse_file(arguments[0])
+    elif event in policy.AUDITED:
+        _refuse(f"`{event}` is not available in a {subject}", policy.AUDITED[event])
+    elif event == "import" and arguments[1] is not None:
+        hint = "a spec imports from the repository and from the standard library for specs"
+        _refuse(f"a {subject} cannot load extension modules", hint)
+
+
+def _refuse(message: str, hint: str) -> None:
+    """Ends the evaluation; where a spec has seen to it that this cannot, the kernel refuses what it asks."""
+    try:
+        imports.finish_with(errors.at(sys._getframe(2), "spec.denied", message, hint))
+    except BaseException:
         return
-    path = arguments[0]
+
+
+def _refuse_file(path: object) -> None:
     if isinstance(path, str) and (sources.known(path) or path.startswith("<")):
         # The compiler looks for the line of a syntax error on disk; it goes on without.
         raise PermissionError("a spec opens no files")
-    message = "a spec cannot open files"
-    imports.finish_with(
-        errors.at(sys._getframe(1), "spec.denied", message, policy.DENIED_BUILTINS["open"])
-    )
+    _refuse(f"a {subject} cannot open files", policy.DENIED_BUILTINS["open"])
 
 
 def prepare(rehearse: Callable[[], None]) -> None:

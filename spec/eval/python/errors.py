@@ -17,6 +17,10 @@ from .policy import ALLOWED
 
 _Calls = list[tuple[CodeType, int, FrameType]]
 
+_MESSAGE_CHARACTERS_MAX = 2000
+_CALLS_MAX = 64
+_NAMES_MAX = 2000
+
 
 class UnknownModule(ModuleNotFoundError):
     """An import that leads nowhere."""
@@ -74,11 +78,18 @@ def _error(
     error: dict[str, Any] = {
         "code": code, "file": None, "line": None, "column": None, "end_line": None,
         "end_column": None, "message": message, "hint": hint, "source_line": None,
-        "trace": [_frame(*call) for call in calls],
+        "trace": [_frame(*call) for call in _bounded(calls)],
     }
     if calls:
         _set_place(error, _at_fault(code, *calls[-1], argument))
     return error
+
+
+def _bounded(calls: list[tuple[CodeType, int]]) -> list[tuple[CodeType, int]]:
+    """Leaves out the middle of very many calls."""
+    if len(calls) <= _CALLS_MAX:
+        return calls
+    return calls[: _CALLS_MAX // 2] + calls[-_CALLS_MAX // 2 :]
 
 
 def _at_fault(code: str, made_by: CodeType, instruction: int, argument: str | None) -> sources.Place:
@@ -126,15 +137,26 @@ def _classify(error: BaseException, calls: _Calls) -> tuple[str, str, str | None
     if isinstance(error, ImportError):
         return _cannot_import(error)
     if isinstance(error, SystemExit):
-        return "spec.exit", f"the spec left by sys.exit({error.code!r})", (
+        code = "" if error.code is None else repr(error.code)
+        return "spec.exit", f"the spec left by sys.exit({code})", (
             "a spec ends by reaching its last line; raise an exception to refuse"
         )
     if isinstance(error, MemoryError):
         return "spec.memory", "the spec needs more memory than an evaluation may use", (
             "look for a value or a list that grows without end"
         )
-    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    said = _said(error)
+    message = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return "spec.exception", message, _hint(error, calls)
+
+
+def _said(error: BaseException) -> str:
+    """Returns the text of an exception, as far as it can be had and shown."""
+    try:
+        text = str(error)
+    except BaseException as another:
+        return f"its text cannot be shown, for that raises {type(another).__name__}"
+    return text if len(text) <= _MESSAGE_CHARACTERS_MAX else text[:_MESSAGE_CHARACTERS_MAX] + "…"
 
 
 def _hint(error: BaseException, calls: _Calls) -> str | None:
@@ -146,13 +168,18 @@ def _hint(error: BaseException, calls: _Calls) -> str | None:
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str):
         return "no such key; use .get(key, default) where it may be missing"
     if isinstance(error, RecursionError):
-        return "a function calls itself without end"
+        return "a function calls itself without end, or values are nested very deep"
+    if isinstance(error, LookupError) and "unknown encoding" in str(error):
+        return "specs know the encodings utf-8, utf-16, latin-1, ascii and idna"
+    if isinstance(error, ValueError) and "integer string conversion" in str(error):
+        return "such a number is no size, time or count; check how it is computed"
     return None
 
 
 def _safe_dir(value: object) -> list[str]:
     try:
-        return [name for name in dir(value) if not name.startswith("_")]
+        names = [name for name in dir(value) if not name.startswith("_")]
+        return names if len(names) <= _NAMES_MAX else []
     except Exception:
         return []
 

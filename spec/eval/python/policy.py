@@ -13,7 +13,7 @@ ALLOWED = frozenset(
 )
 """Modules that compute and nothing else. All of them are loaded before the first fork."""
 
-LAZY = "_strptime encodings.ascii encodings.latin_1 encodings.utf_16 encodings.utf_8_sig encodings.idna".split()
+LAZY = "_strptime encodings.punycode encodings.ascii encodings.latin_1 encodings.utf_16 encodings.utf_8_sig encodings.idna".split()
 """What allowed modules import only when they need it, and could not any more in a sealed child."""
 
 _FILES = "read files of the repository with tw.repo.read(path)"
@@ -22,6 +22,7 @@ _CLOCK = "a spec gives the same result at any time; write the date down, or use 
 _CHANCE = "a spec gives the same result every time; derive variety from a name, for example with hashlib"
 _PROCESS = "a spec only describes jobs; put the work into a job's command"
 _NETWORK = "a spec has no network; put the data into the repository and read it with tw.repo"
+_END = "a spec ends by reaching its last line; raise an exception to refuse"
 _PRINT = "print(…) shows text to whoever evaluates the spec"
 _INTERPRETER = "a spec cannot reach into the interpreter"
 
@@ -61,10 +62,26 @@ SPECIAL_HINTS = {
     "os.popen": _PROCESS,
     "os.kill": _PROCESS,
     "os.urandom": _CHANCE,
+    "os._exit": _END,
+    "os.abort": _END,
     "sys.argv": _ENVIRONMENT,
 }
 
 DENIED_BUILTINS = {"open": _FILES, "input": "a spec has no terminal; write the value down", "breakpoint": _PRINT}
+
+AUDITED = {
+    f"{module}.{name}": hint
+    for module, names, hint in [
+        ("os", "chdir chflags chmod chown getxattr link listdir listxattr lockf mkdir remove removexattr "
+         "rename rmdir scandir setxattr symlink truncate utime", _FILES),
+        ("os", "exec fork forkpty kill killpg posix_spawn spawn system", _PROCESS),
+        ("os", "putenv unsetenv", _ENVIRONMENT),
+        ("subprocess", "Popen", _PROCESS),
+        ("signal", "pthread_kill", _PROCESS),
+    ]
+    for name in names.split()
+}
+"""Events that the interpreter announces before it asks the kernel → hint. The kernel refuses them all, too."""
 
 DENIED_CLOCKS = [("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today")]
 

@@ -1,8 +1,9 @@
 //! What a child does when the kernel signals it: it says where it was, and ends.
 //!
-//! A spec that uses up its processor time is told so twice: the first signal is passed to the handler in Python,
-//! which names the line and column; if the interpreter is too deep in one operation to run that, the second ends
-//! it from here. So does a fault, such as a stack that is full or a clock that is read behind the library's back.
+//! A spec that uses up its processor time, or makes a call that is denied, is told so twice: the first signal is
+//! passed to the handler in Python, which names the line and column; if the interpreter is too deep in one
+//! operation to run that, the second ends it from here. So does a fault, such as a stack that is full or a clock
+//! that is read behind the library's back.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -33,7 +34,7 @@ pub(crate) fn catch(cpu_ms: u64) -> io::Result<()> {
     stand_on_another_stack()?;
     let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
     let fault = SigAction::new(SigHandler::SigAction(on_fault), flags, SigSet::all());
-    let time = SigAction::new(SigHandler::SigAction(on_time), flags, SigSet::all());
+    let told = SigAction::new(SigHandler::SigAction(on_told), flags, SigSet::all());
     // SAFETY: both handlers call only what may be called in one, and write to memory that is theirs.
     unsafe {
         for signal in [
@@ -45,7 +46,8 @@ pub(crate) fn catch(cpu_ms: u64) -> io::Result<()> {
         ] {
             sigaction(signal, &fault)?;
         }
-        sigaction(Signal::SIGPROF, &time)?;
+        sigaction(Signal::SIGPROF, &told)?;
+        sigaction(Signal::SIGSYS, &told)?;
     }
     let timer = libc::itimerval {
         it_interval: time_value(SECOND_SIGNAL_MS),
@@ -80,7 +82,8 @@ fn time_value(ms: u64) -> libc::timeval {
     }
 }
 
-extern "C" fn on_time(
+/// Passes the first signal on; the second ends the process.
+extern "C" fn on_told(
     signal: libc::c_int,
     _info: *mut libc::siginfo_t,
     _context: *mut libc::c_void,

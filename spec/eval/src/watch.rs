@@ -2,8 +2,8 @@
 //!
 //! The other end of a child's filter lives in the zygote. A call that is not on the list stops the child until
 //! the zygote has answered; it notes the call on the status pipe *before* it answers, so whatever the child
-//! says afterwards comes too late. The child is sent SIGSYS, whose handler in Python names the author's line,
-//! and its call fails; at a second call it is killed.
+//! says afterwards comes too late. The child is sent SIGSYS, whose handler names the author's line, and its call
+//! fails. One that goes on all the same is killed.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};

@@ -19,7 +19,7 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 use crate::frame::{self, Kind};
 use crate::message::{Denied, Ended, Hello, PROTOCOL, Request};
 use crate::seal::{SOCKET, Seal};
-use crate::watch::{self, Watch};
+use crate::watch::{self, DeniedCall, Watch};
 use crate::{host, interpreter};
 
 /// (module, file, compiled code, whether it is a package) of every embedded source.
@@ -29,6 +29,8 @@ const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
 /// How long a child whose call was denied may take to name its line.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Denied calls that a child is told of, by signals to which it should end; the next one kills it.
+const DENIALS_MAX: u32 = 2;
 /// The exit code of a child that could not be sealed or whose Python failed.
 const BROKEN: i32 = 70;
 
@@ -39,8 +41,8 @@ struct Child {
     ended: OwnedFd,
     deadline: Instant,
     killed: bool,
-    /// Whether the kernel has denied it a call.
-    denied: bool,
+    /// How many calls the kernel has denied it.
+    denied: u32,
     /// The other end of its filter, from which denied calls are read.
     denials: Option<OwnedFd>,
     /// Where the parent waits to be told.
@@ -331,7 +333,7 @@ impl Child {
             ended,
             deadline,
             killed: false,
-            denied: false,
+            denied: 0,
             denials: None,
             status,
         })
@@ -339,28 +341,30 @@ impl Child {
 
     /// Notes a call that the kernel denied, then lets the child go on as far as naming its line.
     fn deny(&mut self) {
-        let Some(denials) = &self.denials else { return };
-        let Some(call) = watch::denied_call(denials) else {
+        let Some(call) = self.denials.as_ref().and_then(watch::denied_call) else {
             return;
         };
-        if self.denied {
-            self.kill();
-            return;
-        }
-        self.denied = true;
-        let note = Denied {
-            denied: call.number,
-            argument: call.third,
-        };
-        let mut line = serde_json::to_vec(&note).unwrap_or_default();
-        line.push(b'\n');
-        if self.status.write_all(&line).is_err() {
+        self.denied += 1;
+        if self.note(call).is_err() || self.denied > DENIALS_MAX {
             self.kill();
             return;
         }
         self.deadline = self.deadline.min(Instant::now() + LAST_WORDS);
         let _ = kill(self.pid, Signal::SIGSYS);
-        watch::interrupt(denials, call);
+        if let Some(denials) = &self.denials {
+            watch::interrupt(denials, call);
+        }
+    }
+
+    /// Tells the parent of a denied call, before anything the child may say after it.
+    fn note(&mut self, call: DeniedCall) -> std::io::Result<()> {
+        let note = Denied {
+            denied: call.number,
+            argument: call.third,
+        };
+        let mut line = serde_json::to_vec(&note)?;
+        line.push(b'\n');
+        self.status.write_all(&line)
     }
 
     fn kill(&mut self) {
@@ -378,7 +382,7 @@ fn kill_overdue(children: &mut [Child]) {
 /// Collects an ended child and tells its parent. A parent that no longer listens is no error.
 fn report(mut child: Child) {
     let mut ended = Ended {
-        deadline: child.killed && !child.denied,
+        deadline: child.killed && child.denied == 0,
         ..Ended::default()
     };
     match waitpid(child.pid, None) {

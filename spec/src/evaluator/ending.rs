@@ -15,13 +15,13 @@ use crate::SpecError;
 /// What the zygote has written of a child, a line of JSON each.
 #[derive(Debug, Default)]
 pub(super) struct Status {
-    /// The first system call that the kernel denied.
-    pub(super) denied: Option<DeniedCall>,
+    /// The system calls that the kernel denied.
+    denied: Vec<DeniedCall>,
     ended: Option<Ended>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct DeniedCall {
+#[derive(Debug, Deserialize)]
+struct DeniedCall {
     /// Its number.
     denied: i64,
     /// Its third argument.
@@ -55,17 +55,41 @@ impl Status {
         let mut status = Status::default();
         for line in text.split(|byte| *byte == b'\n') {
             if let Ok(denied) = serde_json::from_slice(line) {
-                status.denied = status.denied.or(Some(denied));
+                status.denied.push(denied);
             } else if let Ok(ended) = serde_json::from_slice(line) {
                 status.ended = Some(ended);
             }
         }
         status
     }
+
+    /// Whether the kernel denied a call.
+    pub(super) fn is_denied(&self) -> bool {
+        !self.denied.is_empty()
+    }
+}
+
+impl DeniedCall {
+    fn aborts(&self) -> bool {
+        self.denied == libc::SYS_tgkill && self.argument == libc::SIGABRT as u64
+    }
+}
+
+/// The most characters of a message or a hint that are kept, and the most calls.
+const TEXT_CHARACTERS_MAX: usize = 8_000;
+const CALLS_MAX: usize = 100;
+
+fn bounded(mut text: String) -> String {
+    if let Some((cut, _)) = text.char_indices().nth(TEXT_CHARACTERS_MAX) {
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
 }
 
 impl RawError {
-    fn located(self, spec: &str) -> SpecError {
+    fn located(mut self, spec: &str) -> SpecError {
+        self.trace.truncate(CALLS_MAX);
         let code = self.code.parse().ok();
         let code = code.filter(|code: &Code| code.as_str().starts_with("spec."));
         SpecError {
@@ -75,8 +99,8 @@ impl RawError {
             column: self.column,
             end_line: self.end_line,
             end_column: self.end_column,
-            message: self.message,
-            hint: self.hint,
+            message: bounded(self.message),
+            hint: self.hint.map(bounded),
             source_line: None,
             trace: self.trace,
         }
@@ -97,26 +121,16 @@ pub(super) fn error_of(last: Said, status: &Status, config: &EvalConfig, spec: &
             None,
         ),
     };
-    match status.denied {
+    match denied(&status.denied, spec) {
         None => said,
-        Some(call) => {
-            let (message, hint) = denied_call(call);
-            let place = SpecError {
-                code: Code::SpecDenied,
-                message,
-                hint: Some(hint),
-                ..said
-            };
-            match said_where(&place) {
-                true => place,
-                false => SpecError::of_file(Code::SpecDenied, spec, place.message, place.hint),
-            }
-        }
+        Some(error) if said.line.is_none() => error,
+        Some(error) => SpecError {
+            code: error.code,
+            message: error.message,
+            hint: error.hint,
+            ..said
+        },
     }
-}
-
-fn said_where(error: &SpecError) -> bool {
-    error.line.is_some()
 }
 
 /// The error of a child that ended without a last word.
@@ -126,9 +140,8 @@ pub(super) fn without_a_word(status: &Status, config: &EvalConfig, spec: &str) -
         signal,
         deadline,
     } = status.ended.clone().unwrap_or_default();
-    if let Some(call) = status.denied {
-        let (message, hint) = denied_call(call);
-        return SpecError::of_file(Code::SpecDenied, spec, message, Some(hint));
+    if let Some(error) = denied(&status.denied, spec) {
+        return error;
     }
     let (code, message, hint) = match (signal, exit_code) {
         _ if deadline => (
@@ -171,10 +184,7 @@ pub(super) fn not_understood(cause: &SaidError, spec: &str) -> SpecError {
         SaidError::TooManyQuestions(_) | SaidError::LongPath(_) => {
             (Code::SpecOutput, "read fewer and larger files with tw.repo")
         }
-        _ => (
-            Code::SpecDenied,
-            "a spec speaks to Twill through export and tw.repo alone",
-        ),
+        _ => (Code::SpecDenied, SPEAK),
     };
     let message = format!("the evaluation sent {cause}");
     SpecError::of_file(code, spec, message, Some(hint.to_owned()))
@@ -221,120 +231,186 @@ fn faulted(fault: Fault, config: &EvalConfig, spec: &str) -> SpecError {
     error
 }
 
-const FILES: &str = "read files of the repository with tw.repo.read(path)";
-const PROCESSES: &str = "a spec only describes jobs; put the work into a job's command";
+/// Calls of one purpose that the seal does not allow.
+struct Denied {
+    calls: &'static [libc::c_long],
+    /// What they would have done.
+    what: &'static str,
+    hint: &'static str,
+}
 
-/// What a call that the seal does not allow would have done, and what to do instead.
-fn denied_call(call: DeniedCall) -> (String, String) {
-    let (what, hint) = match call.denied {
-        libc::SYS_openat
-        | libc::SYS_newfstatat
-        | libc::SYS_statx
-        | libc::SYS_readlinkat
-        | libc::SYS_getdents64
-        | libc::SYS_faccessat
-        | libc::SYS_unlinkat
-        | libc::SYS_mkdirat
-        | libc::SYS_getcwd
-        | libc::SYS_memfd_create => ("use the file system", FILES),
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_open
-        | libc::SYS_stat
-        | libc::SYS_lstat
-        | libc::SYS_readlink
-        | libc::SYS_access
-        | libc::SYS_unlink
-        | libc::SYS_mkdir => ("use the file system", FILES),
-        libc::SYS_read
-        | libc::SYS_write
-        | libc::SYS_writev
-        | libc::SYS_readv
-        | libc::SYS_pwrite64
-        | libc::SYS_close
-        | libc::SYS_dup
-        | libc::SYS_dup3
-        | libc::SYS_fstat
-        | libc::SYS_lseek
-        | libc::SYS_ioctl
-        | libc::SYS_fcntl
-        | libc::SYS_sendmsg
-        | libc::SYS_sendfile => (
-            "use a file descriptor",
-            "a spec speaks to Twill through export and tw.repo alone",
-        ),
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_dup2 | libc::SYS_pipe => (
-            "use a file descriptor",
-            "a spec speaks to Twill through export and tw.repo alone",
-        ),
-        libc::SYS_socket | libc::SYS_connect | libc::SYS_socketpair | libc::SYS_bind => (
-            "use the network",
-            "put the data into the repository and read it with tw.repo",
-        ),
-        libc::SYS_tgkill if call.argument == libc::SIGABRT as u64 => {
-            ("abort the interpreter", "raise an exception to refuse")
-        }
-        libc::SYS_clone
-        | libc::SYS_clone3
-        | libc::SYS_execve
-        | libc::SYS_execveat
-        | libc::SYS_kill
-        | libc::SYS_tkill
-        | libc::SYS_tgkill
-        | libc::SYS_wait4
-        | libc::SYS_ptrace
-        | libc::SYS_process_vm_readv
-        | libc::SYS_process_vm_writev => ("start, signal or reach a process", PROCESSES),
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_fork | libc::SYS_vfork => ("start, signal or reach a process", PROCESSES),
-        libc::SYS_getrandom => (
-            "get random numbers",
-            "a spec gives the same result every time; derive variety from a name, for example with hashlib",
-        ),
-        libc::SYS_clock_gettime
-        | libc::SYS_gettimeofday
-        | libc::SYS_times
-        | libc::SYS_getrusage => (
-            "read the clock",
-            "a spec gives the same result at any time; write the date down",
-        ),
-        libc::SYS_clock_nanosleep | libc::SYS_nanosleep | libc::SYS_pselect6 | libc::SYS_ppoll => {
-            ("wait", "a spec only describes jobs")
-        }
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_select | libc::SYS_poll | libc::SYS_pause => {
-            ("wait", "a spec only describes jobs")
-        }
-        libc::SYS_getpid
-        | libc::SYS_getppid
-        | libc::SYS_gettid
-        | libc::SYS_getuid
-        | libc::SYS_uname
-        | libc::SYS_sysinfo
-        | libc::SYS_sched_getaffinity
-        | libc::SYS_getpriority => (
-            "learn about the machine it is evaluated on",
-            "a spec gives the same result everywhere; write the value down",
-        ),
-        libc::SYS_mmap | libc::SYS_mprotect => (
-            "make memory executable",
-            "a spec is Python and can only compute",
-        ),
-        libc::SYS_rt_sigaction
-        | libc::SYS_rt_sigprocmask
-        | libc::SYS_setitimer
-        | libc::SYS_sigaltstack
-        | libc::SYS_prlimit64 => (
-            "change signals, timers or limits",
-            "a spec can only compute, and read files with tw.repo",
-        ),
-        _ => (
-            "reach outside its evaluation",
-            "a spec can only compute, and read files with tw.repo",
-        ),
+const NOTHING_ELSE: &str = "a spec can only compute, and read files with tw.repo";
+const SPEAK: &str = "a spec speaks to Twill through export and tw.repo alone";
+
+/// What is denied, the gravest first: of several calls in a row, that one is named.
+const DENIED: &[Denied] = &[
+    Denied {
+        calls: &[
+            libc::SYS_clone,
+            libc::SYS_clone3,
+            libc::SYS_execve,
+            libc::SYS_execveat,
+            libc::SYS_kill,
+            libc::SYS_tkill,
+            libc::SYS_tgkill,
+            libc::SYS_wait4,
+            libc::SYS_ptrace,
+            libc::SYS_process_vm_readv,
+            libc::SYS_process_vm_writev,
+        ],
+        what: "start, signal or reach a process",
+        hint: "a spec only describes jobs; put the work into a job's command",
+    },
+    Denied {
+        calls: &[
+            libc::SYS_socket,
+            libc::SYS_socketpair,
+            libc::SYS_connect,
+            libc::SYS_bind,
+        ],
+        what: "use the network",
+        hint: "put the data into the repository and read it with tw.repo",
+    },
+    Denied {
+        calls: &[
+            libc::SYS_openat,
+            libc::SYS_newfstatat,
+            libc::SYS_statx,
+            libc::SYS_readlinkat,
+            libc::SYS_getdents64,
+            libc::SYS_faccessat,
+            libc::SYS_unlinkat,
+            libc::SYS_mkdirat,
+            libc::SYS_getcwd,
+            libc::SYS_memfd_create,
+        ],
+        what: "use the file system",
+        hint: "read files of the repository with tw.repo.read(path)",
+    },
+    Denied {
+        calls: &[
+            libc::SYS_read,
+            libc::SYS_write,
+            libc::SYS_readv,
+            libc::SYS_writev,
+            libc::SYS_pwrite64,
+            libc::SYS_close,
+            libc::SYS_close_range,
+            libc::SYS_dup,
+            libc::SYS_dup3,
+            libc::SYS_pipe2,
+            libc::SYS_fstat,
+            libc::SYS_lseek,
+            libc::SYS_ioctl,
+            libc::SYS_fcntl,
+            libc::SYS_sendfile,
+            libc::SYS_sendto,
+            libc::SYS_sendmsg,
+        ],
+        what: "use a file descriptor",
+        hint: SPEAK,
+    },
+    Denied {
+        calls: &[libc::SYS_getrandom],
+        what: "get random numbers",
+        hint: "a spec gives the same result every time; derive variety from a name, for example with hashlib",
+    },
+    Denied {
+        calls: &[
+            libc::SYS_clock_gettime,
+            libc::SYS_gettimeofday,
+            libc::SYS_times,
+            libc::SYS_getrusage,
+        ],
+        what: "read the clock",
+        hint: "a spec gives the same result at any time; write the date down",
+    },
+    Denied {
+        calls: &[
+            libc::SYS_clock_nanosleep,
+            libc::SYS_nanosleep,
+            libc::SYS_pselect6,
+            libc::SYS_ppoll,
+        ],
+        what: "wait",
+        hint: "a spec only describes jobs",
+    },
+    Denied {
+        calls: &[libc::SYS_mmap, libc::SYS_mprotect],
+        what: "make memory executable",
+        hint: NOTHING_ELSE,
+    },
+    Denied {
+        calls: &[
+            libc::SYS_rt_sigaction,
+            libc::SYS_rt_sigprocmask,
+            libc::SYS_setitimer,
+            libc::SYS_sigaltstack,
+            libc::SYS_prlimit64,
+        ],
+        what: "change signals, timers or limits",
+        hint: NOTHING_ELSE,
+    },
+    Denied {
+        calls: &[
+            libc::SYS_getpid,
+            libc::SYS_getppid,
+            libc::SYS_gettid,
+            libc::SYS_getuid,
+            libc::SYS_uname,
+            libc::SYS_sysinfo,
+            libc::SYS_sched_getaffinity,
+            libc::SYS_getpriority,
+        ],
+        what: "learn about the machine it is evaluated on",
+        hint: "a spec gives the same result everywhere; write the value down",
+    },
+];
+
+/// Calls that newer machines do not have, by the calls that replace them.
+#[cfg(target_arch = "x86_64")]
+const OLD_CALLS: &[(libc::c_long, libc::c_long)] = &[
+    (libc::SYS_open, libc::SYS_openat),
+    (libc::SYS_stat, libc::SYS_newfstatat),
+    (libc::SYS_lstat, libc::SYS_newfstatat),
+    (libc::SYS_access, libc::SYS_faccessat),
+    (libc::SYS_readlink, libc::SYS_readlinkat),
+    (libc::SYS_unlink, libc::SYS_unlinkat),
+    (libc::SYS_mkdir, libc::SYS_mkdirat),
+    (libc::SYS_dup2, libc::SYS_dup3),
+    (libc::SYS_pipe, libc::SYS_pipe2),
+    (libc::SYS_fork, libc::SYS_clone),
+    (libc::SYS_vfork, libc::SYS_clone),
+    (libc::SYS_pause, libc::SYS_ppoll),
+    (libc::SYS_poll, libc::SYS_ppoll),
+    (libc::SYS_select, libc::SYS_pselect6),
+    (libc::SYS_time, libc::SYS_clock_gettime),
+    (libc::SYS_alarm, libc::SYS_setitimer),
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_CALLS: &[(libc::c_long, libc::c_long)] = &[];
+
+/// Where a call stands in the list of what is denied; past its end if nowhere.
+fn rank(call: &DeniedCall) -> usize {
+    let old = OLD_CALLS.iter().find(|(old, _)| *old == call.denied);
+    let number = old.map_or(call.denied, |(_, new)| *new);
+    let place = DENIED
+        .iter()
+        .position(|denied| denied.calls.contains(&number));
+    place.unwrap_or(DENIED.len())
+}
+
+/// The error of calls that the seal does not allow; none if there were none.
+fn denied(calls: &[DeniedCall], spec: &str) -> Option<SpecError> {
+    let gravest = calls.iter().min_by_key(|call| rank(call))?;
+    let (what, hint) = match DENIED.get(rank(gravest)) {
+        _ if gravest.aborts() => ("abort the interpreter", "raise an exception to refuse"),
+        Some(denied) => (denied.what, denied.hint),
+        None => ("reach outside its evaluation", NOTHING_ELSE),
     };
-    let number = call.denied;
+    let number = gravest.denied;
     let message =
         format!("the spec tried to {what} (system call {number}), which the seal forbids");
-    (message, hint.to_owned())
+    let hint = Some(hint.to_owned());
+    Some(SpecError::of_file(Code::SpecDenied, spec, message, hint))
 }

@@ -85,7 +85,7 @@ pub(super) enum SaidError {
     TooLong(String),
     #[error("a result of more than {VALUES_MAX} values")]
     TooManyValues,
-    #[error("a frame of the kind {0:#04x}, which does not exist")]
+    #[error("a frame of the kind {0:#04x}, which an evaluation does not send")]
     UnknownKind(u8),
     #[error("more than {0} questions of its tree")]
     TooManyQuestions(usize),

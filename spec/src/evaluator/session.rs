@@ -266,7 +266,7 @@ impl<'a> Session<'a> {
             _ => String::new(),
         };
         let error = match last {
-            Ok(Said::Jobs(result)) if status.denied.is_none() => {
+            Ok(Said::Jobs(result)) if !status.is_denied() => {
                 return Evaluation {
                     jobs: result.jobs,
                     output: result.output,

@@ -11,6 +11,11 @@ pub(crate) fn join(folder: &str, name: &str) -> String {
     }
 }
 
+/// Whether a path is one from the root that stays below it, links aside.
+pub(crate) fn is_inside(path: &str) -> bool {
+    !path.starts_with('/') && !path.contains('\0') && path.split('/').all(|part| part != "..")
+}
+
 /// The folder of a path from the root.
 pub(crate) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)

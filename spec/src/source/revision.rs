@@ -84,14 +84,14 @@ impl Revision {
         else {
             return Ok(None);
         };
-        let blob = repository.find_blob(found.id)?;
-        let bytes = blob.size() as u64;
+        // Asked before the file is unpacked, for a small pack can hold a very large one.
+        let bytes = repository.odb()?.read_header(found.id)?.0 as u64;
         match bytes > FILE_BYTES_MAX {
             true => Err(SourceError::TooLarge {
                 path: path.to_owned(),
                 bytes,
             }),
-            false => Ok(Some(blob.content().to_vec())),
+            false => Ok(Some(repository.find_blob(found.id)?.content().to_vec())),
         }
     }
 

@@ -56,7 +56,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             anstream::eprintln!(
                 "{DIM}{} prints:{DIM:#}\n{}\n",
                 spec.file,
-                spec.output.trim_end()
+                tw_spec::visible(spec.output.trim_end())
             );
         }
         spec::print_errors(&outcome.errors);

@@ -206,7 +206,7 @@ fn print_failure(result: &TestResult, failure: &Failure) {
     anstream::print!("{}", failure.render(RenderOptions { color }));
     if !result.output.is_empty() {
         anstream::println!("  {DIM}printed:{DIM:#}");
-        for line in result.output.lines() {
+        for line in tw_spec::visible(&result.output).lines() {
             anstream::println!("    {line}");
         }
     }

@@ -1,5 +1,6 @@
 //! Evaluation from end to end: `tw-spec` with the real `tw-eval`.
 
+mod attacks;
 mod cache;
 mod closure;
 mod diff;
@@ -8,6 +9,7 @@ mod evaluate;
 mod examples;
 mod policy;
 mod reference;
+mod scenario;
 mod seal;
 mod support;
 mod testing;
