@@ -168,8 +168,7 @@ def cases(*arguments: object) -> Callable[[_Test], _Test]:
         setattr(test, CASES, rows)
         if "pytest" not in sys.modules:
             return test
-        values = rows if len(parameters) != 1 else [row[0] for row in rows]
-        marked: _Test = sys.modules["pytest"].mark.parametrize(parameters, values)(test)
+        marked: _Test = sys.modules["pytest"].mark.parametrize(parameters, rows)(test)
         return marked
 
     return mark

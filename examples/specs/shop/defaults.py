@@ -1,6 +1,6 @@
 """What the shop's own services have in common."""
 
-from tw import SECOND, Job, Limits, MiB, Package, Resources
+from tw import SECOND, Job, Limits, Package, Resources
 
 
 def python_service(name: str, package: Package, replicas: int, memory: int) -> Job:
