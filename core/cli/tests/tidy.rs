@@ -132,7 +132,12 @@ fn rust_files(folder: &Path) -> Vec<std::path::PathBuf> {
 
 #[test]
 fn every_link_in_the_documents_leads_somewhere() {
-    for document in ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/specs.md"] {
+    for document in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/specs.md",
+    ] {
         let text = std::fs::read_to_string(format!("{ROOT}/{document}")).unwrap();
         let folder = Path::new(ROOT).join(document).parent().unwrap().to_owned();
         let links = text
