@@ -30,7 +30,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tw_api::Client;
 
 pub use clean::clean;
-pub use config::{AgentConfig, ControllerAddress};
+pub use config::{AgentConfig, ControllerAddress, Place};
 
 use crate::cgroup::CgroupTree;
 use crate::helper::spare::{SparePool, SpareRequest};

@@ -283,7 +283,6 @@ class Resources(Spec):
 
     A change: applied to running tasks.
     Example: `bandwidth=10 * MiB`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     whole_cores: bool = False
     """Whether the task gets its cores for itself, which needs a whole number of them: no neighbour shares their
@@ -1095,7 +1094,6 @@ class Job(Spec):
 
     A change: applied to running tasks.
     Example: `requires=Requires(os="debian", kernel=">=6.1")`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     spread: Sequence[Spread] = ()
     """How the tasks are spread over racks, clusters, data centres or regions; they are kept on different machines
@@ -1103,28 +1101,24 @@ class Job(Spec):
 
     A change: applied to running tasks.
     Example: `spread=[Spread(over="rack", at_least=2)]`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     affinity: Sequence[Affinity] = ()
     """Jobs near to whose tasks these should run.
 
     A change: applied to running tasks.
     Example: `affinity=[Affinity(job="redis", within="rack")]`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     anti_affinity: Sequence[Affinity] = ()
     """Jobs apart from whose tasks these should run.
 
     A change: applied to running tasks.
     Example: `anti_affinity=[Affinity(job="batch-sort", required=True)]`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     bandwidth_heavy: bool = False
     """Whether the tasks use so much network that no two of them should be behind one rack's switch.
 
     A change: applied to running tasks.
     Example: `bandwidth_heavy=True`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     priority: int = 50
     """Who goes first where there is not room for all, from 0 to 100; a job may displace others of lower priority.

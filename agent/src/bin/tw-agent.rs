@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tw_agent::manager::{self, AgentConfig, ControllerAddress};
+use tw_agent::manager::{self, AgentConfig, ControllerAddress, Place};
 use tw_model::{Bytes, Cores, MachineId};
 
 /// Runs the tasks that a controller assigns to this machine.
@@ -55,14 +55,37 @@ struct RunArgs {
     /// Disk that tasks may be given, in bytes [default: what is free]
     #[arg(long, value_name = "BYTES")]
     disk: Option<u64>,
+    /// Network bandwidth that may be kept free for tasks, in bytes per second [default: the fastest interface's]
+    #[arg(long, value_name = "BYTES")]
+    bandwidth: Option<u64>,
+    /// Where the machine stands, as jobs may be spread over racks, clusters, data centres and regions
     #[arg(long, default_value = "")]
     rack: String,
+    #[arg(long, default_value = "")]
+    cluster: String,
+    #[arg(long, default_value = "")]
+    datacenter: String,
+    #[arg(long, default_value = "")]
+    region: String,
+    /// The host profile that the machine is in
+    #[arg(long, default_value = "")]
+    profile: String,
+    /// A label that jobs may require; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    label: Vec<(String, String)>,
     /// Where tasks of this machine are reached
     #[arg(long, default_value = "127.0.0.1")]
     address: String,
     /// Ports that tasks may be given, FIRST-LAST
     #[arg(long, value_name = "RANGE", default_value = "20000-29999", value_parser = parse_ports)]
     ports: (u16, u16),
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("'{text}' is not a label such as disk=nvme")),
+    }
 }
 
 fn parse_ports(text: &str) -> Result<(u16, u16), String> {
@@ -113,7 +136,15 @@ fn run(command: Command) -> anyhow::Result<()> {
         cpu: args.cpu.map(|cores| Cores((cores * 1000.0) as u64)),
         memory: args.memory.map(Bytes),
         disk: args.disk.map(Bytes),
-        rack: args.rack,
+        bandwidth: args.bandwidth.map(Bytes),
+        place: Place {
+            rack: args.rack,
+            cluster: args.cluster,
+            datacenter: args.datacenter,
+            region: args.region,
+            profile: args.profile,
+            labels: args.label.into_iter().collect(),
+        },
         address: args.address,
         ports: args.ports,
     };

@@ -1,5 +1,6 @@
 //! What an agent is told when it starts, and what it finds out of its machine.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -22,11 +23,25 @@ pub struct AgentConfig {
     pub cpu: Option<Cores>,
     pub memory: Option<Bytes>,
     pub disk: Option<Bytes>,
-    pub rack: String,
+    /// Network bandwidth; none means that of the fastest interface.
+    pub bandwidth: Option<Bytes>,
+    pub place: Place,
     /// Where tasks of this machine are reached.
     pub address: String,
     /// The first and the last port that tasks may be given.
     pub ports: (u16, u16),
+}
+
+/// What an operator says of a machine, for jobs that are particular about where they run.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    pub rack: String,
+    pub cluster: String,
+    pub datacenter: String,
+    pub region: String,
+    /// The host profile.
+    pub profile: String,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Where the controller is.
@@ -81,6 +96,7 @@ impl AgentConfig {
                 Some(disk) => disk,
                 None => disk_free(&self.state)?,
             },
+            bandwidth: self.bandwidth.unwrap_or_else(bandwidth),
             port_first: self.ports.0,
             port_last: self.ports.1,
         })
@@ -98,8 +114,12 @@ impl AgentConfig {
                 .unwrap_or_default()
                 .trim()
                 .to_owned(),
-            rack: self.rack.clone(),
-            labels: Default::default(),
+            rack: self.place.rack.clone(),
+            cluster: self.place.cluster.clone(),
+            datacenter: self.place.datacenter.clone(),
+            region: self.place.region.clone(),
+            profile: self.place.profile.clone(),
+            labels: self.place.labels.clone(),
             enforces: [cgroup, "cpu", "memory", "pids"]
                 .into_iter()
                 .chain(bounds_volumes.then_some("volume-size"))
@@ -128,6 +148,20 @@ fn disk_free(folder: &Path) -> anyhow::Result<Bytes> {
     let found = rustix::fs::statvfs(folder)
         .with_context(|| format!("cannot measure the disk of {}", folder.display()))?;
     Ok(Bytes(found.f_bavail * found.f_frsize))
+}
+
+/// What the fastest interface can send; 0 where none says, as virtual ones often do not.
+fn bandwidth() -> Bytes {
+    let interfaces = std::fs::read_dir("/sys/class/net");
+    let speeds = interfaces
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let megabits = std::fs::read_to_string(entry.path().join("speed")).ok()?;
+            megabits.trim().parse::<u64>().ok()
+        });
+    Bytes(speeds.max().unwrap_or(0) * 1_000_000 / 8)
 }
 
 /// `debian-12`, from the fields that every distribution has.

@@ -86,6 +86,8 @@ codes! {
     PolicyWarning = "policy.warning",
     /// Jobs that wait for each other.
     JobDependencyCycle = "job.dependency_cycle",
+    /// No machine, whatever it is, could satisfy all that a job says of where its tasks run.
+    JobContradiction = "job.contradiction",
     /// No machine of the cluster could ever hold a task of this job.
     JobDoesNotFit = "job.does_not_fit",
     /// No job of this name.

@@ -223,6 +223,9 @@ pub struct Capacity {
     pub memory: Bytes,
     #[serde(rename = "disk_bytes")]
     pub disk: Bytes,
+    /// Network bandwidth that may be kept free for tasks; 0 where it is not known.
+    #[serde(rename = "bandwidth_bytes_per_second", default)]
+    pub bandwidth: Bytes,
     /// The first port that may be given out.
     pub port_first: u16,
     /// The last one.
@@ -282,9 +285,20 @@ pub struct DrainRecord {
 pub struct MachineFacts {
     /// Where its tasks are reached.
     pub address: String,
+    /// As `debian-12`: `ID` and `VERSION_ID` of its os-release.
     pub os: String,
     pub kernel: String,
     pub rack: String,
+    /// The cluster, data centre and region that the rack is in; empty where nobody said.
+    #[serde(default)]
+    pub cluster: String,
+    #[serde(default)]
+    pub datacenter: String,
+    #[serde(default)]
+    pub region: String,
+    /// The host profile that the machine is in; empty where it is in none.
+    #[serde(default)]
+    pub profile: String,
     pub labels: BTreeMap<String, String>,
     /// Limits and isolation that it can enforce, such as `cgroup-v1`.
     pub enforces: Vec<String>,

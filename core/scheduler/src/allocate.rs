@@ -1,34 +1,60 @@
-//! Finds machines for tasks: spread a job first, then best fit.
+//! Finds machines for tasks: what is required first, then what is wished, then spread, then best fit.
 //!
-//! A task goes to the machine that fewest tasks of the same job are on, so that the loss of one machine takes as
-//! little of a job as possible; among those to the one that it fills best, so that large rooms stay large.
-//! `docs/design/allocator.md` says how, and what it was measured against.
+//! Beside what its spec asks for, a task goes to the machine that fewest tasks of the same job are on, so that the
+//! loss of one machine takes as little of a job as possible; among those to the one that it fills best, so that large
+//! rooms stay large. `docs/design/allocator.md` says how, and what it was measured against.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 
-use tw_model::{Effect, MachineId, Name, RolloutState, TaskId, TaskRecord, TaskState};
+use tw_model::{
+    Domain, Effect, JobSpec, MachineId, Name, RolloutState, TaskId, TaskRecord, TaskState,
+};
 
 use crate::draft::Draft;
 use crate::escalate::escalate;
 use crate::fleet::{Fleet, Request, Reserved, Room, Slot};
 use crate::index::Search;
+use crate::neighbours::{Spreading, Tie};
 use crate::overlay::Overlay;
-use crate::simulate::Apart;
+use crate::requires::{Eligible, unmet};
 use crate::{JobState, seed};
 
 /// How good a machine is for a task; less is better. Slots break ties, so that the order is total.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
+    /// Whether another part of the fleet has to get a task first.
+    crowded: bool,
+    /// How many wishes it does not fulfil.
+    unfulfilled: u32,
+    /// How many tasks of the job are in the parts of the fleet that it is to be spread over.
+    spread: u32,
     same_job: u32,
     waste: i64,
     slot: Slot,
 }
 
+/// Why a machine cannot take a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// It is not up, or short of something.
+    Room,
+    /// It does not satisfy what the job requires.
+    Requires,
+    /// The tie of this number holds the task off.
+    Tie(usize),
+    /// The spread of this number wants it elsewhere.
+    Spread(usize),
+}
+
 /// How many machines are looked at for a choice that is right to the last bit.
 const LOOK_MAX: usize = 256;
 
-/// Wishes beside the request.
+/// Fewer than one machine in so many satisfy a job: they are looked at one by one.
+const RARE: usize = 16;
+
+/// Wishes for one task, beside those of its job.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wish {
     /// Taken if the task fits there at all: its logs, packages and page cache are there.
@@ -60,16 +86,20 @@ impl<'a> View<'a> {
 /// Places the tasks of one job, one after the other.
 ///
 /// Machines are looked at in the order of the fleet's index, a few at a time, and kept with their rank for the next
-/// tasks of the job. The best one known is taken as soon as those not yet seen cannot be better by more than one
-/// cell of the index. While one job is placed machines only get worse, so that the first one known whose rank still
-/// holds is the best one known.
+/// tasks of the job. The best one known is taken as soon as those not yet seen cannot be better, or after a long look.
+/// While one job is placed machines only get worse, so that the first one known whose rank still holds is the best
+/// one known; where that is not so, they are ranked anew.
 pub(crate) struct Placer {
     request: Request,
+    spec: Option<Arc<JobSpec>>,
+    eligible: Option<Arc<Eligible>>,
     /// How many live tasks of the job each machine holds.
     on_machine: BTreeMap<Slot, u32>,
-    apart: Apart,
-    /// The racks that hold tasks of the job, where they may not share one.
-    racks: BTreeSet<u32>,
+    /// The tasks that these are to be near to, or apart from.
+    pub(crate) ties: Vec<Tie>,
+    pub(crate) spreads: Vec<Spreading>,
+    /// Whether the tasks use so much network that each should have a rack of its own.
+    heavy: bool,
     /// Room that tasks of the job will need where they are, for the version that they are to get.
     held_back: BTreeMap<Slot, Reserved>,
     /// The machines seen, each with the rank it had when it was last looked at.
@@ -80,24 +110,26 @@ pub(crate) struct Placer {
 }
 
 impl Placer {
-    /// A placer for tasks that belong to no job yet.
-    pub(crate) fn new(view: View, request: Request) -> Placer {
-        let mut placer = Placer {
+    /// A placer for tasks that ask for nothing but room.
+    pub(crate) fn new(request: Request) -> Placer {
+        Placer {
             request,
+            spec: None,
+            eligible: None,
             on_machine: BTreeMap::new(),
-            apart: Apart::No,
-            racks: BTreeSet::new(),
+            ties: Vec::new(),
+            spreads: Vec::new(),
+            heavy: false,
             held_back: BTreeMap::new(),
             known: BinaryHeap::new(),
             search: Search::new(&request),
             more: true,
-        };
-        placer.see(view, view.overlay.grown());
-        placer
+        }
     }
 
-    /// A placer for tasks of a job.
-    pub(crate) fn of_job(draft: &Draft, job: &JobState, request: Request) -> Placer {
+    /// A placer for tasks of a job, at a version of it.
+    pub(crate) fn of_job(draft: &Draft, job: &JobState, spec: &Arc<JobSpec>) -> Placer {
+        let fleet = draft.fleet();
         let mut on_machine = BTreeMap::new();
         for row in job.tasks().filter(|row| !row.state.is_terminal()) {
             let slot = row.machine.as_ref().and_then(|id| draft.slot(id));
@@ -105,40 +137,47 @@ impl Placer {
                 *on_machine.entry(slot).or_default() += 1;
             }
         }
-        let view = View::of(draft);
         let mut placer = Placer {
+            eligible: fleet.eligible(&spec.requires),
             on_machine,
+            ties: Tie::of_job(draft, job, spec),
+            spreads: Spreading::of_job(draft, job, spec),
+            heavy: spec.bandwidth_heavy,
             held_back: held_back(draft, job),
-            known: BinaryHeap::new(),
-            ..Placer::new(view, request)
+            spec: Some(Arc::clone(spec)),
+            ..Placer::new(Request::of(spec))
         };
-        placer.see(view, view.overlay.grown());
+        placer.begin(View::of(draft));
         placer
     }
 
-    /// Keeps the tasks of the job apart, also from those that are on machines already.
-    pub(crate) fn keep_apart(
-        mut self,
-        view: View,
-        apart: Apart,
-        on_machine: BTreeMap<Slot, u32>,
-    ) -> Placer {
-        self.apart = apart;
-        self.racks = on_machine
-            .keys()
-            .map(|slot| view.fleet.rack(*slot))
-            .collect();
-        self.on_machine = on_machine;
-        self
+    /// Looks at what the index does not show.
+    fn begin(&mut self, view: View) {
+        self.see(view, view.overlay.grown());
+        if let Some(eligible) = self.eligible.clone()
+            && eligible.slots.len() * RARE < view.fleet.len()
+        {
+            self.see(view, &eligible.slots);
+            self.more = false;
+        }
     }
 
     /// How many tasks of the job each machine holds now.
-    pub(crate) fn into_counts(self) -> BTreeMap<Slot, u32> {
-        self.on_machine
+    pub(crate) fn counts(&self) -> &BTreeMap<Slot, u32> {
+        &self.on_machine
     }
 
     pub(crate) fn request(&self) -> &Request {
         &self.request
+    }
+
+    /// The spec of the tasks; none where they ask for nothing but room.
+    pub(crate) fn spec(&self) -> Option<&JobSpec> {
+        self.spec.as_deref()
+    }
+
+    pub(crate) fn is_for(&self, spec: &Arc<JobSpec>) -> bool {
+        self.spec.as_ref().is_some_and(|own| Arc::ptr_eq(own, spec))
     }
 
     /// The machine for the next task; none where it fits nowhere.
@@ -147,15 +186,46 @@ impl Placer {
     pub(crate) fn place(&mut self, view: View, wish: Wish) -> Option<Slot> {
         let kept = wish.prefer.filter(|slot| Some(*slot) != wish.avoid);
         // Who was there before comes first; what is held back is held from those who look for a place.
-        let kept = kept.filter(|slot| view.room(*slot).fits(&self.request));
-        let chosen = kept
-            .or_else(|| self.best(view, wish.avoid))
-            .or_else(|| wish.avoid.filter(|slot| self.rank(view, *slot).is_some()))?;
-        *self.on_machine.entry(chosen).or_default() += 1;
-        if self.apart == Apart::Rack {
-            self.racks.insert(view.fleet.rack(chosen));
-        }
+        let kept = kept.filter(|slot| {
+            let here = self.check(view, *slot, view.room(*slot));
+            here.is_ok_and(|rank| !rank.crowded)
+        });
+        let chosen = kept.or_else(|| self.best(view, wish.avoid)).or_else(|| {
+            wish.avoid
+                .filter(|slot| self.obstacle(view, *slot).is_none())
+        })?;
+        self.count(view, chosen);
         Some(chosen)
+    }
+
+    /// Why a machine cannot take the next task; none where it can.
+    pub(crate) fn obstacle(&self, view: View, slot: Slot) -> Option<Obstacle> {
+        match self.rank(view, slot) {
+            Ok(rank) if rank.crowded => {
+                let crowded = |spread: &Spreading| spread.is_crowded(view.fleet, slot);
+                self.spreads.iter().position(crowded).map(Obstacle::Spread)
+            }
+            Ok(_) => None,
+            Err(obstacle) => Some(obstacle),
+        }
+    }
+
+    /// Notes that a task of the job is on a machine.
+    fn count(&mut self, view: View, slot: Slot) {
+        *self.on_machine.entry(slot).or_default() += 1;
+        let fleet = view.fleet;
+        let ties = self.ties.iter_mut();
+        ties.for_each(|tie| tie.count(fleet, slot));
+        let mut opened = false;
+        for spread in &mut self.spreads {
+            opened |= spread.count(fleet, slot);
+        }
+        if opened {
+            // Machines that were crowded are not any more.
+            let known = std::mem::take(&mut self.known);
+            let slots: Vec<Slot> = known.into_iter().map(|Reverse(rank)| rank.slot).collect();
+            self.see(view, &slots);
+        }
     }
 
     fn best(&mut self, view: View, avoid: Option<Slot>) -> Option<Slot> {
@@ -163,6 +233,7 @@ impl Placer {
         loop {
             let best = self.best_known(view, avoid);
             if !self.more || best.is_some_and(|rank| self.is_good(rank, seen)) {
+                let best = best.filter(|rank| !rank.crowded);
                 return best.map(|rank| rank.slot);
             }
             match self.search.next(view.fleet.index()) {
@@ -175,20 +246,23 @@ impl Placer {
         }
     }
 
-    /// Whether no machine that was not seen yet can be better, or after a long look not by more than two cells.
+    /// Whether no machine that was not seen yet can be better, or after a long look is likely to be much better.
     fn is_good(&self, rank: Rank, seen: usize) -> bool {
         let distance = self.search.distance() as i64;
-        let bound = match seen < LOOK_MAX {
-            true => distance - 1,
-            false => distance + 1,
-        };
-        rank.same_job == 0 && rank.waste <= bound * Search::cell_width()
+        let is_first = (rank.unfulfilled, rank.spread, rank.same_job) == (0, 0, 0);
+        let fits_within = |cells: i64| rank.waste <= cells * Search::cell_width();
+        !rank.crowded
+            && match (is_first, seen < LOOK_MAX) {
+                (true, true) => fits_within(distance - 1),
+                (true, false) => fits_within(distance + 1),
+                (false, looks_on) => !looks_on,
+            }
     }
 
     fn see(&mut self, view: View, slots: &[Slot]) {
         for slot in slots {
             let rank = self.rank(view, *slot);
-            self.known.extend(rank.map(Reverse));
+            self.known.extend(rank.ok().map(Reverse));
         }
     }
 
@@ -198,7 +272,7 @@ impl Placer {
             let Some(Reverse(known)) = self.known.pop() else {
                 break None;
             };
-            let Some(rank) = self.rank(view, known.slot) else {
+            let Ok(rank) = self.rank(view, known.slot) else {
                 continue;
             };
             match rank > known {
@@ -212,33 +286,61 @@ impl Placer {
         best
     }
 
-    fn rank(&self, view: View, slot: Slot) -> Option<Rank> {
+    fn rank(&self, view: View, slot: Slot) -> Result<Rank, Obstacle> {
         let mut room = view.room(slot);
         if !self.held_back.is_empty()
             && let Some(held) = self.held_back.get(&slot)
         {
             room.take(held);
         }
+        self.check(view, slot, room)
+    }
+
+    /// How good a machine with this much room is.
+    fn check(&self, view: View, slot: Slot, room: Room) -> Result<Rank, Obstacle> {
+        if !self.satisfies(view, slot) {
+            return Err(Obstacle::Requires);
+        }
         if !room.fits(&self.request) {
-            return None;
+            return Err(Obstacle::Room);
         }
-        let same_job = match self.on_machine.is_empty() {
-            true => 0,
-            false => self.on_machine.get(&slot).copied().unwrap_or(0),
-        };
-        let shared = match self.apart {
-            Apart::No => false,
-            Apart::Machine => same_job > 0,
-            Apart::Rack => self.racks.contains(&view.fleet.rack(slot)),
-        };
-        if shared {
-            return None;
-        }
-        Some(Rank {
-            same_job,
+        let mut rank = Rank {
+            crowded: false,
+            unfulfilled: 0,
+            spread: 0,
+            same_job: match self.on_machine.is_empty() {
+                true => 0,
+                false => self.on_machine.get(&slot).copied().unwrap_or(0),
+            },
             waste: waste(&room, &self.request),
             slot,
-        })
+        };
+        for (number, tie) in self.ties.iter().enumerate() {
+            match tie.holds(view.fleet, slot) {
+                true => {}
+                false if tie.required => return Err(Obstacle::Tie(number)),
+                false => rank.unfulfilled += 1,
+            }
+        }
+        for spread in &self.spreads {
+            rank.crowded |= spread.is_crowded(view.fleet, slot);
+            rank.spread += spread.in_part_of(view.fleet, slot);
+        }
+        if self.heavy {
+            let rack = view.fleet.part(Domain::Rack, slot);
+            rank.spread += view.overlay.heavy_in(view.fleet, rack);
+        }
+        Ok(rank)
+    }
+
+    fn satisfies(&self, view: View, slot: Slot) -> bool {
+        let eligible = self.eligible.as_ref();
+        match (eligible, view.overlay.facts(slot), &self.spec) {
+            // It says other things of itself since this decision began.
+            (_, Some(facts), Some(spec)) => unmet(&spec.requires, facts).is_none(),
+            (Some(eligible), _, _) => eligible.contains(slot),
+            (None, _, _) => true,
+        }
     }
 }
 
@@ -252,7 +354,7 @@ fn held_back(draft: &Draft, job: &JobState) -> BTreeMap<Slot, Reserved> {
     let Some(rollout) = rollout.filter(|rollout| rollout.state != RolloutState::Halted) else {
         return held;
     };
-    let (new, request) = (&job.spec().resources, Request::of(job.spec()));
+    let new = &job.spec().resources;
     let staying = job.tasks().filter(|row| {
         !row.state.is_terminal()
             && row.version != rollout.to
@@ -261,13 +363,14 @@ fn held_back(draft: &Draft, job: &JobState) -> BTreeMap<Slot, Reserved> {
     });
     for row in staying {
         let slot = row.machine.as_ref().and_then(|id| draft.slot(id));
-        let fits = escalate(Effect::Restart, draft, job, row, &request) == Effect::Restart;
+        let fits = escalate(Effect::Restart, draft, job, row, job.spec()) == Effect::Restart;
         if let Some(slot) = slot.filter(|_| fits) {
             let old = &job.spec_of(row).resources;
             let more = held.entry(slot).or_default();
             more.cpu = more.cpu + (new.cpu - old.cpu);
             more.memory = more.memory + (new.memory - old.memory);
             more.disk = more.disk + (new.disk - old.disk);
+            more.bandwidth = more.bandwidth + (new.bandwidth - old.bandwidth);
         }
     }
     held

@@ -10,7 +10,7 @@ use tw_model::{
     RecordKey, TaskId, TaskRecord, Timestamp, Version, VersionRecord,
 };
 
-use crate::fleet::{Fleet, Room, Slot, empty_room};
+use crate::fleet::{Fleet, Room, Slot};
 use crate::overlay::Overlay;
 use crate::{JobState, Op, State, Txn, txn};
 
@@ -101,6 +101,11 @@ impl<'a> Draft<'a> {
         &self.base.fleet
     }
 
+    /// The jobs that this decision has touched, as they will be.
+    pub(crate) fn touched_jobs(&self) -> impl Iterator<Item = &JobState> {
+        self.jobs.values().map(|job| &job.state)
+    }
+
     /// What the draft has changed on the machines.
     pub(crate) fn overlay(&self) -> &Overlay {
         &self.overlay
@@ -187,9 +192,9 @@ impl<'a> Draft<'a> {
 
     pub(crate) fn put_machine(&mut self, row: MachineRecord) {
         if let Some(slot) = self.slot(&row.id) {
-            let before = empty_room(self.machine_at(slot));
+            let before = self.machine_at(slot).clone();
             let fleet = &self.base.fleet;
-            self.overlay.resize(fleet, slot, &before, &empty_room(&row));
+            self.overlay.change(fleet, slot, &before, &row);
         }
         self.machines.insert(row.id.clone(), row);
     }

@@ -13,7 +13,6 @@ use tw_model::{
 
 use crate::allocate::{Placer, View, Wish};
 use crate::draft::Draft;
-use crate::fleet::Request;
 use crate::lifecycle::{Details, TaskEvent};
 use crate::step::{Refusal, Reply};
 use crate::{JobState, reconcile, rollout};
@@ -138,7 +137,6 @@ fn is_due(job: &JobState, row: &TaskRecord, drain: &DrainRecord, now: Timestamp)
 }
 
 fn has_room_elsewhere(draft: &Draft, job: &JobState, row: &TaskRecord) -> bool {
-    let request = Request::of(job.spec_of(row));
-    let mut placer = Placer::of_job(draft, job, request);
+    let mut placer = Placer::of_job(draft, job, job.spec_of(row));
     placer.place(View::of(draft), Wish::default()).is_some()
 }

@@ -1,12 +1,13 @@
 //! The updater with every wait left out: where the tasks of a job would be when a submission has been carried out.
 
+use std::sync::Arc;
+
 use tw_model::{Desired, Effect, JobId, JobSpec, Kind, MachineId, TaskRecord, TaskState};
 
 use crate::allocate::{Placer, View, Wish};
 use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::escalate::escalate;
-use crate::fleet::Request;
 use crate::plan::{TaskCounts, TaskPlan, Verdict};
 use crate::rollout::{stage_sizes, task_effect};
 use crate::{JobState, NoRoom, reconcile, why};
@@ -31,7 +32,7 @@ pub(crate) fn update(
 /// Ends a job.
 pub(crate) fn removal(draft: &mut Draft, old: &JobState) -> Found {
     let mut run = DryRun::new(draft, old.row.id.clone(), old.spec());
-    run.spec.replicas = 0;
+    Arc::make_mut(&mut run.spec).replicas = 0;
     run.stop_surplus(Some(old));
     run.finish()
 }
@@ -52,8 +53,7 @@ struct Stopped {
 struct DryRun<'a, 'b> {
     draft: &'a mut Draft<'b>,
     id: JobId,
-    spec: JobSpec,
-    request: Request,
+    spec: Arc<JobSpec>,
     counts: TaskCounts,
     tasks: Vec<TaskPlan>,
     unplaced: u32,
@@ -65,8 +65,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
         DryRun {
             draft,
             id,
-            request: Request::of(spec),
-            spec: spec.clone(),
+            spec: Arc::new(spec.clone()),
             counts: TaskCounts::default(),
             tasks: Vec::new(),
             unplaced: 0,
@@ -196,7 +195,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
 
     fn escalated(&self, one: &Waiting) -> Effect {
         match self.draft.job(&self.id) {
-            Some(job) => escalate(one.effect, self.draft, job, &one.row, &self.request),
+            Some(job) => escalate(one.effect, self.draft, job, &one.row, &self.spec),
             None => one.effect,
         }
     }
@@ -259,17 +258,15 @@ impl<'a, 'b> DryRun<'a, 'b> {
 
     fn placer(&self) -> Option<Placer> {
         let job = self.draft.job(&self.id)?;
-        Some(Placer::of_job(self.draft, job, self.request))
+        Some(Placer::of_job(self.draft, job, &self.spec))
     }
 
     fn start(&mut self, index: u32, wish: Wish, placer: &mut Option<Placer>) -> Option<MachineId> {
-        let slot = placer
-            .as_mut()
-            .and_then(|placer| placer.place(View::of(self.draft), wish));
-        let Some(slot) = slot else {
+        let placer = placer.as_mut()?;
+        let Some(slot) = placer.place(View::of(self.draft), wish) else {
             self.unplaced += 1;
             if self.why.is_none() {
-                self.why = Some(why::no_room(self.draft, &self.request));
+                self.why = Some(why::no_room(self.draft, placer));
             }
             return None;
         };

@@ -1,24 +1,29 @@
 //! Raises the effect of a change where the machine cannot take it.
 
-use tw_model::{Effect, TaskRecord};
+use std::sync::Arc;
+
+use tw_model::{Effect, JobSpec, TaskRecord};
 
 use crate::JobState;
 use crate::draft::Draft;
 use crate::fleet::{Request, Room};
+use crate::neighbours::must_leave;
 
-/// The effect of a change on one task, given what is free on its machine.
+/// The effect of a change on one task, given its machine and who else is there.
 ///
 /// A task that is to stay on its machine, changed in place or started again, has to leave where the machine lacks
-/// room for the new request. Both the plan and the updater ask this.
+/// room for the new request or is not what the new version requires. Both the plan and the updater ask this.
 pub(crate) fn escalate(
     effect: Effect,
     draft: &Draft,
     job: &JobState,
     row: &TaskRecord,
-    request: &Request,
+    to: &Arc<JobSpec>,
 ) -> Effect {
     let stays = matches!(effect, Effect::InPlace | Effect::Restart);
-    match stays && room_for(draft, job, row).is_some_and(|room| !room.fits(request)) {
+    let request = Request::of(to);
+    let lacks_room = || room_for(draft, job, row).is_some_and(|room| !room.fits(&request));
+    match stays && (lacks_room() || must_leave(draft, job, row, to)) {
         true => Effect::Move,
         false => effect,
     }

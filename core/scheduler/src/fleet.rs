@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tw_model::{Bytes, Cores, JobSpec, MachineId, MachineRecord, TaskId};
+use tw_model::{
+    Bytes, Cores, Domain, JobSpec, MachineFacts, MachineId, MachineRecord, Requires, TaskId,
+};
 
+use crate::domains::{Domains, Part};
 use crate::index::Index;
+use crate::requires::{Eligible, Memo};
 use crate::seed;
 
 /// The place of a machine in the fleet; stable while the process lives, never stored.
@@ -19,6 +23,8 @@ pub struct Request {
     pub disk: Bytes,
     /// How many ports.
     pub ports: u32,
+    /// Network bandwidth, in bytes per second.
+    pub bandwidth: Bytes,
 }
 
 impl Request {
@@ -29,6 +35,7 @@ impl Request {
             memory: spec.resources.memory,
             disk: spec.resources.disk,
             ports: spec.ports.len() as u32,
+            bandwidth: spec.resources.bandwidth,
         }
     }
 }
@@ -40,6 +47,7 @@ pub(crate) struct Room {
     pub(crate) memory: i64,
     pub(crate) disk: i64,
     pub(crate) ports: i64,
+    pub(crate) bandwidth: i64,
     pub(crate) up: bool,
     /// The machine's whole size, to weigh what is left.
     pub(crate) cpu_whole: f64,
@@ -53,6 +61,8 @@ impl Room {
             && self.memory >= request.memory.0 as i64
             && self.disk >= request.disk.0 as i64
             && self.ports >= i64::from(request.ports)
+            // One that asks for none may also be where more was promised than there is.
+            && (request.bandwidth.0 == 0 || self.bandwidth >= request.bandwidth.0 as i64)
     }
 
     pub(crate) fn take(&mut self, reserved: &Reserved) {
@@ -69,6 +79,7 @@ impl Room {
         self.memory += after.memory - before.memory;
         self.disk += after.disk - before.disk;
         self.ports += after.ports - before.ports;
+        self.bandwidth += after.bandwidth - before.bandwidth;
         self.up = after.up;
         self.cpu_whole = after.cpu_whole;
         self.memory_whole = after.memory_whole;
@@ -79,6 +90,7 @@ impl Room {
         self.memory += sign * reserved.memory.0 as i64;
         self.disk += sign * reserved.disk.0 as i64;
         self.ports += sign * reserved.ports.len() as i64;
+        self.bandwidth += sign * reserved.bandwidth.0 as i64;
     }
 }
 
@@ -89,6 +101,9 @@ pub(crate) struct Reserved {
     pub(crate) memory: Bytes,
     pub(crate) disk: Bytes,
     pub(crate) ports: Vec<u16>,
+    pub(crate) bandwidth: Bytes,
+    /// Whether the task is to be alone behind its rack's switch with what it sends.
+    pub(crate) heavy: bool,
 }
 
 /// A machine with what its live tasks hold.
@@ -107,9 +122,10 @@ pub(crate) struct Fleet {
     hosts: Vec<Host>,
     rooms: Vec<Room>,
     index: Index,
-    /// Numbers for the names of racks, and the rack of each machine.
-    rack_numbers: BTreeMap<String, u32>,
-    racks: Vec<u32>,
+    domains: Domains,
+    memo: Memo,
+    /// How many tasks that use much network are in each rack.
+    heavy: BTreeMap<Part, u32>,
 }
 
 /// How much a machine has, with nothing on it.
@@ -121,6 +137,7 @@ pub(crate) fn empty_room(row: &MachineRecord) -> Room {
         memory: capacity.memory.0 as i64,
         disk: capacity.disk.0 as i64,
         ports: ports.max(0),
+        bandwidth: capacity.bandwidth.0 as i64,
         up: row.takes_tasks(),
         cpu_whole: capacity.cpu.0.max(1) as f64,
         memory_whole: capacity.memory.0.max(1) as f64,
@@ -148,9 +165,20 @@ impl Fleet {
         self.rooms[slot as usize]
     }
 
-    /// The number of a machine's rack; machines that name none share one.
-    pub(crate) fn rack(&self, slot: Slot) -> u32 {
-        self.racks[slot as usize]
+    /// The part of a kind that a machine is in.
+    pub(crate) fn part(&self, kind: Domain, slot: Slot) -> Part {
+        self.domains.of(kind, slot)
+    }
+
+    /// The machines that satisfy a requirement; none where every machine does.
+    pub(crate) fn eligible(&self, requires: &Requires) -> Option<Arc<Eligible>> {
+        let facts = self.hosts.iter().map(|host| &host.row.facts);
+        (*requires != Requires::default()).then(|| self.memo.eligible(requires, facts))
+    }
+
+    /// How many tasks that use much network are in a rack.
+    pub(crate) fn heavy_in(&self, rack: Part) -> u32 {
+        self.heavy.get(&rack).copied().unwrap_or(0)
     }
 
     /// The same rooms, by what is free.
@@ -164,24 +192,23 @@ impl Fleet {
 
     pub(crate) fn put_machine(&mut self, row: Arc<MachineRecord>) {
         let mut room = empty_room(&row);
-        let next = self.rack_numbers.len() as u32;
-        let rack = *self
-            .rack_numbers
-            .entry(row.facts.rack.clone())
-            .or_insert(next);
         let slot = match self.slot(&row.id) {
             Some(slot) => {
                 let host = &mut self.hosts[slot as usize];
-                host.row = row;
-                self.racks[slot as usize] = rack;
                 host.tasks.values().for_each(|held| room.take(held));
+                let facts = (row.facts != host.row.facts).then(|| row.facts.clone());
+                host.row = row;
+                if let Some(facts) = facts {
+                    self.move_machine(slot, &facts);
+                }
                 slot
             }
             None => {
                 let slot = self.hosts.len() as Slot;
+                self.domains.put(slot, &row.facts);
+                self.memo.forget();
                 self.by_id.insert(keyed(&row.id), slot);
                 self.rooms.push(room);
-                self.racks.push(rack);
                 self.hosts.push(Host {
                     row,
                     tasks: BTreeMap::new(),
@@ -193,6 +220,18 @@ impl Fleet {
         self.set_room(slot, room);
     }
 
+    /// A machine says other things of itself than before.
+    fn move_machine(&mut self, slot: Slot, facts: &MachineFacts) {
+        self.memo.forget();
+        let rack = self.domains.of(Domain::Rack, slot);
+        self.domains.put(slot, facts);
+        let tasks = self.hosts[slot as usize].tasks.values();
+        let heavy = tasks.filter(|held| held.heavy).count() as u32;
+        count(&mut self.heavy, rack, -i64::from(heavy));
+        let rack = self.domains.of(Domain::Rack, slot);
+        count(&mut self.heavy, rack, i64::from(heavy));
+    }
+
     /// Says what is free on a machine now.
     pub(crate) fn set_room(&mut self, slot: Slot, room: Room) {
         self.rooms[slot as usize] = room;
@@ -202,6 +241,7 @@ impl Fleet {
     pub(crate) fn reserve(&mut self, slot: Slot, task: &TaskId, reserved: Reserved) {
         let mut room = self.room(slot);
         room.take(&reserved);
+        self.count_task(slot, &reserved, 1);
         let host = &mut self.hosts[slot as usize];
         host.ports.extend(reserved.ports.iter().copied());
         host.tasks.insert(task.clone(), reserved);
@@ -217,6 +257,22 @@ impl Fleet {
             });
             room.give(&reserved);
             self.set_room(slot, room);
+            self.count_task(slot, &reserved, -1);
         }
+    }
+
+    fn count_task(&mut self, slot: Slot, reserved: &Reserved, by: i64) {
+        if reserved.heavy {
+            count(&mut self.heavy, self.domains.of(Domain::Rack, slot), by);
+        }
+    }
+}
+
+/// Changes a count; one of nothing is not kept.
+fn count(counts: &mut BTreeMap<u32, u32>, what: u32, by: i64) {
+    let count = counts.entry(what).or_default();
+    *count = (i64::from(*count) + by).max(0) as u32;
+    if *count == 0 {
+        counts.remove(&what);
     }
 }

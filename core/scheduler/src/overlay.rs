@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::fleet::{Fleet, Reserved, Room, Slot};
+use tw_model::{Domain, MachineFacts, MachineRecord};
+
+use crate::domains::Part;
+use crate::fleet::{Fleet, Reserved, Room, Slot, empty_room};
 
 /// What has changed on one machine.
 #[derive(Clone, Debug)]
@@ -22,6 +25,10 @@ pub(crate) struct Overlay {
     bits: Vec<u64>,
     /// Machines that were given room back; the fleet's index shows them fuller than they are.
     grown: Vec<Slot>,
+    /// What machines say of themselves now, where that is something else than before.
+    facts: BTreeMap<Slot, MachineFacts>,
+    /// How many more, or fewer, tasks that use much network are in each rack.
+    heavy: BTreeMap<Part, i64>,
 }
 
 impl Overlay {
@@ -54,6 +61,7 @@ impl Overlay {
         touched.room.take(reserved);
         let ports = reserved.ports.iter().map(|port| (*port, true));
         touched.ports.extend(ports);
+        self.count_heavy(fleet, slot, reserved, 1);
     }
 
     pub(crate) fn give(&mut self, fleet: &Fleet, slot: Slot, reserved: &Reserved) {
@@ -62,12 +70,46 @@ impl Overlay {
         let ports = reserved.ports.iter().map(|port| (*port, false));
         touched.ports.extend(ports);
         self.grown.push(slot);
+        self.count_heavy(fleet, slot, reserved, -1);
     }
 
-    /// The machine itself changed from one size to another.
-    pub(crate) fn resize(&mut self, fleet: &Fleet, slot: Slot, before: &Room, after: &Room) {
-        self.touch(fleet, slot).room.resize(before, after);
+    /// The machine itself changed from one size to another, or says other things of itself.
+    pub(crate) fn change(
+        &mut self,
+        fleet: &Fleet,
+        slot: Slot,
+        before: &MachineRecord,
+        after: &MachineRecord,
+    ) {
+        let room = &mut self.touch(fleet, slot).room;
+        room.resize(&empty_room(before), &empty_room(after));
         self.grown.push(slot);
+        if before.facts != after.facts {
+            self.facts.insert(slot, after.facts.clone());
+        }
+    }
+
+    /// What a machine says of itself, where that is something else than what the fleet knows.
+    pub(crate) fn facts(&self, slot: Slot) -> Option<&MachineFacts> {
+        match self.facts.is_empty() {
+            true => None,
+            false => self.facts.get(&slot),
+        }
+    }
+
+    /// How many tasks that use much network are in a rack.
+    pub(crate) fn heavy_in(&self, fleet: &Fleet, rack: Part) -> u32 {
+        let more = self.heavy.get(&rack).copied().unwrap_or(0);
+        (i64::from(fleet.heavy_in(rack)) + more).max(0) as u32
+    }
+
+    fn count_heavy(&mut self, fleet: &Fleet, slot: Slot, reserved: &Reserved, by: i64) {
+        if reserved.heavy {
+            *self
+                .heavy
+                .entry(fleet.part(Domain::Rack, slot))
+                .or_default() += by;
+        }
     }
 
     /// The machines touched, each with what is free there.
@@ -82,6 +124,8 @@ impl Overlay {
         }
         self.touched.clear();
         self.grown.clear();
+        self.facts.clear();
+        self.heavy.clear();
     }
 
     fn touch(&mut self, fleet: &Fleet, slot: Slot) -> &mut Touched {

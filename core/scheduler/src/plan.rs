@@ -13,6 +13,7 @@ use tw_model::{
 };
 
 use crate::draft::Draft;
+use crate::neighbours::contradiction;
 use crate::rollout::{self, stage_sizes};
 use crate::{JobState, NoRoom, Refusal, State, dependency, dry_run, reconcile};
 
@@ -258,6 +259,13 @@ fn check(draft: &Draft, submission: &Submission) -> Result<(), Refusal> {
             format!("{id} is both submitted and removed"),
             "leave one of the two out",
         ));
+    }
+    for submitted in &submission.jobs {
+        if let Some(found) = contradiction(&submitted.spec) {
+            let message = format!("{} contradicts itself: {found}", submitted.spec.id());
+            let hint = "leave one of the two out, or make it a wish";
+            return Err(Refusal::new(Code::JobContradiction, message, hint));
+        }
     }
     if let Some(cycle) = dependency::cycle(draft, submission.jobs.iter().map(|job| &job.spec)) {
         let names: Vec<String> = cycle.iter().map(JobId::to_string).collect();

@@ -10,8 +10,10 @@ use tw_model::{
 use crate::allocate::{self, Placer, View, Wish};
 use crate::dependency;
 use crate::draft::Draft;
+use crate::endpoints::serves;
 use crate::fleet::Request;
 use crate::lifecycle::{self, Details, TaskEvent};
+use crate::requires::unmet;
 use crate::{JobState, drain, rollout, seed, why};
 
 /// Brings one job closer to what is wanted of it, as far as that is possible now.
@@ -25,6 +27,7 @@ pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
         fill(draft, id);
         place_pending(draft, id);
     }
+    leave_unfit(draft, id);
     note_stable(draft, id);
     trim(draft, id);
 }
@@ -140,6 +143,35 @@ fn stop_surplus(draft: &mut Draft, id: &JobId) {
             TaskEvent::StopAsked,
             &Details::because(why.clone()),
         );
+    }
+}
+
+/// Asks tasks to end whose machine is not what their job requires any more, as many at a time as the budget allows,
+/// and only those that another machine can take.
+fn leave_unfit(draft: &mut Draft, id: &JobId) {
+    let Some(job) = draft.job(id).filter(|job| job.row.rollout.is_none()) else {
+        return;
+    };
+    let wanted = 0..job.wanted();
+    let rows = wanted.filter_map(|index| job.latest(index));
+    let (up, down): (Vec<_>, Vec<_>) = rows.partition(|row| serves(job, row));
+    let unfit = |row: &&TaskRecord| {
+        let machine = row.machine.as_ref().and_then(|id| draft.machine(id));
+        machine.is_some_and(|machine| unmet(&job.spec().requires, &machine.facts).is_some())
+    };
+    let mut unfit: Vec<TaskRecord> = up.into_iter().filter(unfit).cloned().collect();
+    let budget = job.spec().rollout.max_unavailable as usize;
+    unfit.truncate(budget.saturating_sub(down.len()));
+    if unfit.is_empty() {
+        return;
+    }
+    let mut placer = Placer::of_job(draft, job, job.spec());
+    let why = Details::because("its machine is not what the job requires any more");
+    for mut row in unfit {
+        row.comes_back = true;
+        if placer.place(View::of(draft), Wish::default()).is_some() {
+            tell(draft, &row, TaskEvent::StopAsked, &why);
+        }
     }
 }
 
@@ -281,14 +313,13 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
             wait(draft, row, reason);
             continue;
         }
-        let request = Request::of(&spec);
-        let fresh = || Placer::of_job(draft, job, request);
-        let same = placer.take().filter(|placer| *placer.request() == request);
+        let fresh = || Placer::of_job(draft, job, &spec);
+        let same = placer.take().filter(|placer| placer.is_for(&spec));
         let mut open = same.unwrap_or_else(fresh);
         match open.place(View::of(draft), wish) {
             Some(slot) => assign(draft, &mut row, slot, &spec.ports),
             None => {
-                let reason = why::no_room_reason(job, &request);
+                let reason = why::no_room_reason(job, &Request::of(&spec));
                 wait(draft, row, reason);
             }
         }

@@ -27,7 +27,6 @@ use crate::JobState;
 use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::escalate::escalate;
-use crate::fleet::Request;
 use crate::lifecycle::{Details, TaskEvent};
 use crate::reconcile::{self, exhausted};
 
@@ -407,8 +406,7 @@ fn effect_now(
         return Some(member.effect.max(Effect::Move));
     }
     let job = draft.job(id)?;
-    let request = Request::of(job.spec());
-    let effect = escalate(member.effect, draft, job, &member.row, &request);
+    let effect = escalate(member.effect, draft, job, &member.row, job.spec());
     let waits = effect == Effect::Move && room_is_coming(draft, &member.row);
     (!waits).then_some(effect)
 }

@@ -9,6 +9,7 @@ use tw_model::{
 };
 
 use crate::fleet::{Fleet, Reserved};
+use crate::neighbours::shunned;
 use crate::unsettled::unsettled;
 use crate::{Op, Txn};
 
@@ -115,12 +116,15 @@ impl JobState {
         if row.state.is_terminal() {
             return None;
         }
-        let resources = &self.spec_of(row).resources;
+        let spec = self.spec_of(row);
+        let resources = &spec.resources;
         let reserved = Reserved {
             cpu: resources.cpu,
             memory: resources.memory,
             disk: resources.disk,
             ports: row.ports.values().copied().collect(),
+            bandwidth: resources.bandwidth,
+            heavy: spec.bandwidth_heavy,
         };
         Some((machine, reserved))
     }
@@ -153,6 +157,9 @@ pub struct State {
     pub(crate) pending: BTreeSet<JobId>,
     /// Jobs for which time alone may bring something to do; see [`crate::unsettled`].
     pub(crate) unsettled: BTreeSet<JobId>,
+    /// The jobs that each job wants none of its tasks near to, and the same the other way round.
+    shuns: BTreeMap<JobId, Vec<JobId>>,
+    shunned_by: BTreeMap<JobId, BTreeSet<JobId>>,
 }
 
 impl State {
@@ -178,6 +185,8 @@ impl State {
         }
         state.pending = state.jobs_where(|job| job.pending > 0);
         state.unsettled = state.jobs_where(|job| unsettled(&state, job));
+        let ids: Vec<JobId> = state.jobs.keys().cloned().collect();
+        ids.iter().for_each(|id| state.index_shunned(id));
         state
     }
 
@@ -233,8 +242,35 @@ impl State {
         }
     }
 
+    /// The jobs that want none of their tasks near those of this one.
+    pub(crate) fn shunned_by(&self, id: &JobId) -> impl Iterator<Item = &JobId> {
+        self.shunned_by.get(id).into_iter().flatten()
+    }
+
+    fn index_shunned(&mut self, id: &JobId) {
+        let now: Vec<JobId> = self.jobs.get(id).into_iter().flat_map(shunned).collect();
+        if self
+            .shuns
+            .get(id)
+            .map_or(now.is_empty(), |before| *before == now)
+        {
+            return;
+        }
+        for other in self.shuns.remove(id).unwrap_or_default() {
+            if let Some(by) = self.shunned_by.get_mut(&other) {
+                by.remove(id);
+            }
+        }
+        for other in &now {
+            let by = self.shunned_by.entry(other.clone()).or_default();
+            by.insert(id.clone());
+        }
+        self.shuns.insert(id.clone(), now);
+    }
+
     /// Brings the indexes over jobs up to date with one job.
     fn index_job(&mut self, id: JobId) {
+        self.index_shunned(&id);
         let job = self.jobs.get(&id);
         let waits = job.is_some_and(|job| job.pending > 0);
         let open = job.is_some_and(|job| unsettled(self, job));
@@ -312,6 +348,7 @@ impl State {
                 sum.memory = sum.memory + held.memory;
                 sum.disk = sum.disk + held.disk;
                 sum.ports += held.ports.len() as u32;
+                sum.bandwidth = sum.bandwidth + held.bandwidth;
             }
         }
         sum

@@ -10,6 +10,10 @@ pub const TXN_BYTES_MAX: usize = 1 << 20;
 
 /// One row written or removed.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all operations are the large variant, and a box would cost each an allocation"
+)]
 pub enum Op {
     Put(Record),
     Delete(RecordKey),

@@ -10,6 +10,7 @@ use tw_model::{
 
 use crate::draft::Draft;
 use crate::reconcile::{missing_version, reconcile};
+use crate::requires::unmet;
 use crate::{JobState, State};
 
 /// Whether there is, or with time may come, something to do for a job although nothing happens to it.
@@ -44,7 +45,10 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
             let host = state.machine(machine);
             host.is_none_or(|host| {
                 let leaves = host.drain.is_some() && row.desired == Desired::Run;
-                leaves || host.state == MachineState::Lost || host.epoch != row.machine_epoch
+                leaves
+                    || host.state == MachineState::Lost
+                    || host.epoch != row.machine_epoch
+                    || unmet(&job.spec_of(row).requires, &host.facts).is_some()
             })
         });
     }

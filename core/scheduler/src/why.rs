@@ -1,16 +1,20 @@
 //! Why a task waits, as data and in words, computed from what is free now.
 
+use std::cmp::Reverse;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use tw_model::{Bytes, Cores, MachineId, TaskId, TaskState, Timestamp};
+use tw_model::{Bytes, Cores, MachineId, MachineState, TaskId, TaskState, Timestamp};
 
+use crate::allocate::{Obstacle, Placer, View};
 use crate::dependency;
 use crate::draft::Draft;
-use crate::fleet::{Request, Room};
+use crate::fleet::{Request, Room, Slot, empty_room};
+use crate::requires::unmet;
 use crate::{JobState, State};
 
-/// A thing that a machine can be short of. Amounts are in millicores, bytes or a number of ports.
+/// A thing that a machine can be short of. Amounts are in millicores, bytes, a number of ports, or bytes
+/// per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resource {
@@ -18,6 +22,7 @@ pub enum Resource {
     Memory,
     Disk,
     Ports,
+    Bandwidth,
 }
 
 /// How many machines are short of one resource.
@@ -36,6 +41,19 @@ pub struct Closest {
     pub machine: MachineId,
     /// All that it is short of.
     pub short: Vec<(Resource, u64)>,
+    /// What it has of these: a task that asks for no more of them would fit.
+    #[serde(default)]
+    pub has: Vec<(Resource, u64)>,
+}
+
+/// How many machines something else than room speaks against.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuledOut {
+    /// What it is, in a few words such as `os≠debian` or `web on the same rack`.
+    pub reason: String,
+    pub machines: u32,
+    /// One of them that has room: the task would fit there without it.
+    pub fits_on: Option<MachineId>,
 }
 
 /// Why no machine can take a task now.
@@ -46,6 +64,9 @@ pub struct NoRoom {
     /// How many are lost.
     pub lost: u32,
     pub shortages: Vec<Shortage>,
+    /// Machines that the job's wishes leave out, most first; what they are short of does not count.
+    #[serde(default)]
+    pub ruled_out: Vec<RuledOut>,
     pub closest: Option<Closest>,
     /// Whether no machine that is up could hold the task even with nothing else on it.
     pub never: bool,
@@ -80,46 +101,109 @@ pub fn why_pending(state: &State, task: &TaskId, now: Timestamp) -> Option<Pendi
     if let Err(reason) = dependency::ready(&draft, spec) {
         return Some(PendingWhy::Dependencies { reason });
     }
-    let request = Request::of(spec);
-    let fits = draft.rooms().any(|(_, room)| room.fits(&request));
-    Some(match fits {
+    let placer = Placer::of_job(&draft, job, spec);
+    let slots = 0..draft.fleet().len() as Slot;
+    let fits = |slot: Slot| placer.obstacle(View::of(&draft), slot).is_none();
+    Some(match slots.into_iter().any(fits) {
         true => PendingWhy::Soon,
-        false => PendingWhy::NoRoom(no_room(&draft, &request)),
+        false => PendingWhy::NoRoom(no_room(&draft, &placer)),
     })
 }
 
-/// What each machine is short of, counted.
-pub(crate) fn no_room(draft: &Draft, request: &Request) -> NoRoom {
+/// What stands in the way on each machine, counted.
+pub(crate) fn no_room(draft: &Draft, placer: &Placer) -> NoRoom {
+    let request = placer.request();
     let mut found = NoRoom {
         never: true,
         ..NoRoom::default()
     };
     let mut closest: Option<(u32, f64, Closest)> = None;
     for (slot, room) in draft.rooms() {
-        if !room.up {
+        let row = draft.machine_at(slot);
+        if !room.up && row.state == MachineState::Lost {
             found.lost += 1;
             continue;
         }
         found.machines += 1;
-        let row = draft.machine_at(slot);
-        if crate::fleet::empty_room(row).fits(request) {
-            found.never = false;
+        if !room.up {
+            found.rule_out("drained".to_owned(), None);
+            continue;
         }
-        let short = shortages(&room, request);
-        short
-            .iter()
-            .for_each(|(resource, by)| found.count(*resource, *by));
-        let far = (short.len() as u32, distance(&short, request));
-        if closest.as_ref().is_none_or(|(n, d, _)| far < (*n, *d)) {
-            let machine = row.id.clone();
-            closest = Some((far.0, far.1, Closest { machine, short }));
+        found.never &= !empty_room(row).fits(request);
+        match placer.obstacle(View::of(draft), slot) {
+            None => {}
+            Some(Obstacle::Room) => {
+                let short = shortages(&room, request);
+                short
+                    .iter()
+                    .for_each(|(resource, by)| found.count(*resource, *by));
+                let far = (short.len() as u32, distance(&short, request));
+                if closest.as_ref().is_none_or(|(n, d, _)| far < (*n, *d)) {
+                    let has = short
+                        .iter()
+                        .map(|(what, by)| (*what, asked(*what, request) - by));
+                    let closer = Closest {
+                        machine: row.id.clone(),
+                        has: has.collect(),
+                        short,
+                    };
+                    closest = Some((far.0, far.1, closer));
+                }
+            }
+            Some(obstacle) => {
+                let reason = placer.words(draft, slot, obstacle);
+                found.rule_out(reason, room.fits(request).then_some(&row.id));
+            }
         }
     }
-    found.closest = closest.map(|(_, _, closest)| closest);
+    // Where nothing is short any more, room is held back for tasks that are to stay where they are.
+    found.closest = closest
+        .map(|(_, _, closest)| closest)
+        .filter(|closest| !closest.short.is_empty());
+    found.ruled_out.sort_by_key(|one| Reverse(one.machines));
     found
 }
 
+impl Placer {
+    /// An obstacle in a few words.
+    fn words(&self, draft: &Draft, slot: Slot, obstacle: Obstacle) -> String {
+        match obstacle {
+            Obstacle::Room => "no room".to_owned(),
+            Obstacle::Requires => {
+                let facts = &draft.machine_at(slot).facts;
+                let unmet = self.spec().and_then(|spec| unmet(&spec.requires, facts));
+                unmet.unwrap_or_default()
+            }
+            Obstacle::Tie(number) => match &self.ties[number] {
+                tie if tie.is_alone() => format!("no task of {} is anywhere", tie.job),
+                tie if tie.near => format!("{} on another {}", tie.job, tie.within.as_str()),
+                tie => format!("{} on the same {}", tie.job, tie.within.as_str()),
+            },
+            Obstacle::Spread(number) => {
+                let spread = &self.spreads[number];
+                let over = spread.over.as_str();
+                format!("{over} has its task, and {} are to have one", spread.needed)
+            }
+        }
+    }
+}
+
 impl NoRoom {
+    fn rule_out(&mut self, reason: String, fits_on: Option<&MachineId>) {
+        let known = self.ruled_out.iter_mut();
+        match known.into_iter().find(|one| one.reason == reason) {
+            Some(one) => {
+                one.machines += 1;
+                one.fits_on = one.fits_on.take().or(fits_on.cloned());
+            }
+            None => self.ruled_out.push(RuledOut {
+                reason,
+                machines: 1,
+                fits_on: fits_on.cloned(),
+            }),
+        }
+    }
+
     fn count(&mut self, resource: Resource, by: u64) {
         match self.shortages.iter_mut().find(|s| s.resource == resource) {
             Some(shortage) => {
@@ -135,30 +219,43 @@ impl NoRoom {
     }
 }
 
+const RESOURCES: [Resource; 5] = [
+    Resource::Cpu,
+    Resource::Memory,
+    Resource::Disk,
+    Resource::Ports,
+    Resource::Bandwidth,
+];
+
+fn asked(resource: Resource, request: &Request) -> u64 {
+    match resource {
+        Resource::Cpu => request.cpu.0,
+        Resource::Memory => request.memory.0,
+        Resource::Disk => request.disk.0,
+        Resource::Ports => u64::from(request.ports),
+        Resource::Bandwidth => request.bandwidth.0,
+    }
+}
+
 fn shortages(room: &Room, request: &Request) -> Vec<(Resource, u64)> {
-    let pairs = [
-        (Resource::Cpu, request.cpu.0, room.cpu),
-        (Resource::Memory, request.memory.0, room.memory),
-        (Resource::Disk, request.disk.0, room.disk),
-        (Resource::Ports, u64::from(request.ports), room.ports),
-    ];
-    let short = pairs
-        .into_iter()
-        .map(|(resource, asked, free)| (resource, asked.saturating_sub(free.max(0) as u64)));
+    let short = RESOURCES.into_iter().map(|resource| {
+        let free = match resource {
+            Resource::Cpu => room.cpu,
+            Resource::Memory => room.memory,
+            Resource::Disk => room.disk,
+            Resource::Ports => room.ports,
+            Resource::Bandwidth => room.bandwidth,
+        };
+        let by = asked(resource, request).saturating_sub(free.max(0) as u64);
+        (resource, by)
+    });
     short.filter(|(_, by)| *by > 0).collect()
 }
 
 /// How far a machine is from fitting, as a share of the request.
 fn distance(short: &[(Resource, u64)], request: &Request) -> f64 {
-    let share = |(resource, by): &(Resource, u64)| {
-        let asked = match resource {
-            Resource::Cpu => request.cpu.0,
-            Resource::Memory => request.memory.0,
-            Resource::Disk => request.disk.0,
-            Resource::Ports => u64::from(request.ports),
-        };
-        *by as f64 / asked.max(1) as f64
-    };
+    let share =
+        |(resource, by): &(Resource, u64)| *by as f64 / asked(*resource, request).max(1) as f64;
     short.iter().map(share).sum()
 }
 
@@ -169,14 +266,7 @@ fn amount(resource: Resource, by: u64) -> String {
         Resource::Cpu => format!("{} cores", Cores(by)),
         Resource::Memory | Resource::Disk => Bytes(by).to_string(),
         Resource::Ports => format!("{by} ports"),
-    }
-}
-
-/// The same with its name: `512 MiB of memory`.
-fn named_amount(resource: Resource, by: u64) -> String {
-    match resource {
-        Resource::Cpu | Resource::Ports => amount(resource, by),
-        Resource::Memory | Resource::Disk => format!("{} of {resource}", amount(resource, by)),
+        Resource::Bandwidth => format!("{}/s", Bytes(by)),
     }
 }
 
@@ -187,6 +277,7 @@ impl fmt::Display for Resource {
             Resource::Memory => "memory",
             Resource::Disk => "disk",
             Resource::Ports => "ports",
+            Resource::Bandwidth => "bandwidth",
         })
     }
 }
@@ -208,21 +299,27 @@ impl fmt::Display for NoRoom {
                 shortage.resource, shortage.machines, self.machines
             )?;
         }
+        let mut comma = if self.shortages.is_empty() { "" } else { ", " };
+        for one in &self.ruled_out {
+            write!(f, "{comma}{} on {}", one.reason, one.machines)?;
+            comma = ", ";
+        }
         if self.lost > 0 {
-            write!(f, ", {} lost", self.lost)?;
+            write!(f, "{comma}{} lost", self.lost)?;
         }
         if let Some(closest) = &self.closest {
-            let short = closest
-                .short
-                .iter()
-                .map(|(resource, by)| named_amount(*resource, *by));
-            let short: Vec<String> = short.collect();
-            write!(
-                f,
-                "; {} is closest, short of {}",
-                closest.machine,
-                short.join(" and ")
-            )?;
+            let has = closest.has.iter();
+            let has =
+                has.map(|(resource, has)| format!("{resource} ≤ {}", amount(*resource, *has)));
+            let has: Vec<String> = has.collect();
+            let machine = &closest.machine;
+            write!(f, "; with {} it would fit on {machine}", has.join(" and "))?;
+        }
+        let mut freed = self.ruled_out.iter();
+        if let Some((reason, machine)) =
+            freed.find_map(|one| Some((&one.reason, one.fits_on.as_ref()?)))
+        {
+            write!(f, "; without \"{reason}\" it would fit on {machine}")?;
         }
         if self.never {
             f.write_str("; no machine is large enough even when empty")?;

@@ -30,7 +30,7 @@ pub(super) struct Request {
 
 enum What {
     Register {
-        register: Register,
+        register: Box<Register>,
         answer: Answer<u64>,
     },
     Heartbeat {
@@ -91,6 +91,7 @@ impl Driver {
 
     /// Takes a machine in, with what its agent knows. Returns its epoch.
     pub(crate) async fn register(&self, register: Register) -> Result<u64, ErrorBody> {
+        let register = Box::new(register);
         self.ask(|answer| What::Register { register, answer }).await
     }
 
@@ -190,7 +191,7 @@ impl Core {
     pub(super) fn serve(&mut self, request: Request) {
         let _entered = request.span.entered();
         match request.what {
-            What::Register { register, answer } => self.register(register, answer),
+            What::Register { register, answer } => self.register(*register, answer),
             What::Heartbeat {
                 machine,
                 epoch,

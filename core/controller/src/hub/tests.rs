@@ -80,6 +80,7 @@ fn machine(machine: usize, epoch: u64) -> Record {
             cpu: Cores(1000),
             memory: Bytes::gib(1),
             disk: Bytes::gib(1),
+            bandwidth: Bytes(0),
             port_first: 20000,
             port_last: 20999,
         },

@@ -172,6 +172,7 @@ pub(crate) fn register_message(machine: &str, boot_id: &str, reports: Vec<TaskRe
             cpu: Cores(4000),
             memory: Bytes::gib(4),
             disk: Bytes::gib(100),
+            bandwidth: Bytes(0),
             port_first: 20000,
             port_last: 20999,
         },

@@ -96,6 +96,7 @@ fn fleet(machines: u32) -> State {
                 cpu: Cores(cpu),
                 memory: Bytes(memory),
                 disk: Bytes::gib(4000),
+                bandwidth: Bytes(0),
                 port_first: 20_000,
                 port_last: 29_999,
             },

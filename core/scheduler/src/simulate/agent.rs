@@ -109,6 +109,7 @@ impl Machine {
                 cpu: tw_model::Cores(rng.range(8, 33) * 1000),
                 memory: tw_model::Bytes::gib(rng.range(16, 65)),
                 disk: tw_model::Bytes::gib(rng.range(200, 500)),
+                bandwidth: tw_model::Bytes::mib(500),
                 port_first: first,
                 port_last: first + 40,
             },

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tw_model::{
-    Bytes, Capacity, Cores, MachineFacts, MachineRecord, MachineState, Name, Timestamp,
+    Bytes, Capacity, Cores, Domain, JobId, MachineFacts, MachineRecord, MachineState, Name,
+    Timestamp,
 };
 
 use super::trace::{Apart, TraceMachines, TraceTasks};
 use crate::allocate::{Placer, View, Wish};
 use crate::fleet::{Fleet, Request, Reserved, Slot};
+use crate::neighbours::Tie;
 use crate::overlay::Overlay;
 
 /// The largest number that the amounts of a trace are scaled to: floats up to it are whole.
@@ -87,6 +89,8 @@ struct Run<'a> {
     clock: &'a dyn Fn() -> Duration,
     fleet: Fleet,
     overlay: Overlay,
+    /// What all jobs of a trace are called: they are told apart by number.
+    job: JobId,
     /// Units of CPU and memory to one of the trace.
     scale: (f64, f64),
     whole: (f64, f64),
@@ -118,6 +122,7 @@ impl<'a> Run<'a> {
         Run {
             clock,
             fleet,
+            job: "trace".parse().expect("it is a name"),
             overlay: Overlay::default(),
             scale,
             whole,
@@ -153,8 +158,8 @@ impl<'a> Run<'a> {
         };
         let before = self.apart.remove(&tasks.job).unwrap_or_default();
         let mut last = (self.clock)();
-        let mut placer =
-            Placer::new(self.view(), request).keep_apart(self.view(), tasks.apart, before);
+        let mut placer = Placer::new(request);
+        placer.ties.extend(self.tie(tasks, &before));
         for number in 0..count {
             let slot = placer.place(self.view(), Wish::default());
             if let Some(slot) = slot {
@@ -175,12 +180,25 @@ impl<'a> Run<'a> {
             self.used = (self.used.0 + tasks.cpu, self.used.1 + tasks.memory);
         }
         if tasks.apart != Apart::No {
-            self.apart.insert(tasks.job, placer.into_counts());
+            let mut on = before;
+            for (slot, count) in placer.counts() {
+                *on.entry(*slot).or_default() += count;
+            }
+            self.apart.insert(tasks.job, on);
         }
         for (slot, room) in self.overlay.rooms() {
             self.fleet.set_room(slot, room);
         }
         self.overlay.clear();
+    }
+
+    fn tie(&self, tasks: &TraceTasks, on: &BTreeMap<Slot, u32>) -> Option<Tie> {
+        let within = match tasks.apart {
+            Apart::No => return None,
+            Apart::Machine => Domain::Machine,
+            Apart::Rack => Domain::Rack,
+        };
+        Some(Tie::apart(&self.fleet, self.job.clone(), within, on))
     }
 
     fn view(&self) -> View<'_> {
@@ -252,6 +270,7 @@ fn record(number: usize, machine: &TraceMachines, scale: (f64, f64)) -> MachineR
             cpu: Cores((machine.cpu * scale.0).round() as u64),
             memory: Bytes((machine.memory * scale.1).round() as u64),
             disk: Bytes(0),
+            bandwidth: Bytes(0),
             port_first: 1,
             port_last: 0,
         },

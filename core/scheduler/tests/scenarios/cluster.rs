@@ -65,6 +65,24 @@ impl Cluster {
         (cores, memory_mib): (u64, u64),
         reports: Vec<TaskReport>,
     ) -> Reply {
+        self.register_as(
+            machine,
+            boot,
+            (cores, memory_mib),
+            reports,
+            MachineFacts::default(),
+        )
+    }
+
+    /// A machine that says of itself where it is and what it has.
+    pub(crate) fn register_as(
+        &mut self,
+        machine: &str,
+        boot: &str,
+        (cores, memory_mib): (u64, u64),
+        reports: Vec<TaskReport>,
+        facts: MachineFacts,
+    ) -> Reply {
         self.decide(Event::AgentRegistered {
             machine: machine.parse().expect("it is a name"),
             boot_id: boot.to_owned(),
@@ -72,12 +90,13 @@ impl Cluster {
                 cpu: Cores(cores * 1000),
                 memory: Bytes::mib(memory_mib),
                 disk: Bytes::gib(100),
+                bandwidth: Bytes::mib(100),
                 port_first: 20_000,
                 port_last: 20_099,
             },
             facts: MachineFacts {
                 address: format!("{machine}.example"),
-                ..MachineFacts::default()
+                ..facts
             },
             reports,
         })

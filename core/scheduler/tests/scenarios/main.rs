@@ -1,6 +1,7 @@
 //! Scenarios on a small cluster whose agents do at once what they are told.
 
 mod cluster;
+mod constraints;
 mod drains;
 mod jobs;
 mod orders;
