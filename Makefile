@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help deps build demo up test test-long bench lint lint-code docs
+.PHONY: help deps build demo up test test-long bench bench-eval lint lint-code docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +27,12 @@ test-long: build ## Run the tests with full volumes: 200 kills under load, 1,000
 	TW_FAULTS=200 cargo test -p tw --test e2e kills -- --nocapture
 	cargo run --release -p tw-scheduler --example simulate -- --seeds 1000
 
-bench: deps ## Measure; one JSON line a figure
+bench-eval: deps ## Measure evaluation: one spec, a repository of 10,000, and other languages
 	@cargo bench -q -p tw-eval --bench evaluate
+	@cargo bench -q -p tw-eval --bench repository
+	@spec/eval/benches/peers/run
+
+bench: deps bench-eval ## Measure; one JSON line a figure
 	@cargo bench -q -p tw-store --bench commit
 	@cargo bench -q -p tw-scheduler --bench allocate
 	@cargo bench -q -p tw-agent --bench start
