@@ -1,6 +1,6 @@
 //! From specs to typed jobs: evaluates, decodes, resolves packages, and finds jobs of one name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -122,8 +122,9 @@ fn typed(tree: &Snapshot<'_>, evaluation: Evaluation) -> SpecOutcome {
     let mut errors = Vec::from_iter(error);
     let mut decoded = Vec::new();
     let mut asked = Vec::new();
+    let was_read = files_read(&closure);
     for job in &jobs {
-        match decode(job, &file) {
+        match decode(job, &file, &was_read) {
             Ok(job) => decoded.push(job),
             Err(found) => errors.extend(found),
         }
@@ -206,17 +207,33 @@ fn duplicate(job: &EvaluatedJob, earlier: &Location) -> SpecError {
     error
 }
 
-fn decode(job: &Value, file: &str) -> Result<(JobSpec, Provenance), Vec<SpecError>> {
+/// The files that an evaluation was given.
+fn files_read(closure: &[Question]) -> BTreeSet<&str> {
+    let read = closure
+        .iter()
+        .filter(|asked| asked.kind == QuestionKind::Read && asked.answer_hash.is_some());
+    read.map(|asked| asked.path.as_str()).collect()
+}
+
+fn decode(
+    job: &Value,
+    file: &str,
+    was_read: &BTreeSet<&str>,
+) -> Result<(JobSpec, Provenance), Vec<SpecError>> {
     let mut decoder = Decoder::default();
-    let provenance = Provenance::read(job, &mut decoder);
+    let provenance = Provenance::read(job, &mut decoder, was_read);
     let read = JobSpec::from_author(job, &mut decoder);
     let problems = std::mem::take(&mut decoder.problems);
-    let provenance = provenance.finish(decoder);
+    let provenance = provenance.finish(decoder, was_read);
+    let placed = |problem: Problem| Problem {
+        at: problem.at.filter(|at| was_read.contains(at.file.as_str())),
+        ..problem
+    };
     match read {
         Some(spec) if problems.is_empty() => Ok((spec, provenance)),
         _ => Err(problems
             .into_iter()
-            .map(|problem| located(problem, &provenance, file))
+            .map(|problem| located(placed(problem), &provenance, file))
             .collect()),
     }
 }

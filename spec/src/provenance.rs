@@ -1,6 +1,6 @@
 //! Which place in the source each value of a job came from.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
@@ -23,16 +23,22 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// Reads the places in a job's author JSON, and teaches `decoder` those inside literals.
-    pub(crate) fn read(job: &Value, decoder: &mut Decoder) -> Provenance {
+    /// Reads the places in a job's author JSON, and teaches `decoder` those inside literals. Places in files
+    /// other than those that the spec `was_read` from are dropped: they are made up.
+    pub(crate) fn read(
+        job: &Value,
+        decoder: &mut Decoder,
+        was_read: &BTreeSet<&str>,
+    ) -> Provenance {
         let mut provenance = Provenance::default();
         provenance.object(job, &FieldPath::root());
+        provenance.keep_only(was_read);
         decoder.spans.extend(provenance.spans.clone());
         provenance
     }
 
     /// Takes over what decoding found out: elements of lists are known by their keys, too.
-    pub(crate) fn finish(mut self, decoder: Decoder) -> Provenance {
+    pub(crate) fn finish(mut self, decoder: Decoder, was_read: &BTreeSet<&str>) -> Provenance {
         for (path, place) in &decoder.spans {
             let same =
                 |made: &&Vec<Frame>| made.first().is_some_and(|call| place_of(call) == *place);
@@ -47,6 +53,7 @@ impl Provenance {
             }
         }
         self.spans.extend(decoder.spans);
+        self.keep_only(was_read);
         self
     }
 
@@ -85,6 +92,19 @@ impl Provenance {
             .find(|call| call.file == spec)
             .or(calls.first())
             .map(place_of)
+    }
+
+    fn keep_only(&mut self, files: &BTreeSet<&str>) {
+        let kept = |place: &Location| files.contains(place.file.as_str());
+        self.spans.retain(|_, place| kept(place));
+        self.ends.retain(|start, _| kept(start));
+        for places in self.references.values_mut() {
+            places.retain(kept);
+        }
+        for calls in self.trails.values_mut() {
+            calls.retain(|call| files.contains(call.file.as_str()));
+        }
+        self.trails.retain(|_, calls| !calls.is_empty());
     }
 
     fn object(&mut self, value: &Value, at: &FieldPath) {
