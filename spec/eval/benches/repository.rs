@@ -213,7 +213,7 @@ def service(name, *, replicas=2, memory=MEMORY, **more):
 
 fn spec(number: usize, specs: usize, numbers: &mut Numbers) -> String {
     let every = (specs / IMPORTERS).max(1);
-    let module = match number % every == 0 && number / every < IMPORTERS {
+    let module = match number.is_multiple_of(every) && number / every < IMPORTERS {
         true => MODULES - 1,
         false => numbers.below(MODULES - 1),
     };
