@@ -35,11 +35,18 @@ def _export_one(job: object) -> None:
 
 
 def _no_job(value: object) -> SpecError:
-    return SpecError(
-        "spec.wrong_type",
-        f"export takes jobs, not a {type(value).__name__}",
-        hint="pass a Job(…) or a list of them",
-    )
+    found, hint = f"a {type(value).__name__}", "pass a Job(…) or a list of them"
+    if value is None:
+        found, hint = "None", "a function without `return` gives None; let it return its job"
+    elif isinstance(value, type):
+        found, hint = f"the class {value.__name__}", f"make one: {value.__name__}(name=…, …)"
+    elif callable(value):
+        found, hint = "a function", "call it, and export what it returns"
+    elif isinstance(value, dict):
+        found, hint = "a dict", "write its entries as fields: Job(name=…, command=…)"
+    elif isinstance(value, str):
+        found = "a text"
+    return SpecError("spec.wrong_type", f"export takes jobs, not {found}", hint=hint)
 
 
 def exported() -> tuple[Job, ...]:

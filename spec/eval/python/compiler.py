@@ -28,6 +28,9 @@ spread, `env.KEY` and `ports.0` for values inside a dict or list that is written
 
 _LITERAL_DEPTH_MAX = 3
 
+SOURCE_BYTES_MAX = 1024 * 1024
+"""The most bytes a file of code may have."""
+
 
 def serve() -> bytes:
     """Compiles one blob after the other until the parent has no more."""
@@ -41,6 +44,8 @@ def compiled(content: bytes) -> bytes:
 
     An error or a warning names the file and the line, so it is left to the evaluation, which compiles again.
     """
+    if len(content) > SOURCE_BYTES_MAX:
+        return b""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import keyword
 import re
 import sys
 from collections.abc import Iterable
@@ -11,6 +12,8 @@ from typing import Any
 
 import tw
 from tw import SpecError
+
+import _twill_host as host
 
 from . import sources, spans
 from .policy import ALLOWED
@@ -81,6 +84,10 @@ def _error(
         "trace": [_frame(*call) for call in _bounded(calls)],
     }
     if calls:
+        if code == "spec.unknown_field" and argument:
+            calls, passed_by = _passed_on(calls, argument)
+            error["trace"] = [_frame(*call) for call in _bounded(calls)]
+            error["message"] += passed_by
         _set_place(error, _at_fault(code, *calls[-1], argument))
     return error
 
@@ -100,6 +107,23 @@ def _at_fault(code: str, made_by: CodeType, instruction: int, argument: str | No
         find = spans.keyword if code == "spec.unknown_field" else spans.value
         place = find(path, raw, argument)
     return place or sources.place(path, raw)
+
+
+def _passed_on(
+    calls: list[tuple[CodeType, int]], argument: str
+) -> tuple[list[tuple[CodeType, int]], str]:
+    """Finds the call that writes a keyword which came to the innermost one through `**`; says who passed it on."""
+    for length in range(len(calls), 0, -1):
+        code, instruction = calls[length - 1]
+        raw = sources.position(code, instruction)
+        if spans.keyword(code.co_filename, raw, argument):
+            if length == len(calls):
+                return calls, ""
+            inner = _frame(*calls[length])
+            return calls[:length], f", to which `{inner['function']}` passes it on at {inner['file']}:{inner['line']}"
+        if spans.value(code.co_filename, raw, "**") is None:
+            break
+    return calls, ""
 
 
 def _set_place(error: dict[str, Any], place: sources.Place) -> None:
@@ -123,15 +147,46 @@ def _syntax(error: SyntaxError, calls: _Calls) -> dict[str, Any]:
     end_column = error.end_offset or 0
     if end_line == line:
         end_column = max(end_column, column + 1)
-    described = _error("spec.syntax", str(error.msg), None, [(c, i) for c, i, _ in calls], None)
+    message, hint = _syntax_words(str(error.msg), sources.line(file, line) or "")
+    described = _error("spec.syntax", message, hint, [(c, i) for c, i, _ in calls], None)
     _set_place(described, (file, line, column, end_line, max(end_column, 1)))
     return described
+
+
+def _syntax_words(message: str, line: str) -> tuple[str, str | None]:
+    """Returns the message and the hint for a line that is not Python."""
+    if line.startswith(("<<<<<<<", "=======", ">>>>>>>")):
+        return "a merge conflict is not resolved here", "keep one side, and delete the lines with <, = and >"
+    if "tabs and spaces" in message or message == "unindent does not match any outer indentation level":
+        return message, "indent with four spaces everywhere"
+    if "invalid character" in message:
+        return message, "type it again on the keyboard: text stands in plain \" or '"
+    if message == "the file is not UTF-8 text":
+        return message, "save the file as UTF-8"
+    if message == "invalid syntax":
+        return message, _syntax_hint(line)
+    return message, None
+
+
+def _syntax_hint(line: str) -> str | None:
+    """Guesses what a line that is not Python was meant to be."""
+    first = line.split(maxsplit=1)[0] if line.strip() else ""
+    if " import " in line and first != "from" and nearest(first, ["from"]):
+        return "did you mean `from`?"
+    if re.match(r"\s*(- )?[\w.-]+:(\s|$)", line):
+        return "a spec is Python, not YAML: write Job(name=\"web\", …)"
+    if re.search(r"[(,]\s*\w+\s*:", line):
+        return "an argument is given with `=`: name=\"web\""
+    reserved = [w for w in re.findall(r"[(,]\s*(\w+)\s*=", line) if keyword.iskeyword(w)]
+    return f"`{reserved[0]}` is a word of Python and cannot be a name" if reserved else None
 
 
 def _classify(error: BaseException, calls: _Calls) -> tuple[str, str, str | None]:
     """Returns code, message and hint."""
     if isinstance(error, SpecError):
         return error.code, error.message, error.hint
+    if isinstance(error, host.Unanswered):
+        return "spec.not_found", str(error), None
     if isinstance(error, UnknownModule):
         return "spec.import", str(error), error.hint
     if isinstance(error, ImportError):
@@ -145,9 +200,10 @@ def _classify(error: BaseException, calls: _Calls) -> tuple[str, str, str | None
         return "spec.memory", "the spec needs more memory than an evaluation may use", (
             "look for a value or a list that grows without end"
         )
-    said = _said(error)
+    said, hint = _said(error), _hint(error, calls)
+    said = said.removesuffix(f" ({hint})")
     message = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return "spec.exception", message, _hint(error, calls)
+    return "spec.exception", message, hint
 
 
 def _said(error: BaseException) -> str:
@@ -161,7 +217,15 @@ def _said(error: BaseException) -> str:
 
 def _hint(error: BaseException, calls: _Calls) -> str | None:
     if isinstance(error, NameError) and error.name and calls:
-        return _name_hint(error.name, calls[-1][2])
+        code, instruction, frame = calls[-1]
+        line = sources.line(code.co_filename, sources.position(code, instruction)[0] or 0) or ""
+        if re.search(rf"[(,]\s*{re.escape(error.name)}\s*==", line):
+            return f"an argument is given with one `=`: {error.name}=…"
+        return _name_hint(error.name, frame)
+    if isinstance(error, (TypeError, AttributeError)):
+        known = _operation_hint(str(error), calls)
+        if known:
+            return known
     if isinstance(error, AttributeError) and isinstance(error.name, str):
         near = nearest(error.name, _safe_dir(error.obj))
         return f"did you mean `{near}`?" if near else None
@@ -174,6 +238,33 @@ def _hint(error: BaseException, calls: _Calls) -> str | None:
     if isinstance(error, ValueError) and "integer string conversion" in str(error):
         return "such a number is no size, time or count; check how it is computed"
     return None
+
+
+_UNEXPECTED = re.compile(r"(\w+)\(\) got an unexpected keyword argument '(\w+)'")
+_DERIVE = "what a job holds does not change; derive a new one with .replace(…)"
+
+
+def _operation_hint(message: str, calls: _Calls) -> str | None:
+    """Returns what helps where an operation does not fit its operands."""
+    if message.startswith("'mappingproxy' object does not support item"):
+        return f"{_DERIVE}, for example env={{**job.env, \"A\": \"1\"}}"
+    if message.startswith("'tuple' object has no attribute"):
+        return f"{_DERIVE}, for example ports=[*job.ports, \"admin\"]"
+    if "can only concatenate str" in message:
+        return 'put values into text with an f-string: f"port {port}"'
+    unexpected = _UNEXPECTED.search(message)
+    if unexpected and calls:
+        return _parameter_hint(*unexpected.groups(), calls[-1][2])
+    return None
+
+
+def _parameter_hint(function: str, argument: str, frame: FrameType) -> str | None:
+    code = getattr({**frame.f_globals, **frame.f_locals}.get(function), "__code__", None)
+    if not isinstance(code, CodeType):
+        return None
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    near = nearest(argument, known)
+    return f"did you mean `{near}`?" if near else f"`{function}` takes " + ", ".join(f"`{n}`" for n in known)
 
 
 def _safe_dir(value: object) -> list[str]:
@@ -189,7 +280,8 @@ def _name_hint(name: str, frame: FrameType) -> str | None:
         return f"add `from tw import {name}`"
     if name in ALLOWED:
         return f"add `import {name}`"
-    near = nearest(name, {*frame.f_locals, *frame.f_globals, *frame.f_builtins})
+    known = {*frame.f_locals, *frame.f_globals, *frame.f_builtins}
+    near = nearest(name, (known for known in known if not known.startswith("__")))
     if near:
         return f"did you mean `{near}`?"
     near = nearest(name, tw.__all__)
@@ -205,7 +297,7 @@ def _cannot_import(error: ImportError) -> tuple[str, str, str | None]:
         return "spec.import", str(error), None
     name, module = found.groups()
     message = f"`{module}` has no `{name}`"
-    if "circular import" in str(error):
-        return "spec.import", message, "the two modules import each other; move what both need into a third"
+    if "circular import" in str(error) or module in sources.loading:
+        return "spec.import", message, "the modules import each other; move what both need into a third"
     near = nearest(name, _safe_dir(sys.modules.get(module)))
     return "spec.import", message, f"did you mean `{near}`?" if near else None

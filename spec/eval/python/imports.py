@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
+from tw import SpecError
+
 import _twill_host as host
 
 from . import compiler, errors, policy, references, sources
@@ -149,13 +151,16 @@ def _new_module(name: str, kind: str, path: str) -> ModuleType:
 
 
 def _run(module: ModuleType, name: str, path: str, content: bytes, code: bytes) -> None:
+    sources.loading.add(name)
     try:
         exec(code_of(path, content, code), module.__dict__)
     except BaseException:
+        # Stays among those that load: the error may be that it was imported while it did.
         del _repository[name]
         if sys.modules.get(name) is module:
             del sys.modules[name]
         raise
+    sources.loading.discard(name)
 
 
 def code_of(path: str, content: bytes, code: bytes) -> CodeType:
@@ -169,6 +174,13 @@ def code_of(path: str, content: bytes, code: bytes) -> CodeType:
 
 def compile_source(path: str, content: bytes) -> CodeType:
     """Compiles a file of the repository and makes its lines known."""
+    if len(content) > compiler.SOURCE_BYTES_MAX:
+        sources.add(path, "")
+        raise SpecError(
+            "spec.output",
+            f"`{path}` has {len(content):,} bytes; a file of code may have {compiler.SOURCE_BYTES_MAX:,}",
+            hint="put data into a file of its own, and read it with tw.repo.read(path)",
+        )
     try:
         source = compiler.decoded(content)
     except UnicodeDecodeError as error:
@@ -184,6 +196,9 @@ def compile_source(path: str, content: bytes) -> CodeType:
 
 def _module_hint(name: str) -> str:
     parent, _, leaf = name.rpartition(".")
+    spec = posixpath.join(spec_folder, name.replace(".", "/") + ".tw")
+    if host.ask("exists", spec):
+        return f"`{spec}` is a spec; put what both need into a module, for example `{leaf}_shared.py`"
     folders = [parent.replace(".", "/")] if parent else [*filter(None, [spec_folder]), ""]
     listings = [names[2].decode() for names in (host.ask("list", f) for f in folders) if names]
     entries = "\n".join(listings).split("\n")

@@ -15,6 +15,9 @@ Place = tuple[str, int, int, int, int]
 Raw = tuple[int | None, int | None, int | None, int | None]
 """Line, end line, offset, end offset, as code positions have them: offsets in bytes from 0."""
 
+loading: set[str] = set()
+"""The modules whose code is running now."""
+
 _lines: dict[str, list[str]] = {}
 _marshalled: dict[str, bytes] = {}
 

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use serde::Deserialize;
@@ -79,10 +79,20 @@ fn parent() -> PyResult<RawFd> {
     }
 }
 
+pyo3::create_exception!(
+    _twill_host,
+    Unanswered,
+    PyException,
+    "A question that the parent cannot answer, and why."
+);
+
 /// The module itself.
 #[pymodule]
 pub(crate) mod _twill_host {
     use super::*;
+
+    #[pymodule_export]
+    use super::Unanswered;
 
     /// Asks the parent; returns (what was found, its path, its content, its code), or None if there is no such
     /// thing. Code is empty unless a module or a spec was asked for, and where it could not be compiled.
@@ -102,7 +112,7 @@ pub(crate) mod _twill_host {
             ));
         };
         if let Some(error) = answer.head.error {
-            return Err(PyRuntimeError::new_err(error));
+            return Err(Unanswered::new_err(error));
         }
         let path = answer.head.path;
         let bytes = |bytes| PyBytes::new(py, bytes);

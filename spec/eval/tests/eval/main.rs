@@ -1,6 +1,7 @@
 //! Evaluation from end to end: `tw-spec` with the real `tw-eval`.
 
 mod attacks;
+mod broken;
 mod cache;
 mod closure;
 mod diff;
