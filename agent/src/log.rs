@@ -31,12 +31,20 @@ pub enum Stream {
 pub struct LogLimits {
     /// On disk, compressed, all segments together.
     pub bytes_max: u64,
+    /// How old the newest line of a segment may become while the task prints.
+    #[serde(default = "two_weeks_ms")]
+    pub age_ms_max: u64,
+}
+
+fn two_weeks_ms() -> u64 {
+    14 * 24 * 3600 * 1000
 }
 
 impl Default for LogLimits {
     fn default() -> LogLimits {
         LogLimits {
             bytes_max: 16 << 20,
+            age_ms_max: two_weeks_ms(),
         }
     }
 }
@@ -45,6 +53,19 @@ impl LogLimits {
     /// The size at which a new segment begins; dropping one loses an eighth of the log.
     fn segment_bytes(self) -> u64 {
         (self.bytes_max / 8).max(4096)
+    }
+
+    /// The age at which a new segment begins, in microseconds.
+    fn segment_age_us(self) -> i64 {
+        i64::try_from(self.age_ms_max / 8)
+            .unwrap_or(i64::MAX / 1000)
+            .saturating_mul(1000)
+    }
+
+    fn age_us_max(self) -> i64 {
+        i64::try_from(self.age_ms_max)
+            .unwrap_or(i64::MAX / 1000)
+            .saturating_mul(1000)
     }
 }
 

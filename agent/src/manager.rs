@@ -17,16 +17,19 @@ mod package;
 mod report;
 mod resource;
 mod session;
+mod state;
 mod task;
 pub mod volume;
 
 use std::fs::{DirBuilder, File};
+use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tw_api::Client;
 
 pub use clean::clean;
@@ -76,6 +79,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         .create(&config.state)
         .with_context(|| format!("cannot make {}", config.state.display()))?;
     let _lock = lock(&config)?;
+    state::claim(&config.state, &config.name)?;
     let tree: Arc<dyn CgroupTree> = Arc::from(config.tree().open()?);
     tree.create(HELPERS_LEAF)?;
     let client = Client::new(config.controller.endpoint()?);
@@ -120,11 +124,44 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
 /// One agent a state folder.
 fn lock(config: &AgentConfig) -> anyhow::Result<Flock<File>> {
     let path = config.state.join("agent.lock");
-    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
         anyhow::anyhow!(
             "another agent runs in {}; end it, or use another --state",
             config.state.display()
         )
-    })
+    })?;
+    // For whoever asks this agent to make room for a newer one.
+    locked.set_len(0)?;
+    (&*locked).write_all(std::process::id().to_string().as_bytes())?;
+    Ok(locked)
+}
+
+/// Asks the agent of a state folder to begin anew with the program that is installed now. Its tasks go on.
+pub fn upgrade(state: &Path) -> anyhow::Result<()> {
+    let path = state.join("agent.lock");
+    let file =
+        File::open(&path).with_context(|| format!("no agent has run in {}", state.display()))?;
+    let is_free = Flock::lock(file, FlockArg::LockSharedNonblock).is_ok();
+    anyhow::ensure!(!is_free, "no agent runs in {}; start one", state.display());
+    let text = std::fs::read_to_string(&path)?;
+    let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+    let pid =
+        pid.with_context(|| format!("{} does not name the agent's process", path.display()))?;
+    let agent = pidfd_open(pid, PidfdFlags::empty())?;
+    // The lock is still held and the number still the same: it is the agent that the handle is on.
+    let unchanged = std::fs::read_to_string(&path)? == text;
+    let held = Flock::lock(File::open(&path)?, FlockArg::LockSharedNonblock).is_err();
+    anyhow::ensure!(
+        unchanged && held,
+        "the agent in {} has just ended",
+        state.display()
+    );
+    pidfd_send_signal(&agent, Signal::HUP)?;
+    Ok(())
 }

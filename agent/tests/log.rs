@@ -51,7 +51,10 @@ proptest! {
     fn a_log_stays_within_its_size_and_keeps_the_newest(
         writes in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..3000), 1..120),
     ) {
-        let limits = LogLimits { bytes_max: 40_000 };
+        let limits = LogLimits {
+            bytes_max: 40_000,
+            ..LogLimits::default()
+        };
         let folder = tempfile::tempdir()?;
         let mut writer = LogWriter::create(folder.path(), limits).unwrap();
         for data in &writes {
@@ -153,4 +156,63 @@ fn a_log_without_a_folder_is_empty() {
             .unwrap(),
         None
     );
+}
+
+/// One line a second from 1,000 s on, in segments of about five lines.
+fn a_line_a_second(folder: &std::path::Path, limits: LogLimits) -> LogWriter {
+    let mut writer = LogWriter::create(folder, limits).unwrap();
+    for second in 1000..1200_i64 {
+        let noise: Vec<u8> = (0..700_i64)
+            .map(|n| (n * n * (second + n) % 251) as u8)
+            .collect();
+        writer.write(Stream::Stdout, second * 1_000_000, &noise);
+    }
+    writer
+}
+
+#[test]
+fn a_range_begins_at_its_segment_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = a_line_a_second(
+        folder.path(),
+        LogLimits {
+            bytes_max: 4 << 20,
+            ..LogLimits::default()
+        },
+    );
+    assert_eq!(writer.counts().frames, 200);
+    for since in [0, 1000, 1001, 1100, 1199, 5000] {
+        let mut reader = LogReader::open_since(folder.path(), since * 1_000_000).unwrap();
+        reader.skip_until(since * 1_000_000).unwrap();
+        let mut seen = Vec::new();
+        while let Some(frame) = reader.next_frame().unwrap() {
+            seen.push(frame.timestamp_us / 1_000_000);
+        }
+        let wanted: Vec<i64> = (since.max(1000)..1200).collect();
+        assert!(seen.ends_with(&wanted), "since {since}: {seen:?}");
+        assert!(seen.len() <= wanted.len() + 3, "since {since}: {seen:?}");
+    }
+}
+
+#[test]
+fn what_is_older_than_it_may_be_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = a_line_a_second(
+        folder.path(),
+        LogLimits {
+            age_ms_max: 40_000,
+            ..LogLimits::default()
+        },
+    );
+    assert!(
+        writer.counts().segments_dropped > 20,
+        "{:?}",
+        writer.counts()
+    );
+    let first = LogReader::open(folder.path())
+        .next_frame()
+        .unwrap()
+        .unwrap();
+    let age_s = 1199 - first.timestamp_us / 1_000_000;
+    assert!((40..=47).contains(&age_s), "{age_s} s");
 }

@@ -1,13 +1,15 @@
 //! `tw-agent`: one on each machine.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tw_agent::manager::volume::Volumes;
 use tw_agent::manager::{self, AgentConfig, ControllerAddress, Place};
-use tw_model::{Bytes, Cores, MachineId};
+use tw_model::{Bytes, Cores, JobId, MachineId};
 
 /// Runs the tasks that a controller assigns to this machine.
 #[derive(Debug, Parser)]
@@ -21,6 +23,13 @@ struct Cli {
 enum Command {
     /// Run the agent in the foreground; tasks outlive it
     Run(Box<RunArgs>),
+    /// Let a running agent begin anew with the program that is installed now; its tasks go on
+    Upgrade {
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+    },
+    /// Show the volumes of an agent, or put one back to what a version of its job left
+    Volumes(VolumesArgs),
     /// End every task of an agent that does not run, and remove its cgroups
     Clean {
         #[arg(long, value_name = "DIR")]
@@ -28,6 +37,20 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         cgroup: String,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct VolumesArgs {
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// Whose volume is rolled back, such as web.0
+    #[arg(long, value_name = "TASK", value_parser = parse_task)]
+    task: Option<(JobId, u32)>,
+    #[arg(long, value_name = "NAME")]
+    volume: Option<String>,
+    /// The version of the job whose data it shall have again; none of its tasks may run
+    #[arg(long, value_name = "VERSION")]
+    roll_back_to: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -126,6 +149,8 @@ fn run(command: Command) -> anyhow::Result<()> {
     );
     let args = match command {
         Command::Clean { state, cgroup } => return manager::clean(&state, &cgroup),
+        Command::Upgrade { state } => return manager::upgrade(&state),
+        Command::Volumes(args) => return volumes(&args),
         Command::Run(args) => *args,
     };
     let config = AgentConfig {
@@ -154,14 +179,65 @@ fn run(command: Command) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut is_upgrade = false;
         let shutdown = async {
             tokio::select! {
                 _ = term.recv() => {}
                 _ = int.recv() => {}
+                _ = hangup.recv() => is_upgrade = true,
             }
         };
-        manager::run(config, shutdown).await
+        manager::run(config, shutdown).await?;
+        match is_upgrade {
+            true => Err(begin_anew()),
+            false => Ok(()),
+        }
     })
+}
+
+/// Begins anew as the program that is at the place this one was started from.
+fn begin_anew() -> anyhow::Error {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    let cause = std::process::Command::new(&program).args(arguments).exec();
+    anyhow::Error::new(cause).context(format!("cannot run {}", program.display()))
+}
+
+fn volumes(args: &VolumesArgs) -> anyhow::Result<()> {
+    let volumes = Volumes::open(&args.state.join("volumes"))?;
+    let Some((job, index)) = &args.task else {
+        for volume in volumes.list()? {
+            let record = &volume.record;
+            let line = format!(
+                "{}.{} {} {} used by version {}, snapshots of {:?}\n",
+                record.job,
+                record.index,
+                record.name,
+                record.size,
+                record.version,
+                volume.snapshots()
+            );
+            std::io::stdout().write_all(line.as_bytes())?;
+        }
+        return Ok(());
+    };
+    let (Some(name), Some(version)) = (&args.volume, args.roll_back_to) else {
+        anyhow::bail!("--task goes with --volume and --roll-back-to");
+    };
+    volumes
+        .get(job, *index, name)?
+        .roll_back(version, &args.state.join("tasks"))?;
+    Ok(())
+}
+
+fn parse_task(text: &str) -> Result<(JobId, u32), String> {
+    let refuse = || format!("'{text}' is not a task such as web.0");
+    let (job, index) = text.rsplit_once('.').ok_or_else(refuse)?;
+    Ok((
+        job.parse().map_err(|_| refuse())?,
+        index.parse().map_err(|_| refuse())?,
+    ))
 }
 
 fn controller(args: &RunArgs) -> anyhow::Result<ControllerAddress> {

@@ -10,6 +10,9 @@ use zstd::zstd_safe;
 use super::frame::{HEADER_BYTES, Header};
 use super::{Frame, LogError, Stream, segment_path, segments};
 
+/// Two streams are flushed apart, and lines are spread over frames: frames may be this far out of order.
+const ORDER_SLACK_US: i64 = 2_000_000;
+
 /// Goes through the frames of a log in order. At the end it answers none, and more later if there is more.
 #[derive(Debug)]
 pub struct LogReader {
@@ -32,6 +35,37 @@ impl LogReader {
             next_sequence: 0,
             frames_missed: 0,
         }
+    }
+
+    /// Starts at the newest segment that begins before `since_us`: what is older is neither read nor unpacked. The
+    /// first headers of the segments are the index.
+    pub fn open_since(folder: &Path, since_us: i64) -> Result<LogReader, LogError> {
+        let mut reader = LogReader::open(folder);
+        for number in segments(folder)?.into_iter().rev() {
+            let mut probe = LogReader::open(folder);
+            probe.number = number;
+            // A segment that was dropped in this moment is none to begin with.
+            if probe.open_segment()?
+                && let Some(header) = probe.header_here()?
+                && header.timestamp_us <= since_us.saturating_sub(ORDER_SLACK_US)
+            {
+                reader.number = probe.number;
+                reader.next_sequence = header.sequence;
+                break;
+            }
+        }
+        Ok(reader)
+    }
+
+    /// Passes over frames that were begun before `since_us`, without unpacking them.
+    pub fn skip_until(&mut self, since_us: i64) -> Result<(), LogError> {
+        while let Some(header) = self.next_header()? {
+            if header.timestamp_us > since_us.saturating_sub(ORDER_SLACK_US) {
+                break;
+            }
+            self.pass(header);
+        }
+        Ok(())
     }
 
     /// Frames that were dropped before they could be read, by size or by a write error.

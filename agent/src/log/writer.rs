@@ -21,8 +21,10 @@ pub struct LogWriter {
     limits: LogLimits,
     segment: Option<File>,
     segment_bytes: u64,
-    /// Closed segments, oldest first: number and size.
-    closed: VecDeque<(u64, u64)>,
+    /// When the first and the last frame of the open segment were begun.
+    segment_span_us: (i64, i64),
+    /// Oldest first.
+    closed: VecDeque<Closed>,
     number: u64,
     sequence: u64,
     context: CCtx<'static>,
@@ -50,7 +52,15 @@ impl LogWriter {
             limits,
             segment: None,
             segment_bytes: 0,
-            closed: found.iter().map(|number| (*number, size(number))).collect(),
+            segment_span_us: (0, 0),
+            closed: found
+                .iter()
+                .map(|number| Closed {
+                    number: *number,
+                    bytes: size(number),
+                    last_us: 0,
+                })
+                .collect(),
             number: found.last().map_or(0, |last| last + 1),
             sequence: 0,
             context,
@@ -96,7 +106,7 @@ impl LogWriter {
         };
         self.scratch[..HEADER_BYTES].copy_from_slice(&header.encode());
         let length = HEADER_BYTES + compressed;
-        self.make_room(length as u64)?;
+        self.make_room(length as u64, timestamp_us)?;
         let at = self.segment_bytes;
         let segment = match &mut self.segment {
             Some(segment) => segment,
@@ -107,31 +117,67 @@ impl LogWriter {
             segment.set_len(at)?;
             return Err(error);
         }
+        if at == 0 {
+            self.segment_span_us.0 = timestamp_us;
+        }
+        self.segment_span_us.1 = timestamp_us;
         self.segment_bytes += length as u64;
         Ok(())
     }
 
-    /// Begins a new segment when this one is full, and drops the oldest until `length` more bytes fit.
-    fn make_room(&mut self, length: u64) -> io::Result<()> {
-        if self.segment_bytes > 0 && self.segment_bytes + length > self.limits.segment_bytes() {
-            self.closed.push_back((self.number, self.segment_bytes));
+    /// Begins a new segment when this one is full or old, and drops the oldest until `length` more bytes fit and
+    /// none is older than it may be.
+    fn make_room(&mut self, length: u64, now_us: i64) -> io::Result<()> {
+        let is_full = self.segment_bytes + length > self.limits.segment_bytes();
+        let is_old = now_us.saturating_sub(self.segment_span_us.0) > self.limits.segment_age_us();
+        if self.segment_bytes > 0 && (is_full || is_old) {
+            self.closed.push_back(Closed {
+                number: self.number,
+                bytes: self.segment_bytes,
+                last_us: self.segment_span_us.1,
+            });
             self.number += 1;
             self.segment_bytes = 0;
             self.segment = None;
         }
-        while self.closed_bytes() + self.segment_bytes + length > self.limits.bytes_max {
-            let Some((oldest, _)) = self.closed.pop_front() else {
-                break;
-            };
-            self.counts.segments_dropped += 1;
-            fs::remove_file(segment_path(&self.folder, oldest))?;
+        let too_old = |closed: &Closed| {
+            closed.last_us > 0 && now_us.saturating_sub(closed.last_us) > self.limits.age_us_max()
+        };
+        let outdated = self
+            .closed
+            .iter()
+            .take_while(|closed| too_old(closed))
+            .count();
+        for _ in 0..outdated {
+            self.drop_oldest()?;
+        }
+        while !self.closed.is_empty()
+            && self.closed_bytes() + self.segment_bytes + length > self.limits.bytes_max
+        {
+            self.drop_oldest()?;
         }
         Ok(())
     }
 
-    fn closed_bytes(&self) -> u64 {
-        self.closed.iter().map(|(_, bytes)| bytes).sum()
+    fn drop_oldest(&mut self) -> io::Result<()> {
+        let Some(oldest) = self.closed.pop_front() else {
+            return Ok(());
+        };
+        self.counts.segments_dropped += 1;
+        fs::remove_file(segment_path(&self.folder, oldest.number))
     }
+
+    fn closed_bytes(&self) -> u64 {
+        self.closed.iter().map(|closed| closed.bytes).sum()
+    }
+}
+
+/// A segment that nothing is added to any more.
+struct Closed {
+    number: u64,
+    bytes: u64,
+    /// When its last frame was begun; 0 for one of an earlier writer.
+    last_us: i64,
 }
 
 fn open_segment(path: &Path) -> io::Result<File> {

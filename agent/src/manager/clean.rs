@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::folder::{self, TaskFolder};
-use crate::cgroup::{CGROUP_ROOT, TreePath};
+use crate::cgroup::{CGROUP_ROOT, CgroupTree, TreePath};
 use crate::helper::lock;
 use crate::helper::protocol::PROTO;
 use crate::helper::record::{self, EXIT_FILE, ExitRecord, Outcome, STARTED_FILE, StartedRecord};
@@ -21,15 +21,29 @@ pub fn clean(state: &Path, cgroup: &str) -> anyhow::Result<()> {
         end_helper(TaskFolder::of(&tasks, &task).path())?;
     }
     let tree = TreePath::new(CGROUP_ROOT, cgroup).open()?;
-    for leaf in tree.leaves()? {
-        tree.kill(&leaf)?;
-        tree.remove(&leaf, PATIENCE)?;
-    }
-    tree.remove_tree()?;
+    remove_all(tree.as_ref())?;
     for task in folder::list(&tasks)? {
         TaskFolder::of(&tasks, &task).remove_scratch();
     }
     remove_parent(cgroup)
+}
+
+/// Removes the subtree with all that is in it. Spare helpers of an agent that was killed give back what they
+/// have reserved at the same time.
+fn remove_all(tree: &dyn CgroupTree) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        for leaf in tree.leaves()? {
+            tree.kill(&leaf)?;
+            tree.remove(&leaf, PATIENCE)?;
+        }
+        match tree.remove_tree() {
+            Err(_busy) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            removed => return Ok(removed?),
+        }
+    }
 }
 
 /// Kills the helper of a task, which takes the task with it, and makes sure that none begins any more.

@@ -13,16 +13,19 @@ use tw_api::{
     Connection, Dial, ErrorBody, Frame, FrameKind, LogLine, LogsRequest, SessionRequest, Stream,
     read_frame, write_frame,
 };
-use tw_model::{Code, Exit, Timestamp};
+use tw_model::{Code, Exit, Millis, Timestamp};
 
 use super::Agent;
 use super::folder::TaskFolder;
 use crate::helper::ExecRequest;
-use crate::helper::record::{EXIT_FILE, LOG_FOLDER};
+use crate::helper::record::{EXIT_FILE, LOG_FOLDER, SIDECARS_FOLDER};
 use crate::log::{self, LogReader};
 
 /// How often a log that is followed is looked at.
 const FOLLOW_EVERY: Duration = Duration::from_millis(100);
+
+/// How far the frames of two streams may be out of order.
+const OVERLAP: Millis = Millis::seconds(2);
 
 /// Frames read in one go off the runtime's thread.
 const FRAMES_AT_ONCE: usize = 64;
@@ -142,19 +145,29 @@ async fn logs(
     request: &LogsRequest,
     connection: &mut Connection,
 ) -> anyhow::Result<()> {
-    let log_folder = folder.join(LOG_FOLDER);
-    let lines = request.tail;
+    let log_folder = match &request.sidecar {
+        None => folder.join(LOG_FOLDER),
+        Some(name) => match name.parse::<tw_model::Name>() {
+            Ok(name) => folder
+                .join(SIDECARS_FOLDER)
+                .join(name.as_str())
+                .join(LOG_FOLDER),
+            Err(cause) => anyhow::bail!(cause),
+        },
+    };
+    let (lines, since) = (request.tail, request.since);
     let started = tokio::task::spawn_blocking(move || match lines {
         Some(lines) => log::tail(
             &log_folder,
             usize::try_from(lines).unwrap_or(usize::MAX),
             None,
         ),
-        None => Ok((Vec::new(), LogReader::open(&log_folder))),
+        None => from_its_beginning(&log_folder, since).map(|reader| (Vec::new(), reader)),
     });
     let (first, mut reader) = started.await??;
     let mut splitter = Splitter {
         since: request.since,
+        until: request.until,
         ..Splitter::default()
     };
     splitter.send(first, connection).await?;
@@ -165,7 +178,10 @@ async fn logs(
         reader = back;
         let none_left = frames.is_empty();
         splitter.send(frames, connection).await?;
-        if none_left && (has_ended || !request.follow) {
+        let is_past = request
+            .until
+            .is_some_and(|until| splitter.newest > until.plus(OVERLAP));
+        if is_past || none_left && (has_ended || !request.follow) {
             splitter.send_rest(connection).await?;
             return Ok(write_frame(connection, &Frame::new(FrameKind::End, [])).await?);
         }
@@ -173,6 +189,15 @@ async fn logs(
             tokio::time::sleep(FOLLOW_EVERY).await;
         }
     }
+}
+
+fn from_its_beginning(folder: &Path, since: Option<Timestamp>) -> Result<LogReader, log::LogError> {
+    let Some(Timestamp(since_us)) = since else {
+        return Ok(LogReader::open(folder));
+    };
+    let mut reader = LogReader::open_since(folder, since_us)?;
+    reader.skip_until(since_us)?;
+    Ok(reader)
 }
 
 fn ended(folder: &Path) -> bool {
@@ -195,6 +220,9 @@ fn read_some(mut reader: LogReader) -> Result<(Vec<log::Frame>, LogReader), log:
 #[derive(Default)]
 struct Splitter {
     since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    /// When the newest frame was begun.
+    newest: Timestamp,
     /// The beginnings of lines that have no end yet, of standard output and of standard error.
     open: [Option<(Timestamp, Vec<u8>)>; 2],
 }
@@ -232,6 +260,7 @@ impl Splitter {
             log::Stream::Stderr => Stream::Stderr,
         };
         let now = Timestamp(frame.timestamp_us);
+        self.newest = self.newest.max(now);
         let mut lines = Vec::new();
         for piece in frame.data.split_inclusive(|byte| *byte == b'\n') {
             let (at, mut text) = self.open[stream as usize]
@@ -243,7 +272,10 @@ impl Splitter {
                 None => self.open[stream as usize] = Some((at, text)),
             }
         }
-        lines.retain(|line| self.since.is_none_or(|since| line.at >= since));
+        lines.retain(|line| {
+            self.since.is_none_or(|since| line.at >= since)
+                && self.until.is_none_or(|until| line.at < until)
+        });
         lines
     }
 }

@@ -55,7 +55,25 @@ impl Machine {
 
     /// Starts the agent with more in its environment, which its helpers inherit.
     pub(crate) fn start_with(&mut self, env: &[(&str, &OsStr)]) {
-        let agent = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
+        let program = Command::new(env!("CARGO_BIN_EXE_tw-agent"));
+        self.run(program, env);
+    }
+
+    /// Starts the agent on what it takes for the same machine after a reboot.
+    pub(crate) fn start_in_boot(&mut self, boot_id: &str) {
+        let file = self.folder.path().join("boot_id");
+        std::fs::write(&file, format!("{boot_id}\n")).unwrap();
+        let mut program = Command::new("unshare");
+        let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+        program
+            .args(["--mount", "--propagation", "private", "sh", "-c", script])
+            .arg(&file)
+            .arg(env!("CARGO_BIN_EXE_tw-agent"));
+        self.run(program, &[]);
+    }
+
+    fn run(&mut self, mut program: Command, env: &[(&str, &OsStr)]) {
+        let agent = program
             .args(["run", "--name", "machine-1", "--state"])
             .arg(self.state())
             .arg("--controller")
@@ -210,6 +228,8 @@ impl Machine {
             follow,
             tail: None,
             since: None,
+            until: None,
+            sidecar: None,
         };
         let frames = self.session(name, SessionRequest::Logs(request), &[]).await;
         let lines = frames.iter().filter(|frame| frame.kind == FrameKind::Log);

@@ -12,5 +12,6 @@ mod helper;
 mod hooks;
 mod machine;
 mod memory;
+mod restart;
 mod sandbox;
 mod volume;

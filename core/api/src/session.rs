@@ -50,6 +50,12 @@ pub struct LogsRequest {
     pub tail: Option<u64>,
     /// Only lines since then.
     pub since: Option<Timestamp>,
+    /// Only lines before then.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+    /// The output of this sidecar instead of the command's.
+    #[serde(default)]
+    pub sidecar: Option<String>,
 }
 
 /// Which of a task's outputs.

@@ -1,14 +1,14 @@
 //! `tw logs`
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use tw_api::{
     Client, ErrorBody, Frame, FrameKind, LogLine, LogsRequest, SessionRequest, Stream, read_frame,
     write_frame,
 };
-use tw_model::TaskId;
+use tw_model::{Millis, TaskId, Timestamp};
 
 use crate::context::{Context, TaskSelector};
 use crate::text::CYAN;
@@ -25,6 +25,15 @@ pub(crate) struct Args {
     /// Only the last lines of each task
     #[arg(short = 'n', long, value_name = "LINES")]
     tail: Option<u64>,
+    /// Only lines since then: a moment such as 2026-01-31T12:00:00Z, or how long ago, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Timestamp>,
+    /// Only lines before then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<Timestamp>,
+    /// The output of a sidecar instead of the command's
+    #[arg(long, value_name = "NAME")]
+    sidecar: Option<String>,
     /// Begin each line with its time
     #[arg(short, long)]
     timestamps: bool,
@@ -43,7 +52,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
             task,
             follow: args.follow,
             tail: args.tail,
-            since: None,
+            since: args.since,
+            until: args.until,
+            sidecar: args.sidecar.clone(),
         };
         let (client, lines) = (client.clone(), lines.clone());
         tokio::spawn(async move {
@@ -68,6 +79,24 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     all.sort_by_key(|(_, line)| line.at);
     all.iter().for_each(|(task, line)| show(task, line));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A moment, or how long ago one was.
+fn moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(moment) = text.parse() {
+        return Ok(moment);
+    }
+    let ago: Millis = text.parse().map_err(|_| {
+        format!(
+            "'{text}' is no time: write 2026-01-31T12:00:00Z, or how long ago, such as 10m or 1h30m"
+        )
+    })?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_err(|cause| cause.to_string())?;
+    let span_us =
+        i64::try_from(ago.as_duration().as_micros()).map_err(|cause| cause.to_string())?;
+    Ok(Timestamp(now.as_micros() as i64 - span_us))
 }
 
 type Received = anyhow::Result<(TaskId, LogLine)>;
