@@ -23,7 +23,8 @@ up: build ## Start Twill with the shop running, and leave it running
 test: deps ## Run every test
 	@.ci/test
 
-test-long: build ## Run the tests with full volumes: 200 kills under load, 1,000 simulator seeds
+test-long: build ## Run the tests with full volumes: 200 kills under load, 10,000 quick exits, 20,000 starts, 1,000 simulator seeds
+	TW_QUICK_EXITS=10000 TW_SOAK_STARTS=20000 cargo test -p tw-agent --test machine endurance -- --nocapture
 	TW_FAULTS=200 cargo test -p tw --test e2e kills -- --nocapture
 	cargo run --release -p tw-scheduler --example simulate -- --seeds 1000
 

@@ -23,6 +23,8 @@ use tw_agent::helper::OomRecord;
 
 type Checked = Result<(), Box<dyn Error>>;
 
+type Check = fn(&dyn CgroupTree) -> Checked;
+
 /// How long anything may take under emulation on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -210,7 +212,7 @@ fn guest() -> ExitCode {
     if let Err(error) = mount_all() {
         print(&format!("CONTRACT failed mounts: {error}\n"));
     }
-    let checks: [(&str, fn(&dyn CgroupTree) -> Checked); 6] = [
+    let checks: [(&str, Check); 6] = [
         (
             "a leaf is limited, measured, killed and removed",
             limits_and_kill,

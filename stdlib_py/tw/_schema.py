@@ -145,7 +145,7 @@ class Secret(Spec):
 
 
 class Sidecar(Spec):
-    """A program that runs beside the command, in the same sandbox and within the same limits, and ends with it."""
+    """A program that runs beside the command, in a sandbox of its own and within the same limits, and ends with it."""
 
     name: str
     """Its name; its output is kept apart under it.
@@ -1047,14 +1047,12 @@ class Job(Spec):
 
     A change: tasks start again.
     Example: `sidecars=[Sidecar(name="proxy", command="./proxy")]`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     hooks: Hooks = Hooks()
     """Commands around the life of each task.
 
     A change: tasks start again.
     Example: `hooks=Hooks(pre_start=Hook(command="./migrate"))`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     init: bool = False
     """Whether a small init runs as process 1 of the task and collects what its children leave behind; for commands
@@ -1238,7 +1236,6 @@ class Job(Spec):
 
     A change: tasks start again.
     Example: `volumes=[Volume(name="data", path="/var/lib/app", size=10 * GiB)]`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
 
     def mix(self, *mixins: Mixin) -> Self:
