@@ -3,6 +3,7 @@
 `SOURCES` (dotted name → (file, marshalled code, is_package)) is set by the host.
 """
 
+import gc
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -23,6 +24,9 @@ class _Embedded(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module):
         exec(marshal.loads(SOURCES[module.__name__][1]), module.__dict__)
 
+
+# Nothing of what is loaded here is garbage; looking for some would take a good part of the start.
+gc.disable()
 
 # The C datetime cannot be told that there is no clock; the Python one can.
 sys.modules["_datetime"] = None

@@ -171,4 +171,5 @@ def prepare(rehearse: Callable[[], None]) -> None:
     rehearse()
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(50_000, 20, 20)
