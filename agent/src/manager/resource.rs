@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tw_model::{Bytes, Cores, JobSpec, LimitMode, Millis, TaskId, TaskUsage, Timestamp};
+use tw_model::{Bytes, Cores, CpuCounts, JobSpec, LimitMode, Millis, TaskId, TaskUsage, Timestamp};
 use tw_scheduler::limits::{LimitAnswer, LimitPolicy, LimitSet, UsageBucket};
 use tw_store::OpenError;
 use tw_store::history::{Bucket, History, HistoryOptions, Sample};
@@ -204,19 +204,19 @@ impl Resources {
     /// Asks the policy what fits the job's history.
     fn decide(&self, id: &TaskId, spec: &JobSpec, job: &mut Job) {
         let policy = LimitPolicy::of(spec);
-        let window = policy.window();
+        let window = policy.horizon().window();
         let every =
             (window.as_duration() / DECISIONS_A_WINDOW).clamp(DECIDE_EVERY_MIN, DECIDE_EVERY_MAX);
         job.decide_at = Some(Instant::now() + every);
         let now = now_utc();
-        let buckets =
-            match self
-                .history
-                .range(&series(id), now.0 - window.0 as i64 * 1000, now.0 + 1)
-            {
-                Ok(buckets) => buckets,
-                Err(cause) => return tracing::warn!(task = %id, %cause, "cannot read the history"),
-            };
+        let buckets = match self.history.range(
+            &series(id),
+            now.0 - policy.looks_back().0 as i64 * 1000,
+            now.0 + 1,
+        ) {
+            Ok(buckets) => buckets,
+            Err(cause) => return tracing::warn!(task = %id, %cause, "cannot read the history"),
+        };
         job.ooms = buckets.iter().map(|bucket| bucket.oom_kills).sum();
         let usage: Vec<UsageBucket> = buckets.iter().map(usage_bucket).collect();
         match policy.decide(&usage, job.learned, now) {
@@ -358,11 +358,20 @@ fn usage_bucket(bucket: &Bucket) -> UsageBucket {
     UsageBucket {
         start: Timestamp(bucket.start_us),
         span: Millis(bucket.width_us as u64 / 1000),
-        cpu_avg: Cores(bucket.cpu_avg_millicores()),
-        cpu_max: Cores(bucket.cpu_max_millicores),
+        cpu: cpu_counts(bucket),
         memory_peak: Bytes(bucket.memory_max_bytes),
-        samples: bucket.samples,
+        ooms: bucket.oom_kills,
     }
+}
+
+/// One sample at the bucket's maximum, the others at its mean.
+fn cpu_counts(bucket: &Bucket) -> CpuCounts {
+    let mut counts = CpuCounts::default();
+    for _ in 1..bucket.samples {
+        counts.add(Cores(bucket.cpu_avg_millicores()));
+    }
+    counts.add(Cores(bucket.cpu_max_millicores));
+    counts
 }
 
 fn now_utc() -> Timestamp {

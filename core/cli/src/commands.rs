@@ -17,6 +17,7 @@ pub(crate) mod logs;
 pub(crate) mod machines;
 pub(crate) mod plan;
 pub(crate) mod recommend;
+pub(crate) mod replay;
 pub(crate) mod restart;
 pub(crate) mod rollout;
 pub(crate) mod run;

@@ -12,7 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tw-model", &[]),
     ("tw-api", &["tw-model"]),
     ("tw-scheduler", &["tw-model"]),
-    ("tw-store", &[]),
+    ("tw-store", &["tw-model"]),
     ("tw-spec", &["tw-model"]),
     ("tw-eval", &[]),
     ("tw-import", &["tw-model"]),

@@ -22,6 +22,7 @@ mod neighbours;
 mod overlay;
 mod plan;
 mod reconcile;
+pub mod replay;
 mod requires;
 mod rollout;
 mod seed;

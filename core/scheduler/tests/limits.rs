@@ -1,8 +1,9 @@
 //! Limits learned from use: raised at once, lowered late, within bounds, only with enough history.
 
+use proptest::prelude::*;
 use serde_json::json;
-use tw_model::{Bytes, Cores, JobSpec, Millis, Timestamp};
-use tw_scheduler::limits::{LimitAnswer, LimitPolicy, LimitSet, UsageBucket};
+use tw_model::{Bytes, Cores, CpuCounts, JobSpec, Millis, Timestamp};
+use tw_scheduler::limits::{Confidence, LimitAnswer, LimitPolicy, LimitSet, UsageBucket};
 
 const WINDOW: Millis = Millis::minutes(7);
 
@@ -26,13 +27,14 @@ fn at(second: u64) -> Timestamp {
 
 /// One bucket a second with the same use.
 fn steady(seconds: std::ops::Range<u64>, cpu: u64, memory: u64) -> Vec<UsageBucket> {
+    let mut counts = CpuCounts::default();
+    (0..4).for_each(|_| counts.add(Cores(cpu)));
     let bucket = |second| UsageBucket {
         start: at(second),
         span: Millis::seconds(1),
-        cpu_avg: Cores(cpu),
-        cpu_max: Cores(cpu),
+        cpu: counts.clone(),
         memory_peak: Bytes::mib(memory),
-        samples: 4,
+        ooms: 0,
     };
     seconds.map(bucket).collect()
 }
@@ -57,56 +59,57 @@ fn nothing_is_said_before_there_is_enough_history() {
 
 #[test]
 fn steady_use_gets_its_margin() {
-    let answer = auto().decide(&steady(0..120, 200, 100), None, at(120));
+    let answer = auto().decide(&steady(0..120, 200, 256), None, at(120));
     let learned = answer.learned().unwrap();
-    assert_eq!(learned.limits.cpu, Cores(230));
-    assert_eq!(learned.limits.memory, Bytes::mib(150));
+    // The percentiles are the peak: no more than a tenth above it, and 10 millicores.
+    let cpu = learned.limits.cpu;
+    assert_eq!(cpu, Cores(235));
+    assert_eq!(learned.limits.memory, Bytes::mib(512));
+    assert_eq!(learned.wanted.memory, Bytes::mib(538));
     assert_eq!((learned.span, learned.samples), (Millis::seconds(120), 480));
+    assert_eq!(learned.confidence, Confidence::Low);
     assert_eq!(
         learned.memory_reason,
-        "lowered from 512 MiB to 150 MiB: the peak was 100 MiB lately and 100 MiB in all"
+        "kept at 512 MiB (538 MiB would fit, the spec's bounds allow 512 MiB): the last day's peak was 256 MiB"
+    );
+    assert_eq!(
+        learned.cpu_reason,
+        format!(
+            "lowered from 1 to {cpu}: 98% of the time it used at most 0.204 cores, and 60% of its work ran below \
+             0.204"
+        )
     );
 }
 
 #[test]
 fn a_rise_is_followed_at_once_and_a_fall_late() {
-    let mut usage = steady(0..120, 200, 100);
+    let mut usage = steady(0..120, 200, 32);
     let calm = limits(&auto().decide(&usage, None, at(120)));
+    assert_eq!(calm.memory, Bytes::mib(96));
 
-    usage.extend(steady(120..125, 600, 300));
+    usage.extend(steady(120..125, 600, 64));
     let raised = limits(&auto().decide(&usage, Some(calm), at(125)));
-    assert_eq!(raised.memory, Bytes::mib(450));
+    assert_eq!(raised.memory, Bytes::mib(192));
     assert!(raised.cpu > calm.cpu, "{raised:?}");
 
-    // A minute is the recent past of this window: within it nothing falls.
-    usage.extend(steady(125..170, 200, 100));
-    let still = limits(&auto().decide(&usage, Some(raised), at(170)));
+    // A minute is a day of this window: within it nothing falls, nor in the day after, whose targets still knew it.
+    usage.extend(steady(125..180, 200, 32));
+    let still = limits(&auto().decide(&usage, Some(raised), at(180)));
     assert_eq!(still.memory, raised.memory);
 
-    usage.extend(steady(170..300, 200, 100));
-    let later = limits(&auto().decide(&usage, Some(raised), at(300)));
-    assert_eq!(
-        later.memory,
-        Bytes::mib(300),
-        "the peak of the window stays"
-    );
+    usage.extend(steady(180..700, 200, 32));
+    let later = limits(&auto().decide(&usage, Some(raised), at(700)));
+    // By then a whole window is known, of days that are all alike.
+    assert_eq!(later.memory, Bytes::mib(36));
     assert!(later.cpu < raised.cpu);
-
-    usage.extend(steady(300..700, 200, 100));
-    let forgotten = limits(&auto().decide(&usage, Some(later), at(700)));
-    assert_eq!(
-        forgotten.memory,
-        Bytes::mib(150),
-        "the peak has left the window"
-    );
 }
 
 #[test]
 fn small_differences_change_nothing() {
-    let usage = steady(0..120, 200, 100);
+    let usage = steady(0..120, 200, 200);
     let current = LimitSet {
-        cpu: Cores(240),
-        memory: Bytes::mib(160),
+        cpu: Cores(250),
+        memory: Bytes::mib(460),
     };
     assert_eq!(
         limits(&auto().decide(&usage, Some(current), at(120))),
@@ -120,13 +123,18 @@ fn limits_stay_within_the_bounds_of_the_spec() {
         "mode": "auto", "history_min_ms": 60_000, "window_ms": WINDOW.0,
         "cpu_min_millicores": 300, "memory_max_bytes": 640u64 << 20,
     }));
-    let small = limits(&bounded.decide(&steady(0..120, 20, 500), None, at(120)));
-    assert_eq!(small.cpu, Cores(300));
-    assert_eq!(
-        small.memory,
-        Bytes::mib(640),
-        "1.5 times 500 MiB is above the bound"
+    let answer = bounded.decide(&steady(0..120, 20, 512), None, at(120));
+    assert_eq!(limits(&answer).cpu, Cores(300));
+    assert_eq!(limits(&answer).memory, Bytes::mib(640));
+    let learned = answer.learned().unwrap();
+    assert!(learned.wanted.memory > Bytes::mib(640));
+    let bounds = "would fit, the spec's bounds allow 640 MiB)";
+    assert!(
+        learned.memory_reason.contains(bounds),
+        "{}",
+        learned.memory_reason
     );
+
     let request = limits(&auto().decide(&steady(0..120, 5000, 500), None, at(120)));
     assert_eq!(
         request.cpu,
@@ -137,11 +145,63 @@ fn limits_stay_within_the_bounds_of_the_spec() {
 
 #[test]
 fn idle_time_does_not_hide_busy_time() {
-    let mut usage = steady(0..108, 10, 50);
-    usage.extend(steady(108..120, 800, 50));
-    let learned = limits(&auto().decide(&usage, None, at(120)));
+    let mut usage = steady(0..418, 10, 50);
+    usage.extend(steady(418..420, 700, 50));
+    let learned = limits(&auto().decide(&usage, None, at(420)));
     assert!(
-        learned.cpu >= Cores(900),
-        "a tenth of the time is nine tenths of the work: {learned:?}"
+        learned.cpu >= Cores(700),
+        "one part in 200 of the time is most of the work: {learned:?}"
     );
+}
+
+#[test]
+fn peaks_of_a_bucket_with_a_kill_are_not_learned() {
+    let mut usage = steady(0..120, 200, 64);
+    let calm = limits(&auto().decide(&usage, None, at(120)));
+    usage.extend(steady(120..121, 200, 192));
+    usage[120].ooms = 1;
+    assert_eq!(limits(&auto().decide(&usage, Some(calm), at(121))), calm);
+}
+
+proptest! {
+    /// A day may be told in any order, twice over in parts, and with gaps: nothing panics, and no answer leaves the bounds.
+    #[test]
+    fn any_history_gives_limits_within_the_bounds(
+        buckets in prop::collection::vec((any::<i64>(), 0_u64..1_000_000, any::<u64>(), 0_u64..3), 0..40),
+        now in any::<i64>(),
+    ) {
+        let usage: Vec<UsageBucket> = buckets
+            .into_iter()
+            .map(|(start, cpu, memory, ooms)| {
+                let mut counts = CpuCounts::default();
+                counts.add(Cores(cpu));
+                UsageBucket {
+                    start: Timestamp(start),
+                    span: Millis::seconds(1),
+                    cpu: counts,
+                    memory_peak: Bytes(memory),
+                    ooms,
+                }
+            })
+            .collect();
+        if let Some(learned) = auto().decide(&usage, None, Timestamp(now)).learned() {
+            prop_assert!(learned.limits.cpu <= Cores(1000) && learned.limits.cpu >= Cores(10));
+            prop_assert!(learned.limits.memory <= Bytes::mib(512) && learned.limits.memory >= Bytes::mib(16));
+        }
+    }
+
+    /// Folding a history bucket by bucket, as an agent does, gives what folding it at once gives.
+    #[test]
+    fn streaming_and_folding_agree(uses in prop::collection::vec((1_u64..2000, 1_u64..400), 61..300)) {
+        let usage: Vec<UsageBucket> = uses
+            .iter()
+            .enumerate()
+            .flat_map(|(second, (cpu, memory))| steady(second as u64..second as u64 + 1, *cpu, *memory))
+            .collect();
+        let now = at(uses.len() as u64);
+        let policy = auto();
+        let mut learner = policy.learner();
+        usage.iter().for_each(|bucket| learner.observe(bucket));
+        prop_assert_eq!(policy.answer(&mut learner, None, now), policy.decide(&usage, None, now));
+    }
 }

@@ -10,6 +10,7 @@ mod inside;
 mod kills;
 mod mistakes;
 mod probe;
+mod replay;
 mod repository;
 mod shapes;
 mod steering;
