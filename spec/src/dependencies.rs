@@ -12,7 +12,7 @@ use crate::{EvaluatedJob, Outcome, Source, SpecError};
 pub struct Dependencies {
     /// Cycles, and ports that the named job does not have.
     pub errors: Vec<SpecError>,
-    /// Names that no spec exports. They may run all the same.
+    /// Names that no spec exports, which may run all the same, and specs that export nothing.
     pub warnings: Vec<SpecError>,
 }
 
@@ -29,6 +29,7 @@ pub fn dependencies(source: &Source, outcome: &Outcome, is_whole: bool) -> Depen
         errors: cycles(&jobs),
         warnings: Vec::new(),
     };
+    found.warnings.extend(without_jobs(outcome));
     for job in jobs.values() {
         found.errors.extend(unknown_ports(job, &jobs));
         if is_whole {
@@ -41,6 +42,23 @@ pub fn dependencies(source: &Source, outcome: &Outcome, is_whole: bool) -> Depen
         }
     }
     found
+}
+
+/// Specs without a mistake and without a job: most likely `export` was forgotten.
+fn without_jobs(outcome: &Outcome) -> impl Iterator<Item = SpecError> {
+    let has_jobs: BTreeSet<&str> = outcome.jobs.iter().map(|job| job.file.as_str()).collect();
+    let has_errors = |file: &str| {
+        let mut errors = outcome.errors.iter();
+        errors.any(|error| error.file == file || error.trace.iter().any(|call| call.file == file))
+    };
+    let specs = outcome.specs.iter().map(|spec| spec.file.as_str());
+    let empty = specs.filter(move |file| !has_jobs.contains(file) && !has_errors(file));
+    empty.map(|file| {
+        let message = "this spec exports no job".to_owned();
+        let hint =
+            "hand jobs over with export(Job(…)); what only helps other specs is a module, *.py";
+        SpecError::of_file(Code::SpecNoJobs, file, message, Some(hint.to_owned()))
+    })
 }
 
 type Jobs<'a> = BTreeMap<JobId, &'a EvaluatedJob>;

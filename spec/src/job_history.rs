@@ -102,7 +102,15 @@ pub fn job_history(
     let mut now = history.find(tip, specs)?;
     let head = match tip.commit() {
         Some(commit) => Oid::from_str(&commit)?,
-        None => repository.head()?.peel_to_commit()?.id(),
+        // Where nothing is committed yet, this says so as for any other revision.
+        None => match repository.head() {
+            Ok(head) => head.peel_to_commit()?.id(),
+            Err(_) => Oid::from_str(
+                &Source::revision(tip.root(), "HEAD")?
+                    .commit()
+                    .unwrap_or_default(),
+            )?,
+        },
     };
     let is_absent = matches!(now.state, State::Absent);
     let mut walk = Walk {

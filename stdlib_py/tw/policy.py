@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType
-from typing import Literal, TypeVar
+from typing import Literal, Never, TypeVar
 
 from ._schema import Job
 
@@ -60,9 +60,9 @@ _rules: list[Rule] = []
 _findings: list[Finding] | None = None
 
 
-def policy(*, owner: str) -> Callable[[_Function], _Function]:
+def policy(*bare: Never, owner: str = "") -> Callable[[_Function], _Function]:
     """Makes a function a policy. `owner` is the team that people ask when it stands in their way."""
-    if not isinstance(owner, str) or not owner.strip():
+    if bare or not isinstance(owner, str) or not owner.strip():
         raise TypeError('a policy names its owner: @policy(owner="team")')
 
     def register(function: _Function) -> _Function:

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use tw_api::ClientError;
+use tw_spec::SourceError;
 
 use crate::text::{BOLD_RED, CYAN};
 
@@ -39,6 +40,9 @@ fn hint_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> 
     if let Some(advice) = cause.downcast_ref::<Advice>() {
         return Some(&advice.hint);
     }
+    if let Some(cause) = cause.downcast_ref::<SourceError>() {
+        return source_hint(cause);
+    }
     match cause.downcast_ref::<ClientError>()? {
         ClientError::Refused(body) => body.hint.as_deref(),
         ClientError::Connect { source, .. }
@@ -48,6 +52,16 @@ fn hint_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> 
         }
         ClientError::Connect { .. } => {
             Some("is it running? `tw dev` starts one; `--state DIR` or TW_STATE names another")
+        }
+        _ => None,
+    }
+}
+
+fn source_hint(cause: &SourceError) -> Option<&'static str> {
+    match cause {
+        SourceError::NoSpecs { .. } => Some("specs are files *.tw; `tw init` makes a first one"),
+        SourceError::NoRevision { revision, .. } if revision == "HEAD" => {
+            Some("nothing is committed yet: commit once, then there is something to compare with")
         }
         _ => None,
     }

@@ -74,6 +74,8 @@ codes! {
     SpecNotSupported = "spec.not_supported",
     /// Two jobs with one name.
     SpecDuplicateJob = "spec.duplicate_job",
+    /// A spec that exports no job.
+    SpecNoJobs = "spec.no_jobs",
     /// The evaluator ended without an answer.
     SpecCrash = "spec.crash",
     /// An assertion of a test does not hold.

@@ -56,8 +56,9 @@ def at(frame: FrameType | None, code: str, message: str, hint: str | None) -> di
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    found = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return found[0] if found else None
+    names = sorted(known)
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return found[0] if found else next((n for n in names if n.lower() == name.lower()), None)
 
 
 def _calls_of(traceback: TracebackType | None) -> _Calls:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ast
 import json
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import tw.policy
-from tw import Job, Spec
+from tw import Job, Spec, SpecError
 from tw.policy import Finding, Rule
 from tw.testing import _job as made_of
 
@@ -25,8 +25,14 @@ def run(path: str) -> bytes:
 
 
 def _work(path: str) -> list[dict[str, Any]]:
-    files.load(path, imports.compile_source)
+    module = files.load(path, imports.compile_source)
     rules = tw.policy.rules()
+    if not rules and (name := _first_function(module.__dict__, path)):
+        raise SpecError(
+            "policy.broken",
+            f"the file has functions and no policy: `{name}` would never be asked",
+            hint='write `@policy(owner="team")` above it',
+        )
     found: list[dict[str, Any]] = []
     broken: set[int] = set()
     seen = 0
@@ -38,6 +44,14 @@ def _work(path: str) -> list[dict[str, Any]]:
                     found += _findings(number, rule, seen, job, broken)
             seen += 1
     return [{"seen": seen, "rules": [_rule(rule) for rule in rules]}, *found]
+
+
+def _first_function(names: dict[str, Any], path: str) -> str | None:
+    """Returns the name of the first public function that the file defines."""
+    for name, value in names.items():
+        if isinstance(value, FunctionType) and value.__code__.co_filename == path and name[0] != "_":
+            return name
+    return None
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
@@ -53,7 +67,10 @@ def _findings(
         findings = tw.policy.review(rule.function, job)
     except BaseException as error:
         broken.add(number)
-        return [{"rule": number, "job": index, "error": errors.describe(error)}]
+        described = errors.describe(error)
+        if isinstance(error, AssertionError):
+            described["message"] += "; to refuse a job write require(condition, message)"
+        return [{"rule": number, "job": index, "error": described}]
     return [_finding(number, index, finding, rule, job) for finding in findings]
 
 

@@ -107,6 +107,8 @@ def _failure(error: BaseException) -> dict[str, Any]:
             "difference": explanation.difference,
         }
     mistakes: list[str] = []
+    if isinstance(error, errors.UnknownModule) and error.name == "pytest":
+        described["hint"] = "tests of specs have `cases`, `raises` and `skip` of `tw.testing` instead"
     if isinstance(error, LoadError) and len(str(error).splitlines()) > 1:
         described["message"] = "a spec that the test loads has mistakes"
         mistakes = str(error).splitlines()

@@ -105,6 +105,7 @@ fn a_policy_that_fails_is_never_a_pass() {
         "open(\"/etc/passwd\")\n",
         "import sys\nsys.exit(0)\n",
         "from tw.policy import require\nrequire(True, \"outside\")\n",
+        "def never_asked(job):\n    raise ValueError\n",
     ] {
         let review = reviewed(&Repo::with(&[job, ("POLICY.py", broken)]));
         assert_eq!(review.errors.len(), 1, "{broken}: {review:?}");
