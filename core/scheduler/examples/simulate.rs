@@ -3,6 +3,8 @@
 //! Prints what the histories went through, and the first invariant that did not hold.
 
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tw_scheduler::simulate::{Coverage, SimulationConfig, run};
@@ -16,17 +18,7 @@ fn main() -> ExitCode {
         }
     };
     let started = Instant::now();
-    let mut coverage = Coverage::default();
-    let mut failed = 0;
-    for seed in first..first + count {
-        match run(seed, &SimulationConfig::default()) {
-            Ok(one) => coverage.add(&one),
-            Err(violation) => {
-                failed += 1;
-                say(&violation.to_string());
-            }
-        }
-    }
+    let (coverage, failed) = run_all(first, count);
     say(&coverage.to_string());
     let took = started.elapsed().as_secs_f64();
     say(&format!(
@@ -36,6 +28,36 @@ fn main() -> ExitCode {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
+}
+
+/// Runs histories on all cores. Returns what they went through together, and how many failed.
+fn run_all(first: u64, count: u64) -> (Coverage, u64) {
+    let next = AtomicU64::new(first);
+    let total = Mutex::new((Coverage::default(), 0));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + count {
+                break;
+            }
+            let outcome = run(seed, &SimulationConfig::default());
+            let mut total = total.lock().expect("no history panics");
+            match outcome {
+                Ok(one) => total.0.add(&one),
+                Err(violation) => {
+                    total.1 += 1;
+                    say(&violation.to_string());
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        (0..cores).for_each(|_| {
+            scope.spawn(work);
+        });
+    });
+    total.into_inner().expect("no history panics")
 }
 
 /// The first seed, and how many.

@@ -13,6 +13,7 @@ mod coverage;
 mod faults;
 mod placement;
 mod rng;
+mod sabotage;
 mod trace;
 mod workload;
 mod world;
@@ -78,10 +79,20 @@ pub enum Sabotage {
     ReversedPortions,
     /// A controller whose commit was refused goes on with what it had applied.
     KeepRefused,
+    /// A placement that is tried again makes a second task of the same index.
+    DoublePlacement,
+    /// What a job requires of machines is forgotten when a task starts again.
+    ForgetRequires,
+    /// Tasks that must not share a machine do so when one starts again.
+    ForgetApart,
+    /// Every task goes to the first machine, whether there is room or not.
+    Overcommit,
+    /// Jobs that wait for time to pass are not looked at again.
+    ForgetUnsettled,
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 8] = [
+    pub const ALL: [Sabotage; 13] = [
         Sabotage::ReplyBeforeDurable,
         Sabotage::PublishBeforeDurable,
         Sabotage::LostCommit,
@@ -90,6 +101,11 @@ impl Sabotage {
         Sabotage::ForgetTasks,
         Sabotage::ReversedPortions,
         Sabotage::KeepRefused,
+        Sabotage::DoublePlacement,
+        Sabotage::ForgetRequires,
+        Sabotage::ForgetApart,
+        Sabotage::Overcommit,
+        Sabotage::ForgetUnsettled,
     ];
 }
 

@@ -129,8 +129,11 @@ impl Machine {
     }
 
     pub(super) fn facts(&self) -> MachineFacts {
+        let number: u32 = self.id.as_str()["machine-".len()..].parse().unwrap_or(0);
         MachineFacts {
             address: format!("{}.example", self.id),
+            rack: format!("rack-{}", number % 5),
+            labels: BTreeMap::from([("kind".to_owned(), (number % 3).to_string())]),
             ..MachineFacts::default()
         }
     }

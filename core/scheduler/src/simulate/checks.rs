@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tw_model::{
-    Desired, JobId, Kind, MachineId, MachineState, Record, TaskRecord, TaskState, Timestamp,
+    Desired, JobId, Kind, MachineId, MachineRecord, MachineState, Record, TaskId, TaskRecord,
+    TaskState, Timestamp,
 };
 
 use super::client::Client;
@@ -94,17 +95,74 @@ fn describe(job: &JobState, indexes: &[u32]) -> String {
 /// What must hold of the rows that a decision wrote.
 pub(super) fn written(state: &State, txns: &[Txn]) -> Result<(), String> {
     let mut machines = BTreeSet::new();
+    let mut placed: BTreeMap<&JobId, BTreeSet<&TaskId>> = BTreeMap::new();
     for op in txns.iter().flat_map(|txn| &txn.ops) {
         let Op::Put(Record::Task(row)) = op else {
             continue;
         };
         one_live(state, row)?;
         lost_with_reason(state, row)?;
+        if row.state == TaskState::Starting {
+            placed.entry(&row.id.job).or_default().insert(&row.id);
+        }
         machines.extend(row.machine.iter());
+    }
+    for (job, placed) in &placed {
+        if let Some(job) = state.job(job) {
+            where_they_may(state, job, placed)?;
+        }
     }
     machines
         .into_iter()
         .try_for_each(|machine| capacity(state, machine))
+}
+
+/// Tasks that were just placed are where their spec lets them be. Counted anew, without the allocator's own words.
+fn where_they_may(state: &State, job: &JobState, placed: &BTreeSet<&TaskId>) -> Result<(), String> {
+    let live = job
+        .tasks()
+        .filter(|row| !row.state.is_terminal() && row.desired == Desired::Run);
+    let live: Vec<(&TaskRecord, &MachineRecord)> = live
+        .filter_map(|row| Some((row, state.machine(row.machine.as_ref()?)?)))
+        .collect();
+    for (row, machine) in live.iter().filter(|(row, _)| placed.contains(&row.id)) {
+        let spec = job.spec_of(row);
+        let mut labels = spec.requires.labels.iter();
+        if labels.any(|(key, value)| machine.facts.labels.get(&key.0) != Some(value)) {
+            return Err(format!(
+                "{} is on {}, which it may not be",
+                row.id, machine.id
+            ));
+        }
+        let apart = spec
+            .anti_affinity
+            .iter()
+            .any(|wish| wish.job == row.id.job.name);
+        let beside = live
+            .iter()
+            .find(|(other, place)| other.id != row.id && place.id == machine.id);
+        if let Some((other, _)) = beside.filter(|_| apart) {
+            return Err(format!(
+                "{} shares {} with {}",
+                row.id, machine.id, other.id
+            ));
+        }
+        for spread in &spec.spread {
+            let rack = |(_, machine): &(&TaskRecord, &MachineRecord)| machine.facts.rack.clone();
+            let old = live.iter().filter(|(row, _)| !placed.contains(&row.id));
+            let old: BTreeSet<String> = old.map(rack).collect();
+            let all: BTreeSet<String> = live.iter().map(rack).collect();
+            let needed = spread.at_least.min(spec.replicas) as usize;
+            if all.len() < needed.min(old.len() + placed.len()) {
+                return Err(format!(
+                    "the tasks of {} are in {} racks only",
+                    row.id.job,
+                    all.len()
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn one_live(state: &State, row: &TaskRecord) -> Result<(), String> {
@@ -139,19 +197,26 @@ fn capacity(state: &State, machine: &MachineId) -> Result<(), String> {
     let Some(host) = state.machine(machine) else {
         return Err(format!("tasks are on {machine}, which does not exist"));
     };
-    let (mut cpu, mut memory, mut disk) = (0, 0, 0);
+    let (mut cpu, mut memory, mut disk, mut bandwidth) = (0, 0, 0, 0);
     let mut ports = BTreeSet::new();
     for (job, row) in here {
         let resources = &job.spec_of(row).resources;
         cpu += resources.cpu.0;
         memory += resources.memory.0;
         disk += resources.disk.0;
+        bandwidth += resources.bandwidth.0;
         if let Some(port) = row.ports.values().find(|port| !ports.insert(**port)) {
             return Err(format!("{} shares port {port} of {machine}", row.id));
         }
     }
     let capacity = &host.capacity;
-    match cpu > capacity.cpu.0 || memory > capacity.memory.0 || disk > capacity.disk.0 {
+    let over = [
+        (cpu, capacity.cpu.0),
+        (memory, capacity.memory.0),
+        (disk, capacity.disk.0),
+        (bandwidth, capacity.bandwidth.0),
+    ];
+    match over.into_iter().any(|(held, whole)| held > whole) {
         true => Err(format!("{machine} holds more than it has")),
         false => Ok(()),
     }

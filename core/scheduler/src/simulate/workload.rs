@@ -83,7 +83,32 @@ fn job(rng: &mut Rng, number: usize, replicas: u32, depends: Option<u64>) -> Job
         "restart": {"attempts": 6, "delay_ms": 1000, "delay_max_ms": 30_000, "reset_after_ms": 300_000},
         "stop": {"drain_ms": 1000, "grace_ms": 5000},
     });
+    let mut value = value;
+    constrain(rng, &mut value);
     serde_json::from_value(value).expect("the workload is made of right specs")
+}
+
+/// How many tasks a job may have that are never to share a machine: fewer than there are machines.
+const APART_MAX: u32 = 12;
+
+/// Lets some jobs be particular about where they run, in ways that the machines can satisfy once all are back.
+fn constrain(rng: &mut Rng, spec: &mut serde_json::Value) {
+    spec["resources"]["bandwidth_bytes_per_second"] = json!(rng.range(0, 20) << 20);
+    if rng.chance(0.25) {
+        spec["spread"] = json!([{"over": "rack", "at_least": rng.range(2, 4)}]);
+    }
+    match rng.range(0, 10) {
+        0 | 1 => spec["requires"] = json!({"labels": {"kind": rng.range(0, 3).to_string()}}),
+        2 => {
+            let few = spec["replicas"]
+                .as_u64()
+                .map_or(1, |count| count.min(u64::from(APART_MAX)));
+            spec["replicas"] = json!(few);
+            spec["anti_affinity"] =
+                json!([{"job": spec["name"], "within": "machine", "required": true}]);
+        }
+        _ => {}
+    }
 }
 
 /// A change that someone makes to a job.
@@ -96,7 +121,22 @@ pub(super) fn change(rng: &mut Rng, spec: &JobSpec) -> JobSpec {
             let memory = rng.range(1, 20) * (64 << 20);
             changed.resources.memory = tw_model::Bytes(memory);
         }
-        3 | 4 => changed.replicas = rng.range(0, 24) as u32,
+        3 if !spec.requires.labels.is_empty() => {
+            let kind = rng.range(0, 3).to_string();
+            changed
+                .requires
+                .labels
+                .values_mut()
+                .for_each(|value| value.clone_from(&kind));
+        }
+        3 | 4 => {
+            let most = if spec.anti_affinity.is_empty() {
+                24
+            } else {
+                APART_MAX
+            };
+            changed.replicas = rng.range(0, u64::from(most)) as u32;
+        }
         5 | 6 => set_env(&mut changed, rng.next()),
         7 => changed.resources.cpu = tw_model::Cores(rng.range(1, 12) * 100),
         _ if batch => changed.command.0 = vec![(*rng.pick(&["fails", "tries"])).to_owned()],

@@ -9,7 +9,7 @@ use super::agent::{Doing, FromAgent, Machine, Plans, Process, ToAgent};
 use super::client::{Client, Promise, Request};
 use super::controller::{self, Controller, Durable, Queued, Waiter};
 use super::rng::Rng;
-use super::{Coverage, Fault, Sabotage, SimulationConfig, Violation, checks, workload};
+use super::{Coverage, Fault, Sabotage, SimulationConfig, Violation, checks, sabotage, workload};
 use crate::{Event, Op, Reply, Txn, assignment, step};
 
 /// The moment at which every history begins.
@@ -282,6 +282,9 @@ impl World {
         for machine in controller.broker.silent(&controller.state, at) {
             self.decide(Event::MachineLost { machine }, Waiter::Nobody)?;
         }
+        if self.config.sabotage == Some(Sabotage::ForgetUnsettled) {
+            return Ok(());
+        }
         self.decide(Event::Tick, Waiter::Nobody)
     }
 
@@ -305,6 +308,9 @@ impl World {
             return Ok(());
         };
         let mut decision = step(&controller.state, &event, now, seed);
+        if let Some(bug) = self.config.sabotage {
+            sabotage::spoil(bug, &controller.state, &mut decision.txns);
+        }
         let disturbed = checks::disturbed(&controller.state, &decision.txns);
         count(&mut self.coverage, &controller.state, &decision.txns);
         decision
