@@ -3,6 +3,9 @@
 //! Every transaction is acknowledged after its sync, so the figures measure the disk as well: the file lies
 //! in the target folder, because a temporary folder may be in memory.
 
+#[path = "commit/decided.rs"]
+mod decided;
+
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +30,7 @@ fn main() {
     }
     let figure = runtime.block_on(measure(in_file(), 100, 36));
     print_placements("sqlite", 100, 36, &figure);
+    runtime.block_on(decided::run(in_file(), 100));
     let memory = MemoryStore::new(Arc::new(BootClock), LogLimits::default());
     let figure = runtime.block_on(measure(
         Opened {

@@ -7,18 +7,17 @@ use tw_model::{
     Bytes, Capacity, Cores, JobSpec, MachineFacts, MachineRecord, MachineState, Record, SourceRef,
     Timestamp,
 };
-
 use tw_scheduler::{Event, Op, State, Submission, SubmittedJob, TXN_OPS_MAX, Txn, step};
 
 use crate::chance::Chance;
 use crate::print;
 
-const TASKS_PER_JOB: u32 = 36;
+pub(crate) const TASKS_PER_JOB: u32 = 36;
 
 /// How long each figure is measured at most.
 const MEASURED: Duration = Duration::from_secs(2);
 
-const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
+pub(crate) const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
 
 pub(crate) fn run() {
     for machines in [1_000, 10_000] {
@@ -85,7 +84,7 @@ fn sizes(machines: u32) -> impl Iterator<Item = (u64, u64)> {
     })
 }
 
-fn fleet(machines: u32) -> State {
+pub(crate) fn fleet(machines: u32) -> State {
     let rows = sizes(machines).enumerate().map(|(number, (cpu, memory))| {
         Op::Put(Record::Machine(MachineRecord {
             id: format!("machine-{number}").parse().expect("it is a name"),
@@ -114,7 +113,7 @@ fn fleet(machines: u32) -> State {
     state
 }
 
-fn job(number: u64, chance: &mut Chance) -> JobSpec {
+pub(crate) fn job(number: u64, chance: &mut Chance) -> JobSpec {
     let cpu = chance.range(1, 33) * 125;
     let memory = chance.range(1, 33) * (256 << 20);
     let spec = json!({

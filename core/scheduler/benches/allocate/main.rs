@@ -6,13 +6,17 @@
 mod chance;
 mod decisions;
 mod peers;
+mod rest;
+mod scale;
 mod trace;
 
 use std::io::Write;
 
 fn main() {
     trace::run();
+    scale::run();
     decisions::run();
+    rest::run();
 }
 
 pub(crate) fn print(line: &str) {
