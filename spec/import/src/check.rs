@@ -1,7 +1,8 @@
 //! What the readers of all families do alike: checks, limits, users, paths, labels, commands in turn.
 
 use tw_model::{
-    AbsolutePath, Bytes, CommandCheck, Cores, EnvName, HttpCheck, Millis, Name, Signal, TcpCheck,
+    AbsolutePath, Bytes, CommandCheck, Cores, EnvName, HttpCheck, Limits, Millis, Name, Resources,
+    Signal, TcpCheck,
 };
 
 use crate::draft::Draft;
@@ -217,6 +218,14 @@ impl Wanted {
     }
 }
 
+/// Widens bounds by what a program beside the command may use.
+pub(crate) fn add_limits(limits: &mut Limits, more: &Resources) {
+    limits.cpu_max = limits.cpu_max.map(|most| most + more.cpu);
+    if limits.memory_min != Limits::default().memory_min {
+        limits.memory_min = limits.memory_min + more.memory;
+    }
+}
+
 /// What becomes of the room between a request and a limit.
 const BOUNDS: &str = "a bound of the learned limits, which act with Limits(mode=\"auto\")";
 
@@ -277,6 +286,24 @@ pub(crate) fn plain_path(text: &str) -> Option<AbsolutePath> {
         "" => plain.then(|| AbsolutePath("/".to_owned())),
         _ => plain.then(|| AbsolutePath(trimmed.to_owned())),
     }
+}
+
+/// Folders of the sandbox itself, in which no volume can be.
+const SANDBOX: [&str; 7] = [
+    "/dev",
+    "/proc",
+    "/run/twill",
+    "/packages",
+    "/runtimes",
+    "/secrets",
+    "/sys",
+];
+
+/// A path for a volume; none for the root, for what is no plain path, and for folders of the sandbox.
+pub(crate) fn volume_path(text: &str) -> Option<AbsolutePath> {
+    let path = plain_path(text)?;
+    let is_kept = |kept: &&str| path.0 == **kept || path.0.starts_with(&format!("{kept}/"));
+    (path.0 != "/" && !SANDBOX.iter().any(|kept| is_kept(&kept))).then_some(path)
 }
 
 /// Adds a label; one that is empty or cannot be a key is noted.

@@ -95,7 +95,7 @@ impl ImportError {
             }
             ImportError::MixedFormats { .. } => Some("import one family at a time"),
             ImportError::NoJobs { .. } => {
-                Some("a spec needs at least one thing that runs: a service, a workload or a task")
+                Some("import it together with what runs: `tw import deployment.yaml service.yaml`")
             }
         }
     }

@@ -222,6 +222,15 @@ impl Fields {
     }
 }
 
+/// Notes the keys of a mapping that are not among those that its reader looked at.
+pub(crate) fn note_others(item: &Item, known: &[&str], notes: &mut Notes) {
+    for (key, item) in item.entries() {
+        if !known.contains(&key.as_str()) && !item.node.is_null() {
+            settle(&key, &item, &[], notes);
+        }
+    }
+}
+
 /// Notes what becomes of one key that was not taken.
 fn settle(key: &str, item: &Item, fates: Fates, notes: &mut Notes) {
     let matches = |name: &str| match name.strip_suffix('*') {

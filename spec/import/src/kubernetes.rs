@@ -68,7 +68,7 @@ impl Cluster {
 
 /// Reads the documents of all files as one cluster.
 pub(crate) fn read(documents: &[Item], notes: &mut Notes) -> Result<Read, ImportError> {
-    let objects = object::all(documents)?;
+    let objects = object::all(documents, notes)?;
     let mut names = JobNames::default();
     let mut cluster = Cluster {
         objects,

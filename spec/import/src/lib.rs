@@ -21,6 +21,8 @@ mod placement;
 mod python;
 mod quantity;
 mod settle;
+#[cfg(test)]
+mod silence;
 mod variables;
 mod writer;
 
@@ -106,7 +108,7 @@ pub struct Imported {
     pub format: Format,
     /// The text of the spec.
     pub spec: String,
-    /// Its jobs, as they are written.
+    /// Its jobs, with the values that its constants begin with.
     pub jobs: Vec<JobSpec>,
     /// What became of the rest, by file and line.
     pub notes: Vec<Note>,
@@ -150,29 +152,44 @@ pub fn import(
                 .unwrap_or_default(),
         });
     };
+    let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
+    let imported = import_documents(&documents, format, &names, surroundings)?;
+    match imported.jobs.is_empty() {
+        true => Err(ImportError::NoJobs {
+            file: first.name.clone(),
+        }),
+        false => Ok(imported),
+    }
+}
+
+/// Imports documents of one family; `names` are those of their files, in order.
+fn import_documents(
+    documents: &[Item],
+    format: Format,
+    names: &[&str],
+    surroundings: &dyn Surroundings,
+) -> Result<Imported, ImportError> {
     let mut notes = Notes::default();
     documents
         .iter()
         .for_each(|document| note_tags(document, &mut notes));
     let mut read = match format {
-        Format::Compose => compose::read(&documents, surroundings, &mut notes)?,
-        Format::Kubernetes => kubernetes::read(&documents, &mut notes)?,
-        Format::Nomad => nomad::read(&documents, &mut notes)?,
+        Format::Compose => compose::read(documents, surroundings, &mut notes)?,
+        Format::Kubernetes => kubernetes::read(documents, &mut notes)?,
+        Format::Nomad => nomad::read(documents, &mut notes)?,
     };
-    if read.drafts.is_empty() {
-        return Err(ImportError::NoJobs {
-            file: first.name.clone(),
-        });
-    }
     settle::settle(&mut read.drafts, read.addresses, &mut notes);
-    let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
-    let spec = writer::write(&names, format, &read.drafts, &read.variables, &mut notes);
+    let spec = writer::write(names, format, &read.drafts, &read.variables, &mut notes);
     let mut notes = notes.list;
     let order = |file: &str| names.iter().position(|name| *name == file);
     notes.sort_by(|a, b| {
         (order(&a.file), a.line, a.column).cmp(&(order(&b.file), b.line, b.column))
     });
-    let jobs = read.drafts.into_iter().map(|draft| draft.spec).collect();
+    let jobs = read
+        .drafts
+        .iter()
+        .map(|draft| read.variables.fill(&draft.spec))
+        .collect();
     Ok(Imported {
         format,
         spec,

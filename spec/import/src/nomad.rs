@@ -254,9 +254,13 @@ fn read_priority(fields: &mut Fields, notes: &mut Notes) -> Option<u32> {
 
 fn read_periodic(fields: &mut Fields, notes: &mut Notes) -> Option<tw_model::Schedule> {
     let mut periodic = fields.fields("Periodic", notes)?;
-    let is_enabled = periodic
-        .take("Enabled")
+    let enabled = periodic.take("Enabled");
+    let is_enabled = enabled
+        .as_ref()
         .is_none_or(|item| item.truth() != Some(false));
+    if let Some(enabled) = enabled {
+        notes.ignored(&enabled, "a schedule holds as long as it is in the spec");
+    }
     let zone = periodic
         .scalar("TimeZone", notes)
         .map(|zone| zone.text().to_owned())

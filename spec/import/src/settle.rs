@@ -4,7 +4,9 @@
 mod address;
 mod secret;
 
-use tw_model::{CommandLine, Name};
+use tw_model::{CommandLine, HealthCheck, Name};
+
+use crate::check;
 
 use crate::draft::{Draft, Launch, Listen};
 use crate::images::{self, KnownImage, ListenBy};
@@ -187,7 +189,7 @@ fn bind_ports(draft: &mut Draft, notes: &mut Notes) {
     for listen in draft.listens.clone() {
         let told = tell_command(&mut draft.spec.command.0, &listen)
             + tell_env(draft, &listen)
-            + tell_known(draft, &listen);
+            + tell_known(draft, &listen, notes);
         if told == 0 {
             let Listen { name, number, item } = &listen;
             let message = format!(
@@ -295,7 +297,7 @@ fn tell_env(draft: &mut Draft, listen: &Listen) -> usize {
 }
 
 /// Tells the program of a well-known image in its own way.
-fn tell_known(draft: &mut Draft, listen: &Listen) -> usize {
+fn tell_known(draft: &mut Draft, listen: &Listen, notes: &mut Notes) -> usize {
     let Some((number, by)) = known_image(draft).and_then(|known| known.listen) else {
         return 0;
     };
@@ -305,6 +307,10 @@ fn tell_known(draft: &mut Draft, listen: &Listen) -> usize {
     if number != listen.number || is_told(words) || words.is_empty() {
         return 0;
     }
+    if !matches!(by, ListenBy::Variable(_)) {
+        note_command_checks(draft, listen, notes);
+    }
+    let words = &mut draft.spec.command.0;
     match by {
         ListenBy::Option(option) => words.extend([option.to_owned(), template]),
         ListenBy::Argument(start) => words.push(format!("{start}{template}")),
@@ -314,6 +320,22 @@ fn tell_known(draft: &mut Draft, listen: &Listen) -> usize {
         }
     }
     1
+}
+
+/// A program that asks itself by its usual port has to be told the new one.
+fn note_command_checks(draft: &Draft, listen: &Listen, notes: &mut Notes) {
+    let variable = check::port_variable(&listen.name);
+    let asks = |check: &HealthCheck| match check {
+        HealthCheck::Command(check) => !check.command.0.iter().any(|word| word.contains(&variable)),
+        HealthCheck::Http(_) | HealthCheck::Tcp(_) => false,
+    };
+    if draft.spec.health.iter().any(asks) {
+        let message = format!(
+            "its command has to ask the port in the variable {variable}, no longer {}",
+            listen.number
+        );
+        notes.decide(&listen.item, "health", message);
+    }
 }
 
 /// The template of a port of another job.

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use tw_model::JobSpec;
+
 use crate::fields::Item;
 
 const OPEN: char = '\u{e000}';
@@ -45,6 +47,41 @@ impl Variables {
         let known = self.known.entry(name.to_owned()).or_insert_with(met);
         (known.default.as_deref() == default && is_constant(name))
             .then(|| format!("{OPEN}{name}{CLOSE}"))
+    }
+
+    /// A job with the values of variables in its texts.
+    pub(crate) fn fill(&self, job: &JobSpec) -> JobSpec {
+        let fill = |value: serde_json::Value| serde_json::from_value(value).ok();
+        let filled = serde_json::to_value(job)
+            .ok()
+            .map(|value| self.filled(value));
+        filled.and_then(fill).unwrap_or_else(|| job.clone())
+    }
+
+    fn filled(&self, value: serde_json::Value) -> serde_json::Value {
+        use serde_json::Value;
+        match value {
+            Value::String(text) => Value::String(self.filled_text(&text)),
+            Value::Array(items) => items.into_iter().map(|item| self.filled(item)).collect(),
+            Value::Object(fields) => {
+                let fields = fields
+                    .into_iter()
+                    .map(|(key, field)| (key, self.filled(field)));
+                Value::Object(fields.collect())
+            }
+            other => other,
+        }
+    }
+
+    fn filled_text(&self, text: &str) -> String {
+        let value = |part| match part {
+            Part::Text(text) => text,
+            Part::Variable(name) => self
+                .get(&name)
+                .and_then(|variable| variable.default.clone())
+                .unwrap_or_default(),
+        };
+        parts(text).into_iter().map(value).collect()
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Variable> {

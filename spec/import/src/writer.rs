@@ -49,8 +49,13 @@ pub(crate) fn write(
     }
     let mut text = header(files, format, drafts);
     text.push_str(&imports(&constants, &jobs));
-    for constant in &constants {
-        text.push('\n');
+    for (index, constant) in constants.iter().enumerate() {
+        // Constants of one line stand together.
+        let is_plain = |constant: &Constant| matches!(constant.value, Expr::Text(_));
+        let follows = index > 0 && is_plain(constant) && is_plain(&constants[index - 1]);
+        if !follows {
+            text.push('\n');
+        }
         text.push_str(&python::comment_lines(&constant.comments, 0));
         let start = format!("{} = ", constant.name);
         let value = constant.value.layout(0, start.chars().count(), 0);
@@ -105,6 +110,7 @@ fn header(files: &[&str], format: Format, drafts: &[Draft]) -> String {
 fn job(draft: &Draft) -> Expr {
     let mut expr = python::parse(&draft.spec.to_python());
     expr.visit_mut(&mut as_folder);
+    expr.visit_mut(&mut count_units);
     let Some(arguments) = expr.elements_mut() else {
         return expr;
     };
@@ -150,6 +156,28 @@ fn as_folder(expr: &mut Expr) {
     let path = expr.elements().first().map(|element| element.value.clone());
     if let Some(path) = path {
         *expr = Expr::call("Package.folder", vec![Element::new(Key::None, path)]);
+    }
+}
+
+/// The units of sizes and times.
+const UNITS: [&str; 9] = [
+    "DAY",
+    "HOUR",
+    "MILLISECOND",
+    "MINUTE",
+    "SECOND",
+    "GiB",
+    "KiB",
+    "MiB",
+    "TiB",
+];
+
+/// One unit is written as any other number of them: `1 * SECOND`.
+fn count_units(expr: &mut Expr) {
+    if let Expr::Atom(text) = expr
+        && UNITS.contains(&text.as_str())
+    {
+        text.insert_str(0, "1 * ");
     }
 }
 
@@ -415,17 +443,6 @@ fn places(notes: &[&Note], name_files: bool) -> String {
 fn imports(constants: &[Constant], jobs: &[Expr]) -> String {
     let tables = JobSpec::tables();
     let classes: BTreeSet<&str> = tables.iter().map(|table| table.name).collect();
-    const UNITS: [&str; 9] = [
-        "DAY",
-        "HOUR",
-        "MILLISECOND",
-        "MINUTE",
-        "SECOND",
-        "GiB",
-        "KiB",
-        "MiB",
-        "TiB",
-    ];
     let mut names: BTreeSet<&str> = BTreeSet::from(["export"]);
     let mut see = |expr: &Expr| match expr {
         Expr::Group { open, .. } => {

@@ -8,6 +8,7 @@ mod diff;
 mod errors;
 mod evaluate;
 mod examples;
+mod imports;
 mod policy;
 mod reference;
 mod scenario;

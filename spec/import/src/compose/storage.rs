@@ -333,11 +333,11 @@ fn add_volume(draft: &mut Draft, name: &str, target: &str, item: &Item, notes: &
                 || other.starts_with(&format!("{path}/"))
         })
     };
-    let Some(path) = check::plain_path(target).filter(|path| path.0 != "/") else {
+    let Some(path) = check::volume_path(target) else {
         notes.lost(
             item,
             "volumes",
-            format!("'{target}' is no folder for a volume"),
+            format!("'{target}' cannot be a volume: it is no folder, or one that every task has of its own"),
         );
         return;
     };

@@ -37,17 +37,20 @@ pub(crate) fn close(fields: Fields, more: Fates, notes: &mut Notes) {
 }
 
 /// The objects of all documents; lists are opened.
-pub(crate) fn all(documents: &[Item]) -> Result<Vec<Object>, ImportError> {
+pub(crate) fn all(documents: &[Item], notes: &mut Notes) -> Result<Vec<Object>, ImportError> {
     let mut objects = Vec::new();
     for document in documents {
-        add(document, &mut objects)?;
+        add(document, &mut objects, notes)?;
     }
     Ok(objects)
 }
 
-fn add(item: &Item, objects: &mut Vec<Object>) -> Result<(), ImportError> {
+fn add(item: &Item, objects: &mut Vec<Object>, notes: &mut Notes) -> Result<(), ImportError> {
     if item.is_list() {
-        return item.items().iter().try_for_each(|item| add(item, objects));
+        return item
+            .items()
+            .iter()
+            .try_for_each(|item| add(item, objects, notes));
     }
     let text = |keys: &[&str]| {
         item.at(keys)
@@ -71,7 +74,17 @@ fn add(item: &Item, objects: &mut Vec<Object>) -> Result<(), ImportError> {
     if kind.ends_with("List")
         && let Some(items) = item.get("items")
     {
-        return items.items().iter().try_for_each(|item| add(item, objects));
+        let mut list = Fields::open(item.clone(), notes);
+        list.take("items");
+        close(
+            list,
+            &[("metadata", Fate::Ignored("a list is the objects in it"))],
+            notes,
+        );
+        return items
+            .items()
+            .iter()
+            .try_for_each(|item| add(item, objects, notes));
     }
     let name = text(&["metadata", "name"]).or_else(|| {
         text(&["metadata", "generateName"]).map(|name| name.trim_end_matches('-').to_owned())

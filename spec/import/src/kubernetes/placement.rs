@@ -5,7 +5,7 @@ use tw_model::{Affinity, Domain, Name};
 use super::Cluster;
 use super::object::texts;
 use crate::draft::Draft;
-use crate::fields::{Fate, Fields, Item};
+use crate::fields::{Fate, Fields, Item, note_others};
 use crate::note::Notes;
 use crate::placement;
 
@@ -121,6 +121,10 @@ fn pod_term(
     notes: &mut Notes,
 ) {
     let field = if is_near { "affinity" } else { "anti_affinity" };
+    note_others(term, &["topologyKey", "labelSelector"], notes);
+    if let Some(selector) = term.get("labelSelector") {
+        note_others(&selector, &["matchLabels", "matchExpressions"], notes);
+    }
     let within = term
         .get("topologyKey")
         .and_then(|key| placement::domain(key.text()));

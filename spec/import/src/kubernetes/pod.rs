@@ -222,7 +222,6 @@ fn add_main(
     cluster: &Cluster,
     notes: &mut Notes,
 ) {
-    notes.ignored(&main.item, "the first container is the job's own command");
     let part = main.draft;
     draft.image = part.image;
     draft.spec.image = part.spec.image;
@@ -286,7 +285,7 @@ fn add_sidecar(
     let resources = &mut draft.spec.resources;
     resources.cpu = resources.cpu + part.spec.resources.cpu;
     resources.memory = resources.memory + part.spec.resources.memory;
-    draft.spec.limits = Default::default();
+    crate::check::add_limits(&mut draft.spec.limits, &part.spec.resources);
     notes.changed(
         &item,
         "sidecars",
@@ -422,11 +421,11 @@ fn add_volume(
     item: &Item,
     notes: &mut Notes,
 ) -> bool {
-    let Some(path) = check::plain_path(path).filter(|path| path.0 != "/") else {
+    let Some(path) = check::volume_path(path) else {
         notes.lost(
             item,
             "volumes",
-            format!("'{path}' is no folder for a volume"),
+            format!("'{path}' cannot be a volume: it is no folder, or one that every task has of its own"),
         );
         return false;
     };

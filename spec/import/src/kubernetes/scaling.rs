@@ -120,7 +120,13 @@ fn metric(autoscale: &mut Autoscale, item: &Item, notes: &mut Notes) {
         .is_some_and(|name| name.text() == "cpu");
     let percent = item.at(&["resource", "target", "averageUtilization"]);
     match percent.and_then(|percent| Some((percent.number::<u32>()?, percent))) {
-        Some((number, percent)) if is_cpu => set_percent(autoscale, number, &percent, notes),
+        Some((number, percent)) if is_cpu => {
+            notes.ignored(
+                item,
+                "the number of tasks follows the use of their cores in any case",
+            );
+            set_percent(autoscale, number, &percent, notes);
+        }
         _ => notes.lost(
             item,
             "autoscale",

@@ -290,9 +290,16 @@ fn read_scaling(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
     let Some(mut scaling) = fields.fields("Scaling", notes) else {
         return;
     };
-    let is_enabled = scaling
-        .take("Enabled")
+    let enabled = scaling.take("Enabled");
+    let is_enabled = enabled
+        .as_ref()
         .is_none_or(|item| item.truth() != Some(false));
+    if let Some(enabled) = enabled {
+        notes.ignored(
+            &enabled,
+            "what follows the load is in the spec, what does not is left out",
+        );
+    }
     let min = count(&mut scaling, "Min", notes).map(|(min, _)| min as u32);
     let max = count(&mut scaling, "Max", notes).map(|(max, _)| max as u32);
     let item = scaling.item.clone();

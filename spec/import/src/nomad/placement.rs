@@ -3,7 +3,7 @@
 use tw_model::{Affinity, Domain, VersionRange};
 
 use crate::draft::Draft;
-use crate::fields::Item;
+use crate::fields::{Item, note_others};
 use crate::note::Notes;
 use crate::placement;
 
@@ -11,6 +11,7 @@ const LABELS: &str = "machines are told apart by labels that they must have: Req
 
 /// What a machine must have.
 pub(crate) fn constraint(draft: &mut Draft, item: &Item, notes: &mut Notes) {
+    note_others(item, &["LTarget", "RTarget", "Operand"], notes);
     let text = |key: &str| {
         item.get(key)
             .map(|item| item.text().trim().to_owned())
@@ -125,6 +126,10 @@ pub(crate) fn affinity(item: &Item, notes: &mut Notes) {
 
 /// A spread over the values of a property.
 pub(crate) fn spread(draft: &mut Draft, item: &Item, notes: &mut Notes) {
+    note_others(item, &["Attribute", "Weight", "SpreadTarget"], notes);
+    if let Some(weight) = item.get("Weight") {
+        notes.ignored(&weight, "every spread holds");
+    }
     let attribute = item
         .get("Attribute")
         .map(|item| item.text().to_owned())

@@ -5,7 +5,7 @@ use tw_model::{Bytes, CommandLine, Cores, Hook, Image, Millis, Name, OciImage, S
 use super::text::{Names, filled};
 use super::{close, count, millis, network, placement};
 use crate::check;
-use crate::draft::{Draft, nearest_name};
+use crate::draft::{Draft, Listen, nearest_name};
 use crate::fields::{Fate, Fates, Fields, Item};
 use crate::images::full_reference;
 use crate::note::Notes;
@@ -279,7 +279,7 @@ fn add_part(
             let resources = &mut draft.spec.resources;
             resources.cpu = resources.cpu + part.spec.resources.cpu;
             resources.memory = resources.memory + part.spec.resources.memory;
-            draft.spec.limits = Default::default();
+            check::add_limits(&mut draft.spec.limits, &part.spec.resources);
             notes.changed(
                 &item,
                 "sidecars",
@@ -326,6 +326,9 @@ fn read(
         read_config(&mut draft, &driver, config, names, notes);
     }
     read_resources(&mut draft, group, &mut fields, notes);
+    if let Some(map) = item.at(&["Config", "port_map"]) {
+        number_ports(group, &map, notes);
+    }
     if let Some(user) = fields
         .scalar("User", notes)
         .filter(|user| !user.text().is_empty())
@@ -391,9 +394,16 @@ fn read_lifecycle(fields: &mut Fields, notes: &mut Notes) -> Option<(String, boo
         .scalar("Hook", notes)
         .map(|hook| hook.text().to_owned())
         .filter(|hook| !hook.is_empty());
-    let is_sidecar = lifecycle
-        .take("Sidecar")
+    let sidecar = lifecycle.take("Sidecar");
+    let is_sidecar = sidecar
+        .as_ref()
         .is_some_and(|item| item.truth() == Some(true));
+    if let Some(sidecar) = sidecar.filter(|_| !is_sidecar) {
+        notes.ignored(
+            &sidecar,
+            "it ends before the command starts, or begins after it has ended",
+        );
+    }
     lifecycle.close(&[], notes);
     hook.map(|hook| (hook, is_sidecar))
 }
@@ -440,6 +450,7 @@ fn read_config(
             if !entrypoint.is_empty() {
                 draft.launch.entrypoint = Some(entrypoint);
             }
+            config.take("port_map");
             let mut all: Vec<String> = command.into_iter().collect();
             all.extend(arguments);
             if !all.is_empty() {
@@ -502,6 +513,31 @@ fn read_config(
                 notes,
             );
         }
+    }
+}
+
+/// The numbers that ports have within a container, as older jobs give them.
+fn number_ports(group: &mut Draft, map: &Item, notes: &mut Notes) {
+    let maps = if map.is_list() {
+        map.items()
+    } else {
+        vec![map.clone()]
+    };
+    for (label, item) in maps.iter().flat_map(Item::entries) {
+        let (Some(number), Ok(name)) = (item.number::<u16>(), nearest_name(&label).parse::<Name>())
+        else {
+            notes.lost(
+                &item,
+                "ports",
+                format!("the number of the port '{label}' is none"),
+            );
+            continue;
+        };
+        if !group.spec.ports.contains(&name) {
+            group.spec.ports.push(name.clone());
+        }
+        group.listens.retain(|listen| listen.name != name);
+        group.listens.push(Listen { name, number, item });
     }
 }
 
@@ -587,6 +623,21 @@ fn read_template(draft: &mut Draft, item: Item, names: &Names<'_>, notes: &mut N
         notes.lost(&item, "packages", format!("the file {path} is not written: put it into a folder of the repository, and have the program read addresses and ports from variables"));
         return;
     };
+    let mut fields = Fields::open(item.clone(), notes);
+    fields.take("EmbeddedTmpl");
+    fields.take("Envvars");
+    close(
+        fields,
+        &[
+            ("DestPath", Fate::Ignored("its variables are in the spec")),
+            (
+                "Change*",
+                Fate::Ignored("a change of a spec starts its tasks again"),
+            ),
+            ("*", Fate::Lost("the variables of a job are in its spec")),
+        ],
+        notes,
+    );
     for (key, value) in crate::dotenv::read(text.text()) {
         match value.contains("{{") || key.contains("{{") {
             true => notes.decide(
@@ -636,9 +687,9 @@ fn read_mount(group: &mut Draft, item: Item, volumes: &[(String, Item)], notes: 
     let parsed = nearest_name(&name)
         .parse::<Name>()
         .ok()
-        .zip(check::plain_path(&path));
+        .zip(check::volume_path(&path));
     match parsed {
-        Some((name, path)) if known && path.0 != "/" => {
+        Some((name, path)) if known => {
             let overlaps = group.spec.volumes.iter().any(|volume| {
                 volume.name == name
                     || path.0.starts_with(&volume.path.0)

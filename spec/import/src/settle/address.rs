@@ -226,7 +226,8 @@ fn with_port(text: &str, start: usize, end: usize, host: &str) -> Option<Found> 
 
 /// An address without a port, in a URL whose scheme says which one is meant.
 fn with_scheme(text: &str, start: usize, end: usize, host: &str) -> Option<Found> {
-    if text[end..].starts_with(':') {
+    // What is followed by `@` is the user of an address, not its host.
+    if text[end..].starts_with([':', '@']) {
         return None;
     }
     let before = &text[..start];

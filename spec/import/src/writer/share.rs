@@ -121,7 +121,7 @@ fn repeated_fields(drafts: &[Draft], jobs: &mut [Expr], constants: &mut Vec<Cons
         .filter(|((field, text), jobs)| {
             let length = text.chars().count();
             let many = (jobs.len() >= 3 && length >= 28) || (jobs.len() >= 2 && length >= 70);
-            many && field != "command" && field != "packages" && field != "image"
+            many && !["command", "packages", "image", "env", "ports"].contains(&field.as_str())
         })
         .collect();
     repeated
