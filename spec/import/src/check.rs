@@ -302,8 +302,8 @@ const SANDBOX: [&str; 7] = [
 /// A path for a volume; none for the root, for what is no plain path, and for folders of the sandbox.
 pub(crate) fn volume_path(text: &str) -> Option<AbsolutePath> {
     let path = plain_path(text)?;
-    let is_kept = |kept: &&str| path.0 == **kept || path.0.starts_with(&format!("{kept}/"));
-    (path.0 != "/" && !SANDBOX.iter().any(|kept| is_kept(&kept))).then_some(path)
+    let is_kept = |kept: &str| path.0 == *kept || path.0.starts_with(&format!("{kept}/"));
+    (path.0 != "/" && !SANDBOX.iter().any(|kept| is_kept(kept))).then_some(path)
 }
 
 /// Adds a label; one that is empty or cannot be a key is noted.
@@ -321,6 +321,27 @@ pub(crate) fn label(draft: &mut Draft, key: &str, value: &str, item: &Item, note
                 .insert(EnvName(key.to_owned()), value.to_owned());
         }
     }
+}
+
+/// The command of a part that runs around the life of a job's own. A hook has the variables of its job; others are
+/// put before its program.
+pub(crate) fn hook_words(part: &Draft, job: &Draft, notes: &mut Notes) -> Vec<String> {
+    let words = part.spec.command.0.clone();
+    let is_own = |(key, value, _): &&(String, String, Item)| {
+        !job.env
+            .iter()
+            .any(|(known, other, _)| known == key && other == value)
+    };
+    let own: Vec<_> = part.env.iter().filter(is_own).collect();
+    if words.first().is_none_or(String::is_empty) {
+        for (key, _, item) in own {
+            notes.lost(item, "hooks", format!("a hook has the variables of its job: write {key} before its program, `env {key}=…`"));
+        }
+        return words;
+    }
+    let variables = own.iter().map(|(key, value, _)| format!("{key}={value}"));
+    let env = (!own.is_empty()).then(|| "env".to_owned());
+    env.into_iter().chain(variables).chain(words).collect()
 }
 
 /// One command that runs several, each after the one before it has ended well.

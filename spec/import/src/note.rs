@@ -97,6 +97,13 @@ impl Notes {
         });
     }
 
+    /// Puts the notes from `start` on beside another field: they are about a part that became this one.
+    pub(crate) fn retag(&mut self, start: usize, field: &str) {
+        for note in self.list.iter_mut().skip(start) {
+            note.field = Some(field.to_owned());
+        }
+    }
+
     pub(crate) fn lost(&mut self, item: &Item, field: &str, message: impl Into<String>) {
         self.add(NoteKind::NotCarried, item, field, message);
     }

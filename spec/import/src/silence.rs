@@ -222,7 +222,7 @@ fn fixture() -> impl Strategy<Value = usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     /// Files with parts missing: what is left is heard all the same.
     #[test]

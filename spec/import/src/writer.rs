@@ -84,7 +84,13 @@ pub(crate) fn write(
 fn header(files: &[&str], format: Format, drafts: &[Draft]) -> String {
     let names: Vec<&str> = files
         .iter()
-        .map(|file| if *file == "-" { "standard input" } else { file })
+        .map(|file| {
+            if *file == "<stdin>" {
+                "standard input"
+            } else {
+                file
+            }
+        })
         .collect();
     let mut lines = vec![format!(
         "Imported by `tw import` from {} ({}).",

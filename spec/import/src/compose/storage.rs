@@ -279,8 +279,15 @@ fn mount(
             None => notes.lost(item, "packages", format!("{path}: a package is a folder; put the file into one, and give it with packages=[Package.folder(…)]")),
         },
         None => {
-            let name = path.rsplit('/').next().unwrap_or(&path);
-            let message = format!("{source} is not at hand: once the folder is beside this spec, packages=[Package.folder(…)] gives it to the task, read-only, at /packages/{name} instead of {target}");
+            // What has an ending is taken for a file, and its folder for the package.
+            let (folder, file) = match path.rsplit_once('/') {
+                Some((folder, file)) if file.contains('.') => (folder, format!("/{file}")),
+                _ => (path.as_str(), String::new()),
+            };
+            let name = folder.rsplit('/').next().unwrap_or(folder);
+            let message = format!(
+                "{source} is not at hand: once it is beside this spec, packages=[Package.folder(\"{folder}\")] gives it to the task, read-only, at /packages/{name}{file} instead of {target}"
+            );
             notes.decide(item, "packages", message);
         }
     }

@@ -352,6 +352,7 @@ fn add_inits(
     let first = inits.first().cloned();
     let mut commands = Vec::new();
     for item in inits {
+        let start = notes.list.len();
         let Container {
             draft: mut part,
             mounts,
@@ -367,20 +368,8 @@ fn add_inits(
                 format!("a hook runs in the job's own root: {reference} has to be part of it"),
             );
         }
-        let mut words = Vec::new();
-        for (key, value, _) in &part.env {
-            let is_known = draft
-                .env
-                .iter()
-                .any(|(known, other, _)| known == key && other == value);
-            if !is_known {
-                words.push(format!("{key}={value}"));
-            }
-        }
-        if !words.is_empty() {
-            words.insert(0, "env".to_owned());
-        }
-        words.extend(part.spec.command.0.clone());
+        let words = check::hook_words(&part, draft, notes);
+        notes.retag(start, "hooks");
         part.spec
             .secrets
             .iter()

@@ -241,6 +241,7 @@ fn add_part(
         item,
         hook,
     } = part;
+    let start = notes.list.len();
     settle::prepare(&mut part, notes);
     if let Some((reference, at)) = &part.image
         && draft.image.as_ref().map(|(main, _)| main) != Some(reference)
@@ -257,21 +258,8 @@ fn add_part(
         .for_each(|secret| draft.add_secret(secret.name.clone()));
     match hook {
         Some((moment, false)) => {
-            let mut words: Vec<String> = part
-                .env
-                .iter()
-                .filter(|(key, value, _)| {
-                    !draft
-                        .env
-                        .iter()
-                        .any(|(known, other, _)| known == key && other == value)
-                })
-                .map(|(key, value, _)| format!("{key}={value}"))
-                .collect();
-            if !words.is_empty() {
-                words.insert(0, "env".to_owned());
-            }
-            words.extend(part.spec.command.0.clone());
+            let words = check::hook_words(&part, draft, notes);
+            notes.retag(start, "hooks");
             hooks.push((moment, words, item));
         }
         _ => {
