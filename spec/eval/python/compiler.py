@@ -84,7 +84,8 @@ def calls_of(tree: ast.Module, source: str) -> Calls:
     while stack:
         node = stack.pop()
         if type(node) is ast.Call and node.keywords:
-            found[node.lineno, node.end_lineno, node.col_offset, node.end_col_offset] = _arguments(node, place)
+            arguments = _arguments(node, place)
+            found.update((position, arguments) for position in positions(node))
         for name in node._fields:
             child = getattr(node, name)
             if type(child) is list:
@@ -92,6 +93,19 @@ def calls_of(tree: ast.Module, source: str) -> Calls:
             elif isinstance(child, ast.AST):
                 stack.append(child)
     return found
+
+
+def positions(call: Any) -> list[Raw]:
+    """Returns the positions that the instruction of a call may have.
+
+    A method that is called on another line than its object begins on has the position of its name.
+    """
+    whole = (call.lineno, call.end_lineno, call.col_offset, call.end_col_offset)
+    method = call.func
+    if type(method) is not ast.Attribute or method.end_lineno == call.lineno:
+        return [whole]
+    name_offset = method.end_col_offset - len(method.attr)
+    return [whole, (method.end_lineno, call.end_lineno, name_offset, call.end_col_offset)]
 
 
 class _Places:

@@ -125,7 +125,7 @@ def _calls_of(path: str) -> dict[Raw, ast.Call]:
     while stack:
         node = stack.pop()
         if type(node) is ast.Call:
-            found[node.lineno, node.end_lineno, node.col_offset, node.end_col_offset] = node
+            found.update((position, node) for position in compiler.positions(node))
         for name in node._fields:
             child = getattr(node, name)
             if type(child) is list:

@@ -338,3 +338,56 @@ fn a_mixin_of_another_module_leads_to_its_line() {
         ]
     );
 }
+
+/// A job derived with `replace` from one that a helper makes, with values from constants of several kinds.
+fn derived(constant: &str) -> Repo {
+    Repo::with(&[
+        (
+            "shared/base.py",
+            "from tw import Job\n\n\ndef service(name, **more):\n    return Job(name=name, command=\"sleep 60\", env={\"A\": \"1\"}, **more)\n",
+        ),
+        ("shared/versions.py", constant),
+        (
+            "config.tw",
+            "from shared import versions\nfrom shared.base import service\nfrom tw import export\n\nLOCAL = \"1\"\n\nexport(\n    service(\n        \"web\",\n    ).replace(\n        env={\n            \"PATHS\": \"/packages\",\n            \"VERSION\": versions.VERSION,\n            \"LOCAL\": LOCAL,\n            \"BOTH\": f\"{LOCAL}-{versions.VERSION}\",\n        },\n    )\n)\n",
+        ),
+    ])
+}
+
+#[test]
+fn a_constant_in_a_dict_leads_to_its_definition() {
+    let repo = derived("# Versions.\nVERSION = \"1\"\nOTHER = \"1\"\n");
+    repo.commit("base");
+    repo.write(
+        "shared/versions.py",
+        "# Versions.\nVERSION = \"2\"\nOTHER = \"2\"\n",
+    );
+    assert_eq!(
+        causes(&diff(&repo, "HEAD", "")),
+        [
+            "web env.BOTH restart by shared/versions.py:2",
+            "web env.VERSION restart by shared/versions.py:2"
+        ]
+    );
+}
+
+#[test]
+fn each_value_of_a_dict_has_its_own_cause() {
+    let repo = derived("VERSION = \"1\"\n");
+    repo.commit("base");
+    let text = std::fs::read_to_string(repo.path().join("config.tw")).expect("a spec");
+    repo.write(
+        "config.tw",
+        &text
+            .replace("LOCAL = \"1\"", "LOCAL = \"2\"")
+            .replace("/packages", "/opt"),
+    );
+    assert_eq!(
+        causes(&diff(&repo, "HEAD", "")),
+        [
+            "web env.BOTH restart by config.tw:5",
+            "web env.LOCAL restart by config.tw:5",
+            "web env.PATHS restart by config.tw:12"
+        ]
+    );
+}
