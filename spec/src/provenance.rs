@@ -176,15 +176,18 @@ impl Provenance {
         }
     }
 
+    /// Notes what a field refers to, and what each entry of a dict does; one that refers to nothing is noted, too.
     fn references_of(&mut self, object: &Value, name: &str, at: &FieldPath) {
-        let found = object
-            .get("refs")
-            .and_then(|refs| refs.get(name))
-            .and_then(Value::as_array);
-        let spans = found.into_iter().flatten();
-        let found: Vec<Location> = spans.filter_map(|span| self.place(Some(span))).collect();
-        if !found.is_empty() {
-            self.references.insert(at.to_string(), found);
+        let refs = object.get("refs").and_then(Value::as_object);
+        for (key, found) in refs.into_iter().flatten() {
+            let path = match key.strip_prefix(name) {
+                Some("") => at.to_string(),
+                Some(entry) if entry.starts_with('.') => at.field(&entry[1..]).to_string(),
+                _ => continue,
+            };
+            let spans = found.as_array().into_iter().flatten();
+            let found: Vec<Location> = spans.filter_map(|span| self.place(Some(span))).collect();
+            self.references.insert(path, found);
         }
     }
 

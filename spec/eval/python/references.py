@@ -164,6 +164,19 @@ def of_argument(calls: _Calls, call: ast.Call, field: str) -> list[sources.Place
     return search.found
 
 
+def of_entries(calls: _Calls, call: ast.Call, field: str) -> dict[str, list[sources.Place]]:
+    """As `of_argument`, for each entry of an argument that is a dict written out."""
+    found: dict[str, list[sources.Place]] = {}
+    value = next((keyword.value for keyword in call.keywords if keyword.arg == field), None)
+    if isinstance(value, ast.Dict):
+        for key, entry in zip(value.keys, value.values):
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                search = _Search(calls)
+                search.expression(0, entry, _DEPTH_MAX)
+                found[key.value] = search.found
+    return found
+
+
 def _names(node: ast.AST) -> Iterator[list[str]]:
     """Yields the names an expression reads, each with the attributes taken of it."""
     stack = [node]

@@ -74,6 +74,8 @@ def _spans(origins: dict[str, Any]) -> dict[str, Any]:
             found[field] = (path, *places["**"])
         node = sources.call_at(path, raw) if with_references else None
         referred = references.of_argument(calls, node, field) if node else []
-        if referred:
+        if node and referred:
             refs[field] = referred
+            entries = references.of_entries(calls, node, field)
+            refs.update((f"{field}.{key}", places) for key, places in entries.items())
     return {"spans": found, "refs": refs} if refs else {"spans": found}

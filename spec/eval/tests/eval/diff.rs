@@ -391,3 +391,20 @@ fn each_value_of_a_dict_has_its_own_cause() {
         ]
     );
 }
+
+#[test]
+fn entries_of_one_dict_are_not_mixed_up() {
+    let repo = derived("VERSION = \"1\"\n");
+    repo.commit("base");
+    repo.write("shared/versions.py", "VERSION = \"2\"\n");
+    let text = std::fs::read_to_string(repo.path().join("config.tw")).expect("a spec");
+    repo.write("config.tw", &text.replace("LOCAL = \"1\"", "LOCAL = \"2\""));
+    assert_eq!(
+        causes(&diff(&repo, "HEAD", "")),
+        [
+            "web env.BOTH restart by config.tw:5",
+            "web env.LOCAL restart by config.tw:5",
+            "web env.VERSION restart by shared/versions.py:1",
+        ]
+    );
+}
