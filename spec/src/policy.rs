@@ -224,7 +224,10 @@ fn finding(
                 level: PolicyLevel::Broken,
                 job: jobs.get(job)?.spec.id(),
                 field: None,
-                message: format!("the policy failed: {}", error.message),
+                message: match &error.hint {
+                    Some(hint) => format!("the policy failed: {} ({hint})", error.message),
+                    None => format!("the policy failed: {}", error.message),
+                },
                 at: Location {
                     line: error.line.unwrap_or(policy.line),
                     column: error.column.unwrap_or(1),
