@@ -45,14 +45,20 @@ fn refused(text: &str) -> ImportError {
     import(&[input("file.yaml", text)], None, &Alone).expect_err("it is refused")
 }
 
-/// The spec and, below it, every note but those about what means nothing.
+/// The spec without its head, which changes with what Twill can do, and below it every note but those about what
+/// means nothing.
 fn golden(imported: &Imported) -> String {
     let notes = imported
         .notes
         .iter()
         .filter(|note| note.kind != NoteKind::Ignored);
     let notes: Vec<String> = notes.map(|note| note.to_string()).collect();
-    format!("{}\n=====\n{}", imported.spec, notes.join("\n"))
+    let (head, spec) = imported.spec.split_once("\n\n").expect("a head");
+    assert!(
+        head.starts_with("# Imported by `tw import` from "),
+        "{head}"
+    );
+    format!("{spec}\n=====\n{}", notes.join("\n"))
 }
 
 #[test]
