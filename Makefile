@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help deps build demo up test test-long bench bench-eval bench-limits bench-allocate lint lint-code docs
+.PHONY: help deps build demo up test test-long bench bench-eval bench-limits bench-allocate bench-start lint lint-code docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ bench-limits: deps ## Measure the replay of limits; TRACE=FILE replays a trace a
 bench-allocate: deps ## Measure placement and durable placement; TW_TRACES=DIR adds the Google 2011 trace
 	@cargo bench -q -p tw-scheduler --bench allocate
 	@cargo bench -q -p tw-store --bench commit
+
+bench-start: deps ## Measure task starts beside other container runtimes (root, about two minutes)
+	@.ci/bench-peers
+	@cargo bench -q -p tw-agent --bench start
 
 lint-code: deps ## Check format and lints
 	cargo fmt --all --check

@@ -28,6 +28,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use clone::{Fork, fork};
 pub use command::Stdio;
 pub use exec::{Connection, Entered, enter};
 pub use init::Ended;

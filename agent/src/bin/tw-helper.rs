@@ -1,4 +1,4 @@
-//! One task's keeper. Started by `tw-agent` as `tw-helper spare REQUEST`, `tw-helper keep FOLDER` or
+//! One task's keeper. Started by `tw-agent` as `tw-helper nursery REQUEST`, `tw-helper keep FOLDER` or
 //! `tw-helper exec FOLDER`; people have no need to call it.
 
 use std::ffi::OsStr;
@@ -19,9 +19,9 @@ fn main() -> ExitCode {
         [verb, folder] if verb == "exec" => {
             exec(Path::new(folder)).map_err(|cause| cause.to_string())
         }
-        [verb, request] if verb == "spare" => spare(request),
+        [verb, request] if verb == "nursery" => nursery(request),
         _ => Err(
-            "usage: tw-helper spare REQUEST | tw-helper keep FOLDER | tw-helper exec FOLDER"
+            "usage: tw-helper nursery REQUEST | tw-helper keep FOLDER | tw-helper exec FOLDER"
                 .to_owned(),
         ),
     };
@@ -38,11 +38,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn spare(request: &OsStr) -> Result<(), String> {
+fn nursery(request: &OsStr) -> Result<(), String> {
     let request = serde_json::from_slice(request.as_encoded_bytes())
         .map_err(|cause| format!("the request cannot be read: {cause}"))?;
     let control = control_socket().map_err(|cause| cause.to_string())?;
-    helper::spare::serve(&request, control).map_err(|cause| error::chain(&cause))
+    helper::spare::serve_nursery(&request, control).map_err(|cause| error::chain(&cause))
 }
 
 fn exec(folder: &Path) -> io::Result<()> {

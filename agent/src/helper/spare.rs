@@ -1,17 +1,19 @@
 //! Spare helpers: started ahead, with all of a start done that does not depend on the task.
 //!
-//! A spare has loaded its program, joined the cgroup of the helpers, made a user namespace and the system call
-//! filter, and on v1 its launcher sits in groups that are renamed for the task. What is left of a start is the
-//! task's own: its limits, its root, its command. Whoever takes a spare refills the pool.
+//! A nursery, one process an agent, has loaded the program and joined the cgroup of the helpers; a spare is its
+//! fork. A spare has made a user namespace and the system call filter, and on v1 its launcher sits in groups that
+//! are renamed for the task. What is left of a start is the task's own: its limits, its root, its command.
+//! Whoever takes a spare refills the pool.
 //!
-//! The agent holds the other end of a spare's standard input. A spare whose agent has gone gives everything
-//! back and ends.
+//! The agent holds the other end of everyone's standard input. A nursery whose agent has gone ends; a spare gives
+//! everything back first; a helper with a task stays.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -19,13 +21,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::sys::signal::{SigHandler, Signal, signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use serde::{Deserialize, Serialize};
 
 use super::keeper::{
     CLEANUP_PATIENCE, HelperError, Ready, detach, join_helpers, keep_with, system,
 };
 use crate::cgroup::TreePath;
-use crate::sandbox::{Prepared, UserMode};
+use crate::sandbox::{Fork, Prepared, UserMode, fork};
 
 /// How the names of reserved cgroups begin.
 const RESERVED: &str = "spare-";
@@ -46,20 +54,31 @@ pub struct SparePool {
     program: PathBuf,
     request: SpareRequest,
     size: usize,
+    nursery: Mutex<Option<Nursery>>,
     spares: Mutex<VecDeque<Spare>>,
+}
+
+/// The process that spares are forks of.
+#[derive(Debug)]
+struct Nursery {
+    process: Child,
+    control: UnixStream,
 }
 
 /// A helper without a task.
 #[derive(Debug)]
-pub struct Spare {
-    child: Child,
+struct Spare {
+    pid: i32,
+    process: OwnedFd,
     control: UnixStream,
 }
 
-/// A helper that has been given its task.
+/// A helper that has been given its task. It is a child of the nursery, which reaps it.
 #[derive(Debug)]
 pub struct HandedOver {
-    pub child: Child,
+    pub pid: i32,
+    /// A pidfd: readable once the helper has ended.
+    pub process: OwnedFd,
     /// Gives one byte when the helper listens on its socket, and end of file when it does not any more.
     pub listening: UnixStream,
 }
@@ -71,6 +90,7 @@ impl SparePool {
             program,
             request,
             size,
+            nursery: Mutex::default(),
             spares: Mutex::default(),
         }
     }
@@ -79,50 +99,73 @@ impl SparePool {
     pub fn start(&self, folder: &Path) -> io::Result<HandedOver> {
         loop {
             // Not held while a helper is started.
-            let waiting = self.lock().pop_front();
-            let Some(mut spare) = waiting else {
-                return self.spawn()?.hand_over(folder);
+            let waiting = lock(&self.spares).pop_front();
+            let Some(spare) = waiting else {
+                return self.fork()?.hand_over(folder);
             };
-            match spare.child.try_wait()? {
-                None => return spare.hand_over(folder),
-                Some(_killed) => self.remove_cgroups_of(spare.child.id())?,
+            match spare.has_ended()? {
+                false => return spare.hand_over(folder),
+                true => self.remove_cgroups_of(spare.pid)?,
             }
         }
     }
 
     /// Starts the spares that are missing.
     pub fn refill(&self) -> io::Result<()> {
-        while self.lock().len() < self.size {
-            let spare = self.spawn()?;
-            self.lock().push_back(spare);
+        while lock(&self.spares).len() < self.size {
+            let spare = self.fork()?;
+            lock(&self.spares).push_back(spare);
         }
         Ok(())
     }
 
-    /// Ends the spares and waits until they have given everything back.
+    /// Ends the spares and the nursery, and waits until they have given everything back.
     pub fn close(&self) {
-        let spares: Vec<Spare> = self.lock().drain(..).collect();
-        let ending = spares.into_iter().map(|spare| spare.child);
+        let spares: Vec<Spare> = lock(&self.spares).drain(..).collect();
         // All are told before the first is waited for.
-        for mut child in ending.collect::<Vec<Child>>() {
-            let _status = child.wait();
+        let ending: Vec<OwnedFd> = spares.into_iter().map(|spare| spare.process).collect();
+        for process in &ending {
+            let _ended = poll(&mut [PollFd::new(process, PollFlags::IN)], None);
+        }
+        if let Some(Nursery {
+            mut process,
+            control,
+        }) = lock(&self.nursery).take()
+        {
+            drop(control);
+            let _status = process.wait();
         }
     }
 
-    fn spawn(&self) -> io::Result<Spare> {
+    /// A new spare, from the nursery, or from a new nursery where the old one has died.
+    fn fork(&self) -> io::Result<Spare> {
+        let mut nursery = lock(&self.nursery);
+        if let Some(living) = nursery.as_ref()
+            && let Ok(spare) = living.fork()
+        {
+            return Ok(spare);
+        }
+        if let Some(mut dead) = nursery.take() {
+            dead.process.kill()?;
+            dead.process.wait()?;
+        }
+        nursery.insert(self.start_nursery()?).fork()
+    }
+
+    fn start_nursery(&self) -> io::Result<Nursery> {
         let (control, theirs) = UnixStream::pair()?;
-        let child = Command::new(&self.program)
-            .arg("spare")
+        let process = Command::new(&self.program)
+            .arg("nursery")
             .arg(serde_json::to_string(&self.request)?)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .process_group(0)
             .spawn()?;
-        Ok(Spare { child, control })
+        Ok(Nursery { process, control })
     }
 
     /// Removes what a helper that was killed before it began its task has left; its launcher has died with it.
-    pub fn remove_cgroups_of(&self, pid: u32) -> io::Result<()> {
+    pub fn remove_cgroups_of(&self, pid: i32) -> io::Result<()> {
         let removed = self
             .request
             .tree
@@ -130,30 +173,118 @@ impl SparePool {
             .and_then(|tree| tree.remove(&reserved(pid), CLEANUP_PATIENCE));
         removed.map_err(io::Error::other)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Spare>> {
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Nursery {
+    fn fork(&self) -> io::Result<Spare> {
+        let (control, theirs) = UnixStream::pair()?;
+        send(&self.control, &[0; 4], theirs.as_fd())?;
+        let mut pid = [0; 4];
+        let process = receive(&self.control, &mut pid)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(Spare {
+            pid: i32::from_ne_bytes(pid),
+            process,
+            control,
+        })
     }
 }
 
 impl Spare {
+    fn has_ended(&self) -> io::Result<bool> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut polled = [PollFd::new(&self.process, PollFlags::IN)];
+        Ok(poll(&mut polled, Some(&now))? > 0)
+    }
+
     fn hand_over(self, folder: &Path) -> io::Result<HandedOver> {
         let mut line = folder.as_os_str().as_bytes().to_owned();
         line.push(b'\n');
         (&self.control).write_all(&line)?;
         Ok(HandedOver {
-            child: self.child,
+            pid: self.pid,
+            process: self.process,
             listening: self.control,
         })
     }
 }
 
-/// Waits for a task as a spare, then keeps it to its end. The calling process must have one thread only.
-pub fn serve(request: &SpareRequest, control: UnixStream) -> Result<(), HelperError> {
+/// Sends four bytes with a descriptor.
+fn send(socket: &UnixStream, bytes: &[u8; 4], fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
+}
+
+/// Receives four bytes with a descriptor; none at the end of the stream.
+fn receive(socket: &UnixStream, bytes: &mut [u8; 4]) -> io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(bytes)];
+    let count = loop {
+        match recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?.bytes,
+        }
+    };
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    match (count, fd) {
+        (4, Some(fd)) => Ok(Some(fd)),
+        (0, _) => Ok(None),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Forks spares for as long as the agent lives. The calling process must have one thread only.
+pub fn serve_nursery(request: &SpareRequest, control: UnixStream) -> Result<(), HelperError> {
     detach()?;
+    // SAFETY: no code of ours runs on the signal; ignoring it has the kernel reap the helpers.
+    unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map_err(system("ignore children"))?;
     let tree = request.tree.open()?;
     join_helpers(tree.as_ref(), &request.helpers_leaf)?;
-    let reserved = reserved(std::process::id());
+    let mut bytes = [0; 4];
+    while let Some(theirs) = receive(&control, &mut bytes).map_err(system("hear the agent"))? {
+        // SAFETY: this process has one thread, and the child goes on to the end of the process.
+        match unsafe { fork() }.map_err(system("fork a helper"))? {
+            Fork::Parent { pid, process } => {
+                drop(theirs);
+                send(&control, &pid.to_ne_bytes(), process.as_fd())
+                    .map_err(system("tell the agent"))?;
+            }
+            Fork::Child => {
+                drop(control);
+                // SAFETY: the default disposition runs no code of ours.
+                unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }
+                    .map_err(system("wait for children"))?;
+                return serve(request, UnixStream::from(theirs));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a task as a spare, then keeps it to its end.
+fn serve(request: &SpareRequest, control: UnixStream) -> Result<(), HelperError> {
+    detach()?;
+    let tree = request.tree.open()?;
+    let reserved = reserved(std::process::id().cast_signed());
     let procs = tree.reserve(&reserved)?;
     let ready = Ready {
         prepared: Prepared::new(request.users, procs).map_err(HelperError::Spare)?,
@@ -175,7 +306,7 @@ pub fn serve(request: &SpareRequest, control: UnixStream) -> Result<(), HelperEr
 }
 
 /// The name of a spare's cgroups.
-fn reserved(pid: u32) -> String {
+fn reserved(pid: i32) -> String {
     format!("{RESERVED}{pid}")
 }
 
@@ -192,5 +323,6 @@ fn say_errors_to(path: &Path) -> io::Result<()> {
     let log = OpenOptions::new().create(true).append(true).open(path)?;
     nix::unistd::dup2_stderr(&log)?;
     let nothing = OpenOptions::new().read(true).open("/dev/null")?;
-    Ok(nix::unistd::dup2_stdin(&nothing)?)
+    nix::unistd::dup2_stdin(&nothing)?;
+    Ok(())
 }

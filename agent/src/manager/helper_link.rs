@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
@@ -102,8 +101,12 @@ fn launched_just_now(folder: &Path) -> bool {
 
 /// Gives the task in `folder` to a helper and connects to it; it outlives this process.
 pub(super) async fn start(spares: &Arc<SparePool>, folder: &Path) -> io::Result<HelperLink> {
-    let HandedOver { child, listening } = spares.start(folder)?;
-    reap_in_time(&child, Arc::clone(spares))?;
+    let HandedOver {
+        pid,
+        process,
+        listening,
+    } = spares.start(folder)?;
+    clean_up_after(pid, process, Arc::clone(spares))?;
     failpoint::reach("agent.helper_spawned");
     let refilled = Arc::clone(spares);
     tokio::task::spawn_blocking(move || {
@@ -119,18 +122,13 @@ pub(super) async fn start(spares: &Arc<SparePool>, folder: &Path) -> io::Result<
     link
 }
 
-/// Reaps the helper whenever it ends, so that it does not stay a zombie while the agent lives.
-fn reap_in_time(child: &std::process::Child, spares: Arc<SparePool>) -> io::Result<()> {
-    let (pid, number) = (Pid::from_child(child), child.id());
+/// Removes, when the helper has ended, what it had reserved and has not given to its task.
+fn clean_up_after(pid: i32, process: OwnedFd, spares: Arc<SparePool>) -> io::Result<()> {
     // SAFETY: the descriptor belongs to the registration and is closed after it, when both are dropped.
-    let ended = unsafe { AsyncFd::register(pidfd_open(pid, PidfdFlags::NONBLOCK)?)? };
+    let ended = unsafe { AsyncFd::register(process)? };
     tokio::spawn(async move {
         let _readable = ended.readable().await;
-        let _status = waitid(
-            WaitId::PidFd(ended.get_ref().as_fd()),
-            WaitIdOptions::EXITED,
-        );
-        let removed = tokio::task::spawn_blocking(move || spares.remove_cgroups_of(number)).await;
+        let removed = tokio::task::spawn_blocking(move || spares.remove_cgroups_of(pid)).await;
         if let Ok(Err(cause)) = removed {
             tracing::warn!(%cause, "cannot remove what a helper has reserved");
         }

@@ -65,6 +65,36 @@ pub(super) unsafe fn clone3(request: &CloneRequest<'_>) -> io::Result<Cloned> {
     }
 }
 
+/// Which side of a [`fork`] the caller woke up on.
+#[derive(Debug)]
+pub enum Fork {
+    /// The child's pid and a pidfd of it.
+    Parent {
+        pid: i32,
+        process: OwnedFd,
+    },
+    Child,
+}
+
+/// Splits the calling process, with a handle on the child that no other process can be mistaken for.
+///
+/// # Safety
+/// The process must have one thread only.
+pub unsafe fn fork() -> io::Result<Fork> {
+    let request = CloneRequest {
+        flags: 0,
+        cgroup: None,
+    };
+    // SAFETY: the caller vouches for one thread.
+    Ok(match unsafe { clone3(&request) }? {
+        Cloned::Parent { pid, pidfd } => Fork::Parent {
+            pid,
+            process: pidfd,
+        },
+        Cloned::Child => Fork::Child,
+    })
+}
+
 /// Ends the calling process at once, running no destructor and flushing nothing of the parent's.
 pub(super) fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` takes any number and does not return.

@@ -1,6 +1,6 @@
 //! A controller that says what a test tells it to say, and remembers what the agent said.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -15,13 +15,16 @@ use hyper::header::{CONNECTION, UPGRADE};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tw_api::{
-    AgentEvent, Connection, Heartbeat, HeartbeatReply, PROTO, Register, Registered,
+    AgentEvent, Assignment, Connection, Heartbeat, HeartbeatReply, PROTO, Register, Registered,
     SESSION_PROTOCOL,
 };
-use tw_model::{Phase, TaskId, TaskReport, TaskUsage};
+use tw_model::{
+    Desired, JobSpec, Phase, TaskId, TaskRecord, TaskReport, TaskState, TaskUsage, Timestamp,
+};
 
 use crate::common::PATIENCE;
 
@@ -187,7 +190,7 @@ async fn answer(
         ["agents", "register"] => {
             let register: Register = serde_json::from_slice(&body).unwrap();
             shared.registrations.push(register);
-            json(&Registered {
+            reply(&Registered {
                 proto: PROTO,
                 epoch: 1,
                 heartbeat_every_ms: 100,
@@ -203,7 +206,7 @@ async fn answer(
                 .unwrap_or(0);
             shared.reports.extend(heartbeat.reports);
             shared.usage = heartbeat.usage;
-            json(&HeartbeatReply { acknowledged_seq })
+            reply(&HeartbeatReply { acknowledged_seq })
         }
         ["agents", _, "stream"] => {
             let (sender, receiver) = mpsc::unbounded_channel::<AgentEvent>();
@@ -236,6 +239,42 @@ fn whole(bytes: Bytes) -> Body {
     BodyExt::boxed_unsync(Full::new(bytes))
 }
 
-fn json(value: &impl serde::Serialize) -> Response<Body> {
+fn reply(value: &impl serde::Serialize) -> Response<Body> {
     Response::new(whole(serde_json::to_vec(value).unwrap().into()))
+}
+
+/// An assignment of the only task of a job.
+pub(crate) fn assignment(name: &str, spec: Value) -> Assignment {
+    let mut fields = json!({"name": name});
+    fields
+        .as_object_mut()
+        .unwrap()
+        .extend(spec.as_object().unwrap().clone());
+    let spec: JobSpec = serde_json::from_value(fields).unwrap();
+    Assignment {
+        task: TaskRecord {
+            id: TaskId::new(spec.id(), 0, 1),
+            version: 1,
+            state: TaskState::Starting,
+            desired: Desired::Run,
+            machine: Some("machine-1".parse().unwrap()),
+            machine_epoch: 1,
+            ports: BTreeMap::new(),
+            healthy: None,
+            healthy_since: None,
+            report_seq: 0,
+            reason: String::new(),
+            not_before: None,
+            restarts: 0,
+            comes_back: false,
+            failures: 0,
+            created_at: Timestamp(0),
+            started_at: None,
+            ended_at: None,
+            exit: None,
+        },
+        spec: Arc::new(spec),
+        plan: String::new(),
+        revision: String::new(),
+    }
 }

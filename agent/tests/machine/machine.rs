@@ -1,13 +1,11 @@
 //! A machine with an agent, a scripted controller, and a state folder and cgroups of its own.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tw_agent::cgroup::{CGROUP_ROOT, CgroupTree};
@@ -16,12 +14,11 @@ use tw_api::{
     AgentEvent, Assignment, Dial, Frame, FrameKind, LogLine, LogsRequest, SessionRequest,
     read_frame, write_frame,
 };
-use tw_model::{
-    Code, Desired, Exit, JobSpec, Name, Phase, TaskId, TaskRecord, TaskState, Timestamp,
-};
+use tw_model::{Code, Exit, Name, Phase, TaskId, Timestamp};
 
 use crate::common::{PATIENCE, Subtree};
 use crate::controller::Controller;
+pub(crate) use crate::controller::assignment;
 
 /// A machine with an agent and its controller.
 pub(crate) struct Machine {
@@ -275,41 +272,6 @@ fn show(log: &str) {
     use std::io::Write;
     // A closed standard error is no reason to fail twice.
     let _written = std::io::stderr().write_all(log.as_bytes());
-}
-
-pub(crate) fn assignment(name: &str, spec: Value) -> Assignment {
-    let mut fields = json!({"name": name});
-    fields
-        .as_object_mut()
-        .unwrap()
-        .extend(spec.as_object().unwrap().clone());
-    let spec: JobSpec = serde_json::from_value(fields).unwrap();
-    Assignment {
-        task: TaskRecord {
-            id: TaskId::new(spec.id(), 0, 1),
-            version: 1,
-            state: TaskState::Starting,
-            desired: Desired::Run,
-            machine: Some("machine-1".parse().unwrap()),
-            machine_epoch: 1,
-            ports: BTreeMap::new(),
-            healthy: None,
-            healthy_since: None,
-            report_seq: 0,
-            reason: String::new(),
-            not_before: None,
-            restarts: 0,
-            comes_back: false,
-            failures: 0,
-            created_at: Timestamp(0),
-            started_at: None,
-            ended_at: None,
-            exit: None,
-        },
-        spec: Arc::new(spec),
-        plan: String::new(),
-        revision: String::new(),
-    }
 }
 
 pub(crate) fn shell(name: &str, script: &str) -> Assignment {

@@ -1,0 +1,100 @@
+//! What the agent itself takes while its tasks do nothing.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tw_api::{AgentEvent, Assignment};
+use tw_model::Phase;
+
+use crate::controller::{Controller, assignment};
+use crate::{print, profile};
+
+const MEASURED: Duration = Duration::from_secs(10);
+
+/// Starts an agent with `tasks` idle tasks, lets it rest, and measures it.
+pub(crate) fn idle_cost(tasks: usize) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let folder = tempfile::tempdir()?;
+    let cgroup = format!("twill-bench-agent-{}", std::process::id());
+    let mut agent = runtime.block_on(start(folder.path(), &cgroup, tasks))?;
+    std::thread::sleep(Duration::from_secs(2));
+    let (before, began) = (cpu_seconds(agent.id())?, Instant::now());
+    std::thread::sleep(MEASURED);
+    let used = cpu_seconds(agent.id())? - before;
+    let line = json!({
+        "bench": "agent.idle",
+        "tasks": tasks,
+        "core_percent": used / began.elapsed().as_secs_f64() * 100.0,
+        "resident_mib": resident_mib(agent.id())?,
+        "profile": profile(),
+    });
+    agent.kill()?;
+    agent.wait()?;
+    tw_agent::manager::clean(&folder.path().join("state"), &cgroup).map_err(io::Error::other)?;
+    print(line)
+}
+
+async fn start(folder: &Path, cgroup: &str, tasks: usize) -> io::Result<Child> {
+    let controller = Controller::start(folder);
+    let agent = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
+        .args(["run", "--name", "bench", "--cgroup", cgroup, "--state"])
+        .arg(folder.join("state"))
+        .arg("--controller")
+        .arg(format!("unix:{}", controller.socket.display()))
+        .stderr(Stdio::null())
+        .spawn()?;
+    let idle = |number| {
+        assignment(
+            &format!("idle-{number}"),
+            json!({"command": ["sleep", "600"]}),
+        )
+    };
+    let assignments: Vec<Assignment> = (0..tasks).map(idle).collect();
+    controller
+        .say(AgentEvent::Snapshot {
+            assignments: assignments.clone(),
+            endpoints: Vec::new(),
+        })
+        .await;
+    for assignment in &assignments {
+        controller
+            .report(&assignment.task.id, |report| {
+                matches!(report.phase, Phase::Running { .. }).then_some(())
+            })
+            .await;
+    }
+    // It answers heartbeats until the process ends.
+    std::mem::forget(controller);
+    Ok(agent)
+}
+
+/// Time that a process has had on a core, in seconds.
+fn cpu_seconds(pid: u32) -> io::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
+    // utime and stime, in hundredths of a second on every Linux.
+    let ticks = [11, 12].map(|index| fields.get(index)?.parse::<f64>().ok());
+    match ticks {
+        [Some(user), Some(system)] => Ok((user + system) / 100.0),
+        _ => Err(io::Error::other(format!("/proc/{pid}/stat cannot be read"))),
+    }
+}
+
+fn resident_mib(pid: u32) -> io::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kib = status.lines().find_map(|line| {
+        line.strip_prefix("VmRSS:")?
+            .trim()
+            .trim_end_matches(" kB")
+            .parse::<f64>()
+            .ok()
+    });
+    kib.map(|kib| kib / 1024.0)
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/status has no VmRSS")))
+}
