@@ -36,6 +36,17 @@ pub struct Limits {
     pub memory_bytes_max: u64,
     /// Ceiling on processes and threads.
     pub pids_max: u64,
+    /// Ceiling on swap beyond the memory, where the machine accounts for swap.
+    #[serde(default)]
+    pub swap_bytes_max: u64,
+    /// Share of the disks' time under contention, from 1 to 10000, where the machine's disks can be shared.
+    #[serde(default = "default_io_weight")]
+    pub io_weight: u32,
+}
+
+/// What every task has by default.
+fn default_io_weight() -> u32 {
+    100
 }
 
 /// What a task has used. Counters only grow over the life of a leaf.
@@ -86,6 +97,9 @@ pub enum CgroupError {
 pub trait CgroupTree: Send + Sync + fmt::Debug {
     /// Which files this backend works on.
     fn kind(&self) -> TreeKind;
+
+    /// What this machine can hold a task to, as registered with the controller: the layout, then the limits.
+    fn enforces(&self) -> Vec<&'static str>;
 
     /// Makes the leaf; one that exists already is fine.
     fn create(&self, leaf: &str) -> Result<(), CgroupError>;

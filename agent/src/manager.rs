@@ -16,6 +16,7 @@ mod launch;
 mod package;
 mod report;
 mod resource;
+mod root;
 mod session;
 mod state;
 mod task;
@@ -39,7 +40,7 @@ use crate::cgroup::CgroupTree;
 use crate::helper::spare::{SparePool, SpareRequest};
 use crate::sandbox::{UserMode, base};
 use endpoints::Endpoints;
-use package::Packages;
+use package::{Packages, Unpacking};
 use report::Reports;
 use resource::Resources;
 use task::Tasks;
@@ -84,7 +85,12 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
     tree.create(HELPERS_LEAF)?;
     let client = Client::new(config.controller.endpoint()?);
     let base = base::prepare(&config.state.join("base"))?;
-    let (helper, users) = (config::helper_program()?, UserMode::Mapped);
+    let helper = config::helper_program()?;
+    let features = config::features(&helper, &config.state)?;
+    let users = features.users;
+    if let Some(reason) = &features.users_reason {
+        tracing::warn!(reason, "tasks share the user numbers of this machine");
+    }
     let request = SpareRequest {
         tree: config.tree(),
         helpers_leaf: HELPERS_LEAF.to_owned(),
@@ -94,12 +100,19 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         users,
         base,
         spares: Arc::new(SparePool::new(helper.clone(), request, SPARES)),
-        helper,
         volumes: Volumes::open(&config.state.join("volumes"))?,
-        packages: Packages::open(&config.state.join("packages"), client.clone())?,
+        packages: Packages::open(
+            &config.state.join("packages"),
+            client.clone(),
+            Unpacking {
+                helper: helper.clone(),
+                users,
+            },
+        )?,
         resources: Resources::open(&config.state.join("history.db"), Arc::clone(&tree))?,
         reports: Reports::default(),
         endpoints: Endpoints::default(),
+        helper,
         tasks: Tasks::default(),
         client,
         tree,

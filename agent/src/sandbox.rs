@@ -14,10 +14,13 @@ mod capabilities;
 mod clone;
 mod command;
 mod exec;
+pub mod features;
+pub mod image;
 mod init;
 mod launcher;
 mod mounts;
 pub mod seccomp;
+pub mod unpack;
 pub mod user;
 pub mod users;
 

@@ -187,6 +187,8 @@ impl Bench {
                 cpu_quota_millicores: None,
                 memory_bytes_max: 64 << 20,
                 pids_max: 64,
+                swap_bytes_max: 0,
+                io_weight: 100,
             },
             sandbox: SandboxSpec {
                 hostname: "bench-0".to_owned(),
@@ -205,6 +207,8 @@ impl Bench {
             },
             log: LogLimits::default(),
             stop: StopRule::default(),
+            hooks: Default::default(),
+            sidecars: Vec::new(),
         }
     }
 }

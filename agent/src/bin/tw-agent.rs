@@ -96,6 +96,9 @@ struct RunArgs {
     /// A label that jobs may require; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     label: Vec<(String, String)>,
+    /// Platform runtimes for tasks, as NAME/VERSION
+    #[arg(long, value_name = "DIR", default_value = "/opt/twill/runtimes")]
+    runtimes: PathBuf,
     /// Where tasks of this machine are reached
     #[arg(long, default_value = "127.0.0.1")]
     address: String,
@@ -170,6 +173,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             profile: args.profile,
             labels: args.label.into_iter().collect(),
         },
+        runtimes: args.runtimes,
         address: args.address,
         ports: args.ports,
     };

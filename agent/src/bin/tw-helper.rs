@@ -1,5 +1,5 @@
-//! One task's keeper. Started by `tw-agent` as `tw-helper nursery REQUEST`, `tw-helper keep FOLDER` or
-//! `tw-helper exec FOLDER`; people have no need to call it.
+//! One task's keeper, and the other work that the agent leaves to a process of its own. Started by `tw-agent`;
+//! people have no need to call it.
 
 use std::ffi::OsStr;
 use std::io;
@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
+use tw_agent::sandbox::{self, UserMode, features};
 use tw_agent::{error, helper};
 
 fn main() -> ExitCode {
@@ -20,6 +21,10 @@ fn main() -> ExitCode {
             exec(Path::new(folder)).map_err(|cause| cause.to_string())
         }
         [verb, request] if verb == "nursery" => nursery(request),
+        [verb, folder] if verb == "probe" => probe(Path::new(folder)),
+        [verb, folder, users, bytes_max] if verb == "unpack" => {
+            unpack(Path::new(folder), users, bytes_max)
+        }
         _ => Err(
             "usage: tw-helper nursery REQUEST | tw-helper keep FOLDER | tw-helper exec FOLDER"
                 .to_owned(),
@@ -36,6 +41,30 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints what a sandbox can have here.
+fn probe(folder: &Path) -> Result<(), String> {
+    let found = serde_json::to_vec(&features::probe(folder)).map_err(|cause| cause.to_string())?;
+    io::Write::write_all(&mut io::stdout(), &found).map_err(|cause| cause.to_string())
+}
+
+/// Unpacks standard input.
+fn unpack(folder: &Path, users: &OsStr, bytes_max: &OsStr) -> Result<(), String> {
+    let users = match users == "mapped" {
+        true => UserMode::Mapped,
+        false => UserMode::Shared,
+    };
+    let bytes_max = bytes_max
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .ok_or("the limit is not a number of bytes")?;
+    let archive = io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|cause| cause.to_string())?;
+    sandbox::unpack::unpack(folder, archive.into(), bytes_max, users)
+        .map_err(|cause| error::chain(&cause))
 }
 
 fn nursery(request: &OsStr) -> Result<(), String> {

@@ -73,15 +73,18 @@ impl HybridTree {
         write(&self.file("cpu", leaf, "cpu.cfs_quota_us"), quota)
     }
 
-    fn set_memory(&self, leaf: &str, bytes: u64) -> Result<(), CgroupError> {
+    fn set_memory(&self, leaf: &str, bytes: u64, swap_bytes: u64) -> Result<(), CgroupError> {
         let memory = self.file("memory", leaf, "memory.limit_in_bytes");
         let with_swap = self.file("memory", leaf, "memory.memsw.limit_in_bytes");
+        let plain = (memory.clone(), bytes);
+        let both = (with_swap.clone(), bytes.saturating_add(swap_bytes));
+        // The sum may never be below the memory alone.
         let files = match (with_swap.exists(), bytes >= number(&memory)?) {
-            (false, _) => vec![memory],
-            (true, true) => vec![with_swap, memory],
-            (true, false) => vec![memory, with_swap],
+            (false, _) => vec![plain],
+            (true, true) => vec![both, plain],
+            (true, false) => vec![plain, both],
         };
-        for file in files {
+        for (file, bytes) in files {
             try_write(&file, bytes)
                 .map_err(|error| self.memory_refused(leaf, bytes, &file, error))?;
         }
@@ -146,6 +149,16 @@ impl CgroupTree for HybridTree {
         TreeKind::Hybrid
     }
 
+    fn enforces(&self) -> Vec<&'static str> {
+        let swap = self.root.join("memory/memory.memsw.limit_in_bytes");
+        let found = [("swap", swap.exists())];
+        let optional = found.into_iter().filter(|(_, has)| *has);
+        ["cgroup-v1", "cpu", "memory", "pids"]
+            .into_iter()
+            .chain(optional.map(|(name, _)| name))
+            .collect()
+    }
+
     fn create(&self, leaf: &str) -> Result<(), CgroupError> {
         check_name(leaf)?;
         self.hierarchies()
@@ -184,14 +197,14 @@ impl CgroupTree for HybridTree {
 
     fn set_limits(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
         self.set_cpu(leaf, limits)?;
-        self.set_memory(leaf, limits.memory_bytes_max)?;
+        self.set_memory(leaf, limits.memory_bytes_max, limits.swap_bytes_max)?;
         write(&self.file("pids", leaf, "pids.max"), limits.pids_max)
     }
 
     fn resize(&self, leaf: &str, limits: &Limits, _patience: Duration) -> Result<(), CgroupError> {
         self.set_cpu(leaf, limits)?;
         write(&self.file("pids", leaf, "pids.max"), limits.pids_max)?;
-        self.set_memory(leaf, limits.memory_bytes_max)
+        self.set_memory(leaf, limits.memory_bytes_max, limits.swap_bytes_max)
     }
 
     fn memory_limit_bytes(&self, leaf: &str) -> Result<u64, CgroupError> {
@@ -232,7 +245,12 @@ impl CgroupTree for HybridTree {
     }
 
     fn raise_memory(&self, leaf: &str, bytes_max: u64) -> Result<(), CgroupError> {
-        self.set_memory(leaf, bytes_max)
+        let with_swap = self.file("memory", leaf, "memory.memsw.limit_in_bytes");
+        let swap_bytes = match with_swap.exists() {
+            true => number(&with_swap)?.saturating_sub(self.memory_limit_bytes(leaf)?),
+            false => 0,
+        };
+        self.set_memory(leaf, bytes_max, swap_bytes)
     }
 
     fn processes(&self, leaf: &str) -> Result<Vec<i32>, CgroupError> {

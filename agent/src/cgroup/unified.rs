@@ -15,7 +15,10 @@ use super::{
 };
 
 /// What a parent hands down so that a leaf can be limited.
-const CONTROLLERS: &str = "+cpu +memory +pids";
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// What it hands down where the machine has it.
+const OPTIONAL: [&str; 1] = ["io"];
 
 /// The period over which a quota counts.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -53,12 +56,36 @@ impl UnifiedTree {
 
     /// Hands the controllers down from the root to the subtree.
     fn delegate(&self) -> Result<(), CgroupError> {
+        let offered = read(&self.root.join("cgroup.controllers"))?;
+        let optional = OPTIONAL
+            .into_iter()
+            .filter(|name| offered.split_whitespace().any(|found| found == *name));
+        let wanted: Vec<String> = CONTROLLERS
+            .into_iter()
+            .chain(optional)
+            .map(|name| format!("+{name}"))
+            .collect();
+        let wanted = wanted.join(" ");
         let mut path = self.root.clone();
-        write(&path.join("cgroup.subtree_control"), CONTROLLERS)?;
+        write(&path.join("cgroup.subtree_control"), &wanted)?;
         for part in self.subtree.split('/') {
             path.push(part);
             make_dir(&path)?;
-            write(&path.join("cgroup.subtree_control"), CONTROLLERS)?;
+            write(&path.join("cgroup.subtree_control"), &wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Limits that not every machine has.
+    fn set_optional(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
+        for (name, value) in [
+            ("memory.swap.max", limits.swap_bytes_max.to_string()),
+            ("io.weight", format!("default {}", limits.io_weight)),
+        ] {
+            let file = self.file(leaf, name);
+            if file.exists() {
+                write(&file, value)?;
+            }
         }
         Ok(())
     }
@@ -128,6 +155,19 @@ impl CgroupTree for UnifiedTree {
         TreeKind::Unified
     }
 
+    fn enforces(&self) -> Vec<&'static str> {
+        // The subtree shows what its leaves will have.
+        let found = [
+            ("swap", self.tree().join("memory.swap.max").exists()),
+            ("io", self.tree().join("io.weight").exists()),
+        ];
+        let optional = found.into_iter().filter(|(_, has)| *has);
+        ["cgroup-v2", "cpu", "memory", "pids"]
+            .into_iter()
+            .chain(optional.map(|(name, _)| name))
+            .collect()
+    }
+
     fn create(&self, leaf: &str) -> Result<(), CgroupError> {
         check_name(leaf)?;
         if !self.is_delegated() {
@@ -149,15 +189,13 @@ impl CgroupTree for UnifiedTree {
         self.grow_memory(leaf, limits.memory_bytes_max)?;
         // Where the kernel has to kill after all, it takes the task as a whole.
         write(&self.file(leaf, "memory.oom.group"), 1)?;
-        let swap = self.file(leaf, "memory.swap.max");
-        if swap.exists() {
-            write(&swap, 0)?;
-        }
+        self.set_optional(leaf, limits)?;
         write(&self.file(leaf, "pids.max"), limits.pids_max)
     }
 
     fn resize(&self, leaf: &str, limits: &Limits, patience: Duration) -> Result<(), CgroupError> {
         self.set_cpu(leaf, limits)?;
+        self.set_optional(leaf, limits)?;
         write(&self.file(leaf, "pids.max"), limits.pids_max)?;
         match limits.memory_bytes_max >= self.memory_limit_bytes(leaf)? {
             true => self.grow_memory(leaf, limits.memory_bytes_max),

@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use tw_api::ApiEndpoint;
 use tw_model::{Bytes, Capacity, Cores, MachineFacts, MachineId};
 
-use crate::cgroup::{CGROUP_ROOT, TreeKind, TreePath};
+use crate::cgroup::{CGROUP_ROOT, CgroupTree, TreePath};
+use crate::sandbox::UserMode;
+use crate::sandbox::features::Features;
 
 /// How an agent runs.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub struct AgentConfig {
     /// Network bandwidth; none means that of the fastest interface.
     pub bandwidth: Option<Bytes>,
     pub place: Place,
+    /// Holds platform runtimes as `NAME/VERSION`.
+    pub runtimes: PathBuf,
     /// Where tasks of this machine are reached.
     pub address: String,
     /// The first and the last port that tasks may be given.
@@ -102,11 +106,14 @@ impl AgentConfig {
         })
     }
 
-    pub(super) fn facts(&self, kind: TreeKind, bounds_volumes: bool) -> MachineFacts {
-        let cgroup = match kind {
-            TreeKind::Hybrid => "cgroup-v1",
-            TreeKind::Unified => "cgroup-v2",
-        };
+    pub(super) fn facts(&self, tree: &dyn CgroupTree, users: UserMode, bounds_volumes: bool) -> MachineFacts {
+        let mut enforces: Vec<String> = tree.enforces().into_iter().map(str::to_owned).collect();
+        if users == UserMode::Mapped {
+            enforces.push("user-namespace".to_owned());
+        }
+        if bounds_volumes {
+            enforces.push("volume-size".to_owned());
+        }
         MachineFacts {
             address: self.address.clone(),
             os: os_name().unwrap_or_default(),
@@ -120,13 +127,25 @@ impl AgentConfig {
             region: self.place.region.clone(),
             profile: self.place.profile.clone(),
             labels: self.place.labels.clone(),
-            enforces: [cgroup, "cpu", "memory", "pids"]
-                .into_iter()
-                .chain(bounds_volumes.then_some("volume-size"))
-                .map(str::to_owned)
-                .collect(),
+            enforces,
         }
     }
+}
+
+/// Asks a process of its own what a sandbox can have in `state`.
+pub(super) fn features(helper: &Path, state: &Path) -> anyhow::Result<Features> {
+    let found = std::process::Command::new(helper)
+        .arg("probe")
+        .arg(state)
+        .output()
+        .with_context(|| format!("cannot run {}", helper.display()))?;
+    serde_json::from_slice(&found.stdout).with_context(|| {
+        format!(
+            "{} cannot tell what this machine allows: {}",
+            helper.display(),
+            String::from_utf8_lossy(&found.stderr).trim()
+        )
+    })
 }
 
 fn memory_total() -> anyhow::Result<Bytes> {

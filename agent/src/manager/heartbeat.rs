@@ -56,9 +56,11 @@ async fn register(agent: &Agent) -> Result<Registered, LinkError> {
         machine: agent.config.name.clone(),
         boot_id: boot_id().map_err(|cause| LinkError::Machine(cause.into()))?,
         capacity: agent.config.capacity().map_err(LinkError::Machine)?,
-        facts: agent
-            .config
-            .facts(agent.tree.kind(), agent.volumes.has_snapshots()),
+        facts: agent.config.facts(
+            agent.tree.as_ref(),
+            agent.users,
+            agent.volumes.has_snapshots(),
+        ),
         reports: agent.reports.newest(),
     };
     Ok(agent.client.post("/v1/agents/register", &request).await?)

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use tw_api::Assignment;
 use tw_model::{Code, CommandLine, Hook, JobId, JobSpec, Name, PortName, Template, TemplateValue};
 
-use super::{Agent, HELPERS_LEAF};
+use super::{Agent, HELPERS_LEAF, root};
 use crate::cgroup::Limits;
 use crate::helper::hook::{HookSet, HookSpec};
 use crate::helper::protocol::PROTO;
 use crate::helper::record::{LaunchRecord, SIDECARS_FOLDER, StopRule};
 use crate::helper::sidecar::SidecarSpec;
 use crate::log::LogLimits;
-use crate::sandbox::{Bind, CommandSpec, DEFAULT_PATH, SandboxSpec, base, user};
+use crate::sandbox::{Bind, CommandSpec, SandboxSpec, user};
 
 /// Where packages are in a task.
 const PACKAGES: &str = "/packages";
@@ -51,6 +51,8 @@ pub(super) fn limits(spec: &JobSpec) -> Limits {
         cpu_quota_millicores: spec.limits.cpu_max.map(|cores| cores.0),
         memory_bytes_max: spec.resources.memory.0,
         pids_max: u64::from(spec.resources.pids),
+        swap_bytes_max: spec.resources.swap.0,
+        io_weight: spec.resources.io_weight,
     }
 }
 
@@ -68,7 +70,8 @@ pub(super) fn record(
         .iter()
         .map(|package| format!("{PACKAGES}/{}", package.name()))
         .collect();
-    let mut binds = base::host_binds();
+    let root = root::of(agent, spec)?;
+    let mut binds = root.binds;
     binds.push(Bind {
         source: folder.join("run"),
         target: "/run/twill".into(),
@@ -82,23 +85,26 @@ pub(super) fn record(
         is_optional: false,
     }));
     let shared = binds.clone();
-    let volumes = volumes(agent, assignment)?;
+    let volumes = volumes(agent, assignment, &root.base)?;
     binds.extend(volumes.iter().map(|(_, bind)| bind.clone()));
     let argv = words(agent, assignment, &spec.command)?;
     let command = CommandSpec {
         argv,
-        env: environment(agent, assignment)?,
+        env: environment(agent, assignment, root.path)?,
         user: spec.user.clone(),
-        workdir: names.first().map_or("/tmp", String::as_str).into(),
+        workdir: match &spec.workdir {
+            Some(folder) => PathBuf::from(&folder.0),
+            None => names.first().map_or("/tmp", String::as_str).into(),
+        },
     };
     let sandbox = SandboxSpec {
         hostname: format!("{}-{}", task.id.job.name, task.id.index),
         command,
-        base: agent.base.clone(),
+        base: root.base,
         folder: folder.to_owned(),
         binds,
         shm_bytes_max: SHM_BYTES_MAX,
-        is_root_writable: false,
+        is_root_writable: root.is_writable,
         users: agent.users,
     };
     let sidecars = spec
@@ -172,12 +178,16 @@ fn hooks(agent: &Agent, assignment: &Assignment) -> Result<HookSet, Refusal> {
 }
 
 /// The task's volumes, made where they are not there yet.
-fn volumes(agent: &Agent, assignment: &Assignment) -> Result<Vec<(Name, Bind)>, Refusal> {
+fn volumes(
+    agent: &Agent,
+    assignment: &Assignment,
+    base: &Path,
+) -> Result<Vec<(Name, Bind)>, Refusal> {
     let (task, spec) = (&assignment.task, &assignment.spec);
     if spec.volumes.is_empty() {
         return Ok(Vec::new());
     }
-    let owner = user::look_up(&agent.base, &spec.user)
+    let owner = user::look_up(base, &spec.user)
         .map_err(|error| Refusal::from(anyhow::Error::from(error)))?;
     let made = spec.volumes.iter().map(|volume| {
         let source = agent
@@ -219,10 +229,11 @@ fn service(agent: &Agent, assignment: &Assignment, job: &Name, port: &PortName) 
 fn environment(
     agent: &Agent,
     assignment: &Assignment,
+    path: String,
 ) -> Result<BTreeMap<String, String>, Refusal> {
     let task = &assignment.task;
     let own = [
-        ("PATH", DEFAULT_PATH.to_owned()),
+        ("PATH", path),
         ("HOME", "/tmp".to_owned()),
         ("TW_TASK", task.id.to_string()),
         ("TW_JOB", task.id.job.to_string()),

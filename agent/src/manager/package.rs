@@ -3,28 +3,42 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use anyhow::Context as _;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 use tokio::sync::Mutex;
 use tw_api::Client;
 use tw_model::Digest;
+
+use crate::sandbox::UserMode;
+
+/// The most that one package or image may hold.
+const UNPACKED_BYTES_MAX: u64 = 32 << 30;
 
 /// Unpacked packages, each in a folder named by its digest.
 #[derive(Debug)]
 pub(super) struct Packages {
     folder: PathBuf,
     client: Client,
+    unpacking: Unpacking,
     /// One fetch at a time: two tasks that need one package fetch it once.
     fetching: Mutex<()>,
 }
 
 impl Packages {
-    pub(super) fn open(folder: &Path, client: Client) -> anyhow::Result<Packages> {
+    pub(super) fn open(
+        folder: &Path,
+        client: Client,
+        unpacking: Unpacking,
+    ) -> anyhow::Result<Packages> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(Packages {
             folder: folder.to_owned(),
             client,
+            unpacking,
             fetching: Mutex::new(()),
         })
     }
@@ -32,7 +46,7 @@ impl Packages {
     /// The folder of a package; it is fetched if it is not there.
     pub(super) async fn get(&self, digest: &Digest) -> anyhow::Result<PathBuf> {
         let _one = self.fetching.lock().await;
-        let folder = self.folder.join(&digest.0);
+        let folder = self.path(digest);
         if folder.is_dir() {
             return Ok(folder);
         }
@@ -40,13 +54,13 @@ impl Packages {
             .client
             .get_bytes(&format!("/v1/packages/{}", digest.0))
             .await?;
-        let (draft, digest) = (
-            self.folder.join(format!("{}.draft", digest.0)),
-            digest.0.clone(),
-        );
-        let target = folder.clone();
-        tokio::task::spawn_blocking(move || unpack(&archive, &digest, &draft, &target)).await??;
+        self.unpacking.unpack(&archive, &digest.0, &folder).await?;
         Ok(folder)
+    }
+
+    /// Where a package is, or will be.
+    pub(super) fn path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(&digest.0)
     }
 
     /// Removes the packages that are not among `needed`.
@@ -64,64 +78,56 @@ impl Packages {
     }
 }
 
-/// Unpacks an archive whose bytes have the digest, so that `target` is there whole or not at all.
-fn unpack(archive: &[u8], digest: &str, draft: &Path, target: &Path) -> anyhow::Result<()> {
-    let found = blake3::hash(archive).to_hex();
-    anyhow::ensure!(
-        found.as_str() == digest,
-        "the package {digest} arrived with the digest {found}; it is not used"
-    );
-    if draft.exists() {
-        std::fs::remove_dir_all(draft)?;
-    }
-    std::fs::create_dir_all(draft)?;
-    let mut archive = tar::Archive::new(archive);
-    archive.set_preserve_permissions(true);
-    archive.set_preserve_mtime(true);
-    archive
-        .unpack(draft)
-        .with_context(|| format!("cannot unpack the package {digest}"))?;
-    std::fs::set_permissions(draft, std::fs::Permissions::from_mode(0o755))?;
-    std::fs::rename(draft, target)?;
-    Ok(())
+/// How an archive becomes a folder: by a helper without privileges.
+#[derive(Clone, Debug)]
+pub(super) struct Unpacking {
+    /// The program `tw-helper`.
+    pub(super) helper: PathBuf,
+    pub(super) users: UserMode,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn archive(files: &[(&str, &str)]) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (name, text) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(text.len() as u64);
-            header.set_mode(0o644);
-            header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
-            header.set_cksum();
-            builder.append(&header, text.as_bytes()).unwrap();
+impl Unpacking {
+    /// Unpacks an archive whose bytes have the digest, so that `target` is there whole or not at all.
+    async fn unpack(&self, archive: &[u8], digest: &str, target: &Path) -> anyhow::Result<()> {
+        let found = blake3::hash(archive).to_hex();
+        anyhow::ensure!(
+            found.as_str() == digest,
+            "the package {digest} arrived with the digest {found}; it is not used"
+        );
+        let draft = target.with_extension("draft");
+        remove(&draft)?;
+        std::fs::create_dir_all(&draft)?;
+        let mut helper = Command::new(&self.helper)
+            .arg("unpack")
+            .arg(&draft)
+            .arg(match self.users {
+                UserMode::Mapped => "mapped",
+                UserMode::Shared => "shared",
+            })
+            .arg(UNPACKED_BYTES_MAX.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        if let Some(mut input) = helper.stdin.take() {
+            // One that has refused the archive does not read the rest.
+            let _refused = input.write_all(archive).await;
         }
-        builder.into_inner().unwrap()
+        let ended = helper.wait_with_output().await?;
+        if !ended.status.success() {
+            let said = String::from_utf8_lossy(&ended.stderr);
+            remove(&draft)?;
+            anyhow::bail!("cannot unpack the package {digest}: {}", said.trim());
+        }
+        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755))?;
+        Ok(std::fs::rename(&draft, target)?)
     }
+}
 
-    #[test]
-    fn a_package_is_unpacked_only_with_the_right_digest_and_inside_its_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
-        let good = archive(&[("main.py", "print(1)")]);
-        let digest = blake3::hash(&good).to_hex().to_string();
-        unpack(&good, &digest, &place("draft"), &place("good")).unwrap();
-        assert_eq!(
-            std::fs::read_to_string(place("good/main.py")).unwrap(),
-            "print(1)"
-        );
-        let refusal = unpack(&good, &"0".repeat(64), &place("draft"), &place("bad")).unwrap_err();
-        assert!(
-            refusal.to_string().contains("arrived with the digest"),
-            "{refusal}"
-        );
-        let escaping = archive(&[("../outside", "x")]);
-        let digest = blake3::hash(&escaping).to_hex().to_string();
-        let _refused_or_skipped = unpack(&escaping, &digest, &place("draft"), &place("escaping"));
-        assert!(!place("outside").exists());
+fn remove(folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(cause),
+        _ => Ok(()),
     }
 }

@@ -9,7 +9,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tw_api::Assignment;
-use tw_model::{Code, Desired, Digest, Exit, Phase, TaskId, TaskState, Timestamp};
+use tw_model::{Code, Desired, Digest, Exit, Image, Phase, TaskId, TaskState, Timestamp};
 
 use super::folder::{self, TaskFolder};
 use super::helper_link::{self, HelperLink};
@@ -159,11 +159,12 @@ pub(super) fn take_snapshot(agent: &Arc<Agent>, assignments: Vec<Assignment>) {
     let needed: BTreeSet<Digest> = assignments
         .iter()
         .flat_map(|assignment| {
-            assignment
-                .spec
-                .packages
-                .iter()
-                .map(|package| package.digest.clone())
+            let packages = assignment.spec.packages.iter();
+            let image = match &assignment.spec.image {
+                Some(Image::Archive(archive)) => Some(archive.digest.clone()),
+                _ => None,
+            };
+            packages.map(|package| package.digest.clone()).chain(image)
         })
         .collect();
     let held: Vec<TaskId> = agent.tasks.lock().keys().cloned().collect();
@@ -299,6 +300,9 @@ impl Actor {
         let mut packages = Vec::new();
         for package in &assignment.spec.packages {
             packages.push(self.agent.packages.get(&package.digest).await?);
+        }
+        if let Some(Image::Archive(archive)) = &assignment.spec.image {
+            self.agent.packages.get(&archive.digest).await?;
         }
         self.wait_for_services(assignment).await;
         let record = launch::record(&self.agent, assignment, self.folder.path(), &packages)?;

@@ -15,13 +15,14 @@ use super::Bind;
 const PROGRAM_FOLDERS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 /// Empty folders: mount points, and what programs expect to be there.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "dev",
     "etc",
     "packages",
     "proc",
     "run",
     "run/twill",
+    "runtimes",
     "sys",
     "var",
 ];

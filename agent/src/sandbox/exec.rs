@@ -138,8 +138,15 @@ fn launch(parts: EnterParts<'_>, entry: &CgroupEntry, report: &OwnedFd, pid_in: 
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWCGROUP;
-    let cloned = setns(parts.task, namespaces)
-        .at(Stage::Clone, "cannot enter the task's namespaces")
+    // From inside, this program could be looked at and written through /proc until it is the command (CVE-2019-5736).
+    let cloned = nix::sys::prctl::set_dumpable(false)
+        .at(
+            Stage::Privileges,
+            "cannot shield the launcher from the task",
+        )
+        .and_then(|()| {
+            setns(parts.task, namespaces).at(Stage::Clone, "cannot enter the task's namespaces")
+        })
         .and_then(|()| join_leaf(entry))
         .and_then(|()| clone_into(entry));
     match cloned {

@@ -72,9 +72,7 @@ pub(super) fn build_root(
     spec: &SandboxSpec,
     users: Option<&UserNamespace>,
 ) -> Result<(), StartError> {
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-        .at(Stage::Mount, "cannot make the mounts private")?;
+    make_private()?;
     if let Some(users) = users {
         users.act_as_owner()?;
     }
@@ -84,7 +82,7 @@ pub(super) fn build_root(
         .iter()
         .map(|bind| Ok((bind, open_bind(bind, users)?)))
         .collect::<Result<Vec<_>, StartError>>()?;
-    let root = mount_root(spec, users)?;
+    let root = mount_root(&spec.base, &spec.folder, users)?;
     for (bind, tree) in binds {
         if let Some(tree) = tree {
             attach_bind(root.as_fd(), bind, &tree)?;
@@ -99,16 +97,65 @@ pub(super) fn build_root(
     pivot()
 }
 
+fn make_private() -> Result<(), StartError> {
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .at(Stage::Mount, "cannot make the mounts private")
+}
+
+/// Makes a root of mapped layers in the calling process's mount namespace, to see whether that is possible.
+pub(super) fn try_root(
+    base: &Path,
+    folder: &Path,
+    users: &UserNamespace,
+) -> Result<(), StartError> {
+    make_private()?;
+    users.act_as_owner()?;
+    let root = mount_root(base, folder, Some(users))?;
+    // An upper layer that cannot be written is mounted all the same.
+    rustix::fs::mkdirat(&root, "probe", Mode::from_raw_mode(0o755))
+        .at(Stage::Mount, "cannot write on mapped layers")?;
+    drop(root);
+    nix::unistd::setfsuid(nix::unistd::Uid::from_raw(0));
+    nix::unistd::setfsgid(nix::unistd::Gid::from_raw(0));
+    umount2(folder, MntFlags::MNT_DETACH).at(Stage::Mount, "cannot let go of mapped layers")
+}
+
+/// Makes `folder` the root of the calling process's mount namespace, with nothing else in it, and answers it.
+pub(super) fn retreat_to(
+    folder: &Path,
+    users: Option<&UserNamespace>,
+) -> Result<OwnedFd, StartError> {
+    make_private()?;
+    let tree = mapped_tree(folder, users)?;
+    set_attributes(tree.as_fd(), HARMLESS, None, false)
+        .at(Stage::Mount, "cannot restrict the folder")?;
+    move_onto(tree.as_fd(), open_folder(folder)?.as_fd())
+        .at(Stage::Mount, "cannot attach the folder")?;
+    nix::unistd::fchdir(&tree).at(Stage::Mount, "cannot enter the folder")?;
+    pivot()?;
+    rustix::fs::open(
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .at(Stage::Root, "cannot open the folder")
+}
+
 /// An overlay of the task's own folder over the base, attached so that it can become the root.
-fn mount_root(spec: &SandboxSpec, users: Option<&UserNamespace>) -> Result<OwnedFd, StartError> {
+fn mount_root(
+    base: &Path,
+    folder: &Path,
+    users: Option<&UserNamespace>,
+) -> Result<OwnedFd, StartError> {
     let (lower, layer) = match users {
-        None => (open_folder(&spec.base)?, open_folder(&spec.folder)?),
-        Some(users) => {
+        None => (open_folder(base)?, open_folder(folder)?),
+        Some(_) => {
             // Older kernels take no layers that are mounted nowhere.
-            let layer = mapped_tree(&spec.folder, users)?;
-            move_onto(layer.as_fd(), open_folder(&spec.folder)?.as_fd())
+            let layer = mapped_tree(folder, users)?;
+            move_onto(layer.as_fd(), open_folder(folder)?.as_fd())
                 .at(Stage::Mount, "cannot map the task's folder")?;
-            let lower = mapped_tree(&spec.base, users)?;
+            let lower = mapped_tree(base, users)?;
             move_onto(lower.as_fd(), open_in(layer.as_fd(), "root")?.as_fd())
                 .at(Stage::Mount, "cannot map the base")?;
             (lower, layer)
@@ -132,7 +179,7 @@ fn mount_root(spec: &SandboxSpec, users: Option<&UserNamespace>) -> Result<Owned
 }
 
 /// A detached copy of the mount at `path`, in which the host's numbers are the task's.
-fn mapped_tree(path: &Path, users: &UserNamespace) -> Result<OwnedFd, StartError> {
+fn mapped_tree(path: &Path, users: Option<&UserNamespace>) -> Result<OwnedFd, StartError> {
     let folder = open_folder(path)?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -141,7 +188,7 @@ fn mapped_tree(path: &Path, users: &UserNamespace) -> Result<OwnedFd, StartError
         Stage::Mount,
         format_args!("cannot clone {}", path.display()),
     )?;
-    set_attributes(tree.as_fd(), MountAttrFlags::empty(), Some(users), false).at(
+    set_attributes(tree.as_fd(), MountAttrFlags::empty(), users, false).at(
         Stage::Mount,
         format_args!("cannot map the owners of {}", path.display()),
     )?;

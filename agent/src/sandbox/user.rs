@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use super::{At, Stage, StartError};
 
@@ -52,15 +53,14 @@ fn read_passwd(base: &Path) -> rustix::io::Result<String> {
     );
     let file = match opened {
         Ok(file) => File::from(file),
-        Err(rustix::io::Errno::NOENT) => return Ok(String::new()),
+        // A link that leads nowhere within the root is no file.
+        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(String::new()),
         Err(error) => return Err(error),
     };
     let mut text = Vec::new();
     file.take(PASSWD_BYTES_MAX)
         .read_to_end(&mut text)
-        .map_err(|error| {
-            rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
-        })?;
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 

@@ -65,6 +65,8 @@ pub(crate) fn limits() -> Limits {
         cpu_quota_millicores: None,
         memory_bytes_max: 64 << 20,
         pids_max: 64,
+        swap_bytes_max: 0,
+        io_weight: 100,
     }
 }
 

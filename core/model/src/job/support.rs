@@ -5,18 +5,12 @@
 
 use serde_json::Value;
 
-use crate::{JobSpec, Kind};
+use crate::{Digest, Image, JobSpec, Kind};
 
 /// The JSON paths of these fields. A path stands for everything below it.
 pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &[
-    "workdir",
-    "image",
-    "runtimes",
     "secrets",
-    "init",
     "resources.whole_cores",
-    "resources.swap_bytes",
-    "resources.io_weight",
     "autoscale",
     "priority",
     "allowance",
@@ -47,6 +41,14 @@ pub fn without_support(job: &JobSpec) -> Vec<&'static str> {
         .copied()
         .filter(|path| at(&plain, path) != at(&set, path))
         .collect();
+    let is_fetched = match &job.image {
+        None | Some(Image::Folder(_)) => true,
+        Some(Image::Archive(archive)) => archive.digest != Digest::default(),
+        Some(Image::Oci(_)) => false,
+    };
+    if !is_fetched {
+        found.push("image");
+    }
     if KINDS_WITHOUT_SUPPORT.contains(&job.kind) {
         found.push("kind");
     }
