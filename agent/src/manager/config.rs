@@ -106,7 +106,12 @@ impl AgentConfig {
         })
     }
 
-    pub(super) fn facts(&self, tree: &dyn CgroupTree, users: UserMode, bounds_volumes: bool) -> MachineFacts {
+    pub(super) fn facts(
+        &self,
+        tree: &dyn CgroupTree,
+        users: UserMode,
+        bounds_volumes: bool,
+    ) -> MachineFacts {
         let mut enforces: Vec<String> = tree.enforces().into_iter().map(str::to_owned).collect();
         if users == UserMode::Mapped {
             enforces.push("user-namespace".to_owned());
