@@ -56,6 +56,7 @@ pub struct SparePool {
     size: usize,
     nursery: Mutex<Option<Nursery>>,
     spares: Mutex<VecDeque<Spare>>,
+    refilling: Mutex<()>,
 }
 
 /// The process that spares are forks of.
@@ -92,6 +93,7 @@ impl SparePool {
             size,
             nursery: Mutex::default(),
             spares: Mutex::default(),
+            refilling: Mutex::default(),
         }
     }
 
@@ -112,6 +114,8 @@ impl SparePool {
 
     /// Starts the spares that are missing.
     pub fn refill(&self) -> io::Result<()> {
+        // Two that fill at once would each make what is missing.
+        let _alone = lock(&self.refilling);
         while lock(&self.spares).len() < self.size {
             let spare = self.fork()?;
             lock(&self.spares).push_back(spare);
