@@ -266,6 +266,8 @@ fn limits(memory_bytes_max: u64) -> Limits {
         cpu_quota_millicores: Some(800),
         memory_bytes_max,
         pids_max: 20,
+        swap_bytes_max: 0,
+        io_weight: 100,
     }
 }
 

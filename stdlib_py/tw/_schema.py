@@ -298,14 +298,12 @@ class Resources(Spec):
 
     A change: applied to running tasks.
     Example: `swap=128 * MiB`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     io_weight: int = 100
     """The task's share of the disk's time against its neighbours, from 1 to 10000, where the machine can share it.
 
     A change: applied to running tasks.
     Example: `io_weight=200`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
 
     if TYPE_CHECKING:
@@ -1012,7 +1010,6 @@ class Job(Spec):
 
     A change: tasks start again.
     Example: `workdir="/srv"`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     packages: Sequence[Package] = ()
     """Folders that the task needs; the first is mounted read-only as its working directory.
@@ -1026,14 +1023,12 @@ class Job(Spec):
 
     A change: tasks start again.
     Example: `image=FolderImage(path="/srv/images/debian-12")`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     runtimes: Sequence[Runtime] = ()
     """Platform runtimes that the task needs.
 
     A change: tasks start again.
     Example: `runtimes=[Runtime(name="python", version="3.11")]`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     secrets: Sequence[Secret] = ()
     """Secrets that the task reads.
@@ -1060,7 +1055,6 @@ class Job(Spec):
 
     A change: tasks start again.
     Example: `init=True`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     replicas: int = 1
     """How many tasks run at the same time.
