@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod controller;
+pub(crate) mod cp;
 pub(crate) mod dev;
 pub(crate) mod diff;
 pub(crate) mod drain;

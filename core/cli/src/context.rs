@@ -92,6 +92,21 @@ impl std::str::FromStr for TaskSelector {
 }
 
 impl TaskSelector {
+    /// The one task that is meant; several are refused.
+    pub(crate) async fn resolve_one(&self, client: &Client) -> anyhow::Result<TaskId> {
+        let tasks = self.resolve(client).await?;
+        match &tasks[..] {
+            [task] => Ok(task.clone()),
+            several => Err(advice(
+                format!("'{}' has {} tasks", self.job, several.len()),
+                format!(
+                    "name one of them, such as {}.{}",
+                    self.job, several[0].index
+                ),
+            )),
+        }
+    }
+
     /// The tasks that are meant: one an index, or exactly the incarnation.
     pub(crate) async fn resolve(&self, client: &Client) -> anyhow::Result<Vec<TaskId>> {
         if let (Some(index), Some(incarnation)) = (self.index, self.incarnation) {

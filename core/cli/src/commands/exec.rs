@@ -10,7 +10,6 @@ use tw_api::{ErrorBody, ExecRequest, Frame, FrameKind, SessionRequest, read_fram
 use tw_model::Exit;
 
 use crate::context::{Context, TaskSelector};
-use crate::failure::advice;
 
 /// Run a command in a running task: its namespaces, its user, its limits
 #[derive(Debug, clap::Args)]
@@ -24,24 +23,14 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let client = context.client()?;
-    let tasks = args.task.resolve(&client).await?;
-    let [task] = &tasks[..] else {
-        let hint = format!(
-            "name one of them, such as {}.{}",
-            tasks[0].job, tasks[0].index
-        );
-        return Err(advice(
-            format!("'{}' has {} tasks", args.task.job, tasks.len()),
-            hint,
-        ));
-    };
+    let task = args.task.resolve_one(&client).await?;
     let argv = match args.command.is_empty() {
         true => vec!["sh".to_owned()],
         false => args.command,
     };
     let terminal = RawTerminal::enter();
     let request = ExecRequest {
-        task: task.clone(),
+        task,
         argv,
         terminal: terminal.as_ref().and_then(|_| size()),
     };

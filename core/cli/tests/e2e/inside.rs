@@ -22,6 +22,7 @@ fn tasks_can_be_entered_read_and_listed() {
     cluster.apply();
     cluster.wait_settled("ticker");
     exec(&cluster);
+    copies(&cluster);
     logs(&cluster);
     events_and_machines(&cluster);
 }
@@ -60,6 +61,30 @@ fn exec(cluster: &Cluster) {
     );
 }
 
+fn copies(cluster: &Cluster) {
+    let folder = tempfile::tempdir().unwrap();
+    let here = |name: &str| folder.path().join(name);
+    std::fs::create_dir_all(here("sent/deep")).unwrap();
+    std::fs::write(here("sent/deep/note"), "from here").unwrap();
+    let sent = here("sent").display().to_string();
+    cluster.tw(&["cp", &sent, "ticker.0:/tmp"]).exits(0);
+    let read = cluster.tw(&["exec", "ticker.0", "--", "cat", "/tmp/sent/deep/note"]);
+    assert_eq!(read.exits(0).stdout, "from here");
+    std::fs::create_dir(here("back")).unwrap();
+    let back = here("back").display().to_string();
+    cluster.tw(&["cp", "ticker.0:/tmp/sent", &back]).exits(0);
+    let note = std::fs::read_to_string(here("back/sent/deep/note")).unwrap();
+    assert_eq!(note, "from here");
+    let missing = cluster.tw(&["cp", "ticker.0:/tmp/none", &back]).exits(1);
+    assert!(
+        missing.stderr.contains("No such file"),
+        "{}",
+        missing.stderr
+    );
+    let denied = cluster.tw(&["cp", &sent, "ticker.0:/usr"]).exits(1);
+    assert!(denied.stderr.contains("in the task"), "{}", denied.stderr);
+}
+
 fn logs(cluster: &Cluster) {
     wait_until("the first lines", || {
         let begun = cluster.tw(&["logs", "ticker.0"]).exits(0).stdout;
@@ -74,6 +99,10 @@ fn logs(cluster: &Cluster) {
             .count(),
         2
     );
+    let none = cluster.tw(&["logs", "--since", "2999-01-01T00:00:00Z", "ticker.0"]);
+    assert_eq!(none.exits(0).stdout, "");
+    let first = cluster.tw(&["logs", "--since", "1h", "--until", "0s", "ticker.0"]);
+    assert!(first.exits(0).stdout.starts_with("tick 1\n"));
     let both = cluster.tw(&["logs", "ticker"]).exits(0).stdout;
     assert!(
         both.contains("ticker.0#") && both.contains("ticker.1#"),
