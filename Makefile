@@ -41,6 +41,7 @@ bench: deps bench-eval ## Measure; one JSON line a figure
 bench-limits: deps ## Measure the replay of limits; TRACE=FILE replays a trace as well
 	@cargo bench -q -p tw-scheduler --bench limits
 	@if [ -n "$(TRACE)" ]; then cargo run -q --release -p tw -- replay "$(TRACE)"; fi
+
 bench-allocate: deps ## Measure placement and durable placement; TW_TRACES=DIR adds the Google 2011 trace
 	@cargo bench -q -p tw-scheduler --bench allocate
 	@cargo bench -q -p tw-store --bench commit

@@ -58,6 +58,25 @@ pub struct RolloutReply {
     pub job_version: Version,
 }
 
+/// Why tasks of a job wait, computed when it was asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WhyReply {
+    pub version: u32,
+    pub job: JobId,
+    /// Tasks that wait for the same reason are together; empty where none waits.
+    pub waiting: Vec<WaitingTasks>,
+}
+
+/// Tasks that wait for one reason.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WaitingTasks {
+    pub indexes: Vec<u32>,
+    /// The reason in words.
+    pub message: String,
+    /// The same as data: counts for each obstacle, and the smallest change that would fit.
+    pub why: serde_json::Value,
+}
+
 /// The answer to [`ApplyRequest`], once it is durable.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ApplyReply {

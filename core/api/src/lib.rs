@@ -20,7 +20,7 @@ pub use jobs::{
     AppliedJob, ApplyReply, ApplyRequest, DrainReply, DrainRequest, EventsReply, HealthReply,
     JobStatus, JobSummary, JobsReply, MachineStatus, MachinesReply, PackageReply, PlanRequest,
     Reserved, RolloutReply, RolloutRequest, RolloutStatus, ServicesReply, SpecReply, SubmittedJob,
-    TaskStatus, UsageReply, VersionSummary,
+    TaskStatus, UsageReply, VersionSummary, WaitingTasks, WhyReply,
 };
 pub use session::{
     ExecRequest, Frame, FrameError, FrameKind, LogLine, LogsRequest, SESSION_PROTOCOL,

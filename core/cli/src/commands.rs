@@ -26,3 +26,4 @@ pub(crate) mod simulate;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod test;
+pub(crate) mod why;

@@ -54,6 +54,7 @@ fn people() -> Router<Arc<App>> {
         .route("/rollout", post(jobs::rollout))
         .route("/events", get(events::list))
         .route("/watch", get(events::watch))
+        .route("/why", get(jobs::why))
         .route("/usage", get(jobs::usage))
         .route("/spec", get(jobs::spec));
     Router::new()

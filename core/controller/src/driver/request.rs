@@ -11,11 +11,13 @@ use tw_api::{
 };
 use tw_model::{Code, JobId, MachineId, PolicyReport, TaskReport, Version};
 use tw_scheduler::{
-    Decision, DrainOrder, Event, ExpectedPlan, Plan, Reply as Decided, RolloutOrder, Submission,
+    Decision, DrainOrder, Event, ExpectedPlan, PendingWhy, Plan, Reply as Decided, RolloutOrder,
+    Submission,
 };
 
 use super::{Core, seed, tick_ms};
 use crate::clock;
+use crate::reply::job_not_found;
 
 /// Called once a decision is durable or lost.
 pub(super) type Reply = Box<dyn FnOnce(Result<(), ErrorBody>) + Send>;
@@ -63,6 +65,10 @@ enum What {
         order: RolloutOrder,
         by: String,
         answer: Answer<Version>,
+    },
+    Why {
+        job: JobId,
+        answer: Answer<Vec<(u32, PendingWhy)>>,
     },
     Drain {
         machines: Vec<MachineId>,
@@ -172,6 +178,11 @@ impl Driver {
         .await
     }
 
+    /// Why tasks of a job wait, by index.
+    pub(crate) async fn why(&self, job: JobId) -> Result<Vec<(u32, PendingWhy)>, ErrorBody> {
+        self.ask(|answer| What::Why { job, answer }).await
+    }
+
     async fn ask<T>(&self, what: impl FnOnce(Answer<T>) -> What) -> Result<T, ErrorBody> {
         let (answer, answered) = oneshot::channel();
         let request = Request {
@@ -206,6 +217,9 @@ impl Core {
                 by,
                 answer,
             } => self.apply(request, by, answer),
+            What::Why { job, answer } => {
+                let _ = answer.send(self.why(&job));
+            }
             What::Stop { job, by, answer } => self.stop(job, by, answer),
             What::Restart { job, by, answer } => self.restart(job, by, answer),
             What::Rollout {
@@ -300,6 +314,17 @@ impl Core {
             Decided::Submitted(plan) => Ok(applied(&plan, versions)),
             other => Err(unexpected(other)),
         });
+    }
+
+    fn why(&self, id: &JobId) -> Result<Vec<(u32, PendingWhy)>, ErrorBody> {
+        let job = self.state.job(id).ok_or_else(|| job_not_found(id))?;
+        let now = clock::wall();
+        let waiting = job.latest_of_each();
+        let waiting = waiting.filter_map(|row| {
+            let why = tw_scheduler::why_pending(&self.state, &row.id, now)?;
+            Some((row.id.index, why))
+        });
+        Ok(waiting.collect())
     }
 
     fn stop(&mut self, job: JobId, by: String, answer: Answer<u32>) {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tw_api::{
     JobStatus, JobsReply, RolloutReply, RolloutRequest, SpecReply, UsageReply, VersionSummary,
+    WaitingTasks, WhyReply,
 };
 use tw_model::{Name, TaskUsage, Version};
 use tw_scheduler::RolloutOrder;
@@ -49,6 +50,30 @@ pub(super) async fn status(
         Some(status::job(view, record, job, usage))
     });
     Ok(Reply(status.ok_or_else(|| job_not_found(&id))?))
+}
+
+pub(super) async fn why(
+    State(app): State<Arc<App>>,
+    Path(path): Path<(String, String)>,
+) -> Answer<WhyReply> {
+    let id = job_id(&path)?;
+    let mut waiting: Vec<WaitingTasks> = Vec::new();
+    for (index, why) in app.driver.why(id.clone()).await? {
+        let message = why.to_string();
+        match waiting.iter_mut().find(|other| other.message == message) {
+            Some(other) => other.indexes.push(index),
+            None => waiting.push(WaitingTasks {
+                indexes: vec![index],
+                message,
+                why: json!(why),
+            }),
+        }
+    }
+    Ok(Reply(WhyReply {
+        version: SHAPE,
+        job: id,
+        waiting,
+    }))
 }
 
 pub(super) async fn usage(

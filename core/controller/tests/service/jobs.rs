@@ -220,3 +220,26 @@ async fn the_page_shows_jobs_and_machines() {
     assert!(page.contains("web.0#1") && page.contains("m1"), "{page}");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn why_tasks_wait_is_told_live() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    apply(&server.client, &[job("web", json!({"replicas": 2}))]).await;
+    let path = "/v1/jobs/default/web/why";
+    let reply: tw_api::WhyReply = server.client.get(path).await.unwrap();
+    assert_eq!(reply.waiting.len(), 1);
+    assert_eq!(reply.waiting[0].indexes, [0, 1]);
+    assert_eq!(reply.waiting[0].message, "there is no machine");
+    assert_eq!(reply.waiting[0].why["why"], "no_room");
+    let mut agent = Agent::start(&server.client, "m1").await;
+    agent.assigned(|one| one.task.desired == Desired::Run).await;
+    let reply: tw_api::WhyReply = server.client.get(path).await.unwrap();
+    assert!(reply.waiting.is_empty(), "{reply:?}");
+    let missing = server
+        .client
+        .get::<tw_api::WhyReply>("/v1/jobs/default/nothing/why")
+        .await;
+    assert!(missing.is_err());
+    server.stop().await;
+}

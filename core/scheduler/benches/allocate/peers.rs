@@ -36,6 +36,8 @@ pub(crate) struct Found {
     pub(crate) fill: Fill,
     pub(crate) took: Duration,
     pub(crate) decisions: Vec<Duration>,
+    /// Whether the time was up before any task found no room: the fill is no more than how far it came.
+    pub(crate) cut_off: bool,
 }
 
 struct Machines {
@@ -82,6 +84,7 @@ pub(crate) fn place(
     let mut chance = Chance(88_172_645_463_325_252);
     let mut jobs: BTreeMap<u32, BTreeMap<usize, u32>> = BTreeMap::new();
     let mut cursor = 0;
+    let mut cut_off = false;
     let mut decisions = Vec::new();
     let begun = Instant::now();
     let mut last: Option<&TraceTasks> = None;
@@ -105,6 +108,7 @@ pub(crate) fn place(
             all.free[at] = (all.free[at].0 - one.cpu, all.free[at].1 - one.memory);
         }
         if begun.elapsed() > time {
+            cut_off = true;
             break;
         }
     }
@@ -115,6 +119,7 @@ pub(crate) fn place(
         fill: fill(&all, decisions.len() as u64),
         took,
         decisions,
+        cut_off,
     }
 }
 

@@ -28,7 +28,14 @@ pub(crate) fn run() {
     let begun = Instant::now();
     let ours = place_trace(&machines, &tasks, &|| begun.elapsed());
     let fill = ours.first_failure.unwrap_or(ours.last);
-    tell("index", ours.placed, &fill, ours.took, &ours.decisions);
+    tell(
+        "index",
+        ours.placed,
+        &fill,
+        ours.took,
+        &ours.decisions,
+        false,
+    );
     for peer in Peer::ALL {
         let found = peers::place(peer, &machines, &tasks, PEER_TIME);
         tell(
@@ -37,11 +44,19 @@ pub(crate) fn run() {
             &found.fill,
             found.took,
             &found.decisions,
+            found.cut_off,
         );
     }
 }
 
-fn tell(search: &str, placed: u64, fill: &Fill, took: Duration, decisions: &[Duration]) {
+fn tell(
+    search: &str,
+    placed: u64,
+    fill: &Fill,
+    took: Duration,
+    decisions: &[Duration],
+    cut_off: bool,
+) {
     let percentile = |percent: usize| {
         let at = decisions.len().saturating_sub(1) * percent / 100;
         decisions
@@ -49,7 +64,7 @@ fn tell(search: &str, placed: u64, fill: &Fill, took: Duration, decisions: &[Dur
             .map_or(0.0, |took| took.as_nanos() as f64 / 1000.0)
     };
     print(&format!(
-        r#"{{"bench":"allocate.trace","search":"{search}","placed":{placed},"placements_per_second":{:.0},"decision_us":{{"p50":{:.2},"p99":{:.2}}},"first_failure":{{"tasks":{},"cpu_share":{:.4},"memory_share":{:.4}}}}}"#,
+        r#"{{"bench":"allocate.trace","search":"{search}","placed":{placed},"placements_per_second":{:.0},"decision_us":{{"p50":{:.2},"p99":{:.2}}},"first_failure":{{"tasks":{},"cpu_share":{:.4},"memory_share":{:.4}}},"cut_off":{cut_off}}}"#,
         placed as f64 / took.as_secs_f64(),
         percentile(50),
         percentile(99),
