@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tw_model::{Bytes, Cores, CpuCounts, JobSpec, LimitMode, Millis, TaskId, TaskUsage, Timestamp};
-use tw_scheduler::limits::{LimitAnswer, LimitPolicy, LimitSet, UsageBucket};
-use tw_store::OpenError;
+use tw_scheduler::limits::{Learner, LimitAnswer, LimitPolicy, LimitSet, UsageBucket};
 use tw_store::history::{Bucket, History, HistoryOptions, Sample};
+use tw_store::{OpenError, StoreError};
 
 use super::{Agent, launch};
 use crate::cgroup::{CgroupError, CgroupTree, Usage};
@@ -63,7 +63,11 @@ struct Task {
 #[derive(Default)]
 struct Job {
     decide_at: Option<Instant>,
+    /// What the history comes to, once it was read; samples are added as they come.
+    learner: Option<Learner>,
     learned: Option<LimitSet>,
+    /// What would fit if the spec set no bounds.
+    wanted: Option<LimitSet>,
     history: Millis,
     samples: u64,
     ooms: u64,
@@ -158,6 +162,11 @@ impl Resources {
             tracing::warn!(%cause, "cannot record what tasks use");
         }
         let Measured { tasks, jobs } = &mut *measured;
+        for sample in &samples {
+            if let Some(job) = jobs.get_mut(&sample.series) {
+                job.observe(sample);
+            }
+        }
         for (id, task) in tasks.iter_mut() {
             let job = jobs.entry(series(id)).or_default();
             if job.decide_at.is_none_or(|at| at <= Instant::now()) {
@@ -209,17 +218,16 @@ impl Resources {
             (window.as_duration() / DECISIONS_A_WINDOW).clamp(DECIDE_EVERY_MIN, DECIDE_EVERY_MAX);
         job.decide_at = Some(Instant::now() + every);
         let now = now_utc();
-        let buckets = match self.history.range(
-            &series(id),
-            now.0 - policy.looks_back().0 as i64 * 1000,
-            now.0 + 1,
-        ) {
-            Ok(buckets) => buckets,
-            Err(cause) => return tracing::warn!(task = %id, %cause, "cannot read the history"),
+        if job.learner.is_none() {
+            match self.learn(id, &policy, now) {
+                Ok((learner, ooms)) => (job.learner, job.ooms) = (Some(learner), ooms),
+                Err(cause) => tracing::warn!(task = %id, %cause, "cannot read the history"),
+            }
+        }
+        let Some(learner) = &mut job.learner else {
+            return;
         };
-        job.ooms = buckets.iter().map(|bucket| bucket.oom_kills).sum();
-        let usage: Vec<UsageBucket> = buckets.iter().map(usage_bucket).collect();
-        match policy.decide(&usage, job.learned, now) {
+        match policy.answer(learner, job.learned, now) {
             LimitAnswer::Off => {}
             LimitAnswer::TooEarly { have, samples, .. } => {
                 (job.history, job.samples) = (have, samples)
@@ -230,8 +238,23 @@ impl Resources {
                 }
                 (job.history, job.samples) = (learned.span, learned.samples);
                 job.learned = Some(learned.limits);
+                job.wanted = Some(learned.wanted);
             }
         }
+    }
+
+    /// Folds the stored history of a task's job. It is read once; after that samples are added as they come.
+    fn learn(
+        &self,
+        id: &TaskId,
+        policy: &LimitPolicy,
+        now: Timestamp,
+    ) -> Result<(Learner, u64), StoreError> {
+        let from = now.0 - policy.looks_back().0 as i64 * 1000;
+        let buckets = self.history.range(&series(id), from, now.0 + 1)?;
+        let ooms = buckets.iter().map(|bucket| bucket.oom_kills).sum();
+        let usage: Vec<UsageBucket> = buckets.iter().map(usage_bucket).collect();
+        Ok((policy.learn(&usage, now), ooms))
     }
 
     /// Sets the limits of a running task. A memory limit below what it holds is refused and stays as it was.
@@ -293,6 +316,25 @@ fn set_aside(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+impl Job {
+    /// Adds a sample to what was learned from the stored history.
+    fn observe(&mut self, sample: &Sample) {
+        self.ooms += sample.oom_kills;
+        let Some(learner) = &mut self.learner else {
+            return;
+        };
+        let mut cpu = CpuCounts::default();
+        cpu.add(Cores(sample.cpu_millicores));
+        learner.observe(&UsageBucket {
+            start: Timestamp(sample.at_us),
+            span: Millis(SAMPLE_EVERY.as_millis() as u64),
+            cpu,
+            memory_peak: Bytes(sample.memory_bytes),
+            ooms: sample.oom_kills,
+        });
+    }
+}
+
 impl Task {
     fn new(spec: Arc<JobSpec>, limits: LimitSet) -> Task {
         Task {
@@ -327,8 +369,8 @@ impl Task {
             memory_peak: self.memory_peak,
             cpu_limit: self.limits.cpu,
             memory_limit: self.limits.memory,
-            cpu_recommended: job.learned.map(|limits| limits.cpu),
-            memory_recommended: job.learned.map(|limits| limits.memory),
+            cpu_recommended: job.wanted.map(|limits| limits.cpu),
+            memory_recommended: job.wanted.map(|limits| limits.memory),
             history_ms: job.history.0,
             samples: job.samples,
             ooms: job.ooms,

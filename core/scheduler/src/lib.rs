@@ -21,6 +21,7 @@ pub mod limits;
 mod neighbours;
 mod overlay;
 mod plan;
+pub mod recommend;
 mod reconcile;
 pub mod replay;
 mod requires;

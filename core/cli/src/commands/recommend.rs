@@ -1,24 +1,52 @@
 //! `tw recommend`
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+use serde::Deserialize;
 use tw_api::{JobsReply, UsageReply};
-use tw_model::{Bytes, Cores, JobId, Millis, TaskUsage};
+use tw_model::{Bytes, Cores, JobId, Millis};
+use tw_scheduler::limits::LimitSet;
+use tw_scheduler::recommend::{Advice, Suggestion};
 
 use crate::context::{Context, job_path};
-use crate::text::{BOLD, DIM};
+use crate::text::{BOLD, DIM, YELLOW};
 
 /// Suggest resources from measured use, with the evidence
+///
+/// Jobs that should get more come first. Nothing is suggested before a job has the history that its spec asks for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The job, as NAME or NAMESPACE/NAME; without it all jobs
+    #[arg(conflicts_with = "all")]
     job: Option<JobId>,
+    /// All jobs, as without a name
+    #[arg(long)]
+    all: bool,
+    /// Show savings in money: a TOML file with `[prices]`, `cpu_core_month` and `memory_gib_month`
+    #[arg(long, value_name = "FILE")]
+    prices: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+/// What a core and a GiB cost for a month, in whatever money.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Prices {
+    cpu_core_month: f64,
+    memory_gib_month: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct PriceFile {
+    prices: Prices,
+}
+
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let prices = args.prices.as_deref().map(read_prices).transpose()?;
     let client = context.client()?;
     let jobs = match args.job {
         Some(job) => vec![job],
@@ -35,46 +63,101 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     for job in &jobs {
         replies.push(client.get(&format!("{}/usage", job_path(job))).await?);
     }
+    replies.sort_by_key(|reply| !suggestion(reply).is_some_and(|found| found.needs_more()));
     match args.json {
         true => anstream::println!("{}", serde_json::to_string_pretty(&replies)?),
-        false => replies.iter().for_each(print),
+        false => replies.iter().for_each(|reply| print(reply, prices)),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(reply: &UsageReply) {
+fn read_prices(path: &Path) -> anyhow::Result<Prices> {
+    let reading = || format!("reading the prices in {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(reading)?;
+    let file: PriceFile = toml::from_str(&text).with_context(reading)?;
+    Ok(file.prices)
+}
+
+fn request(reply: &UsageReply) -> LimitSet {
+    LimitSet {
+        cpu: Cores(reply.cpu_request_millicores),
+        memory: Bytes(reply.memory_request_bytes),
+    }
+}
+
+/// What would fit every task of the job; none while there is too little history.
+fn suggestion(reply: &UsageReply) -> Option<Suggestion> {
+    let cpu = reply.tasks.iter().filter_map(|task| task.cpu_recommended);
+    let memory = reply
+        .tasks
+        .iter()
+        .filter_map(|task| task.memory_recommended);
+    let wanted = LimitSet {
+        cpu: cpu.max()?,
+        memory: memory.max()?,
+    };
+    Some(Suggestion::of(request(reply), wanted))
+}
+
+fn print(reply: &UsageReply, prices: Option<Prices>) {
     anstream::println!("{BOLD}{}{BOLD:#}", reply.job);
     if reply.tasks.is_empty() {
         anstream::println!("  no task is running");
         return;
     }
-    let most = |value: fn(&TaskUsage) -> Option<u64>| reply.tasks.iter().filter_map(value).max();
-    let cpu = most(|task| task.cpu_recommended.map(|cores| cores.0));
-    let memory = most(|task| task.memory_recommended.map(|bytes| bytes.0));
-    let shown = [
-        (
-            "cpu",
-            Cores(reply.cpu_request_millicores).to_string(),
-            cpu.map(|cores| Cores(cores).to_string()),
-        ),
-        (
-            "memory",
-            Bytes(reply.memory_request_bytes).to_string(),
-            memory.map(|bytes| Bytes(bytes).to_string()),
-        ),
-    ];
-    for (name, request, suggestion) in shown {
-        match suggestion {
-            Some(suggestion) if suggestion == request => {
-                anstream::println!("  {name}: {request} fits")
+    let request = request(reply);
+    match suggestion(reply) {
+        Some(found) => {
+            print_advice("cpu", request.cpu, found.cpu);
+            print_advice("memory", request.memory, found.memory);
+            if let Some(saved) = saved(reply, &found, prices) {
+                anstream::println!("  {saved}");
             }
-            Some(suggestion) => {
-                anstream::println!("  {name}: {request} → {BOLD}{suggestion}{BOLD:#}")
-            }
-            None => anstream::println!("  {name}: {request}, no suggestion yet"),
+        }
+        None => {
+            anstream::println!("  cpu: {}, no suggestion yet", request.cpu);
+            anstream::println!("  memory: {}, no suggestion yet", request.memory);
         }
     }
     anstream::println!("  {DIM}{}{DIM:#}", evidence(reply));
+}
+
+fn print_advice<T: std::fmt::Display + Copy>(name: &str, request: T, advice: Advice<T>) {
+    match advice {
+        Advice::Keep => anstream::println!("  {name}: {request} fits"),
+        Advice::Less(fits) => anstream::println!("  {name}: {request} → {BOLD}{fits}{BOLD:#}"),
+        Advice::More(fits) => {
+            anstream::println!("  {name}: {request} → {YELLOW}{fits}{YELLOW:#}, it runs short")
+        }
+    }
+}
+
+/// What all running tasks together would need less, and what that costs in a month.
+fn saved(reply: &UsageReply, found: &Suggestion, prices: Option<Prices>) -> Option<String> {
+    let less = |request: u64, suggested: Option<u64>| {
+        let saved = request.saturating_sub(suggested.unwrap_or(request));
+        saved * reply.tasks.len() as u64
+    };
+    let cpu = Cores(less(
+        reply.cpu_request_millicores,
+        found.cpu.suggested().map(|cores| cores.0),
+    ));
+    let memory = Bytes(less(
+        reply.memory_request_bytes,
+        found.memory.suggested().map(|bytes| bytes.0),
+    ));
+    if cpu == Cores::ZERO && memory == Bytes::ZERO {
+        return None;
+    }
+    let money = prices.map(|prices| {
+        let gib = memory.0 as f64 / (1_u64 << 30) as f64;
+        let month = cpu.0 as f64 / 1000.0 * prices.cpu_core_month + gib * prices.memory_gib_month;
+        format!(", {month:.2} a month")
+    });
+    Some(format!(
+        "saves {cpu} cores and {memory}{}",
+        money.unwrap_or_default()
+    ))
 }
 
 fn evidence(reply: &UsageReply) -> String {
