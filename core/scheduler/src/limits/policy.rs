@@ -37,7 +37,7 @@ pub struct LimitSet {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Learned {
     pub limits: LimitSet,
-    /// What would fit if the spec set no bounds, for a suggestion to its author.
+    /// What would fit if the spec set no upper bounds, for a suggestion to its author.
     pub wanted: LimitSet,
     /// Why, in words.
     pub cpu_reason: String,
@@ -197,8 +197,8 @@ impl LimitPolicy {
         // The bounds may lie above what would fit: a choice is made from what the bounds left of it.
         let (cpu, memory) = learner.choose(current, targets.limits());
         let wanted = LimitSet {
-            cpu: Cores(cpu.value() as u64),
-            memory: Bytes(memory.value() as u64),
+            cpu: Cores(cpu.value() as u64).max(self.cpu_bounds.0),
+            memory: Bytes(memory.value() as u64).max(self.memory_bounds.0),
         };
         Some(Chosen {
             current,
