@@ -987,7 +987,8 @@ class Job(Spec):
     """
     command: str | Sequence[str]
     """The program and its arguments, as a list or as one text that is split at blanks; no shell reads it.
-    May hold `{port:NAME}`, `{task:index}`, `{service:JOB:PORT}` and `{repo:revision}`.
+    May hold `{port:NAME}`, `{task:index}`, `{service:JOB:PORT}` and `{repo:revision}`; with an image of a registry
+    also `{image:command}`, what that starts by itself, and `{image:entrypoint}`, for other arguments.
 
     A change: tasks start again.
     Example: `command=["./server", "--port", "{port:http}"]`

@@ -216,7 +216,7 @@ pub(super) fn knows_services(agent: &Agent, assignment: &Assignment) -> bool {
         .collect();
     values.iter().all(|value| match value {
         TemplateValue::Service { job, port } => service(agent, assignment, job, port).is_some(),
-        TemplateValue::Port(_) | TemplateValue::TaskIndex | TemplateValue::RepoRevision => true,
+        _ => true,
     })
 }
 
@@ -263,6 +263,7 @@ fn render(agent: &Agent, assignment: &Assignment, text: &str) -> Result<String, 
         TemplateValue::TaskIndex => Some(task.id.index.to_string()),
         TemplateValue::RepoRevision => Some(assignment.revision.clone()),
         TemplateValue::Service { job, port } => service(agent, assignment, job, port),
+        TemplateValue::ImageCommand | TemplateValue::ImageEntrypoint => None,
     };
     template.render(bind).map_err(|value| {
         let message = match &value {

@@ -37,7 +37,8 @@ spec! {
         kind: Kind = Kind::Service => recreate;
 
         /// The program and its arguments, as a list or as one text that is split at blanks; no shell reads it.
-        /// May hold `{port:NAME}`, `{task:index}`, `{service:JOB:PORT}` and `{repo:revision}`.
+        /// May hold `{port:NAME}`, `{task:index}`, `{service:JOB:PORT}` and `{repo:revision}`; with an image of a registry
+        /// also `{image:command}`, what that starts by itself, and `{image:entrypoint}`, for other arguments.
         /// Example: `command=["./server", "--port", "{port:http}"]`
         command: CommandLine => restart;
         /// Environment variables; values may hold the same templates as the command. Nothing is inherited
@@ -200,9 +201,7 @@ impl JobSpec {
             .flat_map(|template| template.values().cloned().collect::<Vec<_>>())
             .filter_map(|value| match value {
                 TemplateValue::Service { job, .. } => Some(job),
-                TemplateValue::Port(_) | TemplateValue::TaskIndex | TemplateValue::RepoRevision => {
-                    None
-                }
+                _ => None,
             });
         let jobs = named.chain(self.depends_on.iter().cloned());
         jobs.map(|job| JobId::new(self.namespace.clone(), job))
@@ -348,6 +347,25 @@ fn check_template(
         Ok(template) => template,
         Err(cause) => return decoder.bad_value(path, cause.to_string(), None),
     };
+    let of_image = |value: &&TemplateValue| {
+        matches!(
+            value,
+            TemplateValue::ImageCommand | TemplateValue::ImageEntrypoint
+        )
+    };
+    if let Some(value) = template.values().find(of_image) {
+        if !matches!(job.image, Some(Image::Oci(_))) {
+            let hint = "write the program, or add image=OciImage(reference=…)".to_owned();
+            let message =
+                format!("{value} needs an image of a registry, which says what it starts");
+            return decoder.bad_value(path, message, Some(hint));
+        }
+        if text != value.to_string() {
+            let message =
+                format!("{value} stands for several words, so it has to be one by itself");
+            return decoder.bad_value(path, message, None);
+        }
+    }
     let unknown = template.values().find_map(|value| match value {
         TemplateValue::Port(port) if !job.ports.contains(port) => Some(port),
         _ => None,

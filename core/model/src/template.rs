@@ -17,6 +17,10 @@ pub enum TemplateValue {
     /// The commit from which this version of the job was applied; empty for a work tree. A commit elsewhere changes no
     /// spec, so it stays as it is until the job otherwise changes.
     RepoRevision,
+    /// What the job's image starts by itself: its entry point and its command. A whole argument of its own.
+    ImageCommand,
+    /// The entry point alone, for other arguments after it. A whole argument of its own.
+    ImageEntrypoint,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,13 +36,13 @@ pub struct Template(Vec<Part>);
 /// Braces that open like a template and are none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{{{found}}}' is not a template: write {{port:NAME}}, {{task:index}}, {{service:JOB:PORT}} or {{repo:revision}}"
+    "'{{{found}}}' is not a template: write {{port:NAME}}, {{task:index}}, {{service:JOB:PORT}}, {{repo:revision}}, {{image:command}} or {{image:entrypoint}}"
 )]
 pub struct TemplateError {
     pub found: String,
 }
 
-const WORDS: [&str; 4] = ["port:", "task:", "service:", "repo:"];
+const WORDS: [&str; 5] = ["port:", "task:", "service:", "repo:", "image:"];
 
 impl Template {
     pub fn parse(text: &str) -> Result<Template, TemplateError> {
@@ -98,6 +102,8 @@ impl std::fmt::Display for TemplateValue {
             TemplateValue::TaskIndex => write!(f, "{{task:index}}"),
             TemplateValue::Service { job, port } => write!(f, "{{service:{job}:{port}}}"),
             TemplateValue::RepoRevision => write!(f, "{{repo:revision}}"),
+            TemplateValue::ImageCommand => write!(f, "{{image:command}}"),
+            TemplateValue::ImageEntrypoint => write!(f, "{{image:entrypoint}}"),
         }
     }
 }
@@ -112,6 +118,8 @@ fn parse_value(inside: &str) -> Result<TemplateValue, TemplateError> {
         ["port", port] => Ok(TemplateValue::Port(name(port)?)),
         ["task", "index"] => Ok(TemplateValue::TaskIndex),
         ["repo", "revision"] => Ok(TemplateValue::RepoRevision),
+        ["image", "command"] => Ok(TemplateValue::ImageCommand),
+        ["image", "entrypoint"] => Ok(TemplateValue::ImageEntrypoint),
         ["service", job, port] => Ok(TemplateValue::Service {
             job: name(job)?,
             port: name(port)?,
@@ -133,7 +141,7 @@ mod tests {
             TemplateValue::Port(_) => Some("80".to_owned()),
             TemplateValue::TaskIndex => Some("3".to_owned()),
             TemplateValue::RepoRevision => Some("4f2a".to_owned()),
-            TemplateValue::Service { .. } => None,
+            _ => None,
         });
         assert_eq!(text.unwrap(), "a 80 ${HOME} {\"x\": {}} 3 4f2a");
     }
@@ -147,6 +155,7 @@ mod tests {
             "{service:redis}",
             "{port:http",
             "{repo:branch}",
+            "{image:cmd}",
         ] {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }

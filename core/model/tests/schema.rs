@@ -257,6 +257,7 @@ fn a_change_within_an_optional_struct_names_the_field() {
 #[test]
 fn fields_that_contradict_each_other_are_refused() {
     let cases = [
+        (json!({"env": {"A": "{image:command}"}}), "env.A"),
         (json!({"parallelism": 2}), "parallelism"),
         (json!({"kind": "daemon", "replicas": 2}), "replicas"),
         (

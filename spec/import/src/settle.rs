@@ -4,7 +4,7 @@
 mod address;
 mod secret;
 
-use tw_model::{CommandLine, HealthCheck, Name};
+use tw_model::{CommandLine, HealthCheck, Name, TemplateValue};
 
 use crate::check;
 
@@ -21,7 +21,8 @@ pub(crate) fn settle(drafts: &mut [Draft], addresses: Addresses, notes: &mut Not
     secret::take_out(drafts, notes);
     for draft in drafts.iter_mut() {
         notes.about(Some(draft.spec.name.as_str()));
-        complete_command(draft, notes);
+        let own_image = matches!(draft.spec.image, Some(tw_model::Image::Oci(_)));
+        complete_command(draft, own_image, notes);
         follow_moves(draft, notes);
     }
     address::bind(drafts, addresses, notes);
@@ -36,7 +37,7 @@ pub(crate) fn settle(drafts: &mut [Draft], addresses: Addresses, notes: &mut Not
 /// Finishes the command and the secrets of a part of a job: a sidecar, or what runs before it.
 pub(crate) fn prepare(part: &mut Draft, notes: &mut Notes) {
     secret::take_out_of(part, &mut Default::default(), notes);
-    complete_command(part, notes);
+    complete_command(part, false, notes);
 }
 
 /// What is appended to the name of a variable to have the draft's image read its value from a file.
@@ -53,9 +54,9 @@ fn known_image(draft: &Draft) -> Option<&'static KnownImage> {
         .flatten()
 }
 
-/// Puts the entry point and the command of the image where the file gives none. Words that nobody knows are
-/// left empty, for the author to fill in.
-fn complete_command(draft: &mut Draft, notes: &mut Notes) {
+/// Puts the entry point and the command of the image where the file gives none. What nobody knows is a template
+/// where the job runs in its own image, and otherwise left empty, for the author to fill in.
+fn complete_command(draft: &mut Draft, own_image: bool, notes: &mut Notes) {
     let Launch {
         entrypoint,
         arguments,
@@ -102,6 +103,13 @@ fn complete_command(draft: &mut Draft, notes: &mut Notes) {
             );
             words
         }
+        (None, Some(arguments), None) if needs_program(&arguments) && own_image => {
+            let message = format!("begins with the entry point of {image_name}, whatever that is");
+            notes.changed(&item, "command", message);
+            let mut words = vec![TemplateValue::ImageEntrypoint.to_string()];
+            words.extend(arguments);
+            words
+        }
         (None, Some(arguments), None) if needs_program(&arguments) => {
             let message = format!(
                 "the program: {image_name} has it as its entry point (ENTRYPOINT); put it first"
@@ -119,6 +127,11 @@ fn complete_command(draft: &mut Draft, notes: &mut Notes) {
                 notes.changed(&item, "command", message);
             }
             arguments
+        }
+        (None, None, None) if own_image => {
+            let message = format!("starts what {image_name} starts by itself");
+            notes.changed(&item, "command", message);
+            vec![TemplateValue::ImageCommand.to_string()]
         }
         (None, None, None) => {
             let message = match image {
