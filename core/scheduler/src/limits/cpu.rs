@@ -21,11 +21,11 @@ const LOAD_SHARE: f64 = 0.6;
 /// 3.2.2) a limit of the same cost is too low more often, as it follows later.
 const HALF_LIVES: u64 = 21;
 
-/// Room above the percentiles: 13% at one core, within Autopilot's 10 to 15%; half a core's use gets 21%, eight cores'
+/// Room above the percentiles: 14% at one core, within Autopilot's 10 to 15%; half a core's use gets 23%, eight cores'
 /// 3%. A task's bursts are single requests and threads of it, nearly the same amount whatever its size, hence a power
 /// closer to a fixed amount than to a fixed share.
 const MARGIN: Margin = Margin {
-    share: 0.13,
+    share: 0.14,
     unit: 1000.0,
     power: 0.7,
     share_min: 0.0,
