@@ -48,7 +48,7 @@ spec! {
         /// The user that the task runs as. The default has no rights on the machine at all.
         /// Example: `user="www-data"`
         user: String = "nobody".to_owned() => restart;
-        /// The folder in which the command starts; by default that of the first package, or `/`.
+        /// The folder in which the command starts; by default that of the first package, or `/tmp`.
         /// Example: `workdir="/srv"`
         workdir: Option<AbsolutePath> = None => restart;
         /// Folders that the task needs; the first is mounted read-only as its working directory.
