@@ -80,12 +80,16 @@ proptest! {
         end_line in proptest::option::of(0u32..2000),
         end_column in proptest::option::of(0u32..300),
         source in proptest::option::of("[^\\x1b\\r\\n]{0,200}"),
-        message in "[^\\x1b]{0,80}",
+        message in "[ -~äß€😀]{0,80}",
+        hostile in "\\PC{0,20}[\\x00-\\x1f\\x7f]{0,3}\\PC{0,20}",
     ) {
         let error = SpecError { line, column, end_line, end_column, source_line: source, message: message.clone(), ..error() };
         let plain = render_error(&error, RenderOptions::default());
         let colored = render_error(&error, RenderOptions { color: true });
         prop_assert!(plain.contains(&message));
+        let error = SpecError { message: hostile, ..error };
+        let control = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+        prop_assert!(!render_error(&error, RenderOptions::default()).contains(control));
         prop_assert!(plain.ends_with('\n'));
         prop_assert_eq!(without_color(&colored), plain);
     }

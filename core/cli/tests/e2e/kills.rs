@@ -229,20 +229,21 @@ impl Cluster {
         Ok(reply["jobs"][0]["version"].as_u64().unwrap())
     }
 
-    /// The folders of the tasks that live: both a helper and its task's PID 1 name theirs.
+    /// The folders of the tasks that live: of which the helper or the task's PID 1 is there.
     fn helpers(&self) -> Vec<String> {
         let state = self.state();
-        let keepers = probe::processes().into_iter().filter(|process| {
-            let [program, command, ..] = &process.words[..] else {
-                return false;
-            };
-            program.ends_with("tw-helper") && command == "keep"
+        let agents = std::fs::read_dir(state.join("agents")).unwrap().flatten();
+        let tasks = agents.filter_map(|agent| std::fs::read_dir(agent.path().join("tasks")).ok());
+        let folders = tasks.flat_map(|tasks| tasks.flatten().map(|task| task.path()));
+        let live = folders.filter_map(|folder| {
+            let folder = folder.to_str()?.to_owned();
+            let pids = ["helper", "task"].map(|who| started_pid(&folder, who));
+            pids.into_iter()
+                .flatten()
+                .any(probe::is_alive)
+                .then_some(folder)
         });
-        let folders: BTreeSet<String> = keepers
-            .filter_map(|process| process.words.get(2).cloned())
-            .filter(|folder| folder.starts_with(state.to_str().unwrap()))
-            .collect();
-        folders.into_iter().collect()
+        live.collect()
     }
 
     /// How many live tasks each job and index has, from the processes of this machine.

@@ -26,6 +26,11 @@ fn serving(version: &str) -> Cluster {
     cluster.repository.write("config.tw", &web(version, true));
     cluster.apply();
     cluster.wait_settled("web");
+    // Only a version that was healthy for long enough is one to go back to.
+    wait_for("it counts as healthy", || {
+        let events = cluster.tw(&["events", "web"]).exits(0).stdout;
+        events.contains("job.healthy").then_some(())
+    });
     cluster
 }
 

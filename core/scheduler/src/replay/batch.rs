@@ -3,7 +3,7 @@
 //! A run whose peak is above its limit fails: all that it was given was wasted, and it runs again with its request.
 //! Waste is what a run was given and did not use, over the time it took, in GiB hours.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
 use tw_model::{Millis, Timestamp};
@@ -48,7 +48,7 @@ pub fn replay(runs: &[Run]) -> BatchReport {
     let mut order: Vec<&Run> = runs.iter().collect();
     order.sort_by_key(|run| run.submitted);
     let mut tallies = [(0.0, 0_u64); POLICIES.len()];
-    let mut tasks: HashMap<&str, Task> = HashMap::new();
+    let mut tasks: BTreeMap<&str, Task> = BTreeMap::new();
     for run in order {
         let task = tasks.entry(&run.task).or_insert_with(Task::new);
         let limits = task.limits(run);
