@@ -34,7 +34,8 @@ pub struct EvalConfig {
     /// The evaluator's program; none means to look beside the running program, in `TW_LIBEXEC`, then in
     /// `../lib/twill`.
     pub program: Option<PathBuf>,
-    /// How many specs are evaluated at the same time.
+    /// How many specs are evaluated at the same time. Twice the processors by default: an evaluation waits for answers
+    /// about a fifth of its time.
     pub in_flight: usize,
     /// Processor time a spec may take; past it the error names the line.
     pub cpu: Duration,
@@ -54,7 +55,7 @@ impl Default for EvalConfig {
     fn default() -> EvalConfig {
         EvalConfig {
             program: None,
-            in_flight: 2,
+            in_flight: 2 * std::thread::available_parallelism().map_or(1, usize::from),
             cpu: Duration::from_secs(5),
             deadline: Duration::from_secs(10),
             memory_bytes: 512 << 20,

@@ -60,7 +60,7 @@ fn main() {
     let text = fs::read_to_string(&leaf).expect("read");
     fs::write(&leaf, text.replace("replicas=", "replicas=1 + ")).expect("write");
     let (seconds, evaluated, compared) = compare(root, cache);
-    assert_eq!(compared.diff.summary.modified, 1);
+    assert!(compared.diff.summary.modified >= 1);
     print_run("diff_one_leaf", seconds, evaluated, Some(0.2));
     fs::write(&leaf, text).expect("write");
 
