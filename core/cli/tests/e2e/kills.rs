@@ -2,7 +2,7 @@
 //!
 //! `TW_FAULTS` sets how many kills (30 by default), `TW_SEED` repeats a run's choices.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
