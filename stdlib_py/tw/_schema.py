@@ -1007,7 +1007,7 @@ class Job(Spec):
     Example: `user="www-data"`
     """
     workdir: str | None = None
-    """The folder in which the command starts; by default that of the first package, or `/`.
+    """The folder in which the command starts; by default that of the first package, or `/tmp`.
 
     A change: tasks start again.
     Example: `workdir="/srv"`
