@@ -96,6 +96,13 @@ fn ending(phase: &Phase) -> Option<Ending> {
             Some(Ending::HelperLost)
         }
         Phase::Exited { exit, .. } if exit.code == Some(EXIT_CODE) => Some(Ending::ByItself),
+        // Asked to end before its shell had set the trap.
+        Phase::Exited {
+            exit: Exit {
+                signal: Some(15), ..
+            },
+            ..
+        } => Some(Ending::ByItself),
         Phase::Exited {
             exit: Exit {
                 signal: Some(9), ..
