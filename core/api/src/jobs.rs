@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    Capacity, DrainRecord, Endpoint, EventRecord, Exit, JobId, JobSpec, MachineFacts, MachineId,
-    MachineState, Name, PolicyReport, RolloutState, SourceRef, TaskId, TaskState, TaskUsage,
-    Timestamp, Version,
+    Approval, Capacity, DrainRecord, Endpoint, EventRecord, Exit, JobId, JobSpec, MachineFacts,
+    MachineId, MachineState, Name, PolicyReport, RolloutState, SourceRef, TaskId, TaskState,
+    TaskUsage, Timestamp, Version,
 };
 
 /// A job as it was evaluated.
@@ -20,6 +20,9 @@ pub struct SubmittedJob {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PlanRequest {
     pub jobs: Vec<SubmittedJob>,
+    /// Jobs that are wanted no more.
+    #[serde(default)]
+    pub remove: Vec<JobId>,
     /// What the policies beside the specs say of these jobs.
     #[serde(default)]
     pub policy: PolicyReport,
@@ -29,10 +32,15 @@ pub struct PlanRequest {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ApplyRequest {
     pub jobs: Vec<SubmittedJob>,
+    /// Jobs that are wanted no more.
+    #[serde(default)]
+    pub remove: Vec<JobId>,
     /// What the policies say; the plan's digest covers it.
     #[serde(default)]
     pub policy: PolicyReport,
     pub digest: String,
+    #[serde(default)]
+    pub approval: Approval,
 }
 
 /// `POST /v1/jobs/{namespace}/{name}/rollout`: what is to become of the update of a job.
@@ -269,6 +277,8 @@ pub struct VersionSummary {
     pub plan: String,
     /// Who applied it.
     pub by: String,
+    #[serde(default)]
+    pub approval: Approval,
     pub at: Timestamp,
 }
 

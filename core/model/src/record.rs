@@ -99,7 +99,36 @@ pub struct VersionRecord {
     pub plan: String,
     /// Who applied it.
     pub by: String,
+    /// How its plan was let through.
+    #[serde(default, skip_serializing_if = "Approval::is_seen")]
+    pub approval: Approval,
     pub at: Timestamp,
+}
+
+/// How a plan was let through.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Approval {
+    /// Whoever applied it had seen it.
+    #[default]
+    Seen,
+    /// Nobody had to see it: `--auto-approve`.
+    Auto,
+}
+
+impl Approval {
+    fn is_seen(&self) -> bool {
+        *self == Approval::Seen
+    }
+}
+
+impl std::fmt::Display for Approval {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Approval::Seen => "seen",
+            Approval::Auto => "auto-approved",
+        })
+    }
 }
 
 /// Where a spec came from.

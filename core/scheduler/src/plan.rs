@@ -8,8 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    ChangeKind, Code, Effect, JobChange, JobId, JobSpec, MachineId, PolicyReport, RolloutState,
-    SourceRef, Timestamp, Version, VersionRecord, diff_jobs, without_support,
+    Approval, ChangeKind, Code, Effect, JobChange, JobId, JobSpec, MachineId, PolicyReport,
+    RolloutState, SourceRef, Timestamp, Version, VersionRecord, diff_jobs, without_support,
 };
 
 use crate::draft::Draft;
@@ -25,7 +25,7 @@ pub struct SubmittedJob {
 }
 
 /// What someone wants from now on.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Submission {
     pub jobs: Vec<SubmittedJob>,
     /// Jobs that are wanted no more.
@@ -34,6 +34,7 @@ pub struct Submission {
     pub policy: PolicyReport,
     /// Who wants it.
     pub by: String,
+    pub approval: Approval,
 }
 
 /// How many tasks meet which fate.
@@ -353,6 +354,7 @@ fn plan_removal(draft: &mut Draft, old: &JobState) -> JobPlan {
 pub(crate) struct Wanted {
     pub(crate) by: String,
     pub(crate) plan: String,
+    pub(crate) approval: Approval,
 }
 
 /// Writes the next version of a job, and makes it the one that is wanted.
@@ -388,6 +390,7 @@ pub(crate) fn write_version(
         source: submitted.source.clone(),
         plan: wanted.plan.clone(),
         by: wanted.by.clone(),
+        approval: wanted.approval.clone(),
         at: draft.now,
     });
     version

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use tw_model::{
-    Capacity, Code, Effect, JobId, Kind, MachineFacts, MachineId, MachineRecord, MachineState,
-    Millis, Phase, TaskId, TaskRecord, TaskReport, TaskState, Timestamp, Version,
+    Approval, Capacity, Code, Effect, JobId, Kind, MachineFacts, MachineId, MachineRecord,
+    MachineState, Millis, Phase, TaskId, TaskRecord, TaskReport, TaskState, Timestamp, Version,
 };
 
 use crate::draft::Draft;
@@ -258,7 +258,7 @@ fn submit(draft: &mut Draft, submission: &Submission, expected: Option<&Expected
     for job in &plan.jobs {
         let submitted = submission.jobs.iter().find(|one| one.spec.id() == job.job);
         match submitted {
-            Some(submitted) => update(draft, submitted, job, &plan.digest, &submission.by),
+            Some(submitted) => update(draft, submitted, job, &plan.digest, submission),
             None => end_job(draft, &job.job, &submission.by),
         }
     }
@@ -266,12 +266,23 @@ fn submit(draft: &mut Draft, submission: &Submission, expected: Option<&Expected
 }
 
 /// Makes a new version of a job the one that is wanted.
-fn update(draft: &mut Draft, submitted: &SubmittedJob, plan: &JobPlan, digest: &str, by: &str) {
+fn update(
+    draft: &mut Draft,
+    submitted: &SubmittedJob,
+    plan: &JobPlan,
+    digest: &str,
+    submission: &Submission,
+) {
     let id = &plan.job;
+    let by = match &submission.approval {
+        Approval::Seen => submission.by.clone(),
+        other => format!("{}, {other}", submission.by),
+    };
     let old = draft.job(id).map(|job| job.row.clone());
     let wanted = Wanted {
-        by: by.to_owned(),
+        by: submission.by.clone(),
         plan: digest.to_owned(),
+        approval: submission.approval.clone(),
     };
     let version = plan::write_version(draft, submitted, &wanted);
     if let Some(old) = old.filter(|old| !old.stopped) {
@@ -368,6 +379,7 @@ fn restart(draft: &mut Draft, id: &JobId, by: &str) -> Reply {
     let wanted = Wanted {
         by: by.to_owned(),
         plan: by_plan,
+        approval: Approval::default(),
     };
     let version = plan::write_version(draft, &submitted, &wanted);
     rollout::begin(draft, id, from, Vec::new(), true);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use tw_api::{ApplyReply, ApplyRequest, Client, PackageReply};
-use tw_model::JobId;
+use tw_model::{Approval, JobId};
 
 use super::plan::Planned;
 use crate::context::Context;
@@ -93,6 +93,11 @@ pub(crate) async fn submit(args: &Args, context: &Context) -> anyhow::Result<Sub
         jobs: planned.submitted(),
         policy: planned.review.report.clone(),
         digest,
+        approval: match args.auto_approve {
+            true => Approval::Auto,
+            false => Approval::Seen,
+        },
+        ..ApplyRequest::default()
     };
     let reply: ApplyReply = client.post("/v1/apply", &request).await?;
     let changed: Vec<JobId> = reply

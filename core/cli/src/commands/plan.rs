@@ -78,6 +78,7 @@ impl Planned {
                 .map(|job| spec::submitted(job, &source))
                 .collect(),
             policy: review.report.clone(),
+            ..PlanRequest::default()
         };
         let plan = client.post("/v1/plan", &request).await?;
         Ok(Some(Planned {

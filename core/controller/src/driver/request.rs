@@ -9,7 +9,7 @@ use tracing::Span;
 use tw_api::{
     AppliedJob, ApplyReply, ApplyRequest, ErrorBody, PlanRequest, Register, SubmittedJob,
 };
-use tw_model::{Code, JobId, MachineId, PolicyReport, TaskReport, Version};
+use tw_model::{Code, JobId, MachineId, TaskReport, Version};
 use tw_scheduler::{
     Decision, DrainOrder, Event, ExpectedPlan, PendingWhy, Plan, Reply as Decided, RolloutOrder,
     Submission,
@@ -290,7 +290,17 @@ impl Core {
     }
 
     fn plan(&mut self, request: PlanRequest) -> Result<Plan, ErrorBody> {
-        let submission = submission(request.jobs, request.policy, String::new());
+        let PlanRequest {
+            jobs,
+            remove,
+            policy,
+        } = request;
+        let submission = Submission {
+            jobs: submitted(jobs),
+            remove,
+            policy,
+            ..Submission::default()
+        };
         let plan =
             tw_scheduler::plan(&self.state, &submission, clock::wall(), seed()).map_err(refused)?;
         self.plans.remember(&plan);
@@ -299,7 +309,13 @@ impl Core {
 
     fn apply(&mut self, request: ApplyRequest, by: String, answer: Answer<ApplyReply>) {
         let decision = self.step(&Event::Submit {
-            submission: submission(request.jobs, request.policy, by),
+            submission: Submission {
+                jobs: submitted(request.jobs),
+                remove: request.remove,
+                policy: request.policy,
+                by,
+                approval: request.approval,
+            },
             expected: Some(self.plans.expected(request.digest)),
         });
         let versions: BTreeMap<JobId, Version> = match &decision.reply {
@@ -417,20 +433,12 @@ impl Plans {
     }
 }
 
-fn submission(jobs: Vec<SubmittedJob>, policy: PolicyReport, by: String) -> Submission {
-    let jobs = jobs
-        .into_iter()
-        .map(|job| tw_scheduler::SubmittedJob {
-            spec: job.spec,
-            source: job.source,
-        })
-        .collect();
-    Submission {
-        jobs,
-        remove: Vec::new(),
-        policy,
-        by,
-    }
+fn submitted(jobs: Vec<SubmittedJob>) -> Vec<tw_scheduler::SubmittedJob> {
+    let jobs = jobs.into_iter().map(|job| tw_scheduler::SubmittedJob {
+        spec: job.spec,
+        source: job.source,
+    });
+    jobs.collect()
 }
 
 fn applied(plan: &Plan, unchanged: BTreeMap<JobId, Version>) -> ApplyReply {

@@ -108,6 +108,7 @@ fn version(job: usize, version: u64) -> Record {
         source: SourceRef::default(),
         plan: String::new(),
         by: String::new(),
+        approval: tw_model::Approval::default(),
         at: AT,
     }))
 }

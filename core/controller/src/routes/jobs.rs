@@ -133,6 +133,7 @@ pub(super) async fn spec(
                     source: row.source.clone(),
                     plan: row.plan.clone(),
                     by: row.by.clone(),
+                    approval: row.approval.clone(),
                     at: row.at,
                 })
                 .collect(),

@@ -131,9 +131,8 @@ fn submit(spec: &JobSpec) -> Event {
     Event::Submit {
         submission: Submission {
             jobs: vec![job],
-            remove: Vec::new(),
-            policy: tw_model::PolicyReport::default(),
             by: "bench".to_owned(),
+            ..Submission::default()
         },
         expected: None,
     }

@@ -1,6 +1,6 @@
 //! What people order of an update: pause, resume, abort, roll back.
 
-use tw_model::{Code, JobId, RolloutState, TaskState, Version};
+use tw_model::{Approval, Code, JobId, RolloutState, TaskState, Version};
 
 use super::{begin, write};
 use crate::draft::Draft;
@@ -186,6 +186,7 @@ pub(super) fn roll_back(
     let wanted = Wanted {
         by: by.to_owned(),
         plan: good.plan.clone(),
+        approval: Approval::default(),
     };
     let version = plan::write_version(draft, &submitted, &wanted);
     begin(draft, id, bad, Vec::new(), false);

@@ -23,9 +23,8 @@ impl Request {
             Request::Submit(spec) => Event::Submit {
                 submission: Submission {
                     jobs: vec![workload::submitted(spec)],
-                    remove: Vec::new(),
-                    policy: tw_model::PolicyReport::default(),
                     by,
+                    ..Submission::default()
                 },
                 expected: None,
             },

@@ -119,9 +119,8 @@ impl Cluster {
         });
         Submission {
             jobs: jobs.collect(),
-            remove: Vec::new(),
-            policy: tw_model::PolicyReport::default(),
             by: "ann".to_owned(),
+            ..Submission::default()
         }
     }
 
