@@ -1,5 +1,7 @@
 //! docker-compose files, as the Compose specification has them.
 
+mod build;
+mod dockerfile;
 mod interpolate;
 mod merge;
 mod service;

@@ -162,6 +162,59 @@ services:
 }
 
 #[test]
+fn a_dockerfile_says_what_an_image_that_is_built_starts() {
+    let text = r#"
+services:
+  api:
+    build: { context: ./api, target: builder }
+  own:
+    build: ./api
+    entrypoint: ["./own"]
+  given:
+    build: { context: api }
+    command: ["given.py"]
+  proxy:
+    build: { context: ., dockerfile: proxy/Dockerfile }
+    depends_on: [api]
+    environment: { UPSTREAM: "http://api:8000" }
+  inline:
+    build: { dockerfile_inline: "FROM debian\nCMD ./inline --fast" }
+  unknown:
+    build: ../elsewhere
+"#;
+    let api = "FROM python:3 AS builder\nEXPOSE 8000\nENTRYPOINT [\"python3\"]\nCMD [\"app.py\"]\nFROM builder\nCMD [\"dev.py\"]\n";
+    let folder = Folder {
+        files: BTreeMap::from([
+            ("api/Dockerfile", api),
+            (
+                "proxy/Dockerfile",
+                "FROM nginx:1.27\nCOPY conf /etc/nginx\n",
+            ),
+        ]),
+        folders: vec!["api", "proxy"],
+    };
+    let imported = import(&[input("compose.yaml", text)], None, &folder).unwrap();
+    let command = |name: &str| {
+        let job = imported.jobs.iter().find(|job| job.name.as_str() == name);
+        job.expect("the service is a job").command.0.clone()
+    };
+    assert_eq!(command("api"), ["python3", "app.py"]);
+    assert_eq!(command("own"), ["./own"]);
+    assert_eq!(command("given"), ["python3", "given.py"]);
+    assert_eq!(
+        command("proxy"),
+        ["/docker-entrypoint.sh", "nginx", "-g", "daemon off;"]
+    );
+    assert_eq!(command("inline"), ["./inline", "--fast"]);
+    assert!(command("unknown").is_empty());
+    assert!(
+        imported.spec.contains("http://{service:api:http}"),
+        "the exposed port has a name:\n{}",
+        imported.spec
+    );
+}
+
+#[test]
 fn folders_and_files_beside_the_file_are_used() {
     let text = r#"
 services:

@@ -5,7 +5,8 @@ use tw_model::{
     Name, OciImage, OnFailure, Signal, Stage,
 };
 
-use super::{Project, pairs, storage, words};
+use super::dockerfile::Built;
+use super::{Project, build, pairs, storage, words};
 use crate::draft::{Draft, PortMention, nearest_name};
 use crate::fields::{Fate, Fates, Fields, Item};
 use crate::images::full_reference;
@@ -277,11 +278,15 @@ pub(super) fn read(
     notes: &mut Notes,
 ) -> Draft {
     let mut draft = Draft::new(job, item.clone());
+    let built = build::dockerfile(&item, project);
     let mut fields = Fields::open(item, notes);
     read_image(&mut draft, &mut fields, notes);
     read_launch(&mut draft, &mut fields, notes);
+    if let Some((built, build)) = &built {
+        build::complete_launch(&mut draft, built, build, notes);
+    }
     read_env(&mut draft, &mut fields, project, notes);
-    read_ports(&mut draft, &mut fields, notes);
+    read_ports(&mut draft, &mut fields, built.as_ref(), notes);
     read_hosts(&draft, &mut fields, project);
     read_dependencies(&mut draft, &mut fields, notes);
     read_health(&mut draft, &mut fields, notes);
@@ -371,7 +376,12 @@ fn read_env(draft: &mut Draft, fields: &mut Fields, project: &Project<'_>, notes
     }
 }
 
-fn read_ports(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
+fn read_ports(
+    draft: &mut Draft,
+    fields: &mut Fields,
+    built: Option<&(Built, Item)>,
+    notes: &mut Notes,
+) {
     let mut mentions = Vec::new();
     for item in fields.list("ports", notes) {
         match item.is_map() {
@@ -381,6 +391,14 @@ fn read_ports(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
     }
     for item in fields.list("expose", notes) {
         short_port(&item, &mut mentions, notes);
+    }
+    if let Some((built, item)) = built {
+        let exposed = |number: &u16| PortMention {
+            number: *number,
+            name: None,
+            item: item.clone(),
+        };
+        mentions.extend(built.ports.iter().map(exposed));
     }
     draft.name_ports(mentions);
 }

@@ -2,7 +2,7 @@
 
 use tw_model::{Bytes, Name, Package, RepoPath, Volume};
 
-use super::Project;
+use super::{Project, build};
 use crate::EntryKind;
 use crate::check;
 use crate::draft::{Draft, Moved, nearest_name};
@@ -106,11 +106,7 @@ fn read_build(draft: &mut Draft, fields: &mut Fields, project: &Project<'_>, not
     let Some(build) = fields.take("build") else {
         return;
     };
-    let context = build.get("context").unwrap_or(build.clone());
-    let folder = match context.text() {
-        "" => ".".to_owned(),
-        text => text.to_owned(),
-    };
+    let folder = build::context(&build);
     let message = format!(
         "built from {folder}: push what it gives and name it, image=OciImage(reference=…), or run the folder's program on the machine's own libraries"
     );
@@ -143,7 +139,7 @@ fn add_folder(draft: &mut Draft, folder: &str, project: &Project<'_>) -> Option<
 }
 
 /// A path below the folder of the file, without `.`; none for what lies outside, or is the folder itself.
-fn repo_path(path: &str) -> Option<String> {
+pub(super) fn repo_path(path: &str) -> Option<String> {
     if path.starts_with(['/', '~', '$']) {
         return None;
     }
