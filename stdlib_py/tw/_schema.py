@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from ._runtime import EMPTY, UNSET, Spec
 from .units import DAY, MINUTE, SECOND, GiB, MiB
 
-__all__ = ["Affinity", "ArchiveImage", "Autoscale", "CommandCheck", "Failover", "FolderImage", "Hook", "Hooks", "HttpCheck", "Job", "Limits", "Maintenance", "Mixin", "OciImage", "Package", "Requires", "Resources", "Restart", "Rollout", "Runtime", "Schedule", "Secret", "Sidecar", "Spread", "Stop", "TaskControl", "TcpCheck", "Volume"]
+__all__ = ["Affinity", "ArchiveImage", "Autoscale", "CommandCheck", "Failover", "FolderImage", "Hook", "Hooks", "HttpCheck", "Job", "Limits", "Maintenance", "MetricCheck", "Mixin", "OciImage", "Package", "Requires", "Resources", "Restart", "Rollout", "Runtime", "Schedule", "Secret", "Sidecar", "Spread", "Stop", "TaskControl", "TcpCheck", "Volume"]
 
 
 class Package(Spec):
@@ -930,6 +930,98 @@ class CommandCheck(Spec):
         ) -> Self: ...
 
 
+class MetricCheck(Spec):
+    """Healthy while a number that the task counts stays within its bounds: clients, exceptions, latency. It is read from a
+    page or a file in the text format of Prometheus.
+    """
+
+    metric: str
+    """The name of the metric; of several series the sum counts, so name labels to choose among them.
+
+    A change: applied to running tasks.
+    Example: `metric="request_seconds{quantile=\"0.99\"}"`
+    """
+    port: str | None = None
+    """The name of the port that serves the page; without one, `file` is read.
+
+    A change: applied to running tasks.
+    Example: `port="http"`
+    """
+    path: str = "/metrics"
+    """The path of the page on that port.
+
+    A change: applied to running tasks.
+    Example: `path="/internal/metrics"`
+    """
+    file: str | None = None
+    """A file that the task writes, as the task sees it.
+
+    A change: applied to running tasks.
+    Example: `file="/tmp/metrics.prom"`
+    """
+    above: float | None = None
+    """The number is out of bounds above this.
+
+    A change: applied to running tasks.
+    Example: `above=0.5`
+    """
+    below: float | None = None
+    """The number is out of bounds below this.
+
+    A change: applied to running tasks.
+    Example: `below=1`
+    """
+    over: float | None = None
+    """Bounds the rise within this time instead of the number itself; for counters, which only grow.
+
+    A change: applied to running tasks.
+    Example: `over=1 * MINUTE`
+    """
+    remedy: Literal["restart", "move"] | None = None
+    """What is done with a task out of bounds. Nothing by default: a bound that was badly chosen should not end what
+    works. No more tasks are ended at once than `Rollout(max_unavailable=…)` allows, and each waits as after a failure.
+
+    A change: applied to running tasks.
+    Example: `remedy="restart"`
+    """
+    every: float = 5 * SECOND
+    """The time between two readings.
+
+    A change: applied to running tasks.
+    Example: `every=15 * SECOND`
+    """
+    timeout: float = 2 * SECOND
+    """The time a reading may take.
+
+    A change: applied to running tasks.
+    Example: `timeout=1 * SECOND`
+    """
+    failures: int = 3
+    """How many readings in a row must be out of bounds: one burst is no failure.
+
+    A change: applied to running tasks.
+    Example: `failures=5`
+    """
+
+    if TYPE_CHECKING:
+
+        def replace(  # type: ignore[override]
+            self,
+            *,
+            metric: str = ...,
+            port: str | None = ...,
+            path: str = ...,
+            file: str | None = ...,
+            above: float | None = ...,
+            below: float | None = ...,
+            over: float | None = ...,
+            remedy: Literal["restart", "move"] | None = ...,
+            every: float = ...,
+            timeout: float = ...,
+            failures: int = ...,
+        ) -> Self: ...
+
+
 class Volume(Spec):
     """A folder that outlives the task: the next task of the same index on that machine finds it as it was left."""
 
@@ -1208,7 +1300,7 @@ class Job(Spec):
     A change: tasks start again.
     Example: `ports=["http"]`
     """
-    health: Sequence[HttpCheck | TcpCheck | CommandCheck] = ()
+    health: Sequence[HttpCheck | TcpCheck | CommandCheck | MetricCheck] = ()
     """How to tell that a task serves. Without checks a task counts as healthy while it runs.
 
     A change: applied to running tasks.
@@ -1283,7 +1375,7 @@ class Job(Spec):
             failover: Failover | None = ...,
             maintenance: Maintenance = ...,
             ports: Sequence[str] = ...,
-            health: Sequence[HttpCheck | TcpCheck | CommandCheck] = ...,
+            health: Sequence[HttpCheck | TcpCheck | CommandCheck | MetricCheck] = ...,
             owner: str = ...,
             labels: Mapping[str, str] = ...,
             volumes: Sequence[Volume] = ...,
@@ -1330,7 +1422,7 @@ class Mixin(Spec):
     failover: Failover | None = UNSET
     maintenance: Maintenance = UNSET
     ports: Sequence[str] = UNSET
-    health: Sequence[HttpCheck | TcpCheck | CommandCheck] = UNSET
+    health: Sequence[HttpCheck | TcpCheck | CommandCheck | MetricCheck] = UNSET
     owner: str = UNSET
     labels: Mapping[str, str] = UNSET
     volumes: Sequence[Volume] = UNSET

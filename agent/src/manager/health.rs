@@ -1,16 +1,20 @@
 //! Health checks: asked from outside the task, one loop a check, one verdict a task.
 
-use std::path::PathBuf;
+mod metric;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tw_api::Assignment;
-use tw_model::{HealthCheck, Phase};
+use tw_model::{HealthCheck, Phase, Remedy};
 
 use super::{Agent, session};
+use metric::Bound;
 
 /// The most that is read of an HTTP answer; its status is in the first line.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
@@ -24,8 +28,9 @@ pub(super) async fn watch(agent: Arc<Agent>, assignment: Arc<Assignment>, folder
             let (agent, assignment) = (Arc::clone(&agent), Arc::clone(&assignment));
             let (folder, results) = (folder.clone(), results.clone());
             async move {
+                let mut bound = Bound::of(&check);
                 loop {
-                    let result = ask(&agent, &assignment, &check, &folder).await;
+                    let result = ask(&agent, &assignment, &check, &mut bound, &folder).await;
                     if results.send((number, result)).await.is_err() {
                         return;
                     }
@@ -36,22 +41,50 @@ pub(super) async fn watch(agent: Arc<Agent>, assignment: Arc<Assignment>, folder
     ));
     let mut verdict = Verdict::new(checks.iter().map(HealthCheck::failures).collect());
     while let Some((number, result)) = received.recv().await {
-        if let Some((healthy, detail)) = verdict.add(number, result) {
-            agent
-                .reports
-                .add(&assignment.task.id, Phase::Health { healthy, detail });
+        if let Some(news) = verdict.add(number, result) {
+            let phase = Phase::Health {
+                healthy: news.healthy,
+                detail: news.detail,
+                remedy: news.remedy,
+            };
+            agent.reports.add(&assignment.task.id, phase);
         }
     }
     drop(loops);
+}
+
+/// Why a check has failed, and what it asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Failure {
+    detail: String,
+    remedy: Option<Remedy>,
+}
+
+impl From<String> for Failure {
+    fn from(detail: String) -> Failure {
+        Failure {
+            detail,
+            remedy: None,
+        }
+    }
+}
+
+/// A change of a task's health.
+#[derive(Clone, Debug, PartialEq)]
+struct News {
+    healthy: bool,
+    detail: String,
+    remedy: Option<Remedy>,
 }
 
 /// What the checks of a task come to.
 struct Verdict {
     /// Failures in a row that each check is allowed before it counts.
     allowed: Vec<u32>,
-    /// Failures in a row; none before the first answer.
-    failed: Vec<Option<u32>>,
-    healthy: Option<bool>,
+    /// Failures in a row, and the last of them; none before the first answer.
+    failed: Vec<Option<(u32, Failure)>>,
+    /// What was said last.
+    said: Option<(bool, Option<Remedy>)>,
 }
 
 impl Verdict {
@@ -59,38 +92,43 @@ impl Verdict {
         Verdict {
             failed: vec![None; allowed.len()],
             allowed,
-            healthy: None,
+            said: None,
         }
     }
 
-    /// Takes the result of a check; answers where the task's health changes.
-    fn add(&mut self, number: usize, result: Result<(), String>) -> Option<(bool, String)> {
-        let detail = match result {
-            Ok(()) => {
-                self.failed[number] = Some(0);
-                String::new()
-            }
-            Err(detail) => {
-                self.failed[number] = Some(self.failed[number].unwrap_or(0) + 1);
-                detail
-            }
-        };
-        let failing = self
+    /// Takes the result of a check; answers where the task's health, or what it needs, changes.
+    fn add(&mut self, number: usize, result: Result<(), Failure>) -> Option<News> {
+        let before = self.failed[number].take().map_or(0, |(count, _)| count);
+        self.failed[number] = Some(match result {
+            Ok(()) => (0, Failure::default()),
+            Err(failure) => (before + 1, failure),
+        });
+        let failing = self.failed.iter().flatten().zip(&self.allowed);
+        let failing = failing.filter(|((count, _), allowed)| count >= *allowed);
+        let failing: Vec<&Failure> = failing.map(|((_, failure), _)| failure).collect();
+        let passing = self
             .failed
             .iter()
-            .zip(&self.allowed)
-            .any(|(failed, allowed)| failed.is_some_and(|count| count >= *allowed));
-        let passing = self.failed.iter().all(|failed| *failed == Some(0));
-        let now = match (failing, passing) {
-            (true, _) => false,
-            (false, true) => true,
-            (false, false) => return None,
+            .all(|failed| matches!(failed, Some((0, _))));
+        let remedy = failing
+            .iter()
+            .fold(None, |more, failure| Remedy::most(more, failure.remedy));
+        let healthy = match (failing.is_empty(), passing) {
+            (false, _) => false,
+            (true, true) => true,
+            (true, false) => return None,
         };
-        if self.healthy == Some(now) {
+        if self.said == Some((healthy, remedy)) {
             return None;
         }
-        self.healthy = Some(now);
-        Some((now, detail))
+        self.said = Some((healthy, remedy));
+        // The reason is the check that asks for it.
+        let reason = failing.into_iter().find(|failure| failure.remedy == remedy);
+        Some(News {
+            healthy,
+            detail: reason.map_or(String::new(), |failure| failure.detail.clone()),
+            remedy,
+        })
     }
 }
 
@@ -98,21 +136,46 @@ async fn ask(
     agent: &Agent,
     assignment: &Assignment,
     check: &HealthCheck,
-    folder: &std::path::Path,
-) -> Result<(), String> {
+    bound: &mut Option<Bound>,
+    folder: &Path,
+) -> Result<(), Failure> {
     let limit = check.timeout().as_duration();
     let asked = async {
         match check {
-            HealthCheck::Http(check) => http(port(assignment, &check.port)?, &check.path).await,
-            HealthCheck::Tcp(check) => connect(port(assignment, &check.port)?).await.map(drop),
+            HealthCheck::Http(check) => {
+                http(
+                    port(assignment, &check.port)?,
+                    &check.path,
+                    "1.1",
+                    ANSWER_BYTES_MAX,
+                )
+                .await?;
+            }
+            HealthCheck::Tcp(check) => drop(connect(port(assignment, &check.port)?).await?),
             HealthCheck::Command(check) => {
-                session::command(&agent.helper, folder, &check.command.0).await
+                session::command(&agent.helper, folder, &check.command.0).await?;
+            }
+            HealthCheck::Metric(check) => {
+                let page = match (&check.port, &check.file) {
+                    (Some(name), _) => page(port(assignment, name)?, &check.path).await?,
+                    (None, Some(file)) => metric::read_file(folder, &file.0).await?,
+                    (None, None) => return Err("it names neither a page nor a file".to_owned()),
+                };
+                if let Some(bound) = bound {
+                    return bound.check(&page, Instant::now());
+                }
             }
         }
+        Ok(None)
     };
-    timeout(limit, asked)
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer within {}", check.timeout())))
+    let late = |_| Err(format!("no answer within {}", check.timeout()));
+    match timeout(limit, asked).await.unwrap_or_else(late)? {
+        Some(detail) => Err(Failure {
+            detail,
+            remedy: bound.as_ref().and_then(Bound::remedy),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn port(assignment: &Assignment, name: &tw_model::PortName) -> Result<u16, String> {
@@ -130,17 +193,28 @@ async fn connect(port: u16) -> Result<TcpStream, String> {
         .map_err(|cause| format!("port {port}: {cause}"))
 }
 
-async fn http(port: u16, path: &str) -> Result<(), String> {
+/// A page of metrics. Asked for in HTTP/1.0, whose answers come in one piece.
+async fn page(port: u16, path: &str) -> Result<String, String> {
+    let answer = http(port, path, "1.0", metric::PAGE_BYTES_MAX).await?;
+    let text = String::from_utf8_lossy(&answer);
+    let body = text
+        .split_once("\r\n\r\n")
+        .or_else(|| text.split_once("\n\n"));
+    Ok(body.map_or("", |(_, body)| body).to_owned())
+}
+
+/// Asks with GET; answers all that came, of an answer that says that all is well.
+async fn http(port: u16, path: &str, version: &str, bytes_max: u64) -> Result<Vec<u8>, String> {
     let mut stream = connect(port).await?;
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: twill-health\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/{version}\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: twill-health\r\nConnection: close\r\n\r\n"
     );
     let broke = |cause: std::io::Error| format!("GET {path} on port {port}: {cause}");
     stream.write_all(request.as_bytes()).await.map_err(broke)?;
     let mut answer = Vec::new();
     // Read to its end, so that the server does not see its caller hang up.
     (&mut stream)
-        .take(ANSWER_BYTES_MAX)
+        .take(bytes_max)
         .read_to_end(&mut answer)
         .await
         .map_err(broke)?;
@@ -155,7 +229,7 @@ async fn http(port: u16, path: &str) -> Result<(), String> {
         .nth(1)
         .and_then(|status| status.parse().ok());
     match status {
-        Some(200..=399) if line.starts_with("HTTP/1") => Ok(()),
+        Some(200..=399) if line.starts_with("HTTP/1") => Ok(answer),
         Some(status) => Err(format!("GET {path} on port {port} answered {status}")),
         None => Err(format!("GET {path} on port {port} did not answer in HTTP")),
     }
@@ -165,27 +239,60 @@ async fn http(port: u16, path: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
+    fn bad(words: &str) -> Result<(), Failure> {
+        Err(words.to_owned().into())
+    }
+
+    fn news(healthy: bool, detail: &str, remedy: Option<Remedy>) -> Option<News> {
+        let detail = detail.to_owned();
+        Some(News {
+            healthy,
+            detail,
+            remedy,
+        })
+    }
+
     #[test]
     fn a_task_is_healthy_when_all_checks_pass_and_unhealthy_when_one_fails_often_enough() {
         let mut verdict = Verdict::new(vec![1, 2]);
+        let well = || news(true, "", None);
         assert_eq!(verdict.add(0, Ok(())), None);
-        assert_eq!(verdict.add(1, Ok(())), Some((true, String::new())));
-        assert_eq!(verdict.add(1, Err("slow".to_owned())), None);
-        assert_eq!(
-            verdict.add(1, Err("slow".to_owned())),
-            Some((false, "slow".to_owned()))
-        );
+        assert_eq!(verdict.add(1, Ok(())), well());
+        assert_eq!(verdict.add(1, bad("slow")), None);
+        assert_eq!(verdict.add(1, bad("slow")), news(false, "slow", None));
         assert_eq!(verdict.add(0, Ok(())), None);
-        assert_eq!(verdict.add(1, Ok(())), Some((true, String::new())));
+        assert_eq!(verdict.add(1, Ok(())), well());
     }
 
     #[test]
     fn a_task_that_never_passes_becomes_unhealthy() {
         let mut verdict = Verdict::new(vec![2]);
-        assert_eq!(verdict.add(0, Err("refused".to_owned())), None);
+        assert_eq!(verdict.add(0, bad("refused")), None);
+        assert_eq!(verdict.add(0, bad("refused")), news(false, "refused", None));
+    }
+
+    #[test]
+    fn the_check_that_asks_for_most_decides_and_gives_the_reason() {
+        let mut verdict = Verdict::new(vec![1, 1, 1]);
+        let beyond = |detail: &str, remedy| {
+            Err(Failure {
+                detail: detail.to_owned(),
+                remedy,
+            })
+        };
+        assert_eq!(verdict.add(0, bad("slow")), news(false, "slow", None));
         assert_eq!(
-            verdict.add(0, Err("refused".to_owned())),
-            Some((false, "refused".to_owned()))
+            verdict.add(1, beyond("errors", Some(Remedy::Restart))),
+            news(false, "errors", Some(Remedy::Restart))
         );
+        assert_eq!(
+            verdict.add(2, beyond("disk", Some(Remedy::Move))),
+            news(false, "disk", Some(Remedy::Move))
+        );
+        assert_eq!(
+            verdict.add(2, Ok(())),
+            news(false, "errors", Some(Remedy::Restart))
+        );
+        assert_eq!(verdict.add(1, Ok(())), news(false, "slow", None));
     }
 }

@@ -78,6 +78,7 @@ mod tests {
             Phase::Health {
                 healthy: true,
                 detail: String::new(),
+                remedy: Default::default(),
             },
         );
         assert_eq!(

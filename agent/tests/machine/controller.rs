@@ -261,6 +261,7 @@ pub(crate) fn assignment(name: &str, spec: Value) -> Assignment {
             machine_epoch: 1,
             ports: BTreeMap::new(),
             healthy: None,
+            remedy: Default::default(),
             healthy_since: None,
             report_seq: 0,
             reason: String::new(),

@@ -171,9 +171,9 @@ impl Machine {
     pub(crate) async fn health(&self, task: &TaskId, wanted: bool, words: &str) {
         self.controller
             .report(task, |report| match &report.phase {
-                Phase::Health { healthy, detail } => {
-                    (*healthy == wanted && detail.contains(words)).then_some(())
-                }
+                Phase::Health {
+                    healthy, detail, ..
+                } => (*healthy == wanted && detail.contains(words)).then_some(()),
                 _ => None,
             })
             .await

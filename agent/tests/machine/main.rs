@@ -4,6 +4,7 @@ mod agent;
 mod cgroup;
 mod common;
 mod controller;
+mod counters;
 mod disk;
 mod endurance;
 mod escape;

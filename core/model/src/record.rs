@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bytes, Cores, Exit, Incarnation, JobId, JobSpec, MachineId, Name, TaskId, Timestamp, Version,
+    Bytes, Cores, Exit, Incarnation, JobId, JobSpec, MachineId, Name, Remedy, TaskId, Timestamp,
+    Version,
 };
 
 /// The format number of stored records; a cluster with a higher one is refused.
@@ -221,6 +222,9 @@ pub struct TaskRecord {
     pub ports: BTreeMap<Name, u16>,
     /// Null without checks, or before the first answer.
     pub healthy: Option<bool>,
+    /// What its checks ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<Remedy>,
     /// Since when it has been as healthy as it is.
     pub healthy_since: Option<Timestamp>,
     /// The newest report that changed this row; older ones say nothing new about its health.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Code, Cores, JobId, Name, TaskId, Timestamp};
+use crate::{Bytes, Code, Cores, JobId, Name, Remedy, TaskId, Timestamp};
 
 /// How a task ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +43,13 @@ pub enum Phase {
     /// The program runs.
     Running { started_at: Timestamp },
     /// The health checks changed their mind. Sent only while running.
-    Health { healthy: bool, detail: String },
+    Health {
+        healthy: bool,
+        detail: String,
+        /// What the checks that failed ask for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        remedy: Option<Remedy>,
+    },
     /// The stop signal was sent, or its drain time runs.
     Stopping,
     /// The task ended after it had run.

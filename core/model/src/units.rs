@@ -67,6 +67,24 @@ quantity! {
     Millis
 }
 
+quantity! {
+    /// A number without a unit, in millionths.
+    Number
+}
+
+impl Number {
+    pub fn as_f64(self) -> f64 {
+        self.0 as f64 / 1e6
+    }
+}
+
+impl fmt::Display for Number {
+    /// With at most six decimals: `0.5`, `20`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&trim_decimals(format!("{:.6}", self.as_f64())))
+    }
+}
+
 impl Cores {
     pub const fn milli(millicores: u64) -> Cores {
         Cores(millicores)

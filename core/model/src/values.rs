@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Bytes, Change, Cores, Decoder, FieldPath, Keyed, Millis, Name, Rule, SpecType, Stage,
+    Bytes, Change, Cores, Decoder, FieldPath, Keyed, Millis, Name, Number, Rule, SpecType, Stage,
     StructInfo,
 };
 
@@ -131,6 +131,24 @@ impl SpecType for Cores {
 
     fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<Cores> {
         quantity(value, at, decoder, "a number of cores such as 0.5", 1000.0).map(Cores)
+    }
+}
+
+impl SpecType for Number {
+    fn python_type() -> String {
+        "float".to_owned()
+    }
+
+    fn to_python(&self) -> String {
+        self.to_string()
+    }
+
+    fn to_json(&self) -> Value {
+        self.0.into()
+    }
+
+    fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<Number> {
+        quantity(value, at, decoder, "a number from 0 up such as 0.5", 1e6).map(Number)
     }
 }
 

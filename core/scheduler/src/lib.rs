@@ -23,6 +23,7 @@ mod overlay;
 mod plan;
 pub mod recommend;
 mod reconcile;
+mod remedy;
 pub mod replay;
 mod requires;
 mod rollout;

@@ -1,6 +1,6 @@
 //! A task's life as one table: what each event does in each state, and which side effects follow.
 
-use tw_model::{Desired, Exit, Kind, Phase, TaskRecord, TaskState, Timestamp};
+use tw_model::{Desired, Exit, Kind, Phase, Remedy, TaskRecord, TaskState, Timestamp};
 
 /// What can happen to a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,6 +138,8 @@ pub(crate) struct Details {
     pub(crate) exit: Option<Exit>,
     /// In words for people.
     pub(crate) reason: String,
+    /// What the checks that failed ask for.
+    pub(crate) remedy: Option<Remedy>,
     /// A failure after a run of at least this long is the first one in a row again.
     pub(crate) reset_after: Option<tw_model::Millis>,
 }
@@ -157,7 +159,10 @@ impl Details {
                 started_at: Some(*started_at),
                 ..Details::default()
             },
-            Phase::Health { detail, .. } => Details::because(detail.clone()),
+            Phase::Health { detail, remedy, .. } => Details {
+                remedy: *remedy,
+                ..Details::because(detail.clone())
+            },
             Phase::Exited { exit, at, detail } => Details {
                 ended_at: Some(*at),
                 exit: Some(exit.clone()),
@@ -225,6 +230,7 @@ fn note_start(row: &mut TaskRecord, details: &Details, now: Timestamp) {
 
 fn note_health(row: &mut TaskRecord, event: TaskEvent, details: &Details, now: Timestamp) {
     let healthy = event == TaskEvent::Healthy;
+    row.remedy = details.remedy;
     if row.healthy != Some(healthy) {
         row.healthy = Some(healthy);
         row.healthy_since = Some(now);
@@ -235,7 +241,7 @@ fn note_health(row: &mut TaskRecord, event: TaskEvent, details: &Details, now: T
     }
 }
 
-fn count_failure(row: &mut TaskRecord, details: &Details, now: Timestamp) {
+pub(crate) fn count_failure(row: &mut TaskRecord, details: &Details, now: Timestamp) {
     let ended = details.ended_at.unwrap_or(now);
     let ran = row.started_at.map(|started| ended.since(started));
     let anew = matches!((ran, details.reset_after), (Some(ran), Some(after)) if ran >= after);

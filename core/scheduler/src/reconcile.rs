@@ -14,7 +14,7 @@ use crate::endpoints::serves;
 use crate::fleet::Request;
 use crate::lifecycle::{self, Details, TaskEvent};
 use crate::requires::unmet;
-use crate::{JobState, drain, rollout, seed, why};
+use crate::{JobState, drain, remedy, rollout, seed, why};
 
 /// Brings one job closer to what is wanted of it, as far as that is possible now.
 pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
@@ -23,6 +23,7 @@ pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
     fill(draft, id);
     place_pending(draft, id);
     drain::advance(draft, id);
+    remedy::advance(draft, id);
     if rollout::advance(draft, id) {
         fill(draft, id);
         place_pending(draft, id);
@@ -225,14 +226,16 @@ pub(crate) fn begin(draft: &mut Draft, id: &JobId, index: u32, version: Version)
     let last = job.latest(index).cloned();
     let unasked = last.as_ref().filter(|last| {
         last.desired == Desired::Run && matches!(last.state, TaskState::Failed | TaskState::Lost)
+            || remedy::was_ended(last)
     });
     // A change of version is an update, and owes nothing to what went before.
     let kept = last.as_ref().filter(|last| last.version == version);
     let failures = kept
-        .filter(|last| last.desired == Desired::Run)
+        .filter(|last| last.desired == Desired::Run || remedy::was_ended(last))
         .map_or(0, |last| last.failures);
-    let failed =
-        kept.filter(|last| last.state == TaskState::Failed && last.desired == Desired::Run);
+    let failed = kept.filter(|last| {
+        last.state == TaskState::Failed && last.desired == Desired::Run || remedy::was_ended(last)
+    });
     let not_before = failed.map(|last| backoff_end(draft, job, last));
     let update = last.as_ref().is_some_and(|last| last.version != version);
     let reason = match (failed, not_before) {
@@ -248,6 +251,7 @@ pub(crate) fn begin(draft: &mut Draft, id: &JobId, index: u32, version: Version)
         machine_epoch: 0,
         ports: Default::default(),
         healthy: None,
+        remedy: Default::default(),
         healthy_since: None,
         report_seq: 0,
         reason,
@@ -327,15 +331,16 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
     }
 }
 
-/// Whether a task is to leave the machine of the one before it, because the plan said so.
+/// Whether a task is to leave the machine of the one before it, because the plan said so or a check asked for it.
 fn leaves(job: &JobState, row: &TaskRecord) -> bool {
+    let last = job.of_index(row.id.index).rev().nth(1);
+    if last.is_some_and(remedy::leaves_machine) {
+        return true;
+    }
     let Some(rollout) = &job.row.rollout else {
         return false;
     };
-    let mut before = job.of_index(row.id.index).rev().skip(1);
-    let updated = before
-        .next()
-        .is_some_and(|last| last.version != row.version);
+    let updated = last.is_some_and(|last| last.version != row.version);
     updated && row.version == rollout.to && rollout.moves.contains(&row.id.index)
 }
 

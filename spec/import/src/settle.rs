@@ -340,7 +340,7 @@ fn note_command_checks(draft: &Draft, listen: &Listen, notes: &mut Notes) {
     let variable = check::port_variable(&listen.name);
     let asks = |check: &HealthCheck| match check {
         HealthCheck::Command(check) => !check.command.0.iter().any(|word| word.contains(&variable)),
-        HealthCheck::Http(_) | HealthCheck::Tcp(_) => false,
+        HealthCheck::Http(_) | HealthCheck::Tcp(_) | HealthCheck::Metric(_) => false,
     };
     if draft.spec.health.iter().any(asks) {
         let message = format!(

@@ -179,6 +179,7 @@ impl Play {
                 machine_epoch: epoch,
                 ports: BTreeMap::from([("main".parse().unwrap(), 20000 + incarnation as u16)]),
                 healthy: None,
+                remedy: Default::default(),
                 healthy_since: None,
                 report_seq: 0,
                 reason: String::new(),

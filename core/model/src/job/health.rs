@@ -11,6 +11,18 @@ one_of! {
         Tcp(TcpCheck) = "tcp",
         /// A command in the task's sandbox.
         Command(CommandCheck) = "command",
+        /// A counter that the task keeps.
+        Metric(MetricCheck) = "metric",
+    }
+}
+
+choice! {
+    /// What is done with a task that a check finds beyond its bounds.
+    pub enum Remedy {
+        /// It is ended and starts again.
+        Restart = "restart",
+        /// It is ended and starts again on another machine, where one has room.
+        Move = "move",
     }
 }
 
@@ -74,12 +86,65 @@ spec! {
     check check_command;
 }
 
+spec! {
+    /// Healthy while a number that the task counts stays within its bounds: clients, exceptions, latency. It is read from a
+    /// page or a file in the text format of Prometheus.
+    pub struct MetricCheck {
+        /// The name of the metric; of several series the sum counts, so name labels to choose among them.
+        /// Example: `metric="request_seconds{quantile=\"0.99\"}"`
+        metric: String => in_place;
+        /// The name of the port that serves the page; without one, `file` is read.
+        /// Example: `port="http"`
+        port: Option<PortName> = None => in_place;
+        /// The path of the page on that port.
+        /// Example: `path="/internal/metrics"`
+        path: String = "/metrics".to_owned() => in_place;
+        /// A file that the task writes, as the task sees it.
+        /// Example: `file="/tmp/metrics.prom"`
+        file: Option<AbsolutePath> = None => in_place;
+        /// The number is out of bounds above this.
+        /// Example: `above=0.5`
+        above as "above_millionths": Option<Number> = None => in_place;
+        /// The number is out of bounds below this.
+        /// Example: `below=1`
+        below as "below_millionths": Option<Number> = None => in_place;
+        /// Bounds the rise within this time instead of the number itself; for counters, which only grow.
+        /// Example: `over=1 * MINUTE`
+        over as "over_ms": Option<Millis> = None => in_place;
+        /// What is done with a task out of bounds. Nothing by default: a bound that was badly chosen should not end what
+        /// works. No more tasks are ended at once than `Rollout(max_unavailable=…)` allows, and each waits as after a failure.
+        /// Example: `remedy="restart"`
+        remedy: Option<Remedy> = None => in_place;
+        /// The time between two readings.
+        /// Example: `every=15 * SECOND`
+        every as "every_ms": Millis = Millis::seconds(5) => in_place;
+        /// The time a reading may take.
+        /// Example: `timeout=1 * SECOND`
+        timeout as "timeout_ms": Millis = Millis::seconds(2) => in_place;
+        /// How many readings in a row must be out of bounds: one burst is no failure.
+        /// Example: `failures=5`
+        failures: u32 = 3 => in_place;
+    }
+    check check_metric;
+}
+
+impl Remedy {
+    /// The one of two that does more.
+    pub fn most(one: Option<Remedy>, other: Option<Remedy>) -> Option<Remedy> {
+        match (one, other) {
+            (Some(Remedy::Move), _) | (_, Some(Remedy::Move)) => Some(Remedy::Move),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
 impl Keyed for HealthCheck {
     fn key(&self) -> String {
         match self {
             HealthCheck::Http(check) => format!("http:{}{}", check.port, check.path),
             HealthCheck::Tcp(check) => format!("tcp:{}", check.port),
             HealthCheck::Command(check) => format!("command:{}", check.command.0.join(" ")),
+            HealthCheck::Metric(check) => format!("metric:{}", check.metric),
         }
     }
 }
@@ -90,6 +155,7 @@ impl HealthCheck {
             HealthCheck::Http(check) => check.every,
             HealthCheck::Tcp(check) => check.every,
             HealthCheck::Command(check) => check.every,
+            HealthCheck::Metric(check) => check.every,
         }
     }
 
@@ -98,6 +164,7 @@ impl HealthCheck {
             HealthCheck::Http(check) => check.timeout,
             HealthCheck::Tcp(check) => check.timeout,
             HealthCheck::Command(check) => check.timeout,
+            HealthCheck::Metric(check) => check.timeout,
         }
     }
 
@@ -106,6 +173,7 @@ impl HealthCheck {
             HealthCheck::Http(check) => check.failures,
             HealthCheck::Tcp(check) => check.failures,
             HealthCheck::Command(check) => check.failures,
+            HealthCheck::Metric(check) => check.failures,
         }
     }
 
@@ -114,6 +182,7 @@ impl HealthCheck {
             HealthCheck::Http(check) => Some(&check.port),
             HealthCheck::Tcp(check) => Some(&check.port),
             HealthCheck::Command(_) => None,
+            HealthCheck::Metric(check) => check.port.as_ref(),
         }
     }
 }
@@ -135,6 +204,53 @@ fn check_tcp(check: &TcpCheck, at: &FieldPath, decoder: &mut Decoder) -> Option<
 }
 
 fn check_command(check: &CommandCheck, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
+    check_times(check.every, check.timeout, check.failures, at, decoder)
+}
+
+fn check_metric(check: &MetricCheck, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
+    if let Err(message) = check.metric.parse::<MetricSelector>() {
+        return decoder.bad_value(
+            &at.field("metric"),
+            message,
+            Some("for example \"errors_total\" or \"errors_total{kind=\\\"io\\\"}\"".to_owned()),
+        );
+    }
+    if check.port.is_some() == check.file.is_some() {
+        return decoder.bad_value(
+            &at.field("port"),
+            "the metric is read either from a page or from a file".to_owned(),
+            Some("set port=… (with path=…), or file=…, and not both".to_owned()),
+        );
+    }
+    if !check.path.starts_with('/') || check.path.contains(char::is_whitespace) {
+        return decoder.bad_value(
+            &at.field("path"),
+            format!("'{}' is not a path to ask for", check.path),
+            Some("begin it with '/'".to_owned()),
+        );
+    }
+    let is_empty = match (check.above, check.below) {
+        (None, None) => true,
+        (Some(above), Some(below)) => above < below,
+        _ => false,
+    };
+    if is_empty {
+        return decoder.bad_value(
+            &at.field("above_millionths"),
+            "no number is within these bounds, or every number is".to_owned(),
+            Some("set above=… or below=…, or both with below under above".to_owned()),
+        );
+    }
+    if check.over.is_some_and(|over| over < check.every) {
+        return decoder.bad_value(
+            &at.field("over_ms"),
+            format!(
+                "a rise cannot be seen between two readings, which are {} apart",
+                check.every
+            ),
+            Some("make over longer than every".to_owned()),
+        );
+    }
     check_times(check.every, check.timeout, check.failures, at, decoder)
 }
 

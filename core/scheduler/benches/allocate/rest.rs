@@ -79,6 +79,7 @@ fn task(spec: &JobSpec, index: u32, machine: &MachineId) -> TaskRecord {
         machine_epoch: 1,
         ports: BTreeMap::new(),
         healthy: None,
+        remedy: Default::default(),
         healthy_since: Some(NOW),
         report_seq: 1,
         reason: String::new(),

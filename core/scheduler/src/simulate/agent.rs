@@ -273,7 +273,14 @@ impl Machine {
             (Doing::Start, Process::Starting) => self.start(id, now, rng, plans),
             (Doing::Health(healthy), Process::Running) if !local.spec.health.is_empty() => {
                 let detail = String::new();
-                self.report(id, Phase::Health { healthy, detail });
+                self.report(
+                    id,
+                    Phase::Health {
+                        healthy,
+                        detail,
+                        remedy: Default::default(),
+                    },
+                );
             }
             (Doing::Exit(code), Process::Running | Process::Stopping) => {
                 let exit = Exit {

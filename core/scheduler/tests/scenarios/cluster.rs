@@ -233,7 +233,14 @@ impl Cluster {
                 let healthy = command != "sick";
                 if row.healthy != Some(healthy) {
                     let detail = "status 500".to_owned();
-                    self.report(&row.id, Phase::Health { healthy, detail });
+                    self.report(
+                        &row.id,
+                        Phase::Health {
+                            healthy,
+                            detail,
+                            remedy: Default::default(),
+                        },
+                    );
                 }
             }
             _ => {}

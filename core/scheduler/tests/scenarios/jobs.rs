@@ -124,6 +124,7 @@ fn an_agent_that_starts_again_finds_its_tasks_untouched() {
         phase: Phase::Health {
             healthy: true,
             detail: String::new(),
+            remedy: Default::default(),
         },
     });
     let reply = cluster.register("m0", "boot-1", (8, 8192), reports.collect());
@@ -146,6 +147,7 @@ fn an_agent_that_starts_again_finds_its_tasks_untouched() {
         Phase::Health {
             healthy: false,
             detail,
+            remedy: Default::default(),
         },
         3,
     );
@@ -401,6 +403,7 @@ fn reports_may_come_twice_late_and_about_anything() {
     let health = |healthy| Phase::Health {
         healthy,
         detail: String::new(),
+        remedy: Default::default(),
     };
     // The start was overtaken.
     cluster.report_as(&task, health(true), 5);

@@ -5,4 +5,5 @@ mod constraints;
 mod drains;
 mod jobs;
 mod orders;
+mod remedies;
 mod updates;

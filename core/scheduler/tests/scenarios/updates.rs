@@ -223,6 +223,7 @@ fn a_changed_check_has_to_fail_as_often_as_it_may_before_it_counts() {
         Phase::Health {
             healthy: false,
             detail,
+            remedy: Default::default(),
         },
     );
     assert_eq!(cluster.serving("web"), 1, "the second goes on serving");
