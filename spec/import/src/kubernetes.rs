@@ -8,9 +8,10 @@ mod pod;
 mod probe;
 mod scaling;
 mod service;
+mod volumes;
 mod workload;
 
-pub(crate) use workload::schedule;
+pub(crate) use workload::{NO_LINE, schedule};
 
 use tw_model::Name;
 
@@ -115,7 +116,7 @@ pub(crate) fn read(documents: &[Item], notes: &mut Notes) -> Result<Read, Import
             "PodDisruptionBudget" => scaling::budget(&object, fields, &cluster, &mut drafts, notes),
             "ConfigMap" => env::config_map(&object, fields, &cluster, notes),
             "Secret" => env::secret(&object, fields, notes),
-            "PersistentVolumeClaim" => pod::claim(&object, fields, notes),
+            "PersistentVolumeClaim" => volumes::claim(&object, fields, notes),
             _ => object::other(&object, fields, notes),
         }
     }

@@ -13,6 +13,7 @@ use crate::document::{Node, Value};
 use crate::draft::JobNames;
 use crate::error::ImportError;
 use crate::fields::{Fate, Fates, Fields, Item};
+use crate::kubernetes::{NO_LINE, schedule};
 use crate::note::Notes;
 use crate::settle::Addresses;
 
@@ -254,6 +255,7 @@ fn read_priority(fields: &mut Fields, notes: &mut Notes) -> Option<u32> {
 
 fn read_periodic(fields: &mut Fields, notes: &mut Notes) -> Option<tw_model::Schedule> {
     let mut periodic = fields.fields("Periodic", notes)?;
+    let item = periodic.item.clone();
     let enabled = periodic.take("Enabled");
     let is_enabled = enabled
         .as_ref()
@@ -288,7 +290,10 @@ fn read_periodic(fields: &mut Fields, notes: &mut Notes) -> Option<tw_model::Sch
         )],
         notes,
     );
-    let line = line?;
+    let Some(line) = line else {
+        notes.lost(&item, "schedule", NO_LINE);
+        return None;
+    };
     if !is_enabled {
         notes.lost(
             &line,
@@ -303,7 +308,7 @@ fn read_periodic(fields: &mut Fields, notes: &mut Notes) -> Option<tw_model::Sch
             _ => notes.lost(&overlap, "schedule", "a run waits, is left out, or replaces the one before it: overlap=\"queue\", \"skip\" or \"replace\""),
         }
     }
-    crate::kubernetes::schedule(&line, zone, notes)
+    schedule(&line, zone, notes)
 }
 
 /// Closes a mapping of Go's: what has the zero value of its type is not set.

@@ -165,14 +165,16 @@ fn read_ports(
             notes.lost(&protocol, "ports", "a port of a job is a TCP port");
             continue;
         }
-        if let Some((number, at)) = number {
-            let name = name.or_else(|| service::port_name(cluster, job.name(), number));
-            mentions.push(PortMention {
-                number,
-                name,
-                item: at,
-            });
-        }
+        let Some((number, at)) = number else {
+            notes.lost(&item, "ports", "a port without its number (containerPort)");
+            continue;
+        };
+        let name = name.or_else(|| service::port_name(cluster, job.name(), number));
+        mentions.push(PortMention {
+            number,
+            name,
+            item: at,
+        });
     }
     draft.name_ports(mentions);
 }

@@ -147,13 +147,18 @@ fn read_source(
 /// The name and key of a reference.
 fn reference(source: &mut Fields, kind: &str, notes: &mut Notes) -> Option<(Item, Item)> {
     let mut reference = source.fields(kind, notes)?;
+    let item = reference.item.clone();
     let name = reference.scalar("name", notes);
     let key = reference.scalar("key", notes);
     reference.close(
         &[("optional", Fate::Ignored("the value is written out"))],
         notes,
     );
-    Some((name?, key?))
+    let found = name.zip(key);
+    if found.is_none() {
+        notes.lost(&item, "env", "it names no object, or no key of it");
+    }
+    found
 }
 
 /// A variable whose value is a secret: the task reads it as a file.

@@ -123,7 +123,11 @@ fn read_probe(draft: &mut Draft, mut probe: Fields, notes: &mut Notes) -> Option
             found = Some(HealthCheck::Command(timing.command(check)));
         }
     }
+    let item = probe.item.clone();
     probe.close(PROBE, notes);
+    if found.is_none() {
+        notes.lost(&item, "health", "a check asks a port of the job, or runs a command: HttpCheck, TcpCheck or CommandCheck");
+    }
     found
 }
 

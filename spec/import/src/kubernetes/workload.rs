@@ -3,7 +3,7 @@
 use tw_model::{CronLine, Kind, Millis, Missed, Name, Overlap, Schedule, Stage};
 
 use super::object::{self, Object};
-use super::{Cluster, pod};
+use super::{Cluster, pod, volumes};
 use crate::draft::{Draft, nearest_name};
 use crate::fields::{Fate, Fates, Fields, Item};
 use crate::note::Notes;
@@ -244,7 +244,7 @@ fn read_replicated(
         }
     }
     let claims = spec.list("volumeClaimTemplates", notes);
-    pod::claim_templates(draft, &claims, notes);
+    volumes::claim_templates(draft, &claims, notes);
     read_template(draft, &mut spec, cluster, notes);
     spec.close(SPEC, notes);
 }
@@ -378,6 +378,7 @@ fn read_cron(draft: &mut Draft, mut spec: Fields, cluster: &Cluster, notes: &mut
     let policy = spec.scalar("concurrencyPolicy", notes);
     let missed = spec.scalar("startingDeadlineSeconds", notes);
     let Some(schedule) = &mut draft.spec.schedule else {
+        notes.lost(&spec.item, "schedule", NO_LINE);
         return spec.close(CRON, notes);
     };
     match policy.as_ref().map(Item::text) {
@@ -406,6 +407,10 @@ fn read_cron(draft: &mut Draft, mut spec: Fields, cluster: &Cluster, notes: &mut
     }
     spec.close(CRON, notes);
 }
+
+/// What a schedule is that no job can be started by.
+pub(crate) const NO_LINE: &str =
+    "a job is started by a line of a crontab: schedule=Schedule(cron=…)";
 
 /// A schedule of a cron line, with the short names that cron knows for whole lines.
 pub(crate) fn schedule(line: &Item, zone: Option<String>, notes: &mut Notes) -> Option<Schedule> {

@@ -233,10 +233,15 @@ pub(crate) fn service(
     let name = service
         .scalar("Name", notes)
         .filter(|name| !name.text().is_empty());
-    let port = service
+    let label = service
         .scalar("PortLabel", notes)
-        .filter(|port| !port.text().is_empty());
-    let port = port.and_then(|port| find_port(draft, &port));
+        .filter(|label| !label.text().is_empty());
+    let port = label
+        .as_ref()
+        .and_then(|label| find_port(draft, label, notes));
+    if let (None, Some(label)) = (&name, &label) {
+        notes.ignored(label, "others find a job by its ports, not by its services");
+    }
     if let Some(name) = name {
         let job = draft.spec.name.clone();
         let found = port.as_ref().map_or("PORT".to_owned(), Name::to_string);
@@ -264,8 +269,8 @@ pub(crate) fn service(
     close(service, SERVICE, notes);
 }
 
-/// A port by its label; a service may also name one by number.
-fn find_port(draft: &mut Draft, label: &Item) -> Option<Name> {
+/// A port by its label; a service may also name one by number. One that is not there is noted.
+fn find_port(draft: &mut Draft, label: &Item, notes: &mut Notes) -> Option<Name> {
     if let Some(number) = label.number::<u16>() {
         if draft.port(number).is_none() {
             draft.name_ports(vec![PortMention {
@@ -277,12 +282,17 @@ fn find_port(draft: &mut Draft, label: &Item) -> Option<Name> {
         return draft.port(number).cloned();
     }
     let wanted = nearest_name(label.text());
-    draft
+    let found = draft
         .spec
         .ports
         .iter()
         .find(|port| port.as_str() == wanted)
-        .cloned()
+        .cloned();
+    if found.is_none() {
+        let message = format!("the group's network has no port '{}'", label.text());
+        notes.lost(label, "ports", message);
+    }
+    found
 }
 
 fn read_check(draft: &mut Draft, item: Item, of_service: Option<&Name>, notes: &mut Notes) {
@@ -301,7 +311,7 @@ fn read_check(draft: &mut Draft, item: Item, of_service: Option<&Name>, notes: &
         .scalar("PortLabel", notes)
         .filter(|port| !port.text().is_empty());
     let port = match &label {
-        Some(label) => find_port(draft, label),
+        Some(label) => find_port(draft, label, notes),
         None => of_service.cloned(),
     };
     let path = check
