@@ -17,4 +17,4 @@ pub mod spare;
 
 pub use keeper::{HelperError, keep, lock, prepare_folder, remove_scratch};
 pub use memory::{MemoryHolder, OomRecord};
-pub use session::{ExecRequest, serve as serve_session};
+pub use session::{DebugRequest, ExecRequest, serve as serve_session};

@@ -19,6 +19,7 @@ pub mod image;
 mod init;
 mod launcher;
 mod mounts;
+pub(crate) mod passing;
 pub mod seccomp;
 pub mod unpack;
 pub mod user;
@@ -33,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub use clone::{Fork, fork};
 pub use command::Stdio;
-pub use exec::{Connection, Entered, enter};
+pub use exec::{Connection, Entered, Tools, enter};
 pub use init::Ended;
 pub use launcher::{Prepared, Started, spawn};
 pub use users::UserMode;

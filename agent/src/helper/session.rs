@@ -7,7 +7,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -18,7 +18,8 @@ use tw_api::FrameKind;
 use tw_model::{Code, Exit};
 
 use super::record::{self, LAUNCH_FILE, LaunchRecord, STARTED_FILE, StartedRecord};
-use crate::sandbox::{self, CommandSpec, Connection, Entered, Stdio};
+use crate::cgroup::{CgroupEntry, CgroupError, Limits};
+use crate::sandbox::{self, CommandSpec, Connection, DEFAULT_PATH, Entered, Stdio, Tools};
 
 /// The largest frame.
 const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -29,7 +30,29 @@ pub struct ExecRequest {
     pub argv: Vec<String>,
     /// Rows and columns; none for no terminal.
     pub terminal: Option<(u16, u16)>,
+    /// Where the machine's programs are wanted, as a debugger.
+    #[serde(default)]
+    pub debug: Option<DebugRequest>,
 }
+
+/// What a debugger needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebugRequest {
+    /// The skeleton of the machine's own root.
+    pub base: PathBuf,
+    /// A cgroup leaf for the debugger, so that what it uses is not the task's; whoever asks removes it.
+    pub leaf: String,
+}
+
+/// What a debugger may use: enough for the symbols of a large program.
+const DEBUG_LIMITS: Limits = Limits {
+    cpu_millicores: 1000,
+    cpu_quota_millicores: None,
+    memory_bytes_max: 1 << 30,
+    pids_max: 256,
+    swap_bytes_max: 0,
+    io_weight: 100,
+};
 
 /// Serves one session on `socket` for the task in `folder`. The calling process must have one thread only.
 pub fn serve(folder: &Path, socket: UnixStream) -> io::Result<()> {
@@ -68,21 +91,14 @@ fn start(folder: &Path, request: &ExecRequest) -> io::Result<Running> {
         .task
         .open()?
         .ok_or_else(|| io::Error::other("the task has ended"))?;
-    let entry = launch
-        .tree
-        .open()
-        .and_then(|tree| tree.entry(&launch.leaf))
-        .map_err(io::Error::other)?;
-    let mut env = launch.sandbox.command.env.clone();
-    env.entry("TERM".to_owned())
-        .or_insert("xterm-256color".to_owned());
-    let command = CommandSpec {
-        argv: request.argv.clone(),
-        env,
-        ..launch.sandbox.command.clone()
-    };
+    let entry = leaf_for(&launch, request).map_err(io::Error::other)?;
+    let command = command_for(&launch.sandbox.command, request);
+    let tools = request
+        .debug
+        .as_ref()
+        .map(|debug| Tools { base: &debug.base });
     let enter = |connection| {
-        sandbox::enter(&task, entry, &launch.sandbox, &command, connection)
+        sandbox::enter(&task, entry, &launch.sandbox, &command, connection, tools)
             .map_err(io::Error::other)
     };
     match request.terminal {
@@ -115,6 +131,35 @@ fn start(folder: &Path, request: &ExecRequest) -> io::Result<Running> {
                 outputs,
             })
         }
+    }
+}
+
+/// The task's own leaf, or a new one for a debugger.
+fn leaf_for(launch: &LaunchRecord, request: &ExecRequest) -> Result<CgroupEntry, CgroupError> {
+    let tree = launch.tree.open()?;
+    let Some(debug) = &request.debug else {
+        return tree.entry(&launch.leaf);
+    };
+    tree.create(&debug.leaf)?;
+    tree.set_limits(&debug.leaf, &DEBUG_LIMITS)?;
+    tree.entry(&debug.leaf)
+}
+
+/// What is run, with the environment of the task's own command.
+fn command_for(task: &CommandSpec, request: &ExecRequest) -> CommandSpec {
+    let mut env = task.env.clone();
+    env.entry("TERM".to_owned())
+        .or_insert("xterm-256color".to_owned());
+    let mut workdir = task.workdir.clone();
+    if request.debug.is_some() {
+        env.insert("PATH".to_owned(), DEFAULT_PATH.to_owned());
+        workdir = "/".into();
+    }
+    CommandSpec {
+        argv: request.argv.clone(),
+        env,
+        workdir,
+        ..task.clone()
     }
 }
 

@@ -11,9 +11,8 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -23,17 +22,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
 use super::keeper::{
     CLEANUP_PATIENCE, HelperError, Ready, detach, join_helpers, keep_with, system,
 };
 use crate::cgroup::TreePath;
-use crate::sandbox::{Fork, Prepared, UserMode, fork};
+use crate::sandbox::{Fork, Prepared, UserMode, fork, passing};
 
 /// How the names of reserved cgroups begin.
 const RESERVED: &str = "spare-";
@@ -186,7 +182,7 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Nursery {
     fn fork(&self) -> io::Result<Spare> {
         let (control, theirs) = UnixStream::pair()?;
-        send(&self.control, &[0; 4], theirs.as_fd())?;
+        passing::send(&self.control, &[0; 4], &[theirs.as_fd()])?;
         let mut pid = [0; 4];
         let process = receive(&self.control, &mut pid)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(Spare {
@@ -219,37 +215,10 @@ impl Spare {
     }
 }
 
-/// Sends four bytes with a descriptor.
-fn send(socket: &UnixStream, bytes: &[u8; 4], fd: BorrowedFd<'_>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(
-        socket,
-        &[IoSlice::new(bytes)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
-    Ok(())
-}
-
 /// Receives four bytes with a descriptor; none at the end of the stream.
 fn receive(socket: &UnixStream, bytes: &mut [u8; 4]) -> io::Result<Option<OwnedFd>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut slices = [IoSliceMut::new(bytes)];
-    let count = loop {
-        match recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Err(rustix::io::Errno::INTR) => {}
-            other => break other?.bytes,
-        }
-    };
-    let fd = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    match (count, fd) {
+    let (count, mut fds) = passing::receive(socket, bytes, RecvFlags::empty())?;
+    match (count, fds.pop_front()) {
         (4, Some(fd)) => Ok(Some(fd)),
         (0, _) => Ok(None),
         _ => Err(io::ErrorKind::InvalidData.into()),
@@ -269,7 +238,7 @@ pub fn serve_nursery(request: &SpareRequest, control: UnixStream) -> Result<(), 
         match unsafe { fork() }.map_err(system("fork a helper"))? {
             Fork::Parent { pid, process } => {
                 drop(theirs);
-                send(&control, &pid.to_ne_bytes(), process.as_fd())
+                passing::send(&control, &pid.to_ne_bytes(), &[process.as_fd()])
                     .map_err(system("tell the agent"))?;
             }
             Fork::Child => {

@@ -17,12 +17,15 @@ use tw_model::{Code, Exit, Millis, Timestamp};
 
 use super::Agent;
 use super::folder::TaskFolder;
-use crate::helper::ExecRequest;
 use crate::helper::record::{EXIT_FILE, LOG_FOLDER, SIDECARS_FOLDER};
+use crate::helper::{DebugRequest, ExecRequest};
 use crate::log::{self, LogReader};
 
 /// How often a log that is followed is looked at.
 const FOLLOW_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a debugger that was killed may take to be gone.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 
 /// How far the frames of two streams may be out of order.
 const OVERLAP: Millis = Millis::seconds(2);
@@ -41,11 +44,21 @@ pub(super) async fn serve(agent: Arc<Agent>, dial: Dial) {
     let served = match &dial.request {
         _ if !folder.path().is_dir() => refuse(&mut connection, dial.request.task()).await,
         SessionRequest::Exec(request) => {
+            let debug = request.debug.then(|| DebugRequest {
+                base: agent.base.clone(),
+                leaf: format!("{}.debug.{}", request.task.folder_name(), dial.session),
+            });
+            let leaf = debug.as_ref().map(|debug| debug.leaf.clone());
             let request = ExecRequest {
                 argv: request.argv.clone(),
                 terminal: request.terminal,
+                debug,
             };
-            exec(&agent.helper, folder.path(), &request, &mut connection).await
+            let done = exec(&agent.helper, folder.path(), &request, &mut connection).await;
+            if let Some(leaf) = leaf {
+                remove_leaf(&agent, leaf).await;
+            }
+            done
         }
         SessionRequest::Logs(request) => logs(folder.path(), request, &mut connection).await,
     };
@@ -90,10 +103,23 @@ async fn exec(
     connection: &mut Connection,
 ) -> anyhow::Result<()> {
     let (mut child, mut stream) = start_exec(helper, folder, request).await?;
-    tokio::io::copy_bidirectional(connection, &mut stream).await?;
+    let copied = tokio::io::copy_bidirectional(connection, &mut stream).await;
     drop(stream);
     child.wait().await?;
+    copied?;
     Ok(())
+}
+
+/// Ends what a debugger has left.
+async fn remove_leaf(agent: &Agent, leaf: String) {
+    let tree = Arc::clone(&agent.tree);
+    let removed = tokio::task::spawn_blocking(move || {
+        tree.kill(&leaf)?;
+        tree.remove(&leaf, LEAVES_WITHIN)
+    });
+    if let Ok(Err(cause)) = removed.await {
+        tracing::warn!(%cause, "cannot remove the cgroup of a debugger");
+    }
 }
 
 /// Runs a command in a task to its end; an error says how it ended, with the last it wrote.
@@ -101,6 +127,7 @@ pub(super) async fn command(helper: &Path, folder: &Path, argv: &[String]) -> Re
     let request = ExecRequest {
         argv: argv.to_vec(),
         terminal: None,
+        debug: None,
     };
     let (_child, mut stream) = start_exec(helper, folder, &request)
         .await

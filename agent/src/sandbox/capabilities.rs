@@ -26,6 +26,13 @@ pub(super) fn of_command(is_root: bool) -> CapsHashSet {
     }
 }
 
+/// What a debugger keeps: all that a task's root has, and to look into the task's processes.
+pub(super) fn of_debugger() -> CapsHashSet {
+    let mut kept = of_command(true);
+    kept.insert(Capability::CAP_SYS_PTRACE);
+    kept
+}
+
 /// What the init keeps: the right to signal the command, which may be another user's.
 pub(super) fn of_init() -> CapsHashSet {
     CapsHashSet::from([Capability::CAP_KILL])

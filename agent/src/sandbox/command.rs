@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
+use caps::CapsHashSet;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, signal};
@@ -24,12 +25,30 @@ pub struct Stdio {
     pub stderr: OwnedFd,
 }
 
+/// Who a command is, and what it may do.
+#[derive(Debug)]
+pub(super) struct Rights<'a> {
+    pub(super) account: Account,
+    pub(super) capabilities: CapsHashSet,
+    pub(super) filter: &'a Filter,
+}
+
+impl<'a> Rights<'a> {
+    /// Those of a task's own command.
+    pub(super) fn of_task(account: Account, filter: &'a Filter) -> Rights<'a> {
+        Rights {
+            account,
+            capabilities: capabilities::of_command(account.is_root()),
+            filter,
+        }
+    }
+}
+
 /// Turns the calling process into the command. Comes back only with the reason why it could not.
 /// `report` stays open until the command runs, and not longer.
 pub(super) fn become_command(
     spec: &CommandSpec,
-    account: Account,
-    filter: &Filter,
+    rights: &Rights<'_>,
     stdio: Stdio,
     report: RawFd,
 ) -> Result<Infallible, StartError> {
@@ -38,14 +57,14 @@ pub(super) fn become_command(
     reset_signals()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     setrlimit(Resource::RLIMIT_CORE, 0, 0).at(Stage::Identity, "cannot forbid core dumps")?;
-    take_identity(account)?;
+    take_identity(rights)?;
     // A change of identity clears it, so it is set behind that.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
         .at(Stage::Privileges, "cannot ask to die with the parent")?;
     enter_workdir(&spec.workdir)?;
     nix::sys::prctl::set_no_new_privs().at(Stage::Privileges, "cannot set no_new_privs")?;
     let program = Program::new(spec)?;
-    filter.load()?;
+    rights.filter.load()?;
     Err(program.run())
 }
 
@@ -92,16 +111,20 @@ fn reset_signals() -> Result<(), StartError> {
         .at(Stage::Command, "cannot unblock signals")
 }
 
-fn take_identity(account: Account) -> Result<(), StartError> {
-    let kept = capabilities::of_command(account.is_root());
-    capabilities::bound(&kept)?;
+fn take_identity(rights: &Rights<'_>) -> Result<(), StartError> {
+    let Rights {
+        account,
+        capabilities: kept,
+        ..
+    } = rights;
+    capabilities::bound(kept)?;
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
     nix::unistd::setgroups(&[]).at(Stage::Identity, "cannot give up groups")?;
     nix::unistd::setresgid(gid, gid, gid)
         .at(Stage::Identity, format_args!("cannot become group {gid}"))?;
     nix::unistd::setresuid(uid, uid, uid)
         .at(Stage::Identity, format_args!("cannot become user {uid}"))?;
-    capabilities::keep(&kept)
+    capabilities::keep(kept)
 }
 
 fn enter_workdir(workdir: &Path) -> Result<(), StartError> {

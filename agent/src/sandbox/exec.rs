@@ -1,27 +1,24 @@
 //! A second command inside a running task's sandbox, with or without a terminal.
 
-use std::fs;
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
-use nix::sched::{CloneFlags, setns};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::Winsize;
 
-use super::clone::{CloneRequest, Cloned, clone3};
-use super::command::{Stdio, become_command, number, report_and_exit};
+use super::clone::Cloned;
+use super::command::{Rights, Stdio, become_command, number, report_and_exit};
 use super::launcher::{
-    clone_into, close, join_leaf, new_pipe, read_report, reap, tell_pid_and_exit,
+    Launcher, clone_into, close, join_leaf, new_pipe, read_report, reap, tell_and_exit,
 };
 use super::seccomp::Filter;
+use super::user::Account;
 use super::users::{self, UserMode};
-use super::{At, CommandSpec, SandboxSpec, Stage, StartError, user};
+use super::{At, CommandSpec, SandboxSpec, Stage, StartError, capabilities, mounts, passing, user};
 use crate::cgroup::CgroupEntry;
 
 /// How the second command is connected.
@@ -43,30 +40,38 @@ pub struct Entered {
     pub terminal: Option<OwnedFd>,
 }
 
+/// The machine's programs, for a debugger that a task's own root does not have.
+#[derive(Clone, Copy, Debug)]
+pub struct Tools<'a> {
+    /// The skeleton that [`super::base::prepare`] made.
+    pub base: &'a Path,
+}
+
 /// What the process that enters is given.
 struct EnterParts<'a> {
     task: &'a OwnedFd,
+    sandbox: &'a SandboxSpec,
     command: &'a CommandSpec,
-    account: user::Account,
-    filter: &'a Filter,
-    users: UserMode,
+    rights: Rights<'a>,
+    tools: Option<Tools<'a>>,
     connection: Connection,
     /// Takes the terminal's controlling side.
     terminal: OwnedFd,
 }
 
-/// Starts `command` in the namespaces of the init behind `task` and in its cgroup, under the same restrictions as
-/// `sandbox`'s own command. The caller must have one thread only and becomes the command's parent.
+/// Starts `command` in the namespaces of the init behind `task` and in the cgroup of `entry`, under the same
+/// restrictions as `sandbox`'s own command. With `tools` it sees the machine's programs instead, the task's root at
+/// `/task`, and may trace the task's processes. The caller must have one thread only and becomes the command's parent.
 pub fn enter(
     task: &OwnedFd,
     entry: CgroupEntry,
     sandbox: &SandboxSpec,
     command: &CommandSpec,
     connection: Connection,
+    tools: Option<Tools<'_>>,
 ) -> Result<Entered, StartError> {
     let wants_terminal = matches!(connection, Connection::Terminal { .. });
     let (report, report_in) = new_pipe()?;
-    let (pid_out, pid_in) = new_pipe()?;
     let (terminal, terminal_in) = socketpair(
         AddressFamily::UNIX,
         SocketType::DGRAM,
@@ -74,56 +79,36 @@ pub fn enter(
         None,
     )
     .at(Stage::Terminal, "cannot make a socket pair")?;
-    let filter = Filter::new();
+    let filter = match tools {
+        None => Filter::new(),
+        Some(_) => Filter::for_debugging(),
+    };
+    let account = user::look_up(&sandbox.base, &command.user)?;
+    let rights = match (tools, sandbox.users) {
+        (Some(_), UserMode::Mapped) => Rights {
+            account: Account { uid: 0, gid: 0 },
+            capabilities: capabilities::of_debugger(),
+            filter: &filter,
+        },
+        // Without users of its own, more rights would reach beyond the task: it may trace what is the same user's.
+        _ => Rights::of_task(account, &filter),
+    };
     let parts = EnterParts {
         task,
+        sandbox,
         command,
-        account: user::look_up(&sandbox.base, &command.user)?,
-        filter: &filter,
-        users: sandbox.users,
+        rights,
+        tools,
         connection,
         terminal: terminal_in,
     };
-    // SAFETY: the caller vouches for one thread; `launch` never returns.
-    let launcher = match unsafe {
-        clone3(&CloneRequest {
-            flags: 0,
-            cgroup: None,
-        })
-    } {
-        Ok(Cloned::Parent { pidfd, .. }) => pidfd,
-        Ok(Cloned::Child) => {
-            [report.as_fd(), pid_out.as_fd(), terminal.as_fd()]
-                .into_iter()
-                .for_each(close);
-            launch(parts, &entry, &report_in, &pid_in)
-        }
-        Err(source) => {
-            return Err(StartError::os(
-                Stage::Clone,
-                "cannot start a launcher",
-                source,
-            ));
-        }
-    };
-    drop((parts, report_in, pid_in));
-    let mut bytes = [0; 4];
-    let told = std::io::Read::read_exact(&mut fs::File::from(pid_out), &mut bytes);
-    let entered = told
-        .ok()
-        .and_then(|()| Pid::from_raw(i32::from_ne_bytes(bytes)));
-    let handle = entered.map(|pid| pidfd_open(pid, PidfdFlags::empty()));
-    reap(&launcher);
-    let started = read_report(report);
-    let Some(pidfd) = handle else {
-        started?;
-        return Err(StartError::plain(
-            Stage::Lost,
-            "the launcher died without a word",
-        ));
-    };
-    let pidfd = pidfd.at(Stage::Clone, "cannot hold on to the command")?;
-    if let Err(error) = started {
+    let ours = [report.as_fd(), terminal.as_fd()];
+    let launcher = Launcher::begin(move |orders| {
+        ours.into_iter().for_each(close);
+        launch(parts, &entry, &report_in, &orders)
+    })?;
+    let (_, pidfd) = launcher.started(&report)?;
+    if let Err(error) = read_report(report) {
         reap(&pidfd);
         return Err(error);
     }
@@ -132,62 +117,69 @@ pub fn enter(
 }
 
 /// Enters the namespaces, joins the leaf, and clones the command as a sibling.
-fn launch(parts: EnterParts<'_>, entry: &CgroupEntry, report: &OwnedFd, pid_in: &OwnedFd) -> ! {
-    let namespaces = CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWCGROUP;
+fn launch(parts: EnterParts<'_>, entry: &CgroupEntry, report: &OwnedFd, orders: &UnixStream) -> ! {
+    let namespaces = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
+    let view = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP;
     // From inside, this program could be looked at and written through /proc until it is the command (CVE-2019-5736).
-    let cloned = nix::sys::prctl::set_dumpable(false)
-        .at(
-            Stage::Privileges,
-            "cannot shield the launcher from the task",
-        )
-        .and_then(|()| {
-            setns(parts.task, namespaces).at(Stage::Clone, "cannot enter the task's namespaces")
+    let shielded = nix::sys::prctl::set_dumpable(false).at(
+        Stage::Privileges,
+        "cannot shield the launcher from the task",
+    );
+    let cloned = shielded
+        .and_then(|()| match parts.tools {
+            None => Ok((None, namespaces | view)),
+            Some(_) => Ok((Some(mounts::tree_of(parts.task)?), namespaces)),
         })
-        .and_then(|()| join_leaf(entry))
-        .and_then(|()| clone_into(entry));
+        .and_then(|(tree, namespaces)| {
+            setns(parts.task, namespaces).at(Stage::Clone, "cannot enter the task's namespaces")?;
+            join_leaf(entry)?;
+            Ok((tree, clone_into(entry)?))
+        });
     match cloned {
-        Ok(Cloned::Child) => run(parts, report),
-        Ok(Cloned::Parent { pid, .. }) => tell_pid_and_exit(pid_in, pid),
+        Ok((tree, Cloned::Child)) => run(parts, tree, report),
+        Ok((_, Cloned::Parent { pid, .. })) => tell_and_exit(orders, pid),
         Err(error) => report_and_exit(report, &error),
     }
 }
 
 /// Becomes the command. Does not return: what `parts` owns is closed on the way and must not be dropped.
-fn run(parts: EnterParts<'_>, report: &OwnedFd) -> ! {
+fn run(parts: EnterParts<'_>, tree: Option<OwnedFd>, report: &OwnedFd) -> ! {
     let EnterParts {
         task,
+        sandbox,
         command,
-        account,
-        filter,
-        users,
+        rights,
+        tools,
         connection,
         terminal,
     } = parts;
+    let sees = match (tools, &tree) {
+        (Some(tools), Some(tree)) => unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
+            .at(Stage::Clone, "cannot make a mount namespace")
+            .and_then(|()| mounts::build_tools_root(tools.base, &sandbox.folder, tree)),
+        _ => Ok(()),
+    };
     // Only now: nobody of the task's users may be cloned into a cgroup of the host's.
-    let entered = match users {
+    let entered = sees.and_then(|()| match sandbox.users {
         UserMode::Shared => Ok(()),
         UserMode::Mapped => users::enter(task.as_fd()),
-    };
+    });
     let became = entered
         .and_then(|()| nix::unistd::setsid().at(Stage::Command, "cannot begin a session"))
         .and_then(|_| match connection {
             Connection::Pipes(stdio) => Ok(stdio),
             Connection::Terminal { rows, columns } => {
-                open_terminal(rows, columns, account.uid, &terminal)
+                open_terminal(rows, columns, rights.account.uid, &terminal)
                     .at(Stage::Terminal, "cannot open a terminal in the sandbox")
             }
         })
-        .and_then(|stdio| become_command(command, account, filter, stdio, number(report)));
+        .and_then(|stdio| become_command(command, &rights, stdio, number(report)));
     let Err(error) = became;
     report_and_exit(report, &error)
 }
 
 /// Opens a terminal of the sandbox's own /dev/pts, makes it the session's, and sends its other side out.
-fn open_terminal(rows: u16, columns: u16, uid: u32, out: &OwnedFd) -> rustix::io::Result<Stdio> {
+fn open_terminal(rows: u16, columns: u16, uid: u32, out: &OwnedFd) -> io::Result<Stdio> {
     let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&controller)?;
     unlockpt(&controller)?;
@@ -206,11 +198,7 @@ fn open_terminal(rows: u16, columns: u16, uid: u32, out: &OwnedFd) -> rustix::io
     )?;
     rustix::fs::fchown(&user, Some(rustix::fs::Uid::from_raw(uid)), None)?;
     rustix::process::ioctl_tiocsctty(&user)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [controller.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(out, &[IoSlice::new(b"t")], &mut control, SendFlags::empty())?;
+    passing::send(out, b"t", &[controller.as_fd()])?;
     let copy = || rustix::io::fcntl_dupfd_cloexec(&user, 3);
     Ok(Stdio {
         stdin: copy()?,
@@ -220,19 +208,8 @@ fn open_terminal(rows: u16, columns: u16, uid: u32, out: &OwnedFd) -> rustix::io
 }
 
 fn receive_fd(socket: &OwnedFd) -> Result<OwnedFd, StartError> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0; 1];
-    recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut byte)],
-        &mut control,
-        RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
-    )
-    .at(Stage::Terminal, "cannot receive the terminal")?;
-    let received = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    received.ok_or_else(|| StartError::plain(Stage::Terminal, "the sandbox sent no terminal"))
+    let (_, mut fds) = passing::receive(socket, &mut [0], RecvFlags::DONTWAIT)
+        .at(Stage::Terminal, "cannot receive the terminal")?;
+    fds.pop_front()
+        .ok_or_else(|| StartError::plain(Stage::Terminal, "the sandbox sent no terminal"))
 }

@@ -14,7 +14,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 use super::clone::{CloneRequest, Cloned, clone3, exit_now};
-use super::command::{Stdio, become_command, close_all_but, null_device, number, report_and_exit};
+use super::command::{
+    Rights, Stdio, become_command, close_all_but, null_device, number, report_and_exit,
+};
 use super::seccomp::Filter;
 use super::user::Account;
 use super::users::UserNamespace;
@@ -133,7 +135,8 @@ fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)>
                 stdout,
                 stderr,
             };
-            let Err(error) = become_command(&spec.command, account, filter, stdio, number(&report));
+            let rights = Rights::of_task(account, filter);
+            let Err(error) = become_command(&spec.command, &rights, stdio, number(&report));
             report_and_exit(&report, &error)
         }
         Err(source) => {

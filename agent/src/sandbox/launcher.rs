@@ -6,20 +6,15 @@
 //! kernel for 7 to 19 ms on an idle machine, so that it is done ahead where it can be: [`Prepared`] is all of a
 //! start that does not depend on the task.
 
-use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use rustix::net::RecvFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, PidfdFlags, Signal as KillSignal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal,
@@ -33,7 +28,7 @@ use super::init::{self, InitParts};
 use super::seccomp::Filter;
 use super::user::Account;
 use super::users::{self, UserMode, UserNamespace};
-use super::{At, SandboxSpec, Stage, StartError, user};
+use super::{At, SandboxSpec, Stage, StartError, passing, user};
 use crate::cgroup::CgroupEntry;
 
 /// How long a start may take before it is given up, for instance on a file system that does not answer.
@@ -191,7 +186,7 @@ fn run_init(spec: &SandboxSpec, order: Order, filter: &Filter, users: Option<&Us
 
 /// A process that has joined a task's v1 groups and waits for the task.
 #[derive(Debug)]
-struct Launcher {
+pub(super) struct Launcher {
     process: OwnedFd,
     orders: UnixStream,
 }
@@ -205,30 +200,38 @@ struct OrderText {
 }
 
 impl Launcher {
-    /// Starts a launcher and waits until it has joined.
-    fn start(
-        procs: Vec<OwnedFd>,
-        filter: &Filter,
-        users: Option<&UserNamespace>,
-    ) -> Result<Launcher, StartError> {
+    /// Runs `work`, which must not return, in a process of its own, with its end of a socket. The caller must have
+    /// one thread only.
+    pub(super) fn begin(work: impl FnOnce(UnixStream)) -> Result<Launcher, StartError> {
         let (orders, theirs) =
             UnixStream::pair().at(Stage::Clone, "cannot make a socket pair for a launcher")?;
-        // SAFETY: the caller vouches for one thread; `launch` never returns.
+        // SAFETY: the caller vouches for one thread; the child ends in `exec` or `_exit`.
         let cloned = unsafe {
             clone3(&CloneRequest {
                 flags: 0,
                 cgroup: None,
             })
         };
-        let process = match cloned.at(Stage::Clone, "cannot start a launcher")? {
-            Cloned::Parent { pidfd, .. } => pidfd,
+        match cloned.at(Stage::Clone, "cannot start a launcher")? {
+            Cloned::Parent { pidfd, .. } => Ok(Launcher {
+                process: pidfd,
+                orders,
+            }),
             Cloned::Child => {
                 close(orders.as_fd());
-                launch(&theirs, procs, filter, users)
+                work(theirs);
+                exit_now(1)
             }
-        };
-        drop(theirs);
-        let launcher = Launcher { process, orders };
+        }
+    }
+
+    /// Starts a launcher and waits until it has joined.
+    fn start(
+        procs: Vec<OwnedFd>,
+        filter: &Filter,
+        users: Option<&UserNamespace>,
+    ) -> Result<Launcher, StartError> {
+        let launcher = Launcher::begin(|orders| launch(&orders, procs, filter, users))?;
         match launcher.hear() {
             Ok(Word::Joined) => Ok(launcher),
             said => Err(launcher.failed(said)),
@@ -253,8 +256,13 @@ impl Launcher {
         // The report ends when its last writer has gone, which must not be this process.
         drop(order);
         sent.at(Stage::Clone, "cannot tell the launcher what to start")?;
+        self.started(report)
+    }
+
+    /// Waits for what the launcher starts, which is a child of the calling process, and frees the launcher.
+    pub(super) fn started(self, report: &OwnedFd) -> Result<(i32, OwnedFd), StartError> {
         match self.hear() {
-            // Not reaped before the init's pid is turned into a handle: the init is our child and keeps its pid.
+            // Not reaped before the pid is turned into a handle: what was started is our child and keeps its pid.
             Ok(Word::Started { pid }) => {
                 let handle = Pid::from_raw(pid)
                     .ok_or(rustix::io::Errno::SRCH)
@@ -264,7 +272,7 @@ impl Launcher {
             }
             said => {
                 let error = self.failed(said);
-                // A launcher that could not clone has said so where an init would have.
+                // A launcher that could not clone has said so where the command would have.
                 let report = report.try_clone().map(read_report);
                 Err(report.ok().and_then(Result::err).unwrap_or(error))
             }
@@ -308,6 +316,12 @@ fn say(orders: &UnixStream, number: i32) {
     let _written = (&mut &*orders).write_all(&number.to_ne_bytes());
 }
 
+/// Tells the pid of what was started; the launcher's work is done.
+pub(super) fn tell_and_exit(orders: &UnixStream, pid: i32) -> ! {
+    say(orders, pid);
+    exit_now(0)
+}
+
 fn send_order(orders: &UnixStream, text: &[u8], order: &Order) -> io::Result<()> {
     let mut fds = vec![
         order.stdout.as_fd(),
@@ -316,34 +330,15 @@ fn send_order(orders: &UnixStream, text: &[u8], order: &Order) -> io::Result<()>
         order.status.as_fd(),
     ];
     fds.extend(order.directory.as_ref().map(AsFd::as_fd));
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&fds));
     let length = (text.len() as u64).to_ne_bytes();
-    sendmsg(
-        orders,
-        &[IoSlice::new(&length)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
+    passing::send(orders, &length, &fds)?;
     (&mut &*orders).write_all(text)
 }
 
 fn receive_order(orders: &UnixStream) -> io::Result<(SandboxSpec, Order)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut length = [0; 8];
-    let mut slices = [IoSliceMut::new(&mut length)];
-    let received = recvmsg(orders, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let mut fds: VecDeque<OwnedFd> = control
-        .drain()
-        .filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    if received.bytes < length.len() {
+    let (count, mut fds) = passing::receive(orders, &mut length, RecvFlags::empty())?;
+    if count < length.len() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     let mut text = vec![0; u64::from_ne_bytes(length) as usize];
@@ -386,10 +381,7 @@ fn launch(
             close(orders.as_fd());
             run_init(&spec, order, filter, users)
         }
-        Ok(Cloned::Parent { pid, .. }) => {
-            say(orders, pid);
-            exit_now(0)
-        }
+        Ok(Cloned::Parent { pid, .. }) => tell_and_exit(orders, pid),
         Err(error) => report_and_exit(&order.report, &error),
     }
 }
@@ -424,11 +416,6 @@ pub(super) fn join_leaf(entry: &CgroupEntry) -> Result<(), StartError> {
 /// Clones a sibling in the leaf.
 pub(super) fn clone_into(entry: &CgroupEntry) -> Result<Cloned, StartError> {
     clone_sibling(entry.directory.as_ref().map(AsFd::as_fd), 0)
-}
-
-pub(super) fn tell_pid_and_exit(pid_in: &OwnedFd, pid: i32) -> ! {
-    let written = rustix::io::write(pid_in, &pid.to_ne_bytes());
-    exit_now(i32::from(written.is_err()))
 }
 
 pub(super) fn new_pipe() -> Result<(OwnedFd, OwnedFd), StartError> {

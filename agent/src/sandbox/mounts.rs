@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, makedev};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -58,6 +59,9 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 /// The group that owns terminals.
 const TTY_GID: u32 = 5;
 
+/// What a debugger may write, in memory.
+const TOOLS_BYTES_MAX: u64 = 256 << 20;
+
 /// What a task may write where its root is read-only; in its own layer.
 const WRITABLE_FOLDERS: [&str; 3] = ["run", "tmp", "var"];
 
@@ -93,6 +97,66 @@ pub(super) fn build_root(
     if !spec.is_root_writable {
         protect(root.as_fd())?;
     }
+    nix::unistd::fchdir(&root).at(Stage::Mount, "cannot enter the new root")?;
+    pivot()
+}
+
+/// The mounts that the process behind `task` sees, as a detached tree. The calling process is in its own mount
+/// namespace again afterwards.
+pub(super) fn tree_of(task: &OwnedFd) -> Result<OwnedFd, StartError> {
+    let home = std::fs::File::open("/proc/self/ns/mnt")
+        .at(Stage::Mount, "cannot hold on to the mount namespace")?;
+    setns(task, CloneFlags::CLONE_NEWNS).at(Stage::Mount, "cannot enter the task's mounts")?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, "/", flags).at(Stage::Mount, "cannot clone the task's mounts");
+    setns(&home, CloneFlags::CLONE_NEWNS)
+        .at(Stage::Mount, "cannot return from the task's mounts")?;
+    tree
+}
+
+/// Makes the calling process's mount namespace that of a debugger: the machine's programs over `base`, the task's
+/// own root at `/task`, and the processes of the pid namespace. Nothing that is written there lasts: it lies in
+/// memory, in place of `folder`.
+pub(super) fn build_tools_root(
+    base: &Path,
+    folder: &Path,
+    task: &OwnedFd,
+) -> Result<(), StartError> {
+    make_private()?;
+    let binds = super::base::host_binds();
+    let binds = binds
+        .iter()
+        .map(|bind| Ok((bind, open_bind(bind, None)?)))
+        .collect::<Result<Vec<_>, StartError>>()?;
+    let size = TOOLS_BYTES_MAX.to_string();
+    let layer = new_mount(
+        "tmpfs",
+        &[("mode", "755".to_owned()), ("size", size)],
+        HARMLESS,
+    )
+    .at(Stage::Mount, "cannot make a layer for the tools")?;
+    for name in ["upper", "work", "root"] {
+        rustix::fs::mkdirat(&layer, name, Mode::from_raw_mode(0o755))
+            .at(Stage::Mount, "cannot make a layer for the tools")?;
+    }
+    let lower = open_folder(base)?;
+    move_onto(layer.as_fd(), open_folder(folder)?.as_fd())
+        .at(Stage::Mount, "cannot attach the layer for the tools")?;
+    let root = mount_layers(&lower, &layer)?;
+    for (bind, tree) in binds {
+        if let Some(tree) = tree {
+            attach_bind(root.as_fd(), bind, &tree)?;
+        }
+    }
+    move_onto(
+        task.as_fd(),
+        mount_point(root.as_fd(), Path::new("/task"), true)?.as_fd(),
+    )
+    .at(Stage::Mount, "cannot show the task's root")?;
+    let dev = mount_dev(root.as_fd(), TOOLS_BYTES_MAX, None)?;
+    mount_proc(root.as_fd(), dev.as_fd())?;
     nix::unistd::fchdir(&root).at(Stage::Mount, "cannot enter the new root")?;
     pivot()
 }
@@ -161,13 +225,18 @@ fn mount_root(
             (lower, layer)
         }
     };
+    mount_layers(&lower, &layer)
+}
+
+/// An overlay over `lower` with what `layer` has for it, attached in there.
+fn mount_layers(lower: &OwnedFd, layer: &OwnedFd) -> Result<OwnedFd, StartError> {
     let (upper, work) = (
         open_in(layer.as_fd(), "upper")?,
         open_in(layer.as_fd(), "work")?,
     );
     let by_descriptor = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let options = [
-        ("lowerdir", by_descriptor(&lower)),
+        ("lowerdir", by_descriptor(lower)),
         ("upperdir", by_descriptor(&upper)),
         ("workdir", by_descriptor(&work)),
     ];

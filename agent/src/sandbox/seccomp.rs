@@ -79,13 +79,22 @@ impl fmt::Debug for Filter {
 impl Filter {
     /// The filter every task runs under.
     pub fn new() -> Filter {
+        Filter::allowing(&[])
+    }
+
+    /// The filter of whoever looks into a task with a debugger.
+    pub fn for_debugging() -> Filter {
+        Filter::allowing(DEBUGGING)
+    }
+
+    fn allowing(more: &[c_long]) -> Filter {
         let mut program = vec![
             load(DATA_ARCH),
             jump(libc::BPF_JEQ, AUDIT_ARCH, 1, 0),
             give(libc::SECCOMP_RET_KILL_PROCESS),
             load(DATA_NUMBER),
         ];
-        program.extend(tree(&segments()));
+        program.extend(tree(&segments(more)));
         Filter { program }
     }
 
@@ -120,14 +129,16 @@ impl Default for Filter {
 }
 
 /// The action of every number, as runs: each begins at its number and ends at the next one's.
-fn segments() -> Vec<(u32, Action)> {
+fn segments(more: &[c_long]) -> Vec<(u32, Action)> {
     let mut actions = vec![Action::Refuse(libc::EPERM); NUMBER_END as usize];
-    for number in ALLOWED.iter().chain(ALLOWED_HERE) {
+    for number in ALLOWED.iter().chain(ALLOWED_HERE).chain(more) {
         actions[*number as usize] = Action::Allow;
     }
     actions[libc::SYS_clone as usize] = Action::CheckClone;
     actions[libc::SYS_ioctl as usize] = Action::CheckIoctl;
-    actions[libc::SYS_personality as usize] = Action::CheckPersonality;
+    if !more.contains(&libc::SYS_personality) {
+        actions[libc::SYS_personality as usize] = Action::CheckPersonality;
+    }
     actions[libc::SYS_socket as usize] = Action::CheckSocket;
     // Its flags are in memory, where a filter cannot look; C libraries fall back to clone.
     actions[libc::SYS_clone3 as usize] = Action::Refuse(libc::ENOSYS);
@@ -472,6 +483,15 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_writev,
 ];
 
+/// What a debugger needs besides: it reads and steers other processes, as far as its capabilities reach.
+const DEBUGGING: &[c_long] = &[
+    libc::SYS_kcmp,
+    libc::SYS_personality,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+];
+
 /// The older forms that only this architecture still has.
 #[cfg(target_arch = "x86_64")]
 const ALLOWED_HERE: &[c_long] = &[
@@ -554,6 +574,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_debugger_may_trace_and_nothing_else_more() {
+        let (plain, debugging) = (Filter::new(), Filter::for_debugging());
+        let more = (0..NUMBER_END).filter(|number| {
+            let at = |filter| answer(filter, *number, [0x0040_0000, 0]);
+            at(&plain) != at(&debugging)
+        });
+        let mut expected: Vec<u32> = DEBUGGING.iter().map(|number| *number as u32).collect();
+        expected.sort_unstable();
+        assert_eq!(more.collect::<Vec<u32>>(), expected);
     }
 
     #[test]

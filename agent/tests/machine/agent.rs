@@ -225,6 +225,7 @@ async fn health_follows_the_answers_of_every_kind_of_check() {
             task: id.clone(),
             argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
             terminal: None,
+            debug: false,
         })
     };
     machine.session("sick", exec("touch /tmp/sick"), &[]).await;
@@ -243,6 +244,7 @@ async fn people_can_run_commands_in_a_task() {
             .map(str::to_owned)
             .to_vec(),
         terminal: None,
+        debug: false,
     };
     let typed = [
         Frame::new(FrameKind::Stdin, "typed\n"),

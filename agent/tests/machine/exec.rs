@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
-use tw_agent::helper::ExecRequest;
+use tw_agent::helper::{DebugRequest, ExecRequest};
 use tw_api::FrameKind;
 use tw_model::Exit;
 
@@ -19,6 +19,24 @@ struct Session {
 
 impl Session {
     fn open(task: &Task, argv: &[&str], terminal: Option<(u16, u16)>) -> Session {
+        Session::begin(task, argv, terminal, None)
+    }
+
+    /// With the machine's tools.
+    fn debug(task: &Task, argv: &[&str]) -> Session {
+        let debug = DebugRequest {
+            base: task.launch.sandbox.base.clone(),
+            leaf: "task.debug".to_owned(),
+        };
+        Session::begin(task, argv, None, Some(debug))
+    }
+
+    fn begin(
+        task: &Task,
+        argv: &[&str],
+        terminal: Option<(u16, u16)>,
+        debug: Option<DebugRequest>,
+    ) -> Session {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         let helper = Command::new(env!("CARGO_BIN_EXE_tw-helper"))
@@ -32,7 +50,11 @@ impl Session {
             helper,
         };
         let argv = argv.iter().map(|word| (*word).to_owned()).collect();
-        let request = ExecRequest { argv, terminal };
+        let request = ExecRequest {
+            argv,
+            terminal,
+            debug,
+        };
         session.send(FrameKind::Open, &serde_json::to_vec(&request).unwrap());
         session
     }
@@ -173,4 +195,45 @@ fn a_missing_command_and_an_ended_task_are_refused_in_words() {
     let text = String::from_utf8_lossy(&bytes).into_owned();
     assert_eq!(kind, FrameKind::Error as u8);
     assert!(text.contains("has ended"), "{text}");
+}
+
+#[test]
+fn a_debugger_brings_the_machines_tools_and_traces_the_task_and_nothing_else() {
+    let script = "echo mine > /tmp/file; echo ready; while sleep 0.05; do :; done";
+    let mut task = Task::shell(script);
+    task.start();
+    task.wait_for_stdout("ready");
+    let (_, stderr, exit) =
+        Session::open(&task, &["strace", "-p", "2", "-e", "trace=none"], None).end();
+    assert_eq!(exit, code(1));
+    assert!(stderr.contains("Operation not permitted"), "{stderr}");
+    let follow =
+        "timeout 1 strace -f -p 2 -e trace=execve -o /tmp/trace; grep -c execve /tmp/trace";
+    let (stdout, stderr, _) = Session::debug(&task, &["sh", "-c", follow]).end();
+    assert!(
+        stdout.trim().parse::<u32>().is_ok_and(|seen| seen > 0),
+        "{stdout}{stderr}"
+    );
+    let script = "cat /task/tmp/file; tr '\\0' ' ' < /proc/2/cmdline; echo; ls /task/packages | wc -l; \
+                  cat /proc/2/root/tmp/file; hostname; ls -d /proc/[0-9]* | wc -l; \
+                  cat /etc/shadow; ls /home /root; mount -t tmpfs x /tmp; \
+                  echo x > /task/usr/x; echo x > /usr/x; mknod /tmp/x b 7 0; cat /proc/kcore; \
+                  strace -p 1 -e trace=none 2>&1 | grep -o 'Operation not permitted'; \
+                  grep memory /proc/self/cgroup";
+    let (stdout, stderr, _) = Session::debug(&task, &["sh", "-c", script]).end();
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(lines[0], "mine", "{stdout}{stderr}");
+    assert!(lines[1].starts_with("sh -c echo mine"), "{stdout}");
+    assert_eq!(lines[3..5], ["mine", "web-0"], "{stdout}");
+    assert!(lines[5].parse::<u32>().unwrap() < 12, "{stdout}");
+    assert_eq!(
+        lines[6], "Operation not permitted",
+        "the init is not to be traced"
+    );
+    assert_eq!(lines[7], "4:memory:/", "{stdout}");
+    let refusals = stderr.lines().filter(|line| !line.contains("dmesg"));
+    assert_eq!(refusals.count(), 8, "each is refused: {stderr}");
+    let tree = task.subtree.open();
+    assert!(tree.leaves().unwrap().contains(&"task.debug".to_owned()));
+    assert!(tree.is_empty("task.debug").unwrap());
 }

@@ -38,6 +38,9 @@ pub struct ExecRequest {
     pub argv: Vec<String>,
     /// Size of the caller's terminal (rows, columns); none for no terminal.
     pub terminal: Option<(u16, u16)>,
+    /// See the machine's programs, with the task's root at `/task`, and trace the task's processes.
+    #[serde(default)]
+    pub debug: bool,
 }
 
 /// The logs of a task, running or ended. Answered by `Log` frames.

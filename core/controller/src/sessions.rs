@@ -12,8 +12,9 @@ use tokio::time::timeout;
 use tw_api::{
     Dial, ErrorBody, Frame, FrameError, FrameKind, SessionRequest, read_frame, write_frame,
 };
-use tw_model::{Code, MachineId, TaskId};
+use tw_model::{Code, Exit, MachineId, TaskId};
 
+use crate::driver::Driver;
 use crate::hub::{Hub, unreachable};
 use crate::random;
 
@@ -43,12 +44,19 @@ impl Sessions {
         }
     }
 
-    /// Serves a client's connection to its end.
-    pub(crate) async fn serve(&self, mut client: Connection) {
-        let joined = match self.open(&mut client).await {
-            Ok(mut agent) => tokio::io::copy_bidirectional(&mut client, &mut agent)
+    /// Serves a client's connection to its end. What `by` does in a task is in the events of its job: a command does
+    /// not begin before that is durable.
+    pub(crate) async fn serve(&self, mut client: Connection, by: &str, driver: &Driver) {
+        let opened = self.open(&mut client, by, driver).await;
+        let joined = match opened {
+            Ok((mut agent, None)) => tokio::io::copy_bidirectional(&mut client, &mut agent)
                 .await
                 .map(drop),
+            Ok((agent, Some(audit))) => {
+                let end = relay(client, agent).await;
+                audit.end(driver, end).await;
+                Ok(())
+            }
             Err(refusal) => refuse(&mut client, &refusal).await,
         };
         if let Err(cause) = joined {
@@ -72,9 +80,35 @@ impl Sessions {
         }
     }
 
-    async fn open(&self, client: &mut Connection) -> Result<Connection, ErrorBody> {
+    async fn open(
+        &self,
+        client: &mut Connection,
+        by: &str,
+        driver: &Driver,
+    ) -> Result<(Connection, Option<Audit>), ErrorBody> {
         let request = read_request(client).await?;
         let machine = self.machine_of(request.task())?;
+        let audit = Audit::of(&request, by);
+        if let Some(audit) = &audit {
+            audit.begin(driver).await?;
+        }
+        match self.dial(&machine, request).await {
+            Ok(agent) => Ok((agent, audit)),
+            Err(refusal) => {
+                if let Some(audit) = audit {
+                    audit.end(driver, None).await;
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Asks the agent of a machine to open its side, and waits for it.
+    async fn dial(
+        &self,
+        machine: &MachineId,
+        request: SessionRequest,
+    ) -> Result<Connection, ErrorBody> {
         let session = random::hex::<16>().map_err(|cause| {
             ErrorBody::new(
                 Code::AgentUnreachable,
@@ -93,7 +127,7 @@ impl Sessions {
             session: &session,
         };
         self.hub.dial(
-            &machine,
+            machine,
             Dial {
                 session: session.clone(),
                 request,
@@ -131,6 +165,83 @@ impl Sessions {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
         self.waiting.lock().expect("no holder panics")
+    }
+}
+
+/// What is written down of a command in a task.
+struct Audit {
+    task: TaskId,
+    /// Who ran what.
+    what: String,
+}
+
+impl Audit {
+    /// None for sessions that only read.
+    fn of(request: &SessionRequest, by: &str) -> Option<Audit> {
+        let SessionRequest::Exec(request) = request else {
+            return None;
+        };
+        let words: Vec<String> = request.argv.iter().map(|word| quoted(word)).collect();
+        let tools = if request.debug { "as a debugger " } else { "" };
+        Some(Audit {
+            task: request.task.clone(),
+            what: format!("{by} {tools}ran `{}`", words.join(" ")),
+        })
+    }
+
+    async fn begin(&self, driver: &Driver) -> Result<(), ErrorBody> {
+        driver
+            .note(self.task.clone(), "task.exec", self.what.clone())
+            .await
+    }
+
+    async fn end(&self, driver: &Driver, exit: Option<Exit>) {
+        let how = match exit {
+            Some(exit) => exit.to_string(),
+            None => "the connection ended first".to_owned(),
+        };
+        let message = format!("{}: {how}", self.what);
+        let noted = driver.note(self.task.clone(), "task.exec_ended", message);
+        if let Err(cause) = noted.await {
+            tracing::warn!(task = %self.task, %cause, "cannot record the end of a command");
+        }
+    }
+}
+
+/// A word as a shell would need it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.escape_debug()),
+    }
+}
+
+/// Carries bytes both ways until the agent has said its last; answers how the command ended.
+async fn relay(client: Connection, agent: Connection) -> Option<Exit> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_agent, mut to_agent) = tokio::io::split(agent);
+    let up = async {
+        // Either end may go at any time; the other one then tells how it went.
+        let _gone = tokio::io::copy(&mut from_client, &mut to_agent).await;
+        let _gone = to_agent.shutdown().await;
+        std::future::pending::<()>().await;
+    };
+    let down = async {
+        let mut exit = None;
+        while let Ok(Some(frame)) = read_frame(&mut from_agent).await {
+            if frame.kind == FrameKind::Exit {
+                exit = frame.parse().ok();
+            }
+            // A client that has gone: the agent ends the command and says so.
+            let _gone = write_frame(&mut to_client, &frame).await;
+        }
+        let _gone = to_client.shutdown().await;
+        exit
+    };
+    tokio::select! {
+        () = up => None,
+        exit = down => exit,
     }
 }
 

@@ -76,6 +76,13 @@ pub enum Event {
         order: DrainOrder,
         by: String,
     },
+    /// Someone does something to a task that leaves no other trace, such as running a command in it.
+    Noted {
+        task: TaskId,
+        /// A stable word such as `task.exec`.
+        kind: &'static str,
+        message: String,
+    },
     /// A machine was silent for too long; see [`crate::Broker`].
     MachineLost { machine: MachineId },
     /// Time has passed. At least once a second, and at once after a recovery.
@@ -185,6 +192,11 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             expected,
         } => submit(&mut draft, submission, expected.as_ref()),
         Event::Stop { job, by } => stop(&mut draft, job, by),
+        Event::Noted {
+            task,
+            kind,
+            message,
+        } => noted(&mut draft, task, kind, message),
         Event::RestartJob { job, by } => restart(&mut draft, job, by),
         Event::Rollout { job, order, by } => rollout::order(&mut draft, job, *order, by),
         Event::AgentRegistered {
@@ -509,6 +521,13 @@ fn in_order(reports: &[TaskReport]) -> Vec<&TaskReport> {
     let mut reports: Vec<&TaskReport> = reports.iter().collect();
     reports.sort_by_key(|report| report.seq);
     reports
+}
+
+/// Writes down what someone does to a task.
+fn noted(draft: &mut Draft, task: &TaskId, kind: &str, message: &str) -> Reply {
+    let machine = draft.task(task).and_then(|row| row.machine.clone());
+    draft.note(&task.job, kind, (Some(task.clone()), machine), message);
+    Reply::None
 }
 
 /// Reconciles what was touched, then what may have waited for it.

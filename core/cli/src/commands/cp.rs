@@ -151,6 +151,7 @@ async fn exchange(
         task,
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),
         terminal: None,
+        debug: false,
     };
     let session = client.session("/v1/session").await?;
     let (mut from, mut to) = tokio::io::split(session);

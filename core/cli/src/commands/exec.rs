@@ -16,6 +16,10 @@ use crate::context::{Context, TaskSelector};
 pub(crate) struct Args {
     /// A task such as web.0; the only task of a job may be named by the job
     task: TaskSelector,
+    /// See the machine's programs instead of the task's, and trace its processes: strace, gdb and a shell work although
+    /// its image has none. The task's root is at /task
+    #[arg(long)]
+    debug: bool,
     /// The command [default: sh]
     #[arg(last = true)]
     command: Vec<String>,
@@ -33,6 +37,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         task,
         argv,
         terminal: terminal.as_ref().and_then(|_| size()),
+        debug: args.debug,
     };
     let session = client.session("/v1/session").await?;
     let (mut from, mut to) = tokio::io::split(session);

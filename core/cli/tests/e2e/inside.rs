@@ -51,6 +51,23 @@ fn exec(cluster: &Cluster) {
         absent.code != 0 && absent.stderr.contains("no-such-program"),
         "{absent:?}"
     );
+    let audit = cluster.tw(&["events", "ticker"]).exits(0).stdout;
+    for words in [
+        "task.exec ticker.0",
+        "root ran `id -un`",
+        "root ran `sh -c 'echo out; echo err >&2; exit 42'`: exit code 42",
+    ] {
+        assert!(audit.contains(words), "{audit}");
+    }
+    let debug = ["exec", "--debug", "ticker.0", "--", "sh", "-c"];
+    let looks = cluster.tw(&[&debug[..], &["ls /task; strace -V | head -1; exit 9"]].concat());
+    let seen = looks.exits(9).stdout;
+    assert!(
+        seen.contains("packages") && seen.contains("strace"),
+        "{seen}"
+    );
+    let audit = cluster.tw(&["events", "ticker"]).exits(0).stdout;
+    assert!(audit.contains("root as a debugger ran `sh -c"), "{audit}");
     let several = cluster.tw(&["exec", "ticker", "--", "true"]).exits(1);
     assert!(several.stderr.contains("ticker.0"), "{}", several.stderr);
     let nobody = cluster.tw(&["exec", "ticker.7", "--", "true"]).exits(1);

@@ -9,7 +9,7 @@ use tracing::Span;
 use tw_api::{
     AppliedJob, ApplyReply, ApplyRequest, ErrorBody, PlanRequest, Register, SubmittedJob,
 };
-use tw_model::{Code, JobId, MachineId, TaskReport, Version};
+use tw_model::{Code, JobId, MachineId, TaskId, TaskReport, Version};
 use tw_scheduler::{
     Decision, DrainOrder, Event, ExpectedPlan, PendingWhy, Plan, Reply as Decided, RolloutOrder,
     Submission,
@@ -75,6 +75,12 @@ enum What {
         order: DrainOrder,
         by: String,
         answer: Answer<u32>,
+    },
+    Note {
+        task: TaskId,
+        kind: &'static str,
+        message: String,
+        answer: Answer<()>,
     },
 }
 
@@ -178,6 +184,22 @@ impl Driver {
         .await
     }
 
+    /// Writes into a job's events what someone does to one of its tasks.
+    pub(crate) async fn note(
+        &self,
+        task: TaskId,
+        kind: &'static str,
+        message: String,
+    ) -> Result<(), ErrorBody> {
+        self.ask(|answer| What::Note {
+            task,
+            kind,
+            message,
+            answer,
+        })
+        .await
+    }
+
     /// Why tasks of a job wait, by index.
     pub(crate) async fn why(&self, job: JobId) -> Result<Vec<(u32, PendingWhy)>, ErrorBody> {
         self.ask(|answer| What::Why { job, answer }).await
@@ -234,11 +256,26 @@ impl Core {
                 by,
                 answer,
             } => self.drain(machines, order, by, answer),
+            What::Note {
+                task,
+                kind,
+                message,
+                answer,
+            } => self.note(task, kind, message, answer),
         }
     }
 }
 
 impl Core {
+    fn note(&mut self, task: TaskId, kind: &'static str, message: String, answer: Answer<()>) {
+        let decision = self.step(&Event::Noted {
+            task,
+            kind,
+            message,
+        });
+        self.settle(decision, answer, |_| Ok(()));
+    }
+
     fn register(&mut self, register: Register, answer: Answer<u64>) {
         let machine = register.machine.clone();
         let decision = self.step(&Event::AgentRegistered {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::{HeaderMap, StatusCode};
@@ -12,16 +13,22 @@ use tracing::Instrument;
 use tw_api::SESSION_PROTOCOL;
 
 use crate::app::App;
+use crate::caller::Caller;
 use crate::reply::{Refusal, invalid, name};
 
 /// `GET /v1/session`: whoever wants logs or a command.
 pub(super) async fn client(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Refusal> {
     let sessions = Arc::clone(&app);
-    upgrade(&app, request, |connection| async move {
-        sessions.sessions.serve(connection).await;
+    upgrade(&app, request, move |connection| async move {
+        let by = caller.to_string();
+        sessions
+            .sessions
+            .serve(connection, &by, &sessions.driver)
+            .await;
     })
 }
 

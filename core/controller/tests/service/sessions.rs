@@ -23,6 +23,7 @@ async fn open(server: &Server, task: &TaskId) -> Connection {
         task: task.clone(),
         argv: vec!["sh".to_owned()],
         terminal: None,
+        debug: false,
     });
     write_frame(&mut session, &Frame::json(FrameKind::Open, &request))
         .await
