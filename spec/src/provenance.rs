@@ -74,9 +74,19 @@ impl Provenance {
         written.into_iter().chain(references).chain(calls).collect()
     }
 
+    /// The definitions that the expression of the value at `path` refers to, nearest first.
+    pub(crate) fn references(&self, path: &str) -> impl Iterator<Item = &Location> {
+        nearest(&self.references, path).into_iter().flatten()
+    }
+
     /// The call that made the value at `path`, or what holds it, and the calls around that, nearest first.
     pub(crate) fn calls(&self, path: &str) -> &[Frame] {
         nearest(&self.trails, path).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where the value at `path` itself was written; none if it is a default.
+    pub(crate) fn written(&self, path: &str) -> Option<&Location> {
+        self.spans.get(path)
     }
 
     /// The end of the span that begins at `start`.

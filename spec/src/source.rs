@@ -7,6 +7,7 @@ mod scan;
 mod snapshot;
 mod work_tree;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
@@ -76,6 +77,8 @@ pub struct Entry {
 pub struct Source {
     root: PathBuf,
     tree: Tree,
+    /// Files that read otherwise than in the tree.
+    edits: Option<Arc<BTreeMap<String, Vec<u8>>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,7 +100,11 @@ impl Source {
             None => folder,
         };
         let tree = Tree::WorkTree(Arc::new(WorkTree::new(root.clone(), repository)));
-        Ok(Source { root, tree })
+        Ok(Source {
+            root,
+            tree,
+            edits: None,
+        })
     }
 
     /// Takes a revision (any git expression) of the repository around `path`. Nothing is checked out.
@@ -111,7 +118,11 @@ impl Source {
         };
         let root = canonical(repository.workdir().unwrap_or_else(|| repository.path()))?;
         let tree = Tree::Revision(Arc::new(Revision::new(repository, revision)?));
-        Ok(Source { root, tree })
+        Ok(Source {
+            root,
+            tree,
+            edits: None,
+        })
     }
 
     /// Lets the source use what an earlier look at the same work tree has left in `cache`, and leave its own.
@@ -122,9 +133,21 @@ impl Source {
         self
     }
 
+    /// The same tree, in which some of its files have other contents.
+    pub(crate) fn with_edits(&self, edits: BTreeMap<String, Vec<u8>>) -> Source {
+        Source {
+            edits: Some(Arc::new(edits)),
+            ..self.clone()
+        }
+    }
+
+    fn edited(&self, path: &str) -> Option<&Vec<u8>> {
+        self.edits.as_ref()?.get(path)
+    }
+
     /// Leaves what was seen of a work tree in the cache, if there is one and anything was new.
     pub(crate) fn remember(&self) {
-        if let Tree::WorkTree(tree) = &self.tree {
+        if let (Tree::WorkTree(tree), None) = (&self.tree, &self.edits) {
             tree.remember();
         }
     }
@@ -155,6 +178,9 @@ impl Source {
         if !path::is_inside(path) {
             return Ok(None);
         }
+        if let Some(edited) = self.edited(path) {
+            return Ok(Some(edited.clone()));
+        }
         match &self.tree {
             Tree::WorkTree(tree) => tree.read(path),
             Tree::Revision(tree) => tree.read(path),
@@ -175,15 +201,34 @@ impl Source {
     /// The names in a folder, ignored ones included; none if there is no folder at `path`. Whether a link on the
     /// way leads out of the root is not looked at.
     pub(crate) fn folder(&self, path: &str) -> Result<Option<Arc<Folder>>, SourceError> {
-        match &self.tree {
+        let found = match &self.tree {
             Tree::WorkTree(tree) => tree.folder(path),
             Tree::Revision(tree) => tree.folder(path),
+        }?;
+        Ok(found.map(|folder| self.without_stale_ids(path, folder)))
+    }
+
+    /// Git's object of an edited file is that of its old contents.
+    fn without_stale_ids(&self, path: &str, folder: Arc<Folder>) -> Arc<Folder> {
+        let is_edited = |name: &str| self.edited(&path::join(path, name)).is_some();
+        if self.edits.is_none() || !folder.names.iter().any(|named| is_edited(&named.name)) {
+            return folder;
         }
+        let mut folder = Folder::clone(&folder);
+        for named in &mut folder.names {
+            if is_edited(&named.name) {
+                named.id = None;
+            }
+        }
+        Arc::new(folder)
     }
 
     /// The contents of the file at `path`, and their hash. Whether a link on the way leads out of the root is not
     /// looked at.
     pub(crate) fn file(&self, path: &str) -> Result<Option<(Vec<u8>, Hash)>, SourceError> {
+        if let Some(edited) = self.edited(path) {
+            return Ok(Some((edited.clone(), *blake3::hash(edited).as_bytes())));
+        }
         match &self.tree {
             Tree::WorkTree(tree) => tree.file(path),
             Tree::Revision(tree) => Ok(tree.read(path)?.map(|bytes| {
@@ -195,6 +240,9 @@ impl Source {
 
     /// The hash of the file at `path`, if it is known without reading the file.
     pub(crate) fn known_hash(&self, path: &str) -> Option<Hash> {
+        if let Some(edited) = self.edited(path) {
+            return Some(*blake3::hash(edited).as_bytes());
+        }
         match &self.tree {
             Tree::WorkTree(tree) => tree.known_hash(path),
             Tree::Revision(_) => None,
@@ -205,7 +253,7 @@ impl Source {
     pub(crate) fn root_tree(&self) -> Option<git2::Oid> {
         match &self.tree {
             Tree::WorkTree(_) => None,
-            Tree::Revision(revision) => Some(revision.tree),
+            Tree::Revision(revision) => self.edits.is_none().then_some(revision.tree),
         }
     }
 
@@ -214,6 +262,7 @@ impl Source {
     pub(crate) fn paths_changed_since(&self, root_tree: git2::Oid) -> Option<Vec<String>> {
         match &self.tree {
             Tree::WorkTree(_) => None,
+            Tree::Revision(_) if self.edits.is_some() => None,
             Tree::Revision(revision) => revision.paths_changed_since(root_tree),
         }
     }

@@ -20,6 +20,8 @@ _Calls = list[tuple[CodeType, int]]
 _DEPTH_MAX = 6
 _FOUND_MAX = 16
 
+_COMPREHENSIONS = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>")
+
 modules: dict[str, ModuleType] = {}
 """The repository's modules by name; `imports` keeps its own here."""
 
@@ -46,8 +48,30 @@ class _Search:
             return
         path = self.calls[frame][0].co_filename
         for chain in _names(node):
-            if not self.parameter(frame, chain[0], depth) and not self.local(frame, chain[0], depth):
-                self.definition(path, chain, depth)
+            self.name(frame, path, chain, depth)
+
+    def name(self, frame: int, path: str, chain: list[str], depth: int) -> None:
+        """Follows a name from where it is bound: innermost scope first."""
+        if self.parameter(frame, chain[0], depth) or self.local(frame, chain[0], depth):
+            return
+        code = self.calls[frame][0]
+        if code.co_name in _COMPREHENSIONS and frame + 1 < len(self.calls):
+            if not self.generated(frame, chain[0], depth):
+                self.name(frame + 1, path, chain, depth)
+        else:
+            self.definition(path, chain, depth)
+
+    def generated(self, frame: int, name: str, depth: int) -> bool:
+        """Follows a name of a comprehension to what the comprehension goes through."""
+        code = self.calls[frame][0]
+        if name not in code.co_varnames:
+            return False
+        for node in ast.walk(sources.tree(code.co_filename)):
+            if isinstance(node, ast.comprehension) and _contains(node, code) and _binds(node, name):
+                self.add(code.co_filename, node.iter)
+                self.expression(frame + 1, node.iter, depth - 1)
+                return True
+        return False
 
     def parameter(self, frame: int, name: str, depth: int) -> bool:
         """Follows a parameter to the argument that the caller gave, or to its default."""
@@ -95,7 +119,7 @@ class _Search:
         if statement is None:
             return False
         if self.add(code.co_filename, statement):
-            value = getattr(statement, "value", None)
+            value = _bound_to(statement)
             if value is not None:
                 self.expression(frame, value, depth - 1)
         return True
@@ -111,7 +135,7 @@ class _Search:
             self.imported(statement, chain, depth)
         elif statement is not None and self.add(path, statement):
             is_definition = isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-            value = statement if is_definition else getattr(statement, "value", None)
+            value = statement if is_definition else _bound_to(statement)
             if value is not None:
                 self.definitions_in(path, value, depth - 1)
 
@@ -143,6 +167,17 @@ class _Search:
             if module is not None and module.__dict__.get("__file__"):
                 self.definition(str(module.__file__), dotted[length:], depth - 1)
                 return
+
+
+def _bound_to(statement: ast.stmt) -> ast.expr | None:
+    """Returns what a statement binds its names to, or to the items of."""
+    return statement.iter if isinstance(statement, ast.For) else getattr(statement, "value", None)
+
+
+def _contains(clause: ast.comprehension, code: CodeType) -> bool:
+    """Says whether a clause is one of the comprehension that `code` runs."""
+    lines = [position[0] for position in code.co_positions() if position[0]]
+    return bool(lines) and min(lines) <= clause.target.lineno <= max(lines)
 
 
 def _package_of(path: str) -> str:

@@ -11,6 +11,7 @@ mod examples;
 mod imports;
 mod policy;
 mod reference;
+mod rewrites;
 mod scenario;
 mod seal;
 mod support;

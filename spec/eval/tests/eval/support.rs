@@ -17,6 +17,11 @@ impl Repo {
     pub(crate) fn new() -> Repo {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let git = git2::Repository::init(folder.path()).expect("git init");
+        let mut config = git.config().expect("a configuration");
+        config.set_str("user.name", "Test").expect("set");
+        config
+            .set_str("user.email", "test@example.com")
+            .expect("set");
         Repo { folder, git }
     }
 
