@@ -156,14 +156,6 @@ impl Place {
             _ => None,
         }
     }
-
-    /// The jobs beside `job` that it changes.
-    pub fn other_jobs(&self, job: &JobId) -> Vec<&JobId> {
-        let mut others: Vec<&JobId> = self.changes.iter().map(|change| &change.job).collect();
-        others.retain(|other| *other != job);
-        others.dedup();
-        others
-    }
 }
 
 /// Why a wish cannot be written, and what a person can do.
@@ -327,11 +319,7 @@ impl<'a> Rewriter<'a> {
 
     /// Evaluates all that the edits can reach once more, and refuses if anything else came of it than was accepted.
     pub fn finish(self) -> Result<Rewritten, RewriteError> {
-        let mut wanted: BTreeMap<(String, String), Value> = BTreeMap::new();
-        for change in &self.accepted {
-            let key = (change.job.to_string(), change.path.clone());
-            wanted.insert(key, change.new.clone());
-        }
+        let wanted = by_field(self.accepted.iter().cloned());
         let overlay = self.with_texts(&self.texts);
         let touched: Vec<&str> = self.texts.keys().map(String::as_str).collect();
         let mut changes = Vec::new();
@@ -345,15 +333,7 @@ impl<'a> Rewriter<'a> {
                 changes.extend(changes_of(self.before.get(&job.spec.id()), &job.spec));
             }
         }
-        let found: BTreeMap<(String, String), Value> = changes
-            .iter()
-            .map(|change| {
-                (
-                    (change.job.to_string(), change.path.clone()),
-                    change.new.clone(),
-                )
-            })
-            .collect();
+        let found = by_field(changes.iter().cloned());
         if found != wanted {
             return Err(RewriteError::Check {
                 found: difference(&wanted, &found),
@@ -643,6 +623,13 @@ fn changed_lines(old: &str, new: &str) -> (Vec<String>, Vec<String>) {
         lines(similar::ChangeTag::Delete),
         lines(similar::ChangeTag::Insert),
     )
+}
+
+/// What each field of each job becomes; of several changes of a field the last counts.
+fn by_field(changes: impl Iterator<Item = FieldChange>) -> BTreeMap<(String, String), Value> {
+    changes
+        .map(|change| ((change.job.to_string(), change.path), change.new))
+        .collect()
 }
 
 fn difference(

@@ -1,5 +1,6 @@
 //! Edited files: as a patch, on disk, or as a commit.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -7,8 +8,10 @@ use std::path::Path;
 use git2::build::TreeUpdateBuilder;
 use git2::{FileMode, Oid, Repository};
 
-use super::{FieldChange, RewriteError};
-use crate::Source;
+use tw_model::{JobId, JobSpec};
+
+use super::{FieldChange, RewriteError, by_field, changes_of, difference};
+use crate::{Outcome, Source};
 
 /// Lines around a change.
 const PATCH_CONTEXT: usize = 3;
@@ -54,6 +57,27 @@ impl Rewritten {
             }
         }
         Ok(())
+    }
+
+    /// Whether the tree with the files in it is as it was when the edits were tried: `before` and `after` are what came
+    /// of all its specs.
+    pub fn check(&self, before: &Outcome, after: &Outcome) -> Result<(), RewriteError> {
+        let old: HashMap<JobId, &JobSpec> = before
+            .jobs
+            .iter()
+            .map(|job| (job.spec.id(), &job.spec))
+            .collect();
+        let changes = after
+            .jobs
+            .iter()
+            .flat_map(|job| changes_of(old.get(&job.spec.id()).copied(), &job.spec));
+        let (found, wanted) = (by_field(changes), by_field(self.changes.iter().cloned()));
+        match found == wanted && before.jobs.len() == after.jobs.len() {
+            true => Ok(()),
+            false => Err(RewriteError::Check {
+                found: difference(&wanted, &found),
+            }),
+        }
     }
 
     /// Takes back what [`Rewritten::write`] wrote.

@@ -1,11 +1,13 @@
 //! `tw recommend`
 
+mod write;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use serde::Deserialize;
-use tw_api::{JobsReply, UsageReply};
+use tw_api::{Client, JobsReply, UsageReply};
 use tw_model::{Bytes, Cores, JobId, Millis};
 use tw_scheduler::limits::LimitSet;
 use tw_scheduler::recommend::{Advice, Suggestion};
@@ -16,6 +18,8 @@ use crate::text::{BOLD, DIM, YELLOW};
 /// Suggest resources from measured use, with the evidence
 ///
 /// Jobs that should get more come first. Nothing is suggested before a job has the history that its spec asks for.
+/// With --write, --patch or --branch the suggestions go into the specs, at the expressions that set the values; what the
+/// edits do is found out by evaluation first. Exit code: 0 all are written, 1 some are not.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The job, as NAME or NAMESPACE/NAME; without it all jobs
@@ -27,6 +31,11 @@ pub(crate) struct Args {
     /// Show savings in money: a TOML file with `[prices]`, `cpu_core_month` and `memory_gib_month`
     #[arg(long, value_name = "FILE")]
     prices: Option<PathBuf>,
+    /// Take the suggestions from FILE, as --json printed them, and ask no controller
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["job", "all"])]
+    from: Option<PathBuf>,
+    #[command(flatten)]
+    write: write::WriteArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -47,8 +56,24 @@ struct PriceFile {
 
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let prices = args.prices.as_deref().map(read_prices).transpose()?;
-    let client = context.client()?;
-    let jobs = match args.job {
+    let mut replies = match &args.from {
+        Some(file) => read_replies(file)?,
+        None => ask(&context.client()?, args.job.clone()).await?,
+    };
+    replies.sort_by_key(|reply| !suggestion(reply).is_some_and(|found| found.needs_more()));
+    if args.write.is_wanted() {
+        let found: Vec<write::Found> = replies.iter().map(|reply| found(reply, prices)).collect();
+        return write::run(&args.write, &found, args.json);
+    }
+    match args.json {
+        true => anstream::println!("{}", serde_json::to_string_pretty(&replies)?),
+        false => replies.iter().for_each(|reply| print(reply, prices)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ask(client: &Client, job: Option<JobId>) -> anyhow::Result<Vec<UsageReply>> {
+    let jobs = match job {
         Some(job) => vec![job],
         None => {
             let reply: JobsReply = client.get("/v1/jobs").await?;
@@ -59,16 +84,33 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
                 .collect()
         }
     };
-    let mut replies: Vec<UsageReply> = Vec::new();
+    let mut replies = Vec::new();
     for job in &jobs {
         replies.push(client.get(&format!("{}/usage", job_path(job))).await?);
     }
-    replies.sort_by_key(|reply| !suggestion(reply).is_some_and(|found| found.needs_more()));
-    match args.json {
-        true => anstream::println!("{}", serde_json::to_string_pretty(&replies)?),
-        false => replies.iter().for_each(|reply| print(reply, prices)),
+    Ok(replies)
+}
+
+fn read_replies(file: &Path) -> anyhow::Result<Vec<UsageReply>> {
+    let reading = || {
+        format!(
+            "reading the suggestions in {}, which `tw recommend --json` prints",
+            file.display()
+        )
+    };
+    let text = std::fs::read_to_string(file).with_context(reading)?;
+    serde_json::from_str(&text).with_context(reading)
+}
+
+fn found(reply: &UsageReply, prices: Option<Prices>) -> write::Found {
+    let suggestion = suggestion(reply);
+    let saved = suggestion.and_then(|found| saved(reply, &found, prices));
+    let saved = saved.map_or_else(String::new, |saved| format!("; {saved}"));
+    write::Found {
+        job: reply.job.clone(),
+        suggestion,
+        evidence: format!("{}{saved}", evidence(reply)),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn read_prices(path: &Path) -> anyhow::Result<Prices> {

@@ -14,3 +14,4 @@ mod replay;
 mod repository;
 mod shapes;
 mod steering;
+mod suggestions;
