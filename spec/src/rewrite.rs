@@ -191,6 +191,8 @@ pub enum RewriteError {
     },
     #[error("there is a branch '{branch}' already")]
     BranchExists { branch: String },
+    #[error("git knows no author; set `git config user.name` and `user.email`")]
+    NoAuthor,
     #[error("a commit is made from a git revision, and this tree is none")]
     NotARevision,
 }

@@ -97,13 +97,13 @@ fn literal(text: &str) -> Option<f64> {
 }
 
 /// The literals and units that a product consists of; none if it is anything else.
-fn factors<'t>(syntax: &Syntax, names: &Names<'_>, node: Node<'t>) -> Option<Vec<Node<'t>>> {
+fn factors<'t>(syntax: &Syntax, node: Node<'t>) -> Option<Vec<Node<'t>>> {
     match node.kind() {
         "integer" | "float" | "identifier" | "attribute" => Some(vec![node]),
-        "parenthesized_expression" => factors(syntax, names, node.named_child(0)?),
+        "parenthesized_expression" => factors(syntax, node.named_child(0)?),
         "binary_operator" if syntax.of(node.child_by_field_name("operator")?) == "*" => {
-            let mut left = factors(syntax, names, node.child_by_field_name("left")?)?;
-            left.extend(factors(syntax, names, node.child_by_field_name("right")?)?);
+            let mut left = factors(syntax, node.child_by_field_name("left")?)?;
+            left.extend(factors(syntax, node.child_by_field_name("right")?)?);
             Some(left)
         }
         _ => None,
@@ -123,7 +123,7 @@ pub(super) fn respell(
     wanted: f64,
     amount: Amount,
 ) -> Option<Vec<Edit>> {
-    let Some(parts) = factors(syntax, names, constant.node) else {
+    let Some(parts) = factors(syntax, constant.node) else {
         return Some(fresh_at(syntax, names, constant.node, wanted, amount));
     };
     let coefficient = coefficient(syntax, &parts);

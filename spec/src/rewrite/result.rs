@@ -176,7 +176,7 @@ fn commit(
         update.upsert(file.path.as_str(), blob, mode);
     }
     let tree = repository.find_tree(update.create_updated(repository, &base)?)?;
-    let who = repository.signature()?;
+    let who = repository.signature().map_err(|_| RewriteError::NoAuthor)?;
     let id = repository.commit(None, &who, &who, message, &tree, &[&parent])?;
     repository.branch(branch, &repository.find_commit(id)?, false)?;
     Ok(id.to_string())

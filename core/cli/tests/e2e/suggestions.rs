@@ -58,7 +58,7 @@ fn where_several_places_would_do_it_is_asked_and_nothing_written() {
     let (_folder, repository) = repository();
     let args = ["recommend", "--from", "../found.json", "--write"];
     let ran = tw_in(repository.root(), &args).exits(1);
-    assert_snapshot!(ran.stderr, @"");
+    assert_snapshot!(ran.stderr);
     assert_eq!(text(&repository, "config.tw"), SPEC);
     assert_eq!(text(&repository, "shared/base.py"), BASE);
 }
@@ -75,7 +75,7 @@ fn the_place_that_is_named_is_edited_and_nothing_else() {
         "config.tw:5",
     ];
     let ran = tw_in(repository.root(), &args).exits(0);
-    assert_snapshot!(ran.stdout, @"");
+    assert_snapshot!(ran.stdout);
     let edited = SPEC
         .replace("import export", "import MiB, export")
         .replace("service(\"web\")", "service(\"web\", memory=704 * MiB)");
@@ -93,7 +93,7 @@ fn a_patch_applies_and_a_branch_leaves_the_work_tree_alone() {
     let from = ["recommend", "--from", "../found.json"];
     let patch = tw_in(root, &[&from[..], &at, &["--patch"]].concat()).exits(0);
     assert_eq!(text(&repository, "shared/base.py"), BASE);
-    assert_snapshot!(patch.stdout, @"");
+    assert_snapshot!(patch.stdout);
 
     std::fs::write(root.join("../fit.patch"), &patch.stdout).unwrap();
     let git = |args: &[&str]| {
@@ -106,6 +106,8 @@ fn a_patch_applies_and_a_branch_leaves_the_work_tree_alone() {
         String::from_utf8(ran.stdout).unwrap()
     };
     git(&["apply", "--check", "../fit.patch"]);
+    git(&["config", "user.name", "e2e"]);
+    git(&["config", "user.email", "e2e@localhost"]);
     tw_in(root, &[&from[..], &at, &["--branch", "fit"]].concat()).exits(0);
     assert_eq!(git(&["status", "--porcelain"]), "");
     assert_eq!(
@@ -115,5 +117,5 @@ fn a_patch_applies_and_a_branch_leaves_the_work_tree_alone() {
             .count(),
         3
     );
-    assert_snapshot!(git(&["log", "-1", "--format=%B", "fit"]), @"");
+    assert_snapshot!(git(&["log", "-1", "--format=%B", "fit"]));
 }
