@@ -1,6 +1,6 @@
 //! A controller that says what a test tells it to say, and remembers what the agent said.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -22,9 +22,7 @@ use tw_api::{
     AgentEvent, Assignment, Connection, Heartbeat, HeartbeatReply, PROTO, Register, Registered,
     SESSION_PROTOCOL,
 };
-use tw_model::{
-    Desired, JobSpec, Phase, TaskId, TaskRecord, TaskReport, TaskState, TaskUsage, Timestamp,
-};
+use tw_model::{JobSpec, Phase, TaskId, TaskRecord, TaskReport, TaskState, TaskUsage, Timestamp};
 
 use crate::common::PATIENCE;
 
@@ -253,26 +251,10 @@ pub(crate) fn assignment(name: &str, spec: Value) -> Assignment {
     let spec: JobSpec = serde_json::from_value(fields).unwrap();
     Assignment {
         task: TaskRecord {
-            id: TaskId::new(spec.id(), 0, 1),
-            version: 1,
             state: TaskState::Starting,
-            desired: Desired::Run,
             machine: Some("machine-1".parse().unwrap()),
             machine_epoch: 1,
-            ports: BTreeMap::new(),
-            healthy: None,
-            remedy: Default::default(),
-            healthy_since: None,
-            report_seq: 0,
-            reason: String::new(),
-            not_before: None,
-            restarts: 0,
-            comes_back: false,
-            failures: 0,
-            created_at: Timestamp(0),
-            started_at: None,
-            ended_at: None,
-            exit: None,
+            ..TaskRecord::pending(TaskId::new(spec.id(), 0, 1), 1, Timestamp(0))
         },
         spec: Arc::new(spec),
         plan: String::new(),

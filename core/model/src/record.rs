@@ -36,8 +36,79 @@ pub struct JobRecord {
     pub stopped: bool,
     /// The update under way, or the last one where it halted.
     pub rollout: Option<RolloutRecord>,
+    /// The runs of a job with a schedule; none of one that never had any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<RunsRecord>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+}
+
+/// How many runs of a job are kept.
+pub const RUNS_KEPT: usize = 20;
+
+/// The runs of a job with a schedule.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunsRecord {
+    /// The version whose schedule says when the next one is due.
+    pub version: Version,
+    /// When that is; none where it is never, or nobody wants it.
+    pub next_at: Option<Timestamp>,
+    /// When a run was due that waits for the one before it to end.
+    pub queued: Option<Timestamp>,
+    /// The newest runs, oldest first; only the last one may be under way.
+    pub newest: Vec<RunRecord>,
+}
+
+impl RunsRecord {
+    /// The run that is under way.
+    pub fn open(&self) -> Option<&RunRecord> {
+        let last = self.newest.last();
+        last.filter(|run| run.outcome == RunOutcome::Running)
+    }
+}
+
+/// One run of a job with a schedule: all of its tasks once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRecord {
+    /// They count from 1.
+    pub number: u64,
+    /// The version that its tasks run.
+    pub version: Version,
+    pub due_at: Timestamp,
+    pub began_at: Timestamp,
+    pub ended_at: Option<Timestamp>,
+    pub outcome: RunOutcome,
+    /// Who asked for it, or why it ended as it did; empty where nothing needs saying.
+    pub reason: String,
+}
+
+/// What became of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunOutcome {
+    Running,
+    /// Every task has succeeded.
+    Done,
+    /// A task has used up its attempts.
+    Failed,
+    /// The next run took its place.
+    Replaced,
+    /// Someone stopped the job, or took its schedule away.
+    Stopped,
+}
+
+impl std::fmt::Display for RunOutcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            RunOutcome::Running => "running",
+            RunOutcome::Done => "done",
+            RunOutcome::Failed => "failed",
+            RunOutcome::Replaced => "replaced",
+            RunOutcome::Stopped => "stopped",
+        })
+    }
 }
 
 /// How far an update is.
@@ -236,6 +307,19 @@ pub struct TaskRecord {
     /// Asked to end here only to run elsewhere: the next task of the index is as this one was, also in an update.
     #[serde(default)]
     pub comes_back: bool,
+    /// The run of a job with a schedule that it is part of; 0 for all others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub run: u64,
+    /// Asked to end because it took longer than it may: its end counts as a failure.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overdue: bool,
+    /// The machine that it is meant for, before it has it: where a daemon lacks its task, or where others were asked
+    /// to make room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meant_for: Option<MachineId>,
+    /// A daemon's task whose machine is to have none any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retired: bool,
     /// Starts of this index that were not asked for: failures and lost machines, not updates.
     pub restarts: u32,
     /// Failures in a row, for the backoff.
@@ -244,6 +328,42 @@ pub struct TaskRecord {
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     pub exit: Option<Exit>,
+}
+
+impl TaskRecord {
+    /// A task that waits for its machine.
+    pub fn pending(id: TaskId, version: Version, at: Timestamp) -> TaskRecord {
+        TaskRecord {
+            id,
+            version,
+            state: TaskState::Pending,
+            desired: Desired::Run,
+            machine: None,
+            machine_epoch: 0,
+            ports: BTreeMap::new(),
+            healthy: None,
+            remedy: Default::default(),
+            healthy_since: None,
+            report_seq: 0,
+            reason: String::new(),
+            not_before: None,
+            comes_back: false,
+            run: 0,
+            overdue: false,
+            meant_for: None,
+            retired: false,
+            restarts: 0,
+            failures: 0,
+            created_at: at,
+            started_at: None,
+            ended_at: None,
+            exit: None,
+        }
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a machine can give to tasks.

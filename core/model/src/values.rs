@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Bytes, Change, Cores, Decoder, FieldPath, Keyed, Millis, Name, Number, Rule, SpecType, Stage,
-    StructInfo,
+    Bytes, Change, Cores, Cron, CronError, Decoder, FieldPath, Keyed, Millis, Name, Number, Rule,
+    SpecType, Stage, StructInfo,
 };
 
 impl SpecType for u32 {
@@ -663,19 +663,19 @@ impl SpecType for CronLine {
 
     fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<CronLine> {
         let line = String::from_author(value, at, decoder)?;
-        let plain = |c: char| c.is_ascii_alphanumeric() || "*/,-#?L".contains(c);
         let fields: Vec<&str> = line.split_whitespace().collect();
-        match fields.len() == 5 && fields.iter().all(|field| field.chars().all(plain)) {
-            true => Some(CronLine(fields.join(" "))),
-            false => decoder.bad_value(
-                at,
-                format!("'{line}' is not a line of a crontab"),
-                Some(
-                    "write minute, hour, day of the month, month and day of the week: \"30 2 * * *\" is every day at 2:30"
-                        .to_owned(),
-                ),
+        let (message, hint) = match Cron::parse(&line) {
+            Ok(_) => return Some(CronLine(fields.join(" "))),
+            Err(CronError::Never) => (
+                format!("'{line}' never fires: no such day ever comes"),
+                "for the last day of each month write \"0 0 L * *\"",
             ),
-        }
+            Err(cause) => (
+                format!("'{line}' is not a line of a crontab: {cause}"),
+                "write minute, hour, day of the month, month and day of the week: \"30 2 * * *\" is every day at 2:30",
+            ),
+        };
+        decoder.bad_value(at, message, Some(hint.to_owned()))
     }
 }
 

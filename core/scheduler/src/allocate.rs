@@ -19,7 +19,7 @@ use crate::index::Search;
 use crate::neighbours::{Spreading, Tie};
 use crate::overlay::Overlay;
 use crate::requires::{Eligible, unmet};
-use crate::{JobState, seed};
+use crate::{JobState, daemon, seed};
 
 /// How good a machine is for a task; less is better. Slots break ties, so that the order is total.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -196,6 +196,16 @@ impl Placer {
         })?;
         self.count(view, chosen);
         Some(chosen)
+    }
+
+    /// The machine that the index of a daemon's task belongs to; none where it lacks room.
+    pub(crate) fn place_on_own(&mut self, draft: &Draft, row: &TaskRecord) -> Option<Slot> {
+        let slot = draft.slot(daemon::machine_of(row)?)?;
+        let free = self.obstacle(View::of(draft), slot).is_none();
+        free.then(|| {
+            self.count(View::of(draft), slot);
+            slot
+        })
     }
 
     /// Why a machine cannot take the next task; none where it can.

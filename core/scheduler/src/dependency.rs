@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tw_model::{JobId, JobSpec, Kind, Name, TaskState};
+use tw_model::{JobId, JobSpec, Kind, Name, RunOutcome, TaskState};
 
 use crate::JobState;
 use crate::draft::Draft;
@@ -34,11 +34,15 @@ pub(crate) fn ready(draft: &Draft, spec: &JobSpec) -> Result<(), String> {
 /// Whether jobs that wait for this one may start.
 ///
 /// One healthy task makes a service ready, so that an update or a failure of some of its tasks holds nobody up.
-/// A batch job is ready when every one of its tasks is done.
+/// A batch job is ready when every one of its tasks is done, one with a schedule once a run has succeeded.
 pub(crate) fn is_ready(job: &JobState) -> bool {
     match job.spec().kind {
         Kind::Service | Kind::Daemon => job.tasks().any(|row| serves(job, row)),
-        Kind::Batch => (0..job.wanted()).all(|index| {
+        Kind::Batch if job.spec().schedule.is_some() => {
+            let mut runs = job.row.runs.iter().flat_map(|runs| &runs.newest);
+            runs.any(|run| run.outcome == RunOutcome::Done)
+        }
+        Kind::Batch => job.indexes().all(|index| {
             let latest = job.latest(index);
             latest.is_some_and(|row| row.state == TaskState::Done)
         }),

@@ -79,6 +79,17 @@ impl<'a> Draft<'a> {
             .or_else(|| self.base.machine(machine))
     }
 
+    /// All machines, in the order in which they became known.
+    pub(crate) fn machines(&self) -> impl Iterator<Item = &MachineRecord> {
+        let known = self.base.machines();
+        let changed = |row: &'a MachineRecord| -> &MachineRecord {
+            self.machines.get(&row.id).unwrap_or(row)
+        };
+        let new = self.machines.values();
+        let new = new.filter(|row| self.base.machine(&row.id).is_none());
+        known.map(changed).chain(new)
+    }
+
     pub(crate) fn slot(&self, machine: &MachineId) -> Option<Slot> {
         self.base.fleet.slot(machine)
     }

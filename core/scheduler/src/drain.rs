@@ -70,7 +70,8 @@ pub(crate) fn order(
         .flat_map(|machine| draft.base().tasks_on(machine))
         .cloned()
         .collect();
-    let jobs: BTreeSet<JobId> = tasks.iter().map(|row| row.id.job.clone()).collect();
+    let mut jobs: BTreeSet<JobId> = tasks.iter().map(|row| row.id.job.clone()).collect();
+    jobs.extend(draft.base().daemons.iter().cloned());
     jobs.iter().for_each(|id| reconcile::reconcile(draft, id));
     Reply::Drain {
         tasks: tasks.len() as u32,
@@ -79,11 +80,13 @@ pub(crate) fn order(
 
 /// Asks tasks of a job to leave the machines that are being emptied, as far as they may now.
 pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
-    let Some(job) = draft.job(id).filter(|job| !job.row.stopped) else {
+    // Daemons see to themselves: there is no elsewhere for them.
+    let moves = |job: &&JobState| !job.row.stopped && job.spec().kind != Kind::Daemon;
+    let Some(job) = draft.job(id).filter(moves) else {
         return;
     };
     let leaving = job.tasks().filter(|row| {
-        !row.state.is_terminal() && row.desired == Desired::Run && row.id.index < job.wanted()
+        !row.state.is_terminal() && row.desired == Desired::Run && !reconcile::is_surplus(job, row)
     });
     let leaving: Vec<(TaskRecord, DrainRecord)> = leaving
         .filter_map(|row| Some((row.clone(), drain_of(draft, row)?.clone())))
@@ -92,7 +95,8 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
         return;
     }
     let most = job.spec().rollout.max_unavailable as usize;
-    let mut down = (0..job.wanted())
+    let mut down = job
+        .indexes()
         .filter(|index| {
             let latest = job.latest(*index);
             latest.is_none_or(|row| !is_available(job, row, draft.now))
@@ -130,7 +134,12 @@ fn is_available(job: &JobState, row: &TaskRecord, now: Timestamp) -> bool {
 }
 
 /// Whether a task has to go now, so that it has ended at the deadline.
-fn is_due(job: &JobState, row: &TaskRecord, drain: &DrainRecord, now: Timestamp) -> bool {
+pub(crate) fn is_due(
+    job: &JobState,
+    row: &TaskRecord,
+    drain: &DrainRecord,
+    now: Timestamp,
+) -> bool {
     let stop = &job.spec_of(row).stop;
     let ended = now.plus(stop.drain + stop.grace);
     drain.deadline.is_some_and(|deadline| ended >= deadline)

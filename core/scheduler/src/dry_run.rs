@@ -1,5 +1,6 @@
 //! The updater with every wait left out: where the tasks of a job would be when a submission has been carried out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tw_model::{Desired, Effect, JobId, JobSpec, Kind, MachineId, TaskRecord, TaskState};
@@ -8,9 +9,9 @@ use crate::allocate::{Placer, View, Wish};
 use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::escalate::escalate;
-use crate::plan::{TaskCounts, TaskPlan, Verdict};
+use crate::plan::{TaskCounts, TaskPlan, Verdict, tasks_of};
 use crate::rollout::{stage_sizes, task_effect};
-use crate::{JobState, NoRoom, reconcile, why};
+use crate::{JobState, NoRoom, daemon, reconcile, why};
 
 /// What a dry run found: how many tasks meet which fate, each of them, and whether all find room.
 pub(crate) type Found = (TaskCounts, Vec<TaskPlan>, Verdict);
@@ -24,7 +25,14 @@ pub(crate) fn update(
 ) -> Found {
     let mut run = DryRun::new(draft, id.clone(), spec);
     run.stop_surplus(old);
-    run.start_missing();
+    if spec.schedule.is_some() {
+        run.try_one();
+        return run.finish();
+    }
+    match spec.kind {
+        Kind::Daemon => run.start_on_machines(),
+        Kind::Service | Kind::Batch => run.start_missing(),
+    }
     run.update();
     run.finish()
 }
@@ -32,7 +40,7 @@ pub(crate) fn update(
 /// Ends a job.
 pub(crate) fn removal(draft: &mut Draft, old: &JobState) -> Found {
     let mut run = DryRun::new(draft, old.row.id.clone(), old.spec());
-    Arc::make_mut(&mut run.spec).replicas = 0;
+    run.removed = true;
     run.stop_surplus(Some(old));
     run.finish()
 }
@@ -54,6 +62,8 @@ struct DryRun<'a, 'b> {
     draft: &'a mut Draft<'b>,
     id: JobId,
     spec: Arc<JobSpec>,
+    /// Whether the job ends.
+    removed: bool,
     counts: TaskCounts,
     tasks: Vec<TaskPlan>,
     unplaced: u32,
@@ -66,6 +76,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
             draft,
             id,
             spec: Arc::new(spec.clone()),
+            removed: false,
             counts: TaskCounts::default(),
             tasks: Vec::new(),
             unplaced: 0,
@@ -77,7 +88,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
     fn stop_surplus(&mut self, old: Option<&JobState>) {
         let live = old.into_iter().flat_map(JobState::tasks);
         for row in live.filter(|row| !row.state.is_terminal()) {
-            let surplus = row.id.index >= self.spec.replicas;
+            let surplus = self.is_surplus(row, old);
             let stopping = row.desired == Desired::Stop;
             if !surplus && !stopping {
                 continue;
@@ -90,6 +101,86 @@ impl<'a, 'b> DryRun<'a, 'b> {
         }
     }
 
+    /// Whether a task is not wanted any more.
+    fn is_surplus(&self, row: &TaskRecord, old: Option<&JobState>) -> bool {
+        let other_kind = old.is_some_and(|old| old.spec_of(row).kind != self.spec.kind);
+        match (self.spec.schedule.is_some(), self.spec.kind) {
+            _ if self.removed => true,
+            // The run under way goes on as it is.
+            (true, _) => other_kind,
+            (false, Kind::Daemon) => {
+                let machine = daemon::machine_of(row).and_then(|id| self.draft.machine(id));
+                !machine.is_some_and(|machine| daemon::is_target(&self.spec, machine))
+            }
+            (false, _) => row.id.index >= self.spec.replicas,
+        }
+    }
+
+    /// Whether a task of a run would find room now. Nothing is kept for it.
+    fn try_one(&mut self) {
+        let Some(mut placer) = self.placer() else {
+            return;
+        };
+        if placer
+            .place(View::of(self.draft), Wish::default())
+            .is_none()
+        {
+            self.unplaced = 1;
+            self.why = Some(why::no_room(self.draft, &placer, None));
+        }
+    }
+
+    /// Machines that have no task of the daemon get one.
+    fn start_on_machines(&mut self) {
+        let Some(job) = self.draft.job(&self.id) else {
+            return;
+        };
+        let latest: Vec<TaskRecord> = job.latest_of_each().cloned().collect();
+        let live = |row: &&TaskRecord| !row.state.is_terminal() && row.machine.is_some();
+        let served: BTreeSet<&MachineId> = latest
+            .iter()
+            .filter(live)
+            .filter_map(daemon::machine_of)
+            .collect();
+        let targets = self.draft.machines();
+        let targets = targets.filter(|machine| daemon::is_target(&self.spec, machine));
+        let targets = targets.map(|machine| machine.id.clone());
+        let targets: Vec<MachineId> = targets.filter(|id| !served.contains(id)).collect();
+        let mut next = latest.last().map_or(0, |row| row.id.index + 1);
+        for machine in targets {
+            let mut known = latest.iter();
+            let known = known.find(|row| daemon::machine_of(row) == Some(&machine));
+            let index = known.map_or(next, |row| row.id.index);
+            next += u32::from(known.is_none());
+            let to = self.start_on(index, &machine);
+            self.counts.started += 1;
+            self.tell(index, Effect::Scale, None, to);
+        }
+    }
+
+    /// Starts a daemon's task on its machine, if there is room for it.
+    fn start_on(&mut self, index: u32, machine: &MachineId) -> Option<MachineId> {
+        let version = self.draft.job(&self.id)?.row.version;
+        let latest = self.draft.job(&self.id)?.latest(index);
+        if latest.is_none_or(|row| row.state.is_terminal()) {
+            let machine = Some(machine.clone());
+            reconcile::begin_on(self.draft, &self.id, index, version, machine);
+        }
+        let mut row = self.draft.job(&self.id)?.latest(index)?.clone();
+        row.version = version;
+        let mut placer = self.placer()?;
+        let Some(slot) = placer.place_on_own(self.draft, &row) else {
+            self.unplaced += 1;
+            if self.why.is_none() {
+                let only = self.draft.slot(machine);
+                self.why = Some(why::no_room(self.draft, &placer, only));
+            }
+            return None;
+        };
+        reconcile::assign(self.draft, &mut row, slot, &self.spec.ports);
+        row.machine
+    }
+
     /// Indexes that have no task get one; tasks that wait are looked at again.
     fn start_missing(&mut self) {
         let rows: Vec<(u32, Option<TaskRecord>)> = match self.draft.job(&self.id) {
@@ -98,13 +189,19 @@ impl<'a, 'b> DryRun<'a, 'b> {
                 .collect(),
             None => return,
         };
+        let mut turns = self.spec.parallelism.unwrap_or(u32::MAX);
         let mut placer = self.placer();
         for (index, row) in rows {
             let fate = self.fate_of_waiting(row.as_ref());
             let Some(effect) = fate else {
                 continue;
             };
-            let to = self.start(index, Wish::default(), &mut placer);
+            // Those that wait for their turn take the room of those before them.
+            let to = match turns {
+                0 => None,
+                _ => self.start(index, Wish::default(), &mut placer),
+            };
+            turns = turns.saturating_sub(1);
             match effect {
                 Effect::None => self.counts.untouched += 1,
                 Effect::Scale => self.counts.started += 1,
@@ -143,7 +240,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
             return;
         };
         let live = job.latest_of_each().filter(|row| {
-            row.id.index < self.spec.replicas
+            !self.is_surplus(row, None)
                 && row.version < job.row.version
                 && matches!(row.state, TaskState::Starting | TaskState::Running)
                 && row.desired == Desired::Run
@@ -164,8 +261,9 @@ impl<'a, 'b> DryRun<'a, 'b> {
             .filter_map(|one| self.change(one, one.effect))
             .collect();
         self.start_elsewhere(stopped);
-        for size in stage_sizes(&self.spec) {
-            let left = self.spec.replicas.saturating_sub(size) as usize;
+        let tasks = tasks_of(self.draft, &self.spec);
+        for size in stage_sizes(&self.spec, tasks) {
+            let left = tasks.saturating_sub(size) as usize;
             self.update_until(left, &mut waiting);
         }
     }
@@ -221,6 +319,11 @@ impl<'a, 'b> DryRun<'a, 'b> {
             return Some(Stopped { index, from });
         }
         self.counts.restarted += 1;
+        if let Some(home) = from.as_ref().filter(|_| self.spec.kind == Kind::Daemon) {
+            let to = self.start_on(index, home);
+            self.tell(index, effect, from, to);
+            return None;
+        }
         let home = from.as_ref().and_then(|machine| self.draft.slot(machine));
         let wish = Wish {
             prefer: home,
@@ -266,7 +369,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
         let Some(slot) = placer.place(View::of(self.draft), wish) else {
             self.unplaced += 1;
             if self.why.is_none() {
-                self.why = Some(why::no_room(self.draft, placer));
+                self.why = Some(why::no_room(self.draft, placer, None));
             }
             return None;
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tw_model::{Effect, JobSpec, TaskRecord};
+use tw_model::{Effect, JobSpec, Kind, TaskRecord};
 
 use crate::JobState;
 use crate::draft::Draft;
@@ -20,7 +20,9 @@ pub(crate) fn escalate(
     row: &TaskRecord,
     to: &Arc<JobSpec>,
 ) -> Effect {
-    let stays = matches!(effect, Effect::InPlace | Effect::Restart);
+    // A daemon has no other machine to go to.
+    let moves = to.kind != Kind::Daemon;
+    let stays = moves && matches!(effect, Effect::InPlace | Effect::Restart);
     let request = Request::of(to);
     let lacks_room = || room_for(draft, job, row).is_some_and(|room| !room.fits(&request));
     match stays && (lacks_room() || must_leave(draft, job, row, to)) {

@@ -4,9 +4,11 @@
 //! A caller keeps a [`State`], asks [`step`] what an [`Event`] means, applies the answer at once, commits it, and
 //! lets nothing leave before it is durable.
 
+mod alarms;
 mod allocate;
 mod assignments;
 mod broker;
+mod daemon;
 mod dependency;
 mod domains;
 mod draft;
@@ -27,6 +29,7 @@ mod remedy;
 pub mod replay;
 mod requires;
 mod rollout;
+mod runs;
 mod seed;
 pub mod simulate;
 mod state;

@@ -17,12 +17,16 @@ pub enum TaskEvent {
     Unhealthy,
     /// The controller wants it to end.
     StopAsked,
+    /// It has taken longer than one try may: it is to end, as a failure.
+    TimedOut,
     /// The agent says that it is ending it.
     StopBegun,
     /// It ended as a batch task should: exit code 0.
     Succeeded,
     /// It ended in any other way.
     Ended,
+    /// It ended, however, after it had timed out.
+    EndedOverdue,
     /// It never ran and never will.
     NeverStarted,
     /// Its machine was declared lost, restarted, or no longer knows it.
@@ -30,25 +34,28 @@ pub enum TaskEvent {
 }
 
 impl TaskEvent {
-    pub const ALL: [TaskEvent; 11] = [
+    pub const ALL: [TaskEvent; 13] = [
         TaskEvent::Placed,
         TaskEvent::Preparing,
         TaskEvent::Started,
         TaskEvent::Healthy,
         TaskEvent::Unhealthy,
         TaskEvent::StopAsked,
+        TaskEvent::TimedOut,
         TaskEvent::StopBegun,
         TaskEvent::Succeeded,
         TaskEvent::Ended,
+        TaskEvent::EndedOverdue,
         TaskEvent::NeverStarted,
         TaskEvent::MachineLost,
     ];
 
-    /// What a report means for a task of this kind of job.
+    /// What a report means for a task of this kind of job, which may have been asked to end because it is overdue.
     ///
     /// A service that ends by itself has failed, whatever its exit code.
-    pub fn of(phase: &Phase, kind: Kind) -> TaskEvent {
+    pub fn of(phase: &Phase, kind: Kind, overdue: bool) -> TaskEvent {
         match phase {
+            Phase::Exited { .. } | Phase::NeverStarted { .. } if overdue => TaskEvent::EndedOverdue,
             Phase::Starting => TaskEvent::Preparing,
             Phase::Running { .. } => TaskEvent::Started,
             Phase::Health { healthy: true, .. } => TaskEvent::Healthy,
@@ -76,6 +83,8 @@ pub enum SideEffect {
     CountFailure,
     /// The agent is to end it.
     AskAgent,
+    /// Its end will count as a failure.
+    NoteOverdue,
 }
 
 /// What an event does in a state.
@@ -117,15 +126,18 @@ pub fn transition(state: TaskState, event: TaskEvent) -> Transition {
         (Running, Healthy | Unhealthy) => To(Running, &[NoteHealth]),
 
         (Starting | Running, StopAsked) => To(Stopping, &[AskAgent]),
+        (Starting | Running, TimedOut) => To(Stopping, &[AskAgent, NoteOverdue]),
+        (Starting | Running, EndedOverdue) => Refused("nobody told the task that it is overdue"),
         (Starting | Running, StopBegun) => Refused("nobody asked the task to stop"),
         (Starting | Running, Succeeded) => To(Done, &[NoteEnd]),
         (Starting | Running, Ended | NeverStarted) => To(Failed, &[NoteEnd, CountFailure]),
         (Starting | Running, MachineLost) => To(Lost, &[NoteEnd]),
 
-        (Stopping, Preparing | Healthy | Unhealthy | StopAsked | StopBegun) => Nothing,
+        (Stopping, Preparing | Healthy | Unhealthy | StopAsked | TimedOut | StopBegun) => Nothing,
         (Stopping, Started) => To(Stopping, &[NoteStart]),
         // It ended on request: the exit code of a task that was sent a signal says nothing.
         (Stopping, Succeeded | Ended | NeverStarted) => To(Done, &[NoteEnd]),
+        (Stopping, EndedOverdue) => To(Failed, &[NoteEnd, CountFailure]),
         (Stopping, MachineLost) => To(Lost, &[NoteEnd]),
     }
 }
@@ -205,12 +217,16 @@ pub(crate) fn carry_out(
                 row.ended_at = Some(details.ended_at.unwrap_or(now));
                 row.exit = details.exit.clone();
                 row.healthy = None;
-                row.reason = details.reason.clone();
+                row.reason = match event {
+                    TaskEvent::EndedOverdue => format!("{} ({})", row.reason, details.reason),
+                    _ => details.reason.clone(),
+                };
             }
             SideEffect::AskAgent => {
                 row.desired = Desired::Stop;
                 row.reason = details.reason.clone();
             }
+            SideEffect::NoteOverdue => row.overdue = true,
         }
     }
     if event == TaskEvent::StopAsked {

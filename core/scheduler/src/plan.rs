@@ -8,14 +8,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    Approval, ChangeKind, Code, Effect, JobChange, JobId, JobSpec, MachineId, PolicyReport,
+    Approval, ChangeKind, Code, Effect, JobChange, JobId, JobSpec, Kind, MachineId, PolicyReport,
     RolloutState, SourceRef, Timestamp, Version, VersionRecord, diff_jobs, without_support,
 };
 
 use crate::draft::Draft;
 use crate::neighbours::contradiction;
 use crate::rollout::{self, stage_sizes};
-use crate::{JobState, NoRoom, Refusal, State, dependency, dry_run, reconcile};
+use crate::{JobState, NoRoom, Refusal, State, daemon, dependency, dry_run, reconcile};
 
 /// A job as it was evaluated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -175,9 +175,9 @@ pub fn plan(
         let old = state.job(&submitted.spec.id()).cloned();
         match plan_job(&mut draft, submitted, old.as_ref()) {
             Some(job) => {
-                capacity.add(&submitted.spec, submitted.spec.replicas, 1);
+                capacity.add(&submitted.spec, tasks_of(&draft, &submitted.spec), 1);
                 if let Some(old) = &old {
-                    capacity.add(old.spec(), old.wanted(), -1);
+                    capacity.add(old.spec(), live_tasks_of(old), -1);
                 }
                 jobs.push(job);
             }
@@ -186,7 +186,7 @@ pub fn plan(
     }
     for id in submission.remove.iter().collect::<BTreeSet<_>>() {
         if let Some(old) = state.job(id).filter(|job| !job.row.stopped) {
-            capacity.add(old.spec(), old.wanted(), -1);
+            capacity.add(old.spec(), live_tasks_of(old), -1);
             jobs.push(plan_removal(&mut draft, old));
         }
     }
@@ -203,6 +203,22 @@ pub fn plan(
         capacity,
         policy: submission.policy.clone(),
     })
+}
+
+/// How many tasks a spec asks for: of a daemon one a machine, of a job with a schedule those of one run.
+pub(crate) fn tasks_of(draft: &Draft, spec: &JobSpec) -> u32 {
+    let targets = |machine: &&tw_model::MachineRecord| daemon::is_target(spec, machine);
+    match spec.kind {
+        Kind::Daemon => draft.machines().filter(targets).count() as u32,
+        Kind::Service | Kind::Batch => spec.replicas,
+    }
+}
+
+fn live_tasks_of(job: &JobState) -> u32 {
+    match job.spec().schedule.is_some() && !job.row.stopped {
+        true => job.spec().replicas,
+        false => job.indexes().count() as u32,
+    }
 }
 
 /// Refuses a plan that a policy stands against.
@@ -293,8 +309,10 @@ fn sorted(submission: &Submission) -> Vec<&SubmittedJob> {
 fn begins_again(job: &JobState) -> bool {
     let halted = job.row.rollout.as_ref();
     let halted = halted.is_some_and(|rollout| rollout.state == RolloutState::Halted);
-    let mut latest = (0..job.wanted()).filter_map(|index| job.latest(index));
-    job.row.stopped || halted || latest.any(|row| reconcile::exhausted(job, row))
+    let mut latest = job.indexes().filter_map(|index| job.latest(index));
+    let scheduled = job.spec().schedule.is_some();
+    let exhausted = |row| !scheduled && reconcile::exhausted(job, row);
+    job.row.stopped || halted || latest.any(exhausted)
 }
 
 /// The dry run of one job; none where nothing would happen.
@@ -326,7 +344,7 @@ fn plan_job(
         counts,
         verdict,
         stages: match replaces {
-            true => stage_sizes(spec),
+            true => stage_sizes(spec, tasks_of(draft, spec)),
             false => Vec::new(),
         },
         tasks,
@@ -374,6 +392,7 @@ pub(crate) fn write_version(
         next_event: 1,
         stopped: false,
         rollout: None,
+        runs: None,
         created_at: draft.now,
         updated_at: draft.now,
     };

@@ -3,8 +3,8 @@
 //! Works from the rows alone, so that any prefix of an earlier decision is a fine place to go on from.
 
 use tw_model::{
-    Desired, ENDED_TASKS_KEPT, JobId, JobRecord, Kind, MachineState, RolloutState, TaskId,
-    TaskRecord, TaskState, Timestamp, Version,
+    Desired, ENDED_TASKS_KEPT, JobId, JobRecord, Kind, MachineId, MachineState, Millis,
+    RolloutState, TaskId, TaskRecord, TaskState, Timestamp, Version,
 };
 
 use crate::allocate::{self, Placer, View, Wish};
@@ -14,12 +14,15 @@ use crate::endpoints::serves;
 use crate::fleet::Request;
 use crate::lifecycle::{self, Details, TaskEvent};
 use crate::requires::unmet;
-use crate::{JobState, drain, remedy, rollout, seed, why};
+use crate::{JobState, daemon, drain, remedy, rollout, runs, seed, why};
 
 /// Brings one job closer to what is wanted of it, as far as that is possible now.
 pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
     lose_orphans(draft, id);
+    stop_overdue(draft, id);
+    runs::advance(draft, id);
     stop_surplus(draft, id);
+    daemon::settle(draft, id);
     fill(draft, id);
     place_pending(draft, id);
     drain::advance(draft, id);
@@ -122,19 +125,46 @@ fn is_orphan(draft: &Draft, row: &TaskRecord) -> bool {
     }
 }
 
+/// Asks batch tasks to end that have taken longer than one try may.
+fn stop_overdue(draft: &mut Draft, id: &JobId) {
+    let Some(job) = draft.job(id).filter(|job| job.spec().kind == Kind::Batch) else {
+        return;
+    };
+    let running = job.tasks().filter(|row| row.state == TaskState::Running);
+    let overdue = running.filter_map(|row| {
+        let (started, timeout) = (row.started_at?, job.spec_of(row).timeout?);
+        (started.plus(timeout) <= draft.now).then(|| (row.clone(), timeout))
+    });
+    let overdue: Vec<(TaskRecord, Millis)> = overdue.collect();
+    for (row, timeout) in overdue {
+        let why = Details::because(format!("took longer than {timeout}"));
+        tell(draft, &row, TaskEvent::TimedOut, &why);
+    }
+}
+
+/// Whether a task is one too many: its index is not wanted, or its run is not the one under way.
+///
+/// A job that is given a schedule lets the batch tasks end that ran without one; those of another kind do not stay.
+pub(crate) fn is_surplus(job: &JobState, row: &TaskRecord) -> bool {
+    let older = row.run == 0 && !job.row.stopped && job.spec_of(row).kind == Kind::Batch;
+    match job.spec().schedule.is_some() && older {
+        true => false,
+        false => row.id.index >= job.wanted() || !job.is_of_open_run(row),
+    }
+}
+
 /// Asks tasks to end whose index is not wanted any more.
 fn stop_surplus(draft: &mut Draft, id: &JobId) {
     let Some(job) = draft.job(id) else {
         return;
     };
-    let wanted = job.wanted();
-    let surplus = job.tasks().filter(|row| {
-        !row.state.is_terminal() && row.id.index >= wanted && row.desired == Desired::Run
-    });
+    let live = job.tasks().filter(|row| !row.state.is_terminal());
+    let surplus = live.filter(|row| row.desired == Desired::Run && is_surplus(job, row));
     let surplus: Vec<TaskRecord> = surplus.cloned().collect();
-    let why = match job.row.stopped {
-        true => "the job was stopped".to_owned(),
-        false => format!("only {wanted} tasks are wanted"),
+    let why = match (job.row.stopped, &job.spec().schedule) {
+        (true, _) => "the job was stopped".to_owned(),
+        (false, Some(_)) => "its run is over".to_owned(),
+        (false, None) => format!("only {} tasks are wanted", job.wanted()),
     };
     // The highest first, should the decision be cut short.
     for row in surplus.iter().rev() {
@@ -150,11 +180,11 @@ fn stop_surplus(draft: &mut Draft, id: &JobId) {
 /// Asks tasks to end whose machine is not what their job requires any more, as many at a time as the budget allows,
 /// and only those that another machine can take.
 fn leave_unfit(draft: &mut Draft, id: &JobId) {
-    let Some(job) = draft.job(id).filter(|job| job.row.rollout.is_none()) else {
+    let stays = |job: &&JobState| job.row.rollout.is_none() && job.spec().kind != Kind::Daemon;
+    let Some(job) = draft.job(id).filter(stays) else {
         return;
     };
-    let wanted = 0..job.wanted();
-    let rows = wanted.filter_map(|index| job.latest(index));
+    let rows = job.indexes().filter_map(|index| job.latest(index));
     let (up, down): (Vec<_>, Vec<_>) = rows.partition(|row| serves(job, row));
     let unfit = |row: &&TaskRecord| {
         let machine = row.machine.as_ref().and_then(|id| draft.machine(id));
@@ -176,17 +206,38 @@ fn leave_unfit(draft: &mut Draft, id: &JobId) {
     }
 }
 
-/// Begins a task for every wanted index that has none.
+/// Begins a task for every wanted index that has none, as many as may run at the same time.
 fn fill(draft: &mut Draft, id: &JobId) {
     let Some(job) = draft.job(id) else {
         return;
     };
-    let missing: Vec<(u32, Version)> = (0..job.wanted())
-        .filter_map(|index| Some((index, missing_version(job, index)?)))
-        .collect();
+    let missing = job
+        .indexes()
+        .filter_map(|index| Some((index, missing_version(job, index)?)));
+    let missing: Vec<(u32, Version)> = match turns(job) {
+        None => missing.collect(),
+        Some(turns) => {
+            let live = job.tasks().filter(|row| !row.state.is_terminal()).count();
+            missing.take(turns.saturating_sub(live)).collect()
+        }
+    };
     for (index, version) in missing {
         begin(draft, id, index, version);
     }
+}
+
+/// How many tasks of a batch job may run at the same time; none where all may.
+fn turns(job: &JobState) -> Option<usize> {
+    let version = job.open_run().and_then(|run| job.version(run.version));
+    let spec = version.map_or_else(|| job.spec(), |version| &version.spec);
+    spec.parallelism.map(|most| most as usize)
+}
+
+/// How many tasks of a batch job may begin to run now beside those that do; none where all may.
+pub(crate) fn turns_left(job: &JobState) -> Option<usize> {
+    let most = turns(job)?;
+    let placed = |row: &&TaskRecord| row.machine.is_some() && !row.state.is_terminal();
+    Some(most.saturating_sub(job.tasks().filter(placed).count()))
 }
 
 /// The version at which an index has to begin again; none where it has what it needs.
@@ -194,15 +245,22 @@ fn fill(draft: &mut Draft, id: &JobId) {
 /// An index that ended on request comes back at the version that is wanted, as does one that never was. All others
 /// keep theirs while an update is under way or has halted: the update reaches them in its own time.
 pub(crate) fn missing_version(job: &JobState, index: u32) -> Option<Version> {
+    let run = job.open_run().filter(|_| job.spec().schedule.is_some());
     let Some(last) = job.latest(index) else {
-        return Some(job.row.version);
+        return Some(run.map_or(job.row.version, |run| run.version));
     };
-    let on_request = last.desired == Desired::Stop && !last.comes_back;
+    if let Some(run) = run.filter(|run| run.number != last.run) {
+        return last.state.is_terminal().then_some(run.version);
+    }
+    let on_request = last.desired == Desired::Stop && !last.comes_back && !last.overdue;
     if !last.state.is_terminal() || exhausted(job, last) {
         return None;
     }
     if last.state == TaskState::Done && last.desired == Desired::Run {
         return None;
+    }
+    if let Some(run) = run {
+        return Some(run.version);
     }
     let state = job.row.rollout.as_ref().map(|rollout| rollout.state);
     let keeps = match state {
@@ -218,23 +276,42 @@ pub(crate) fn missing_version(job: &JobState, index: u32) -> Option<Version> {
 
 /// Begins a new incarnation of an index: a row that waits for its machine.
 pub(crate) fn begin(draft: &mut Draft, id: &JobId, index: u32, version: Version) {
+    begin_on(draft, id, index, version, None);
+}
+
+/// Begins a new incarnation of an index, of a daemon on the machine that the index belongs to.
+pub(crate) fn begin_on(
+    draft: &mut Draft,
+    id: &JobId,
+    index: u32,
+    version: Version,
+    machine: Option<MachineId>,
+) {
     let Some(job) = draft.job(id) else {
         return;
     };
     let incarnation = job.row.next_incarnation;
     let task = TaskId::new(id.clone(), index, incarnation);
     let last = job.latest(index).cloned();
-    let unasked = last.as_ref().filter(|last| {
-        last.desired == Desired::Run && matches!(last.state, TaskState::Failed | TaskState::Lost)
+    let run = job.open_run().filter(|_| job.spec().schedule.is_some());
+    let run = run.map_or(0, |run| run.number);
+    let meant_for = match job.spec().kind {
+        Kind::Daemon => machine.or_else(|| last.as_ref().and_then(daemon::machine_of).cloned()),
+        Kind::Service | Kind::Batch => None,
+    };
+    // Each run begins anew.
+    let before = last.as_ref().filter(|last| last.run == run);
+    let unasked = before.filter(|last| {
+        ended_by_itself(last) && matches!(last.state, TaskState::Failed | TaskState::Lost)
             || remedy::was_ended(last)
     });
     // A change of version is an update, and owes nothing to what went before.
-    let kept = last.as_ref().filter(|last| last.version == version);
+    let kept = before.filter(|last| last.version == version);
     let failures = kept
-        .filter(|last| last.desired == Desired::Run || remedy::was_ended(last))
+        .filter(|last| ended_by_itself(last) || remedy::was_ended(last))
         .map_or(0, |last| last.failures);
     let failed = kept.filter(|last| {
-        last.state == TaskState::Failed && last.desired == Desired::Run || remedy::was_ended(last)
+        last.state == TaskState::Failed && ended_by_itself(last) || remedy::was_ended(last)
     });
     let not_before = failed.map(|last| backoff_end(draft, job, last));
     let update = last.as_ref().is_some_and(|last| last.version != version);
@@ -243,27 +320,13 @@ pub(crate) fn begin(draft: &mut Draft, id: &JobId, index: u32, version: Version)
         _ => String::new(),
     };
     let row = TaskRecord {
-        id: task,
-        version,
-        state: TaskState::Pending,
-        desired: Desired::Run,
-        machine: None,
-        machine_epoch: 0,
-        ports: Default::default(),
-        healthy: None,
-        remedy: Default::default(),
-        healthy_since: None,
-        report_seq: 0,
         reason,
         not_before,
-        restarts: last.as_ref().map_or(0, |last| last.restarts)
-            + u32::from(unasked.is_some() && !update),
+        run,
+        meant_for,
+        restarts: before.map_or(0, |last| last.restarts) + u32::from(unasked.is_some() && !update),
         failures,
-        created_at: draft.now,
-        started_at: None,
-        ended_at: None,
-        exit: None,
-        comes_back: false,
+        ..TaskRecord::pending(task, version, draft.now)
     };
     let now = draft.now;
     edit(draft, id, |job| {
@@ -277,6 +340,11 @@ pub(crate) fn begin(draft: &mut Draft, id: &JobId, index: u32, version: Version)
         }
     });
     draft.put_task(row);
+}
+
+/// Whether nobody asked a task to end, but for one that took too long.
+fn ended_by_itself(row: &TaskRecord) -> bool {
+    row.desired == Desired::Run || row.overdue
 }
 
 /// When a failed task may start again: the wait doubles with each failure in a row, up to a quarter less by chance
@@ -307,6 +375,7 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
         .collect();
     // Those that have a place to come back to keep it from those that look for one.
     due.sort_by_key(|(_, wish)| wish.prefer.is_none());
+    let mut turns = turns_left(job);
     let mut placer: Option<Placer> = None;
     for (mut row, wish) in due {
         let Some(job) = draft.job(id) else {
@@ -317,13 +386,24 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
             wait(draft, row, reason);
             continue;
         }
+        if turns == Some(0) {
+            wait(draft, row, why::turn_reason(&spec));
+            continue;
+        }
         let fresh = || Placer::of_job(draft, job, &spec);
         let same = placer.take().filter(|placer| placer.is_for(&spec));
         let mut open = same.unwrap_or_else(fresh);
-        match open.place(View::of(draft), wish) {
-            Some(slot) => assign(draft, &mut row, slot, &spec.ports),
+        let slot = match spec.kind {
+            Kind::Daemon => open.place_on_own(draft, &row),
+            Kind::Service | Kind::Batch => open.place(View::of(draft), wish),
+        };
+        match slot {
+            Some(slot) => {
+                turns = turns.map(|turns| turns.saturating_sub(1));
+                assign(draft, &mut row, slot, &spec.ports);
+            }
             None => {
-                let reason = why::no_room_reason(job, &Request::of(&spec));
+                let reason = why::no_room_reason(job, &row, &Request::of(&spec));
                 wait(draft, row, reason);
             }
         }
@@ -372,13 +452,14 @@ fn note_stable(draft: &mut Draft, id: &JobId) {
     let Some(job) = draft.job(id) else {
         return;
     };
-    let idle = job.row.rollout.is_none() && !job.row.stopped;
+    // A run that succeeds says it of a job with a schedule.
+    let idle = job.row.rollout.is_none() && !job.row.stopped && job.spec().schedule.is_none();
     if !idle || job.row.stable_version == job.row.version || !is_good(job, draft.now) {
         return;
     }
     let (kind, version) = (job.spec().kind, job.row.version);
     edit(draft, id, |row| row.stable_version = version);
-    if kind == Kind::Service {
+    if kind != Kind::Batch {
         let message = format!("all tasks of version {version} are healthy");
         draft.note(id, "job.healthy", (None, None), message);
     }
@@ -386,7 +467,7 @@ fn note_stable(draft: &mut Draft, id: &JobId) {
 
 fn is_good(job: &JobState, now: Timestamp) -> bool {
     let spec = job.spec();
-    (0..job.wanted()).all(|index| {
+    job.indexes().all(|index| {
         job.latest(index).is_some_and(|row| match spec.kind {
             Kind::Service | Kind::Daemon => {
                 row.version == job.row.version

@@ -23,7 +23,8 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
         return;
     }
     let most = job.spec().rollout.max_unavailable.max(1) as usize;
-    let away = (0..job.wanted())
+    let away = job
+        .indexes()
         .filter(|index| {
             let latest = job.latest(*index);
             latest.is_none_or(|row| row.state != TaskState::Running)

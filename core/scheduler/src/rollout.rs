@@ -36,27 +36,37 @@ pub(crate) use order::order;
 /// A task at the new version that fails so often in a row has failed the update.
 const FAILURES_TO_FAIL: u32 = 3;
 
-/// How many tasks run the new version after each stage; the last number is all of them.
-pub(crate) fn stage_sizes(spec: &JobSpec) -> Vec<u32> {
+/// How many of these tasks run the new version after each stage; the last number is all of them.
+pub(crate) fn stage_sizes(spec: &JobSpec, tasks: u32) -> Vec<u32> {
     let stages = spec.rollout.stages.iter();
-    let mut sizes: Vec<u32> = stages.map(|stage| stage.tasks(spec.replicas)).collect();
-    if sizes.last() != Some(&spec.replicas) {
-        sizes.push(spec.replicas);
+    let mut sizes: Vec<u32> = stages.map(|stage| stage.tasks(tasks)).collect();
+    if sizes.last() != Some(&tasks) {
+        sizes.push(tasks);
     }
     sizes
 }
 
 /// The stages of an update that is under way.
-fn stages_of(rollout: &RolloutRecord, spec: &JobSpec) -> Vec<u32> {
+fn stages_of(rollout: &RolloutRecord, job: &JobState) -> Vec<u32> {
+    let tasks = match job.spec().kind {
+        Kind::Daemon => job.indexes().count() as u32,
+        Kind::Service | Kind::Batch => job.spec().replicas,
+    };
     match rollout.rollback {
-        true => vec![spec.replicas],
-        false => stage_sizes(spec),
+        true => vec![tasks],
+        false => stage_sizes(job.spec(), tasks),
     }
 }
 
-/// Begins an update to the version that is wanted.
+/// Begins an update to the version that is wanted. A job with a schedule knows none: its next run has the new version.
 pub(crate) fn begin(draft: &mut Draft, id: &JobId, from: Version, moves: Vec<u32>, restart: bool) {
     let now = draft.now;
+    if draft
+        .job(id)
+        .is_some_and(|job| job.spec().schedule.is_some())
+    {
+        return;
+    }
     reconcile::edit(draft, id, |row| {
         row.rollout = Some(RolloutRecord {
             from,
@@ -197,7 +207,7 @@ fn members(draft: &Draft, id: &JobId, rollout: &RolloutRecord) -> Vec<Member> {
     };
     let to = job.spec();
     let mut effects: BTreeMap<(Version, TaskState), Effect> = BTreeMap::new();
-    let rows = (0..job.wanted()).filter_map(|index| job.latest(index));
+    let rows = job.indexes().filter_map(|index| job.latest(index));
     rows.map(|row| {
         let at_target = row.version == rollout.to;
         let effect = match at_target {
@@ -324,7 +334,7 @@ fn next_step(draft: &Draft, id: &JobId, rollout: &RolloutRecord, members: &[Memb
     if members.iter().any(is_free) {
         return Step::Free;
     }
-    let sizes = stages_of(rollout, job.spec());
+    let sizes = stages_of(rollout, job);
     let stage = (rollout.stage as usize).min(sizes.len() - 1);
     let reached = members.iter().filter(|member| member.reached).count();
     // A failure that the budget allows holds nobody up.
@@ -473,7 +483,7 @@ fn note_progress(draft: &mut Draft, id: &JobId, moves: Vec<u32>, progress: bool)
 fn enter_stage(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord) {
     let sizes = draft
         .job(id)
-        .map(|job| stages_of(rollout, job.spec()))
+        .map(|job| stages_of(rollout, job))
         .unwrap_or_default();
     let stage = rollout.stage + 1;
     let now = draft.now;

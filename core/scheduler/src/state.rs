@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tw_model::{
-    EventRecord, Incarnation, JobId, JobRecord, JobSpec, MachineId, MachineRecord, Record,
-    RecordKey, TaskId, TaskRecord, TaskState, Version, VersionRecord,
+    EventRecord, Incarnation, JobId, JobRecord, JobSpec, Kind, MachineId, MachineRecord, Record,
+    RecordKey, RunRecord, TaskId, TaskRecord, TaskState, Version, VersionRecord,
 };
 
+use crate::alarms::{Alarms, alarm};
 use crate::fleet::{Fleet, Reserved};
 use crate::neighbours::shunned;
 use crate::unsettled::unsettled;
@@ -94,11 +95,46 @@ impl JobState {
         self.tasks.get(&(index, incarnation)).map(Arc::as_ref)
     }
 
-    /// How many tasks are wanted now.
+    /// Every wanted index is below this number, and of all jobs but daemons every number below it is a wanted index.
+    ///
+    /// A job with a schedule wants none between its runs, a daemon as many as there are machines for it.
     pub fn wanted(&self) -> u32 {
-        match self.row.stopped {
-            true => 0,
-            false => self.spec().replicas,
+        if self.row.stopped {
+            return 0;
+        }
+        let spec = self.spec();
+        if spec.schedule.is_some() {
+            let open = self.open_run();
+            let version = open.and_then(|run| self.version(run.version));
+            return version.map_or(0, |version| version.spec.replicas);
+        }
+        match spec.kind {
+            Kind::Daemon => self
+                .tasks
+                .keys()
+                .next_back()
+                .map_or(0, |(last, _)| last + 1),
+            Kind::Service | Kind::Batch => spec.replicas,
+        }
+    }
+
+    /// The indexes that are wanted now: of a daemon one for each machine that is to have a task.
+    pub fn indexes(&self) -> impl Iterator<Item = u32> {
+        let daemon = self.spec().kind == Kind::Daemon;
+        let retired = move |index: &u32| self.latest(*index).is_none_or(|row| row.retired);
+        (0..self.wanted()).filter(move |index| !daemon || !retired(index))
+    }
+
+    /// The run that is under way, of a job with a schedule.
+    pub fn open_run(&self) -> Option<&RunRecord> {
+        self.row.runs.as_ref()?.open()
+    }
+
+    /// Whether the run that a task is part of is the one under way; for all jobs without a schedule it is.
+    pub(crate) fn is_of_open_run(&self, row: &TaskRecord) -> bool {
+        match self.spec().schedule.is_some() {
+            true => self.open_run().is_some_and(|run| run.number == row.run),
+            false => true,
         }
     }
 
@@ -157,6 +193,10 @@ pub struct State {
     pub(crate) pending: BTreeSet<JobId>,
     /// Jobs for which time alone may bring something to do; see [`crate::unsettled`].
     pub(crate) unsettled: BTreeSet<JobId>,
+    /// When something falls due for a job that is settled until then.
+    pub(crate) alarms: Alarms,
+    /// Jobs that want a task on each machine.
+    pub(crate) daemons: BTreeSet<JobId>,
     /// The jobs that each job wants none of its tasks near to, and the same the other way round.
     shuns: BTreeMap<JobId, Vec<JobId>>,
     shunned_by: BTreeMap<JobId, BTreeSet<JobId>>,
@@ -185,8 +225,13 @@ impl State {
         }
         state.pending = state.jobs_where(|job| job.pending > 0);
         state.unsettled = state.jobs_where(|job| unsettled(&state, job));
+        state.daemons = state.jobs_where(is_daemon);
         let ids: Vec<JobId> = state.jobs.keys().cloned().collect();
-        ids.iter().for_each(|id| state.index_shunned(id));
+        for id in &ids {
+            state.index_shunned(id);
+            let alarm = state.jobs.get(id).and_then(alarm);
+            state.alarms.set(id, alarm);
+        }
         state
     }
 
@@ -225,6 +270,7 @@ impl State {
                 let host = slot.map(|slot| self.fleet.host(slot));
                 let tasks = host.into_iter().flat_map(|host| host.tasks.keys());
                 touched.extend(tasks.map(|task| task.job.clone()));
+                touched.extend(self.daemons.iter().cloned());
                 return;
             }
             Op::Put(Record::Job(row)) => &row.id,
@@ -274,7 +320,13 @@ impl State {
         let job = self.jobs.get(&id);
         let waits = job.is_some_and(|job| job.pending > 0);
         let open = job.is_some_and(|job| unsettled(self, job));
-        for (index, holds) in [(&mut self.pending, waits), (&mut self.unsettled, open)] {
+        let daemon = job.is_some_and(is_daemon);
+        self.alarms.set(&id, job.and_then(alarm));
+        for (index, holds) in [
+            (&mut self.pending, waits),
+            (&mut self.unsettled, open),
+            (&mut self.daemons, daemon),
+        ] {
             match holds {
                 true if index.contains(&id) => {}
                 true => {
@@ -444,6 +496,10 @@ impl State {
             self.fleet.release(slot, task);
         }
     }
+}
+
+fn is_daemon(job: &JobState) -> bool {
+    job.spec().kind == Kind::Daemon && !job.row.stopped
 }
 
 /// The order in which rows build on each other.

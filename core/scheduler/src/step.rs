@@ -14,7 +14,7 @@ use crate::lifecycle::{self, Details, TaskEvent, Transition};
 use crate::plan::{self, ExpectedPlan, JobPlan, Plan, Submission, SubmittedJob, Wanted};
 use crate::reconcile::{edit, reconcile, tell};
 use crate::rollout::{self, RolloutOrder, task_effect};
-use crate::{State, Txn, dependency};
+use crate::{State, Txn, dependency, runs};
 
 /// How many versions of a job are kept beside those that are in use.
 const VERSIONS_KEPT: usize = 10;
@@ -234,8 +234,9 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             Reply::None
         }
         Event::Tick => {
-            let due = state.unsettled.iter();
-            due.for_each(|id| reconcile(&mut draft, id));
+            let due: BTreeSet<&JobId> = state.alarms.due(now).collect();
+            due.union(&state.unsettled.iter().collect())
+                .for_each(|id| reconcile(&mut draft, id));
             Reply::None
         }
         Event::Audit => {
@@ -297,7 +298,8 @@ fn update(
         approval: submission.approval.clone(),
     };
     let version = plan::write_version(draft, submitted, &wanted);
-    if let Some(old) = old.filter(|old| !old.stopped) {
+    let scheduled = submitted.spec.schedule.is_some();
+    if let Some(old) = old.filter(|old| !old.stopped && !scheduled) {
         // Where no task that runs is changed there is nothing to do by stages.
         match plan.effect <= Effect::Scale && old.rollout.is_none() {
             true => adopt(draft, id, version),
@@ -382,6 +384,9 @@ fn restart(draft: &mut Draft, id: &JobId, by: &str) -> Reply {
             "apply its spec to begin it again",
         ));
     }
+    if job.spec().schedule.is_some() {
+        return run_now(draft, id, by);
+    }
     let current = job.current();
     let (from, by_plan) = (current.version, current.plan.clone());
     let submitted = SubmittedJob {
@@ -402,6 +407,20 @@ fn restart(draft: &mut Draft, id: &JobId, by: &str) -> Reply {
     Reply::Restarting { version }
 }
 
+/// To start a job with a schedule again is to begin a run of it now.
+fn run_now(draft: &mut Draft, id: &JobId, by: &str) -> Reply {
+    if let Err(found) = runs::begin_now(draft, id, by) {
+        return Reply::Refused(Refusal::new(
+            Code::RequestInvalid,
+            found,
+            "wait for it, or give the schedule overlap=\"replace\" or \"queue\"",
+        ));
+    }
+    reconcile(draft, id);
+    let version = draft.job(id).map_or(0, |job| job.row.version);
+    Reply::Restarting { version }
+}
+
 /// Removes versions that nothing refers to any more, except the newest few.
 fn forget_versions(draft: &mut Draft, id: &JobId) {
     let Some(job) = draft.job(id) else {
@@ -409,6 +428,8 @@ fn forget_versions(draft: &mut Draft, id: &JobId) {
     };
     let mut used: BTreeSet<Version> = job.tasks().map(|row| row.version).collect();
     used.extend([job.row.version, job.row.stable_version]);
+    used.extend(job.row.runs.iter().map(|runs| runs.version));
+    used.extend(job.open_run().map(|run| run.version));
     used.extend(job.row.rollout.iter().map(|rollout| rollout.from));
     let old = job.versions.keys().rev().skip(VERSIONS_KEPT);
     let unused: Vec<Version> = old
@@ -456,6 +477,7 @@ fn register(draft: &mut Draft, said: MachineRecord, reports: &[TaskReport]) -> R
     }
     let waiting = waiting_jobs(draft);
     touched.extend(waiting);
+    touched.extend(draft.base().daemons.iter().cloned());
     touched.iter().for_each(|id| reconcile(draft, id));
     Reply::Registered { epoch }
 }
@@ -583,7 +605,7 @@ fn take_report(
         return Ok(NO_NEWS);
     }
     let spec = job.spec_of(row);
-    let event = TaskEvent::of(&report.phase, spec.kind);
+    let event = TaskEvent::of(&report.phase, spec.kind, row.overdue);
     if let Transition::Refused(why) = lifecycle::transition(row.state, event) {
         return Err(why.to_owned());
     }

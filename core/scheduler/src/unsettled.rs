@@ -4,14 +4,16 @@
 //! becomes due in [`crate::reconcile`] and what is unsettled here have to agree; [`overlooked`] finds where they do
 //! not, and the simulator asks it in every history.
 
+use std::collections::BTreeSet;
+
 use tw_model::{
     Desired, ENDED_TASKS_KEPT, JobId, Kind, MachineState, RolloutState, TaskState, Timestamp,
 };
 
 use crate::draft::Draft;
-use crate::reconcile::{missing_version, reconcile};
+use crate::reconcile::{is_surplus, missing_version, reconcile};
 use crate::requires::unmet;
-use crate::{JobState, State};
+use crate::{JobState, State, daemon, runs};
 
 /// Whether there is, or with time may come, something to do for a job although nothing happens to it.
 pub(crate) fn unsettled(state: &State, job: &JobState) -> bool {
@@ -20,12 +22,15 @@ pub(crate) fn unsettled(state: &State, job: &JobState) -> bool {
     job.pending > 0
         || rollout == Some(RolloutState::Running)
         || has_loose_ends(state, job)
+        || runs::has_loose_ends(job)
+        || daemon::has_loose_ends(state, job)
         || awaits_its_gate(job)
 }
 
 /// What a decision that was cut short has left to do.
 fn has_loose_ends(state: &State, job: &JobState) -> bool {
     let wanted = job.wanted();
+    let daemon = job.spec().kind == Kind::Daemon;
     let mut next = 0;
     let mut loose = false;
     let mut ended = 0;
@@ -40,7 +45,7 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
             loose |= ended > ENDED_TASKS_KEPT;
             continue;
         }
-        loose |= row.id.index >= wanted && row.desired == Desired::Run;
+        loose |= row.desired == Desired::Run && is_surplus(job, row);
         loose |= row.machine.as_ref().is_some_and(|machine| {
             let host = state.machine(machine);
             host.is_none_or(|host| {
@@ -56,6 +61,9 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
     for row in latest {
         loose |= row.id.index != next;
         next = row.id.index + 1;
+        if daemon && row.retired {
+            continue;
+        }
         loose |= row.state.is_terminal() && missing_version(job, row.id.index).is_some();
     }
     loose || next < wanted
@@ -64,7 +72,8 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
 /// Whether the version that is wanted will count as good once it has been healthy for long enough.
 fn awaits_its_gate(job: &JobState) -> bool {
     let row = &job.row;
-    if row.rollout.is_some() || row.stopped || row.stable_version == row.version {
+    let scheduled = job.spec().schedule.is_some();
+    if row.rollout.is_some() || row.stopped || row.stable_version == row.version || scheduled {
         return false;
     }
     match job.spec().kind {
@@ -77,7 +86,8 @@ fn awaits_its_gate(job: &JobState) -> bool {
 /// The first job that counts as settled and for which there is something to do all the same; there is never one.
 pub(crate) fn overlooked(state: &State, now: Timestamp) -> Option<JobId> {
     let settled = state.jobs().map(|job| &job.row.id);
-    let mut settled = settled.filter(|id| !state.unsettled.contains(*id));
+    let due: BTreeSet<&JobId> = state.alarms.due(now).collect();
+    let mut settled = settled.filter(|id| !state.unsettled.contains(*id) && !due.contains(id));
     let idle = |id: &JobId| {
         let mut draft = Draft::new(state, now, 0);
         reconcile(&mut draft, id);

@@ -4,14 +4,16 @@ use std::cmp::Reverse;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use tw_model::{Bytes, Cores, MachineId, MachineState, TaskId, TaskState, Timestamp};
+use tw_model::{
+    Bytes, Cores, JobSpec, Kind, MachineId, MachineState, TaskId, TaskRecord, TaskState, Timestamp,
+};
 
 use crate::allocate::{Obstacle, Placer, View};
-use crate::dependency;
 use crate::draft::Draft;
 use crate::fleet::{Request, Room, Slot, empty_room};
+use crate::reconcile::turns_left;
 use crate::requires::unmet;
-use crate::{JobState, State};
+use crate::{JobState, State, daemon, dependency};
 
 /// A thing that a machine can be short of. Amounts are in millicores, bytes, a number of ports, or bytes
 /// per second.
@@ -80,6 +82,8 @@ pub enum PendingWhy {
     Backoff { until: Timestamp },
     /// It waits for other jobs.
     Dependencies { reason: String },
+    /// As many tasks of its job run as may at the same time.
+    Turn { at_once: u32 },
     /// No machine has room.
     NoRoom(NoRoom),
     /// It will be placed with the next tick.
@@ -101,17 +105,29 @@ pub fn why_pending(state: &State, task: &TaskId, now: Timestamp) -> Option<Pendi
     if let Err(reason) = dependency::ready(&draft, spec) {
         return Some(PendingWhy::Dependencies { reason });
     }
+    if turns_left(job) == Some(0) {
+        let at_once = spec.parallelism.unwrap_or_default();
+        return Some(PendingWhy::Turn { at_once });
+    }
     let placer = Placer::of_job(&draft, job, spec);
-    let slots = 0..draft.fleet().len() as Slot;
+    let only = only_machine(job, row).and_then(|machine| draft.slot(machine));
+    let mut slots =
+        (0..draft.fleet().len() as Slot).filter(|slot| only.is_none_or(|only| only == *slot));
     let fits = |slot: Slot| placer.obstacle(View::of(&draft), slot).is_none();
-    Some(match slots.into_iter().any(fits) {
+    Some(match slots.any(fits) {
         true => PendingWhy::Soon,
-        false => PendingWhy::NoRoom(no_room(&draft, &placer)),
+        false => PendingWhy::NoRoom(no_room(&draft, &placer, only)),
     })
 }
 
-/// What stands in the way on each machine, counted.
-pub(crate) fn no_room(draft: &Draft, placer: &Placer) -> NoRoom {
+/// The machine that a task has to run on, whatever is free elsewhere.
+fn only_machine<'a>(job: &JobState, row: &'a TaskRecord) -> Option<&'a MachineId> {
+    let daemon = job.spec_of(row).kind == Kind::Daemon;
+    daemon.then(|| daemon::machine_of(row)).flatten()
+}
+
+/// What stands in the way on each machine, counted; of a task that has one machine alone, there.
+pub(crate) fn no_room(draft: &Draft, placer: &Placer, only: Option<Slot>) -> NoRoom {
     let request = placer.request();
     let mut found = NoRoom {
         never: true,
@@ -119,6 +135,9 @@ pub(crate) fn no_room(draft: &Draft, placer: &Placer) -> NoRoom {
     };
     let mut closest: Option<(u32, f64, Closest)> = None;
     for (slot, room) in draft.rooms() {
+        if only.is_some_and(|only| only != slot) {
+            continue;
+        }
         let row = draft.machine_at(slot);
         if !room.up && row.state == MachineState::Lost {
             found.lost += 1;
@@ -333,20 +352,34 @@ impl fmt::Display for PendingWhy {
         match self {
             PendingWhy::Backoff { until } => write!(f, "waits until {until} before the next try"),
             PendingWhy::Dependencies { reason } => f.write_str(reason),
+            PendingWhy::Turn { at_once } => f.write_str(&turns(*at_once)),
             PendingWhy::NoRoom(short) => short.fmt(f),
             PendingWhy::Soon => f.write_str("will be placed with the next tick"),
         }
     }
 }
 
+/// The words that the row of a task holds that waits for another one of its job to end.
+pub(crate) fn turn_reason(spec: &JobSpec) -> String {
+    turns(spec.parallelism.unwrap_or_default())
+}
+
+fn turns(at_once: u32) -> String {
+    format!("waits for its turn: {at_once} at a time")
+}
+
 /// The words that a waiting task's row holds. They name no numbers that change, so that they are written once.
-pub(crate) fn no_room_reason(job: &JobState, request: &Request) -> String {
+pub(crate) fn no_room_reason(job: &JobState, row: &TaskRecord, request: &Request) -> String {
     let ports = match request.ports {
         0 => String::new(),
         count => format!(", {count} ports"),
     };
+    let who = match only_machine(job, row) {
+        Some(machine) => format!("{machine} has no room for its task"),
+        None => "no machine has room for a task".to_owned(),
+    };
     format!(
-        "no machine has room for a task of {}: {} cores, {} of memory, {} of disk{ports}",
+        "{who} of {}: {} cores, {} of memory, {} of disk{ports}",
         job.row.id, request.cpu, request.memory, request.disk
     )
 }

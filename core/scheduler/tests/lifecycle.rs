@@ -12,9 +12,11 @@ Started       x         running   running   stopping  .     .       .
 Healthy       x         running   running   .         .     .       .
 Unhealthy     x         running   running   .         .     .       .
 StopAsked     done      stopping  stopping  .         .     .       .
+TimedOut      x         stopping  stopping  .         .     .       .
 StopBegun     x         x         x         .         .     .       .
 Succeeded     x         done      done      done      .     .       .
 Ended         x         failed    failed    done      .     .       .
+EndedOverdue  x         x         x         failed    .     .       .
 NeverStarted  x         failed    failed    done      .     .       .
 MachineLost   .         lost      lost      lost      .     .       .
 ";
@@ -72,7 +74,10 @@ fn a_service_that_ends_has_failed_and_a_batch_task_may_have_succeeded() {
         at: tw_model::Timestamp(0),
         detail: String::new(),
     };
-    assert_eq!(TaskEvent::of(&phase(0), Kind::Service), TaskEvent::Ended);
-    assert_eq!(TaskEvent::of(&phase(0), Kind::Batch), TaskEvent::Succeeded);
-    assert_eq!(TaskEvent::of(&phase(1), Kind::Batch), TaskEvent::Ended);
+    let of = |code, kind, overdue| TaskEvent::of(&phase(code), kind, overdue);
+    assert_eq!(of(0, Kind::Service, false), TaskEvent::Ended);
+    assert_eq!(of(0, Kind::Batch, false), TaskEvent::Succeeded);
+    assert_eq!(of(1, Kind::Batch, false), TaskEvent::Ended);
+    // Whoever took too long has failed, however well it ended once it was asked to.
+    assert_eq!(of(0, Kind::Batch, true), TaskEvent::EndedOverdue);
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use tw_api::{AgentEvent, Assignment};
 use tw_model::{
-    Bytes, Capacity, Cores, Desired, Endpoint, JobRecord, MachineFacts, MachineId, MachineRecord,
+    Bytes, Capacity, Cores, Endpoint, JobRecord, MachineFacts, MachineId, MachineRecord,
     MachineState, Record, RecordKey, SourceRef, TaskId, TaskRecord, TaskState, Timestamp,
     VersionRecord,
 };
@@ -123,6 +123,7 @@ fn begin() -> Vec<Record> {
             next_event: 1,
             stopped: false,
             rollout: None,
+            runs: None,
             created_at: AT,
             updated_at: AT,
         })
@@ -171,26 +172,11 @@ impl Play {
                 state,
                 version,
             } => self.put(Record::Task(TaskRecord {
-                id: task_id(job, incarnation),
-                version,
                 state,
-                desired: Desired::Run,
                 machine: machine.map(machine_id),
                 machine_epoch: epoch,
                 ports: BTreeMap::from([("main".parse().unwrap(), 20000 + incarnation as u16)]),
-                healthy: None,
-                remedy: Default::default(),
-                healthy_since: None,
-                report_seq: 0,
-                reason: String::new(),
-                not_before: None,
-                restarts: 0,
-                comes_back: false,
-                failures: 0,
-                created_at: AT,
-                started_at: None,
-                ended_at: None,
-                exit: None,
+                ..TaskRecord::pending(task_id(job, incarnation), version, AT)
             })),
             Step::Remove { job, incarnation } => {
                 let key = RecordKey::Task(task_id(job, incarnation));

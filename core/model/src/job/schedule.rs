@@ -40,4 +40,24 @@ spec! {
         /// Example: `missed="run_once"`
         missed: Missed = Missed::Skip => none;
     }
+    check check_schedule;
+}
+
+impl Schedule {
+    /// The first moment after another at which a run is due; none where none ever is.
+    pub fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
+        let cron = Cron::parse(&self.cron.0).ok()?;
+        cron.next_after(after, &time_zone(&self.time_zone)?)
+    }
+}
+
+fn check_schedule(schedule: &Schedule, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
+    match time_zone(&schedule.time_zone) {
+        Some(_) => Some(()),
+        None => decoder.bad_value(
+            &at.field("time_zone"),
+            format!("there is no time zone '{}'", schedule.time_zone),
+            Some("IANA names are a region and a city: \"Europe/Berlin\"".to_owned()),
+        ),
+    }
 }

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use crate::{Digest, Image, JobSpec, Kind};
+use crate::{Digest, Image, JobSpec};
 
 /// The JSON paths of these fields. A path stands for everything below it.
 pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &[
@@ -14,18 +14,12 @@ pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &[
     "autoscale",
     "priority",
     "allowance",
-    "schedule",
-    "parallelism",
-    "timeout_ms",
     "rollout.max_surge",
     "task_control",
     "at_most_one",
     "failover",
     "maintenance",
 ];
-
-/// Kinds of jobs that cannot run yet.
-const KINDS_WITHOUT_SUPPORT: &[Kind] = &[Kind::Daemon];
 
 /// The fields that this job sets and nothing acts on yet, in the schema's order.
 pub fn without_support(job: &JobSpec) -> Vec<&'static str> {
@@ -48,9 +42,6 @@ pub fn without_support(job: &JobSpec) -> Vec<&'static str> {
     };
     if !is_fetched {
         found.push("image");
-    }
-    if KINDS_WITHOUT_SUPPORT.contains(&job.kind) {
-        found.push("kind");
     }
     found
 }

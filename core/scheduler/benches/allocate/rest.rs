@@ -1,12 +1,10 @@
 //! What a large cluster costs at rest: memory, and looking at it while nothing happens.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tw_model::{
-    Desired, JobRecord, JobSpec, MachineId, Record, SourceRef, TaskId, TaskRecord, TaskState,
-    VersionRecord,
+    JobRecord, JobSpec, MachineId, Record, SourceRef, TaskId, TaskRecord, TaskState, VersionRecord,
 };
 use tw_scheduler::{Event, Op, TXN_OPS_MAX, Txn, step};
 
@@ -70,26 +68,13 @@ fn version(spec: &Arc<JobSpec>) -> Arc<VersionRecord> {
 
 fn task(spec: &JobSpec, index: u32, machine: &MachineId) -> TaskRecord {
     TaskRecord {
-        id: TaskId::new(spec.id(), index, u64::from(index) + 1),
-        version: 1,
         state: TaskState::Running,
-        desired: Desired::Run,
-        comes_back: false,
         machine: Some(machine.clone()),
         machine_epoch: 1,
-        ports: BTreeMap::new(),
-        healthy: None,
-        remedy: Default::default(),
         healthy_since: Some(NOW),
         report_seq: 1,
-        reason: String::new(),
-        not_before: None,
-        restarts: 0,
-        failures: 0,
-        created_at: NOW,
         started_at: Some(NOW),
-        ended_at: None,
-        exit: None,
+        ..TaskRecord::pending(TaskId::new(spec.id(), index, u64::from(index) + 1), 1, NOW)
     }
 }
 

@@ -143,12 +143,11 @@ fn target(job: &JobState, asked: Option<Version>) -> Result<Version, Refusal> {
 
 /// The last version that all tasks have run healthily; while no update is under way, the one before that.
 fn last_good(job: &JobState) -> Option<Version> {
-    let (current, stable) = (job.row.version, job.row.stable_version);
-    if stable != current {
-        return job.version(stable).map(|_| stable);
+    if job.row.stable_version != job.row.version {
+        return good_before(job);
     }
     let spec = job.spec();
-    let mut older = job.versions.range(..current).rev();
+    let mut older = job.versions.range(..job.row.version).rev();
     older
         .find(|(_, version)| version.spec != *spec)
         .map(|(version, _)| *version)

@@ -2,8 +2,10 @@
 
 mod cluster;
 mod constraints;
+mod daemons;
 mod drains;
 mod jobs;
 mod orders;
 mod remedies;
+mod runs;
 mod updates;
