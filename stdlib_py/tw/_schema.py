@@ -1225,21 +1225,18 @@ class Job(Spec):
 
     A change: no task notices.
     Example: `schedule=Schedule(cron="30 2 * * *")`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     parallelism: int | None = None
     """How many tasks of a batch job may run at the same time; by default all.
 
     A change: no task notices.
     Example: `parallelism=10`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     timeout: float | None = None
     """How long one try of a batch task may take before it is stopped and counts as failed.
 
     A change: no task notices.
     Example: `timeout=2 * HOUR`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     depends_on: Sequence[str] = ()
     """Jobs of the same namespace that must be healthy before a task of this one starts.

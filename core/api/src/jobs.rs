@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tw_model::{
     Approval, Capacity, DrainRecord, Endpoint, EventRecord, Exit, JobId, JobSpec, MachineFacts,
-    MachineId, MachineState, Name, PolicyReport, RolloutState, SourceRef, TaskId, TaskState,
-    TaskUsage, Timestamp, Version,
+    MachineId, MachineState, Name, PolicyReport, RolloutState, RunRecord, SourceRef, TaskId,
+    TaskState, TaskUsage, Timestamp, Version,
 };
 
 /// A job as it was evaluated.
@@ -107,6 +107,9 @@ pub struct JobStatus {
     pub job: JobSummary,
     /// One an index: the task that holds it now, or held it last.
     pub tasks: Vec<TaskStatus>,
+    /// The newest runs of a job with a schedule, oldest first.
+    #[serde(default)]
+    pub runs: Vec<RunRecord>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -117,6 +120,7 @@ pub struct JobSummary {
     pub version: Version,
     pub stable_version: Version,
     pub stopped: bool,
+    /// How many tasks are wanted; of a daemon one a machine, of a job with a schedule those of a run.
     pub replicas: u32,
     /// Tasks that run and pass their checks, if any.
     pub healthy: u32,
@@ -124,9 +128,22 @@ pub struct JobSummary {
     #[serde(default)]
     pub done: u32,
     pub rollout: Option<RolloutStatus>,
+    /// What a job with a schedule waits for, and how its newest run is.
+    #[serde(default)]
+    pub schedule: Option<ScheduleStatus>,
     pub owner: String,
     pub source: SourceRef,
     pub updated_at: Timestamp,
+}
+
+/// Where a job with a schedule stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ScheduleStatus {
+    pub cron: String,
+    pub time_zone: String,
+    pub next_at: Option<Timestamp>,
+    /// The newest run; none before the first.
+    pub run: Option<RunRecord>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -19,8 +19,8 @@ pub use error::ErrorBody;
 pub use jobs::{
     AppliedJob, ApplyReply, ApplyRequest, DrainReply, DrainRequest, EventsReply, HealthReply,
     JobStatus, JobSummary, JobsReply, MachineStatus, MachinesReply, PackageReply, PlanRequest,
-    Reserved, RolloutReply, RolloutRequest, RolloutStatus, ServicesReply, SpecReply, SubmittedJob,
-    TaskStatus, UsageReply, VersionSummary, WaitingTasks, WhyReply,
+    Reserved, RolloutReply, RolloutRequest, RolloutStatus, ScheduleStatus, ServicesReply,
+    SpecReply, SubmittedJob, TaskStatus, UsageReply, VersionSummary, WaitingTasks, WhyReply,
 };
 pub use session::{
     ExecRequest, Frame, FrameError, FrameKind, LogLine, LogsRequest, SESSION_PROTOCOL,

@@ -104,6 +104,10 @@ fn standing(status: &JobStatus) -> Standing {
         None if job.stopped => return Standing::Failed("it was stopped".to_owned()),
         None => {}
     }
+    // It runs when it is time, and nobody waits for that.
+    if job.schedule.is_some() {
+        return Standing::Settled;
+    }
     if job.kind == "batch" {
         let failed = status
             .tasks

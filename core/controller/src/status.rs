@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
-use tw_api::{JobStatus, JobSummary, MachineStatus, Reserved, RolloutStatus, TaskStatus};
+use tw_api::{
+    JobStatus, JobSummary, MachineStatus, Reserved, RolloutStatus, ScheduleStatus, TaskStatus,
+};
 use tw_model::{
-    JobRecord, MachineRecord, Name, RolloutRecord, TaskId, TaskRecord, TaskState, TaskUsage,
+    JobRecord, Kind, MachineRecord, Name, RolloutRecord, TaskId, TaskRecord, TaskState, TaskUsage,
 };
 
 use crate::view::{JobView, View};
@@ -25,8 +27,16 @@ pub(crate) fn job(
     JobStatus {
         version: SHAPE,
         tasks: rows
-            .filter(|row| row.id.index < replicas || !row.state.is_terminal())
+            .filter(|row| match summary.kind.as_str() {
+                "daemon" => !row.retired || !row.state.is_terminal(),
+                _ => row.id.index < replicas || !row.state.is_terminal(),
+            })
             .map(|row| task(view, row, usage.get(&row.id)))
+            .collect(),
+        runs: record
+            .runs
+            .iter()
+            .flat_map(|runs| runs.newest.clone())
             .collect(),
         job: summary,
     }
@@ -38,10 +48,13 @@ pub(crate) fn summary(view: &View, record: &JobRecord, job: &JobView) -> JobSumm
     let spec = wanted.map(|version| &version.spec);
     let holders = job.holders();
     let healthy = holders.iter().filter(|row| view.serves(row)).count();
+    let newest = record.runs.as_ref().and_then(|runs| runs.newest.last());
+    let run = newest.map_or(0, |run| run.number);
     let done = holders
         .iter()
-        .filter(|row| row.state == TaskState::Done)
+        .filter(|row| row.state == TaskState::Done && row.run == run)
         .count();
+    let machines = holders.iter().filter(|row| !row.retired).count();
     JobSummary {
         name: record.id.name.clone(),
         namespace: record.id.namespace.clone(),
@@ -49,13 +62,25 @@ pub(crate) fn summary(view: &View, record: &JobRecord, job: &JobView) -> JobSumm
         version: record.version,
         stable_version: record.stable_version,
         stopped: record.stopped,
-        replicas: spec.map_or(0, |spec| spec.replicas),
+        replicas: spec.map_or(0, |spec| match spec.kind {
+            Kind::Daemon => u32::try_from(machines).unwrap_or(u32::MAX),
+            Kind::Service | Kind::Batch => spec.replicas,
+        }),
         healthy: u32::try_from(healthy).unwrap_or(u32::MAX),
         done: u32::try_from(done).unwrap_or(u32::MAX),
         rollout: record
             .rollout
             .as_ref()
             .map(|rollout| self::rollout(job, rollout)),
+        schedule: spec.and_then(|spec| {
+            let schedule = spec.schedule.as_ref()?;
+            Some(ScheduleStatus {
+                cron: schedule.cron.0.clone(),
+                time_zone: schedule.time_zone.clone(),
+                next_at: record.runs.as_ref().and_then(|runs| runs.next_at),
+                run: newest.cloned(),
+            })
+        }),
         owner: spec.map(|spec| spec.owner.clone()).unwrap_or_default(),
         source: wanted
             .map(|version| version.source.clone())

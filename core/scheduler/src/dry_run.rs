@@ -222,7 +222,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
         if !row.state.is_terminal() {
             return None;
         }
-        let over = self.spec.kind == Kind::Batch && row.desired == Desired::Run;
+        let over = self.spec.kind == Kind::Batch && reconcile::ended_by_itself(row);
         if !over {
             return Some(Effect::Scale);
         }

@@ -343,7 +343,7 @@ pub(crate) fn begin_on(
 }
 
 /// Whether nobody asked a task to end, but for one that took too long.
-fn ended_by_itself(row: &TaskRecord) -> bool {
+pub(crate) fn ended_by_itself(row: &TaskRecord) -> bool {
     row.desired == Desired::Run || row.overdue
 }
 

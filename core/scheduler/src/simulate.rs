@@ -89,10 +89,18 @@ pub enum Sabotage {
     Overcommit,
     /// Jobs that wait for time to pass are not looked at again.
     ForgetUnsettled,
+    /// Tasks that take too long are not asked to end.
+    ForgetTimeout,
+    /// Tasks run before it is their turn.
+    OutOfTurn,
+    /// A daemon's task goes to a machine that has one.
+    TwoDaemons,
+    /// After its second run a job waits for a moment that has passed.
+    ForgetNextRun,
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 13] = [
+    pub const ALL: [Sabotage; 17] = [
         Sabotage::ReplyBeforeDurable,
         Sabotage::PublishBeforeDurable,
         Sabotage::LostCommit,
@@ -106,6 +114,10 @@ impl Sabotage {
         Sabotage::ForgetApart,
         Sabotage::Overcommit,
         Sabotage::ForgetUnsettled,
+        Sabotage::ForgetTimeout,
+        Sabotage::OutOfTurn,
+        Sabotage::TwoDaemons,
+        Sabotage::ForgetNextRun,
     ];
 }
 

@@ -6,7 +6,7 @@ use tw_model::JobId;
 
 use crate::context::{Context, job_path};
 
-/// Restart the tasks of a job, stage by stage as in an update
+/// Restart the tasks of a job, stage by stage as in an update; of a job with a schedule, begin a run now
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The job, as NAME or NAMESPACE/NAME

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use tw_api::{JobStatus, JobSummary, JobsReply, TaskStatus};
-use tw_model::{JobId, RolloutState, TaskState};
+use tw_model::{JobId, RolloutState, RunOutcome, RunRecord, TaskState};
 
 use crate::context::{Context, job_path};
 use crate::table::Table;
@@ -84,6 +84,7 @@ fn print_job(status: &JobStatus) {
             text::count(rollout.updated as usize, "task")
         );
     }
+    print_runs(&status.runs);
     let mut table = Table::new(&[
         "TASK", "STATE", "HEALTH", "MACHINE", "ADDRESS", "RESTARTS", "CPU", "MEMORY", "LIMIT",
         "SINCE",
@@ -95,6 +96,39 @@ fn print_job(status: &JobStatus) {
     for task in status.tasks.iter().filter(|task| !task.reason.is_empty()) {
         anstream::println!("{DIM}{}: {}{DIM:#}", task.id, task.reason);
     }
+}
+
+/// How many of the runs are shown.
+const RUNS_SHOWN: usize = 10;
+
+fn print_runs(runs: &[RunRecord]) {
+    if runs.is_empty() {
+        return;
+    }
+    let mut table = Table::new(&["RUN", "OUTCOME", "DUE", "BEGAN", "TOOK", ""]);
+    for run in runs.iter().rev().take(RUNS_SHOWN) {
+        let took = run.ended_at.map(|ended| ended.since(run.began_at));
+        table.row(vec![
+            run.number.to_string(),
+            outcome(run),
+            run.due_at.to_string(),
+            run.began_at.to_string(),
+            took.map(|took| took.to_string()).unwrap_or_default(),
+            run.reason.clone(),
+        ]);
+    }
+    table.print();
+    anstream::println!();
+}
+
+fn outcome(run: &RunRecord) -> String {
+    let style = match run.outcome {
+        RunOutcome::Done => GREEN,
+        RunOutcome::Failed => RED,
+        RunOutcome::Running => YELLOW,
+        RunOutcome::Replaced | RunOutcome::Stopped => DIM,
+    };
+    painted(style, run.outcome)
 }
 
 fn task_row(task: &TaskStatus) -> Vec<String> {
@@ -159,6 +193,10 @@ fn source(job: &JobSummary) -> String {
 
 /// How many of the tasks are as they should be.
 fn progress(job: &JobSummary) -> String {
+    if let Some(schedule) = &job.schedule {
+        let next = schedule.next_at;
+        return next.map_or_else(String::new, |next| format!("next run at {next}"));
+    }
     match job.kind.as_str() {
         "batch" => format!("{} of {} done", job.done, job.replicas),
         _ => format!("{} of {} healthy", job.healthy, job.replicas),
@@ -166,6 +204,13 @@ fn progress(job: &JobSummary) -> String {
 }
 
 fn job_state(job: &JobSummary) -> String {
+    if let Some(schedule) = job.schedule.as_ref().filter(|_| !job.stopped) {
+        return match schedule.run.as_ref().map(|run| run.outcome) {
+            Some(RunOutcome::Running) => painted(YELLOW, "run under way"),
+            Some(RunOutcome::Failed) => painted(RED, "last run failed"),
+            _ => painted(GREEN, "scheduled"),
+        };
+    }
     match &job.rollout {
         _ if job.stopped => painted(DIM, "stopped"),
         Some(rollout) if rollout.state == RolloutState::Halted => painted(RED, "update halted"),

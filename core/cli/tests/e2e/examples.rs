@@ -76,6 +76,58 @@ fn nightly_succeeds_at_the_third_attempt_and_keeps_the_logs_of_each() {
 }
 
 #[test]
+fn sweep_runs_by_the_clock_and_its_watcher_is_on_each_machine() {
+    let cluster = Cluster::start(3);
+    cluster.repository.copy_example("sweep");
+    let run = cluster.tw(&["run", "--auto-approve", "."]).exits(0);
+    assert!(run.stdout.contains("settled sweep"), "{}", run.stdout);
+    let watchers = cluster.status("watcher");
+    let machines: std::collections::BTreeSet<&str> = watchers["tasks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|task| task["machine"].as_str())
+        .collect();
+    assert_eq!(
+        (machines.len(), &watchers["job"]["healthy"]),
+        (3, &json!(3))
+    );
+
+    let next = cluster.status("sweep")["job"]["schedule"]["next_at"].clone();
+    assert!(
+        next.is_number() || next.is_string(),
+        "the next run is known: {next}"
+    );
+    assert_eq!(cluster.status("sweep")["tasks"], json!([]));
+    // Nobody waits for the night.
+    cluster.tw(&["restart", "sweep"]).exits(0);
+    wait_for("the run is done", || {
+        (cluster.status("sweep")["runs"][0]["outcome"] == "done").then_some(())
+    });
+    let logs = cluster.tw(&["logs", "sweep.3"]).exits(0);
+    assert_eq!(logs.stdout, "swept part 3\n");
+    let shown = cluster.tw(&["status", "sweep"]).exits(0).stdout;
+    assert!(shown.contains("next run at"), "{shown}");
+
+    // The clock itself: every minute, and the first run comes by itself.
+    cluster
+        .repository
+        .replace("config.tw", "30 2 * * *", "* * * * *");
+    cluster.apply();
+    wait_for("a run that the clock began", || {
+        let runs = cluster.status("sweep")["runs"].as_array()?.clone();
+        let run = runs.get(1)?;
+        (run["outcome"] == "done" && run["reason"] == "").then_some(())
+    });
+    let events = cluster.events("sweep");
+    let done = events
+        .iter()
+        .filter(|event| event["kind"] == "run.done")
+        .count();
+    assert!(done >= 2, "{events:?}");
+}
+
+#[test]
 fn web_is_updated_in_stages_and_no_request_fails() {
     let cluster = Cluster::start(2);
     cluster.repository.copy_example("web");

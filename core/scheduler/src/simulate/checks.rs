@@ -61,12 +61,13 @@ pub(super) fn budget(state: &State, disturbed: &[Disturbed]) -> Result<(), Strin
         };
         let spec = job.spec();
         // Tasks that are too many may all go at once.
-        let surplus_only = one.indexes.iter().all(|index| *index >= job.wanted());
+        let wanted: BTreeSet<u32> = job.indexes().collect();
+        let surplus_only = one.indexes.is_disjoint(&wanted);
         if surplus_only || spec.kind == Kind::Batch {
             continue;
         }
         let serving = |index: &u32| job.latest(*index).is_some_and(|row| serves(job, row));
-        let down: Vec<u32> = (0..job.wanted()).filter(|index| !serving(index)).collect();
+        let down: Vec<u32> = wanted.into_iter().filter(|index| !serving(index)).collect();
         if down.len() > spec.rollout.max_unavailable as usize {
             return Err(format!(
                 "an update of {} took down {:?}; {} may be down, and these are: {}",
@@ -110,6 +111,8 @@ pub(super) fn written(state: &State, txns: &[Txn]) -> Result<(), String> {
     for (job, placed) in &placed {
         if let Some(job) = state.job(job) {
             where_they_may(state, job, placed)?;
+            in_turn(job)?;
+            one_a_machine(job)?;
         }
     }
     machines
@@ -160,6 +163,84 @@ fn where_they_may(state: &State, job: &JobState, placed: &BTreeSet<&TaskId>) -> 
                     all.len()
                 ));
             }
+        }
+    }
+    Ok(())
+}
+
+/// No more tasks of a batch job run than may at the same time, and those of one run.
+fn in_turn(job: &JobState) -> Result<(), String> {
+    let live = job
+        .tasks()
+        .filter(|row| !row.state.is_terminal() && row.machine.is_some());
+    let live: Vec<&TaskRecord> = live.collect();
+    let most = job
+        .versions()
+        .filter_map(|version| version.spec.parallelism)
+        .max();
+    if most.is_some_and(|most| live.len() > most as usize) {
+        return Err(format!(
+            "{} tasks of {} run at the same time",
+            live.len(),
+            job.row().id
+        ));
+    }
+    let wanted = live.iter().filter(|row| row.desired == Desired::Run);
+    let runs: BTreeSet<u64> = wanted.map(|row| row.run).collect();
+    match runs.len() > 1 {
+        true => Err(format!(
+            "tasks of the runs {runs:?} of {} run together",
+            job.row().id
+        )),
+        false => Ok(()),
+    }
+}
+
+/// No machine has two tasks of a daemon.
+fn one_a_machine(job: &JobState) -> Result<(), String> {
+    let daemons = job.tasks().filter(|row| {
+        let live = !row.state.is_terminal() && row.desired == Desired::Run;
+        live && job.spec_of(row).kind == Kind::Daemon
+    });
+    let mut machines = BTreeSet::new();
+    let mut placed = daemons.filter_map(|row| row.machine.as_ref());
+    match placed.find(|machine| !machines.insert(*machine)) {
+        Some(machine) => Err(format!("{machine} has two tasks of {}", job.row().id)),
+        None => Ok(()),
+    }
+}
+
+/// After a tick nothing of a batch job has run for longer than a try may, and no run is due.
+pub(super) fn on_time(state: &State, now: Timestamp) -> Result<(), String> {
+    for job in state.jobs() {
+        let running = job.tasks().filter(|row| row.state == TaskState::Running);
+        let mut late = running.filter(|row| {
+            let timeout = job.spec_of(row).timeout;
+            let end = row
+                .started_at
+                .zip(timeout)
+                .map(|(began, timeout)| began.plus(timeout));
+            end.is_some_and(|end| end < now)
+        });
+        if let Some(task) = late.next() {
+            return Err(format!(
+                "{} has run for too long, and nobody minds",
+                task.id
+            ));
+        }
+        let runs = job
+            .row()
+            .runs
+            .as_ref()
+            .filter(|_| job.spec().schedule.is_some());
+        let next = runs
+            .filter(|_| !job.row().stopped)
+            .and_then(|runs| runs.next_at);
+        if next.is_some_and(|next| next < now) {
+            return Err(format!(
+                "a run of {} is due, and did not begin",
+                job.row().id
+            ));
         }
     }
     Ok(())
@@ -291,7 +372,29 @@ pub(super) fn converged(state: &State) -> Result<(), String> {
     if let Some(lost) = state.machines().find(|row| row.state == MachineState::Lost) {
         return Err(format!("{} is back and counts as lost", lost.id));
     }
-    state.jobs().try_for_each(job_converged)
+    state.jobs().try_for_each(job_converged)?;
+    state.jobs().try_for_each(|job| on_each_machine(state, job))
+}
+
+/// Every machine that is to have a task of a daemon has it.
+fn on_each_machine(state: &State, job: &JobState) -> Result<(), String> {
+    if job.spec().kind != Kind::Daemon || job.row().stopped {
+        return Ok(());
+    }
+    let labels = &job.spec().requires.labels;
+    let mut targets = state.machines().filter(|machine| {
+        let mut labels = labels.iter();
+        machine.takes_tasks()
+            && labels.all(|(key, value)| machine.facts.labels.get(&key.0) == Some(value))
+    });
+    let served = |machine: &MachineRecord| {
+        let mut tasks = job.tasks();
+        tasks.any(|row| serves(job, row) && row.machine.as_ref() == Some(&machine.id))
+    };
+    match targets.find(|machine| !served(machine)) {
+        Some(machine) => Err(format!("{} lacks its task of {}", machine.id, job.row().id)),
+        None => Ok(()),
+    }
 }
 
 /// A task in a few words.
@@ -331,7 +434,10 @@ fn job_converged(job: &JobState) -> Result<(), String> {
             return Err(format!("{} is {} and not wanted", task.id, task.state));
         }
     }
-    for index in 0..job.wanted() {
+    if job.spec().schedule.is_some() {
+        return Ok(());
+    }
+    for index in job.indexes() {
         let Some(task) = job.latest(index) else {
             return Err(format!("{}.{index} never began", row.id));
         };

@@ -1,6 +1,6 @@
 //! Bugs of the allocator, planted into what it decided.
 
-use tw_model::{MachineId, MachineRecord, Record, TaskRecord, TaskState};
+use tw_model::{JobRecord, Kind, MachineId, MachineRecord, Record, TaskRecord, TaskState};
 
 use super::Sabotage;
 use crate::{Op, State, Txn};
@@ -10,12 +10,24 @@ pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
     for txn in txns {
         let mut twins = Vec::new();
         for op in &mut txn.ops {
+            if let Op::Put(Record::Job(row)) = op {
+                spoil_runs(bug, row);
+            }
             let Op::Put(Record::Task(row)) = op else {
                 continue;
             };
             let fresh = state
                 .task(&row.id)
                 .is_none_or(|before| before.machine.is_none());
+            match bug {
+                Sabotage::ForgetTimeout if row.overdue && row.state == TaskState::Stopping => {
+                    if let Some(before) = state.task(&row.id) {
+                        row.clone_from(before);
+                    }
+                }
+                Sabotage::OutOfTurn => out_of_turn(state, row),
+                _ => {}
+            }
             if row.state != TaskState::Starting || !fresh {
                 continue;
             }
@@ -33,6 +45,30 @@ pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
     }
 }
 
+/// Lets a task run whose turn has not come.
+fn out_of_turn(state: &State, row: &mut TaskRecord) {
+    let waits = row.state == TaskState::Pending && row.reason.starts_with("waits for its turn");
+    if let Some(machine) = state.machines().find(|_| waits) {
+        row.state = TaskState::Starting;
+        row.machine_epoch = machine.epoch;
+        row.machine = Some(machine.id.clone());
+    }
+}
+
+/// Spoils the runs of jobs with a schedule.
+fn spoil_runs(bug: Sabotage, row: &mut JobRecord) {
+    let Some(runs) = row.runs.as_mut() else {
+        return;
+    };
+    match bug {
+        // The next run is never looked for again.
+        Sabotage::ForgetNextRun if runs.newest.len() > 1 => {
+            runs.next_at = runs.newest.last().map(|run| run.due_at);
+        }
+        _ => {}
+    }
+}
+
 fn wrong_machine<'a>(
     bug: Sabotage,
     state: &'a State,
@@ -42,6 +78,14 @@ fn wrong_machine<'a>(
     let spec = job.spec_of(row);
     let mut machines = state.machines().filter(|machine| machine.takes_tasks());
     match bug {
+        Sabotage::TwoDaemons if spec.kind == Kind::Daemon => {
+            let others = job
+                .tasks()
+                .filter(|other| other.state == TaskState::Running);
+            let taken: Vec<&MachineId> =
+                others.filter_map(|other| other.machine.as_ref()).collect();
+            machines.find(|machine| taken.contains(&&machine.id))
+        }
         Sabotage::ForgetRequires if row.restarts > 0 => machines.find(|machine| {
             let mut labels = spec.requires.labels.iter();
             labels.any(|(key, value)| machine.facts.labels.get(&key.0) != Some(value))

@@ -85,6 +85,19 @@ fn job(rng: &mut Rng, number: usize, replicas: u32, depends: Option<u64>) -> Job
     });
     let mut value = value;
     constrain(rng, &mut value);
+    if batch {
+        time(rng, &mut value);
+    } else if rng.chance(0.1) {
+        value["kind"] = json!("daemon");
+        value["replicas"] = json!(1);
+        value["spread"] = json!([]);
+        value["anti_affinity"] = json!([]);
+        // It is to find room on every machine, whatever the others take.
+        value["resources"] =
+            json!({"cpu_millicores": 50, "memory_bytes": 16 << 20, "disk_bytes": 1 << 20});
+        value["ports"] = json!([]);
+        value["health"] = json!([]);
+    }
     serde_json::from_value(value).expect("the workload is made of right specs")
 }
 
@@ -111,11 +124,30 @@ fn constrain(rng: &mut Rng, spec: &mut serde_json::Value) {
     }
 }
 
+/// Lets some batch jobs run by the clock, a few tasks at a time, or with little patience.
+fn time(rng: &mut Rng, spec: &mut serde_json::Value) {
+    if rng.chance(0.4) {
+        let overlap = *rng.pick(&["skip", "queue", "replace"]);
+        let missed = *rng.pick(&["skip", "run_once"]);
+        spec["schedule"] = json!({"cron": "*/7 * * * *", "overlap": overlap, "missed": missed});
+    }
+    if rng.chance(0.4) {
+        spec["parallelism"] = json!(rng.range(1, 5));
+    }
+    if rng.chance(0.5) {
+        spec["timeout_ms"] = json!(50_000);
+    }
+}
+
 /// A change that someone makes to a job.
 pub(super) fn change(rng: &mut Rng, spec: &JobSpec) -> JobSpec {
     let mut changed = spec.clone();
     let batch = spec.kind == Kind::Batch;
-    match rng.range(0, 10) {
+    let what = match spec.kind {
+        Kind::Daemon => *rng.pick(&[0, 5, 9]),
+        Kind::Service | Kind::Batch => rng.range(0, 10),
+    };
+    match what {
         0 => changed.owner = format!("team-{}", rng.range(0, 100)),
         1 | 2 => {
             let memory = rng.range(1, 20) * (64 << 20);

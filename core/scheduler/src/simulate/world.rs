@@ -285,7 +285,12 @@ impl World {
         if self.config.sabotage == Some(Sabotage::ForgetUnsettled) {
             return Ok(());
         }
-        self.decide(Event::Tick, Waiter::Nobody)
+        self.decide(Event::Tick, Waiter::Nobody)?;
+        let now = self.now();
+        match &self.controller {
+            Some(controller) => checks::on_time(&controller.state, now),
+            None => Ok(()),
+        }
     }
 
     fn audit(&mut self) -> Outcome {
