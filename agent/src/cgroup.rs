@@ -124,6 +124,9 @@ pub trait CgroupTree: Send + Sync + fmt::Debug {
 
     fn usage(&self, leaf: &str) -> Result<Usage, CgroupError>;
 
+    /// The part of [`CgroupTree::usage`] that moves whenever anything in the leaf has run.
+    fn cpu_usage_us(&self, leaf: &str) -> Result<u64, CgroupError>;
+
     /// What the leaf's memory is made of.
     fn memory_breakdown(&self, leaf: &str) -> Result<MemoryBreakdown, CgroupError>;
 

@@ -13,6 +13,7 @@ mod health;
 mod heartbeat;
 mod helper_link;
 mod launch;
+mod metrics;
 mod package;
 mod report;
 mod resource;
@@ -65,6 +66,7 @@ struct Agent {
     helper: PathBuf,
     spares: Arc<SparePool>,
     reports: Reports,
+    counts: metrics::Counts,
     packages: Packages,
     volumes: Volumes,
     resources: Resources,
@@ -111,6 +113,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         )?,
         resources: Resources::open(&config.state.join("history.db"), Arc::clone(&tree))?,
         reports: Reports::default(),
+        counts: metrics::Counts::default(),
         endpoints: Endpoints::default(),
         helper,
         tasks: Tasks::default(),
@@ -124,14 +127,21 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         .refill()
         .context("cannot start spare helpers")?;
     tracing::info!(machine = %agent.config.name, tasks = agent.tasks.len(), "the agent is ready");
-    tokio::select! {
-        () = shutdown => {}
-        () = heartbeat::run(&agent) => {}
-        () = resource::run(&agent) => {}
-    }
+    let metrics = async {
+        match agent.config.metrics {
+            Some(address) => metrics::serve(Arc::clone(&agent), address).await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        () = shutdown => Ok(()),
+        () = heartbeat::run(&agent) => Ok(()),
+        () = resource::run(&agent) => Ok(()),
+        failed = metrics => failed,
+    };
     agent.spares.close();
     tracing::info!("the agent ends; its tasks go on");
-    Ok(())
+    ended
 }
 
 /// One agent a state folder.

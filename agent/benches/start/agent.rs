@@ -41,7 +41,8 @@ pub(crate) fn idle_cost(tasks: usize) -> io::Result<()> {
 }
 
 async fn start(folder: &Path, cgroup: &str, tasks: usize) -> io::Result<Child> {
-    let controller = Controller::start(folder);
+    // As often as a real one.
+    let controller = Controller::start_hearing(folder, Duration::from_secs(1));
     let agent = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
         .args(["run", "--name", "bench", "--cgroup", cgroup, "--state"])
         .arg(folder.join("state"))

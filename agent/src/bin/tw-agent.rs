@@ -102,6 +102,9 @@ struct RunArgs {
     /// Where tasks of this machine are reached
     #[arg(long, default_value = "127.0.0.1")]
     address: String,
+    /// Serve a page of metrics for Prometheus at http://ADDRESS:PORT/metrics, to everyone who can reach it
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<std::net::SocketAddr>,
     /// Ports that tasks may be given, FIRST-LAST
     #[arg(long, value_name = "RANGE", default_value = "20000-29999", value_parser = parse_ports)]
     ports: (u16, u16),
@@ -175,6 +178,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         },
         runtimes: args.runtimes,
         address: args.address,
+        metrics: args.metrics,
         ports: args.ports,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -218,7 +218,7 @@ impl CgroupTree for HybridTree {
             "total_inactive_file",
         )?;
         Ok(Usage {
-            cpu_usage_us: number(&self.file("cpuacct", leaf, "cpuacct.usage"))? / 1000,
+            cpu_usage_us: self.cpu_usage_us(leaf)?,
             cpu_throttled_us: keyed(&self.file("cpu", leaf, "cpu.stat"), "throttled_time")? / 1000,
             memory_bytes,
             memory_working_set_bytes: memory_bytes.saturating_sub(inactive_file_bytes),
@@ -226,6 +226,10 @@ impl CgroupTree for HybridTree {
             oom_kills: keyed(&self.file("memory", leaf, "memory.oom_control"), "oom_kill")?,
             pids: number(&self.file("pids", leaf, "pids.current"))?,
         })
+    }
+
+    fn cpu_usage_us(&self, leaf: &str) -> Result<u64, CgroupError> {
+        Ok(number(&self.file("cpuacct", leaf, "cpuacct.usage"))? / 1000)
     }
 
     fn memory_breakdown(&self, leaf: &str) -> Result<MemoryBreakdown, CgroupError> {

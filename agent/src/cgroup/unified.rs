@@ -212,7 +212,7 @@ impl CgroupTree for UnifiedTree {
         let inactive_file_bytes = keyed(&self.file(leaf, "memory.stat"), "inactive_file")?;
         let peak = self.file(leaf, "memory.peak");
         Ok(Usage {
-            cpu_usage_us: keyed(&self.file(leaf, "cpu.stat"), "usage_usec")?,
+            cpu_usage_us: self.cpu_usage_us(leaf)?,
             cpu_throttled_us: keyed(&self.file(leaf, "cpu.stat"), "throttled_usec")?,
             memory_bytes,
             memory_working_set_bytes: memory_bytes.saturating_sub(inactive_file_bytes),
@@ -225,6 +225,10 @@ impl CgroupTree for UnifiedTree {
             oom_kills: keyed(&self.file(leaf, "memory.events"), "oom_kill")?,
             pids: number(&self.file(leaf, "pids.current"))?,
         })
+    }
+
+    fn cpu_usage_us(&self, leaf: &str) -> Result<u64, CgroupError> {
+        keyed(&self.file(leaf, "cpu.stat"), "usage_usec")
     }
 
     fn memory_breakdown(&self, leaf: &str) -> Result<MemoryBreakdown, CgroupError> {

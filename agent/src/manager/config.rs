@@ -32,6 +32,8 @@ pub struct AgentConfig {
     pub runtimes: PathBuf,
     /// Where tasks of this machine are reached.
     pub address: String,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// The first and the last port that tasks may be given.
     pub ports: (u16, u16),
 }

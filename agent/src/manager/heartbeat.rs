@@ -1,11 +1,12 @@
 //! The agent's side of the controller: registers, follows its stream, sends heartbeats.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tw_api::{AgentEvent, ClientError, Heartbeat, HeartbeatReply, PROTO, Register, Registered};
 use tw_model::Code;
 
+use super::resource::SAMPLE_EVERY;
 use super::{Agent, session, task};
 use crate::process::boot_id;
 
@@ -111,11 +112,20 @@ fn take(agent: &Arc<Agent>, event: AgentEvent) {
 async fn beat(agent: &Agent, registered: &Registered) -> Result<(), LinkError> {
     let path = format!("/v1/agents/{}/heartbeat", agent.config.name);
     let every = Duration::from_millis(registered.heartbeat_every_ms.max(10));
+    let mut usage_due = Instant::now();
     loop {
+        // There is nothing new between two samples, however often something is reported.
+        let usage = match usage_due <= Instant::now() {
+            true => {
+                usage_due = Instant::now() + SAMPLE_EVERY;
+                agent.resources.usage()
+            }
+            false => Vec::new(),
+        };
         let heartbeat = Heartbeat {
             epoch: registered.epoch,
             reports: agent.reports.pending(),
-            usage: agent.resources.usage(),
+            usage,
         };
         match agent
             .client

@@ -17,7 +17,10 @@ use tw_store::{OpenError, StoreError};
 use super::{Agent, launch};
 use crate::cgroup::{CgroupError, CgroupTree, Usage};
 
-const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+pub(super) const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
+/// How many readings of a task that does nothing are not taken before all of its counters are read again.
+const READINGS_SKIPPED_MAX: u32 = 9;
 
 /// The grain of the history.
 const BUCKET_WIDTH: Duration = Duration::from_secs(5);
@@ -54,10 +57,22 @@ struct Task {
     /// Not before then a limit is tried again that was refused.
     retry_at: Option<Instant>,
     last: Option<(Instant, Usage)>,
+    /// Readings in a row that were not taken, because nothing had run.
+    skipped: u32,
     samples: u64,
     cpu: Cores,
     memory: Bytes,
     memory_peak: Bytes,
+}
+
+/// What is known of a running task.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    pub(super) usage: Usage,
+    pub(super) limits: LimitSet,
+    pub(super) pids_max: u32,
+    /// Of all tasks of its job.
+    pub(super) ooms: u64,
 }
 
 #[derive(Default)]
@@ -150,6 +165,25 @@ impl Resources {
             .collect()
     }
 
+    /// What the cgroup of every task said last.
+    pub(super) fn readings(&self) -> Vec<(TaskId, Reading)> {
+        let measured = self.lock();
+        let tasks = measured.tasks.iter();
+        let read = tasks.filter_map(|(id, task)| {
+            let (_, usage) = task.last?;
+            Some((
+                id.clone(),
+                Reading {
+                    usage,
+                    limits: task.limits,
+                    pids_max: task.spec.resources.pids,
+                    ooms: measured.jobs.get(&series(id)).map_or(0, |job| job.ooms),
+                },
+            ))
+        });
+        read.collect()
+    }
+
     /// Reads every cgroup once, and sets limits where it is time to.
     fn tick(&self) {
         let mut measured = self.lock();
@@ -179,8 +213,23 @@ impl Resources {
         }
     }
 
+    /// Reads a task's counters. What has not run since the last reading has not changed: that takes one file to see
+    /// and not eight. Now and then all are read, as neighbours may take shared pages away.
+    fn read(&self, id: &TaskId, task: &mut Task) -> Result<Usage, CgroupError> {
+        let leaf = id.folder_name();
+        if let Some((_, before)) = &task.last
+            && task.skipped < READINGS_SKIPPED_MAX
+            && self.tree.cpu_usage_us(&leaf)? == before.cpu_usage_us
+        {
+            task.skipped += 1;
+            return Ok(*before);
+        }
+        task.skipped = 0;
+        self.tree.usage(&leaf)
+    }
+
     fn sample(&self, id: &TaskId, task: &mut Task) -> Option<Sample> {
-        let usage = match self.tree.usage(&id.folder_name()) {
+        let usage = match self.read(id, task) {
             Ok(usage) => usage,
             Err(cause) => {
                 tracing::debug!(task = %id, %cause, "cannot be measured");
@@ -342,6 +391,7 @@ impl Task {
             limits,
             retry_at: None,
             last: None,
+            skipped: 0,
             samples: 0,
             cpu: Cores::ZERO,
             memory: Bytes::ZERO,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -206,8 +207,9 @@ fn begin(agent: &Arc<Agent>, task: TaskId, assignment: Option<Arc<Assignment>>, 
         task,
         folder,
         orders: received,
+        is_adopted: found,
     };
-    tokio::spawn(actor.run(found));
+    tokio::spawn(actor.run());
 }
 
 /// One task's life on this machine.
@@ -216,11 +218,13 @@ struct Actor {
     task: TaskId,
     folder: TaskFolder,
     orders: watch::Receiver<Orders>,
+    /// Whether it was found in the state folder.
+    is_adopted: bool,
 }
 
 impl Actor {
-    async fn run(mut self, found: bool) {
-        let link = match found {
+    async fn run(mut self) {
+        let link = match self.is_adopted {
             true => self.reattach().await,
             false => self.start().await,
         };
@@ -335,7 +339,13 @@ impl Actor {
         }
     }
 
+    fn count_start_failure(&self) {
+        let failures = &self.agent.counts.start_failures;
+        failures.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn never_started(&self, refusal: Refusal) {
+        self.count_start_failure();
         tracing::info!(task = %self.task, code = %refusal.code, message = refusal.message, "not started");
         self.report(Phase::NeverStarted {
             code: refusal.code,
@@ -413,6 +423,9 @@ impl Actor {
     /// The task runs, and what was to be done after its start has been done.
     fn become_ready(&self, orders: &Orders) -> AbortHandle {
         if let Ok(Some(started)) = record::read::<StartedRecord>(self.folder.path(), STARTED_FILE) {
+            if !self.is_adopted {
+                self.agent.counts.starts.fetch_add(1, Ordering::Relaxed);
+            }
             self.report(Phase::Running {
                 started_at: Timestamp(started.started_at_us),
             });
@@ -537,6 +550,9 @@ impl Actor {
     }
 
     fn report_record(&self, record: &ExitRecord) {
+        if matches!(record.outcome, Outcome::NeverStarted(_)) {
+            self.count_start_failure();
+        }
         if let Some(oom) = &record.oom {
             self.agent.resources.record_oom(&self.task, oom.at_us);
         }

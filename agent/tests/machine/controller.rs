@@ -37,6 +37,7 @@ struct Shared {
     stream: Option<mpsc::UnboundedSender<AgentEvent>>,
     packages: HashMap<String, Bytes>,
     sessions: HashMap<String, oneshot::Sender<Connection>>,
+    heartbeat_every_ms: u64,
 }
 
 pub(crate) struct Controller {
@@ -53,9 +54,17 @@ impl Drop for Controller {
 
 impl Controller {
     pub(crate) fn start(folder: &Path) -> Controller {
+        Controller::start_hearing(folder, Duration::from_millis(100))
+    }
+
+    /// A controller that wants to hear from its agent so often.
+    pub(crate) fn start_hearing(folder: &Path, every: Duration) -> Controller {
         let socket = folder.join("controller.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let shared = Arc::new(Mutex::new(Shared::default()));
+        let shared = Arc::new(Mutex::new(Shared {
+            heartbeat_every_ms: every.as_millis() as u64,
+            ..Shared::default()
+        }));
         let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
         Controller {
             socket,
@@ -191,7 +200,7 @@ async fn answer(
             reply(&Registered {
                 proto: PROTO,
                 epoch: 1,
-                heartbeat_every_ms: 100,
+                heartbeat_every_ms: shared.heartbeat_every_ms,
             })
         }
         ["agents", _, "heartbeat"] => {
@@ -203,7 +212,9 @@ async fn answer(
                 .max()
                 .unwrap_or(0);
             shared.reports.extend(heartbeat.reports);
-            shared.usage = heartbeat.usage;
+            if !heartbeat.usage.is_empty() {
+                shared.usage = heartbeat.usage;
+            }
             reply(&HeartbeatReply { acknowledged_seq })
         }
         ["agents", _, "stream"] => {

@@ -1,8 +1,8 @@
-//! Checks of what a task counts itself: a page and a file of a Python service.
+//! Checks of what a task counts itself, a page and a file of a Python service, and what is counted of tasks.
 
 use serde_json::json;
 use tw_api::{ExecRequest, SessionRequest};
-use tw_model::{Phase, Remedy};
+use tw_model::{MetricSelector, Phase, Remedy};
 
 use crate::machine::{Machine, assignment, free_port, name};
 
@@ -157,12 +157,69 @@ async fn a_file_of_metrics_may_be_anything_and_leads_nowhere() {
     }
 }
 
-async fn ask(port: u16, path: &str) {
+#[tokio::test]
+async fn what_tasks_use_is_on_a_page_for_prometheus() {
+    let mut machine = Machine::without_agent();
+    let address = format!("127.0.0.1:{}", free_port());
+    machine.start_saying(&["--metrics", &address]);
+    let spec = json!({
+        "command": ["sh", "-c", "while :; do :; done"],
+        "resources": {"memory_bytes": 32 << 20, "pids": 7},
+        "limits": {"cpu_max_millicores": 50},
+    });
+    let task = assignment("busy", spec);
+    let absent = assignment("absent", json!({"command": ["/no/such/program"]}));
+    machine.snapshot(&[task.clone(), absent.clone()]).await;
+    machine.running(&task.task.id).await;
+    machine.never_started(&absent.task.id).await;
+    let port = address.rsplit(':').next().unwrap().parse().unwrap();
+    let sum = |page: &str, selector: &str| selector.parse::<MetricSelector>().unwrap().sum(page);
+    let is_busy = r#"{namespace="default",job="busy",index="0",incarnation="1"}"#;
+    let of_task = |name: &str| format!("{name}{is_busy}");
+    let deadline = std::time::Instant::now() + crate::common::PATIENCE;
+    let page = loop {
+        let page = ask(port, "/metrics").await;
+        let throttled = sum(&page, &of_task("twill_task_cpu_throttled_seconds_total"));
+        if throttled.is_some_and(|seconds| seconds > 0.0) {
+            break page;
+        }
+        assert!(std::time::Instant::now() < deadline, "{page}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    };
+    assert!(sum(&page, &of_task("twill_task_cpu_usage_seconds_total")).unwrap() > 0.0);
+    assert!(sum(&page, &of_task("twill_task_memory_usage_bytes")).unwrap() > 0.0);
+    assert_eq!(
+        sum(&page, &of_task("twill_task_memory_limit_bytes")),
+        Some(f64::from(32 << 20))
+    );
+    assert_eq!(
+        sum(&page, &of_task("twill_task_processes_limit")),
+        Some(7.0)
+    );
+    assert_eq!(
+        sum(&page, &of_task("twill_task_oom_kills_total")),
+        Some(0.0)
+    );
+    assert_eq!(sum(&page, "twill_agent_task_starts_total"), Some(1.0));
+    assert_eq!(
+        sum(&page, "twill_agent_task_start_failures_total"),
+        Some(1.0)
+    );
+    assert_eq!(
+        sum(&page, "twill_agent_info{machine=\"machine-1\"}"),
+        Some(1.0)
+    );
+    assert!(ask(port, "/").await.contains("404 Not Found"));
+}
+
+async fn ask(port: u16, path: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port))
         .await
         .unwrap();
     let request = format!("GET {path} HTTP/1.0\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
-    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }

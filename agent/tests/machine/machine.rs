@@ -53,7 +53,13 @@ impl Machine {
     /// Starts the agent with more in its environment, which its helpers inherit.
     pub(crate) fn start_with(&mut self, env: &[(&str, &OsStr)]) {
         let program = Command::new(env!("CARGO_BIN_EXE_tw-agent"));
-        self.run(program, env);
+        self.run(program, env, &[]);
+    }
+
+    /// Starts the agent with more arguments.
+    pub(crate) fn start_saying(&mut self, more: &[&str]) {
+        let program = Command::new(env!("CARGO_BIN_EXE_tw-agent"));
+        self.run(program, &[], more);
     }
 
     /// Starts the agent on what it takes for the same machine after a reboot.
@@ -66,10 +72,10 @@ impl Machine {
             .args(["--mount", "--propagation", "private", "sh", "-c", script])
             .arg(&file)
             .arg(env!("CARGO_BIN_EXE_tw-agent"));
-        self.run(program, &[]);
+        self.run(program, &[], &[]);
     }
 
-    fn run(&mut self, mut program: Command, env: &[(&str, &OsStr)]) {
+    fn run(&mut self, mut program: Command, env: &[(&str, &OsStr)], more: &[&str]) {
         let agent = program
             .args(["run", "--name", "machine-1", "--state"])
             .arg(self.state())
@@ -77,6 +83,7 @@ impl Machine {
             .arg(format!("unix:{}", self.controller.socket.display()))
             .args(["--cgroup", &self.subtree.path.subtree, "--runtimes"])
             .arg(self.folder.path().join("runtimes"))
+            .args(more)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(self.folder.path().join("agent.log")).unwrap())

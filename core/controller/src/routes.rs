@@ -4,6 +4,7 @@ mod agents;
 mod events;
 mod jobs;
 mod machines;
+mod metrics;
 mod packages;
 mod plans;
 mod sessions;
@@ -29,6 +30,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(pages::overview))
         .route("/v1/health", get(health))
+        .route("/metrics", get(metrics::page))
         .merge(people())
         .merge(agents())
         .route(

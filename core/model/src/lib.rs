@@ -37,7 +37,7 @@ pub use duration::DurationError;
 pub use effect::Effect;
 pub use id::{DEFAULT_NAMESPACE, IdError, Incarnation, JobId, MachineId, Name, TaskId, Version};
 pub use job::*;
-pub use metric::MetricSelector;
+pub use metric::{METRIC_PAGE_TYPE, MetricKind, MetricPage, MetricSelector};
 pub use path::FieldPath;
 pub use policy::{PolicyBasis, PolicyFinding, PolicyLevel, PolicyReport, PolicyRule};
 pub use python::module as python_module;

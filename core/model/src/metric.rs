@@ -1,6 +1,9 @@
-//! The text format of Prometheus, as far as a check needs it: which series of a page, and what they come to.
+//! The text format of Prometheus: which series of a page a check means, and pages of our own.
+//!
+//! Source: "Exposition formats" in the documentation of Prometheus, version 0.0.4.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::str::FromStr;
 
 /// The name of a metric, and the labels that its series must have.
@@ -89,6 +92,57 @@ fn quoted(text: &str) -> Option<(String, &str)> {
     None
 }
 
+/// The media type of a [`MetricPage`].
+pub const METRIC_PAGE_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the numbers of a metric do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// They only grow, until what counts begins anew. The name ends in `_total`.
+    Counter,
+    Gauge,
+}
+
+/// A page that is being written, one metric after the other.
+#[derive(Clone, Debug, Default)]
+pub struct MetricPage(String);
+
+impl MetricPage {
+    /// Begins a metric, whose series follow. Units are base units (seconds, bytes) and last in the name.
+    pub fn metric(&mut self, name: &str, kind: MetricKind, help: &str) {
+        let kind = match kind {
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+        };
+        let help = help.replace('\\', r"\\").replace('\n', r"\n");
+        self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    /// Adds a series to the metric that was begun last.
+    pub fn series(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let escape = |text: &str| {
+            let text = text.replace('\\', r"\\").replace('"', "\\\"");
+            text.replace('\n', r"\n")
+        };
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(label, text)| format!("{label}=\"{}\"", escape(text)))
+            .collect();
+        match labels.is_empty() {
+            true => self.push(format_args!("{name} {value}\n")),
+            false => self.push(format_args!("{name}{{{}}} {value}\n", labels.join(","))),
+        }
+    }
+
+    pub fn into_text(self) -> String {
+        self.0
+    }
+
+    fn push(&mut self, text: std::fmt::Arguments<'_>) {
+        self.0.write_fmt(text).expect("a String takes all");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +170,20 @@ broken{kind="io" 5
         assert_eq!(sum("clients"), Some(7.0));
         assert_eq!(sum("nothing"), None);
         assert_eq!(sum("broken"), None);
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let odd = "a\"b\\c\nd";
+        let mut page = MetricPage::default();
+        page.metric("n_total", MetricKind::Counter, "One\nline.");
+        page.series("n_total", &[("name", odd), ("other", "x")], 2.5);
+        page.series("n_total", &[("name", "y")], 1e9);
+        let page = page.into_text();
+        assert_eq!(page.lines().count(), 4, "{page}");
+        let sum = |selector: &str| selector.parse::<MetricSelector>().unwrap().sum(&page);
+        assert_eq!(sum(r#"n_total{name="a\"b\\c\nd"}"#), Some(2.5));
+        assert_eq!(sum("n_total"), Some(1e9 + 2.5));
     }
 
     #[test]

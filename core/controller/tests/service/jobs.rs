@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tw_api::{EventsReply, HealthReply, SpecReply, UsageReply};
-use tw_model::{Bytes, Code, Cores, Desired, EventRecord, TaskUsage};
+use tw_model::{Bytes, Code, Cores, Desired, EventRecord, MetricSelector, TaskUsage};
 use tw_store::history::{History, HistoryOptions};
 
 use crate::support::*;
@@ -241,5 +241,24 @@ async fn why_tasks_wait_is_told_live() {
         .get::<tw_api::WhyReply>("/v1/jobs/default/nothing/why")
         .await;
     assert!(missing.is_err());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_and_machines_are_counted_on_a_page_for_prometheus() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    let _agent = Agent::start(&server.client, "m1").await;
+    apply(&server.client, &[job("web", json!({ "replicas": 2 }))]).await;
+    let page = server.client.get_bytes("/metrics").await.unwrap();
+    let page = String::from_utf8(page.to_vec()).unwrap();
+    let sum = |selector: &str| selector.parse::<MetricSelector>().unwrap().sum(&page);
+    assert_eq!(
+        sum("twill_job_tasks_wanted{namespace=\"default\",job=\"web\"}"),
+        Some(2.0)
+    );
+    assert_eq!(sum("twill_tasks{job=\"web\"}"), Some(2.0));
+    assert_eq!(sum("twill_job_restarts_total"), Some(0.0));
+    assert_eq!(sum("twill_machine_up{machine=\"m1\"}"), Some(1.0));
     server.stop().await;
 }
