@@ -177,8 +177,12 @@ fn unknown_jobs(job: &EvaluatedJob, jobs: &Jobs<'_>) -> Vec<SpecError> {
     let calls = services(job)
         .into_iter()
         .map(|(name, _, at)| (JobId::new(job.spec.namespace.clone(), name), at));
-    let names: Vec<String> = jobs.keys().map(JobId::to_string).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    // Only where there is something to say: naming all jobs for each of them takes long where there are many.
+    let nearest_to = |id: &JobId| {
+        let names: Vec<String> = jobs.keys().map(JobId::to_string).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        nearest(&id.to_string(), &names).map(str::to_owned)
+    };
     let unknown = waits.chain(calls).filter(|(id, _)| !jobs.contains_key(id));
     let warnings: BTreeMap<JobId, Location> = unknown.collect();
     let warning = |(id, at): (JobId, Location)| {
@@ -186,7 +190,7 @@ fn unknown_jobs(job: &EvaluatedJob, jobs: &Jobs<'_>) -> Vec<SpecError> {
             "job '{}' needs '{id}', which no spec here exports",
             job.spec.id()
         );
-        let hint = match nearest(&id.to_string(), &names) {
+        let hint = match nearest_to(&id) {
             Some(near) => format!("did you mean '{near}'?"),
             None => "it has to run already, or come from elsewhere".to_owned(),
         };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use tw_api::ApiEndpoint;
-use tw_model::{Bytes, Capacity, Cores, MachineFacts, MachineId};
+use tw_model::{Bytes, Capacity, Cores, LIBEXEC, MachineFacts, MachineId, companion_places};
 
 use crate::cgroup::{CGROUP_ROOT, CgroupTree, TreePath};
 use crate::sandbox::UserMode;
@@ -203,23 +203,12 @@ fn os_name() -> Option<String> {
     Some(field("VERSION_ID").map_or(id.clone(), |version| format!("{id}-{version}")))
 }
 
-/// `tw-helper`: beside this program, in `TW_LIBEXEC`, or in `../lib/twill`.
+/// `tw-helper`, where companions of this program are looked for.
 pub(super) fn helper_program() -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe()?;
-    let folder = here.parent().context("a program is in a folder")?;
-    let named = std::env::var_os("TW_LIBEXEC").map(PathBuf::from);
-    // Tests run from a folder below the one that programs are built into.
-    let places = [
-        Some(folder.to_owned()),
-        folder.parent().map(Path::to_owned),
-        named,
-        Some(folder.join("../lib/twill")),
-    ];
-    let found = places
-        .into_iter()
-        .flatten()
-        .map(|place| place.join("tw-helper"))
-        .find(|program| program.is_file());
+    let libexec = std::env::var_os(LIBEXEC).map(PathBuf::from);
+    let places = companion_places(&here, libexec.as_deref(), "tw-helper");
+    let found = places.into_iter().find(|program| program.is_file());
     found.with_context(|| {
         format!(
             "tw-helper is not beside {}; install it there, or name its folder in TW_LIBEXEC",

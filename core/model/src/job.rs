@@ -345,7 +345,7 @@ fn check_template(
 ) -> Option<()> {
     let template = match Template::parse(text) {
         Ok(template) => template,
-        Err(cause) => return decoder.bad_value(path, cause.to_string(), None),
+        Err(cause) => return decoder.bad_value(path, cause.to_string(), Some(cause.hint())),
     };
     let of_image = |value: &&TemplateValue| {
         matches!(

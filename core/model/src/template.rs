@@ -1,9 +1,10 @@
 //! Late-bound parts of commands and environments: `{port:http}`, `{task:index}`, `{service:redis:main}`,
 //! `{repo:revision}`.
 //!
-//! Only braces that open with one of these words are templates; all other braces are text.
+//! Only braces that open with one of these words are templates; all other braces are text. Braces that open with a
+//! word that looks like one of them are an error, and doubled braces are the text: `{{port:http}}` is `{port:http}`.
 
-use crate::Name;
+use crate::{Name, nearest};
 
 /// A value that is known only when the task starts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,14 +36,80 @@ pub struct Template(Vec<Part>);
 
 /// Braces that open like a template and are none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "'{{{found}}}' is not a template: write {{port:NAME}}, {{task:index}}, {{service:JOB:PORT}}, {{repo:revision}}, {{image:command}} or {{image:entrypoint}}"
-)]
+#[error("'{{{found}}}' is not a template")]
 pub struct TemplateError {
+    /// What stands between the braces.
     pub found: String,
+    /// What was probably meant, if only the first word is misspelt.
+    pub meant: Option<String>,
 }
 
-const WORDS: [&str; 5] = ["port:", "task:", "service:", "repo:", "image:"];
+impl TemplateError {
+    /// What to write instead.
+    pub fn hint(&self) -> String {
+        let found = &self.found;
+        match &self.meant {
+            Some(meant) => format!("did you mean '{{{meant}}}'? As plain text it is '{{{{{found}}}}}'"),
+            None => "write {port:NAME}, {task:index}, {service:JOB:PORT}, {repo:revision}, {image:command} or {image:entrypoint}; doubled braces are plain text".to_owned(),
+        }
+    }
+}
+
+const WORDS: [&str; 5] = ["port", "task", "service", "repo", "image"];
+
+/// What follows an opening brace.
+enum Opened<'a> {
+    /// A template, or what must be one: the text up to the closing brace, and what follows that.
+    Value { inside: &'a str, rest: &'a str },
+    /// Doubled braces around what would be one.
+    Doubled { inside: &'a str, rest: &'a str },
+    /// Nothing of concern.
+    Text,
+}
+
+/// Looks at what follows an opening brace.
+fn opened(after: &str) -> Result<Opened<'_>, TemplateError> {
+    let is_doubled = after.starts_with('{');
+    let inside = after.strip_prefix('{').unwrap_or(after);
+    let Some(word) = word_of(inside) else {
+        return Ok(Opened::Text);
+    };
+    let is_known = WORDS.contains(&word);
+    let near = nearest(&word.to_ascii_lowercase(), &WORDS);
+    let closed = inside.split_once('}');
+    match closed {
+        Some((inside, rest)) if is_doubled => match rest.strip_prefix('}') {
+            Some(rest) if is_known || near.is_some() => Ok(Opened::Doubled { inside, rest }),
+            // A brace of its own before a template, which is looked at next.
+            _ => Ok(Opened::Text),
+        },
+        Some((inside, rest)) if is_known => Ok(Opened::Value { inside, rest }),
+        Some((inside, _)) if inside.chars().all(is_of_template) => match near {
+            Some(near) => Err(TemplateError {
+                found: inside.to_owned(),
+                meant: Some(format!("{near}{}", &inside[word.len()..])),
+            }),
+            None => Ok(Opened::Text),
+        },
+        None if is_known && !is_doubled => Err(TemplateError {
+            found: inside.to_owned(),
+            meant: None,
+        }),
+        _ => Ok(Opened::Text),
+    }
+}
+
+/// The letters before a colon, which would say what a template stands for.
+fn word_of(inside: &str) -> Option<&str> {
+    let (word, _) = inside.split_once(':')?;
+    let is_word = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphabetic());
+    is_word.then_some(word)
+}
+
+/// Whether a character may stand in a template, and not only in other text between braces.
+fn is_of_template(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_' | '.')
+}
 
 impl Template {
     pub fn parse(text: &str) -> Result<Template, TemplateError> {
@@ -51,20 +118,24 @@ impl Template {
         let mut rest = text;
         while let Some(open) = rest.find('{') {
             literal.push_str(&rest[..open]);
-            let inside = &rest[open + 1..];
-            if !WORDS.iter().any(|word| inside.starts_with(word)) {
-                literal.push('{');
-                rest = inside;
-                continue;
-            }
-            let close = inside.find('}').ok_or_else(|| TemplateError {
-                found: inside.to_owned(),
-            })?;
-            if !literal.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut literal)));
-            }
-            parts.push(Part::Value(parse_value(&inside[..close])?));
-            rest = &inside[close + 1..];
+            let after = &rest[open + 1..];
+            rest = match opened(after)? {
+                Opened::Text => {
+                    literal.push('{');
+                    after
+                }
+                Opened::Doubled { inside, rest } => {
+                    literal.extend(["{", inside, "}"]);
+                    rest
+                }
+                Opened::Value { inside, rest } => {
+                    if !literal.is_empty() {
+                        parts.push(Part::Text(std::mem::take(&mut literal)));
+                    }
+                    parts.push(Part::Value(parse_value(inside)?));
+                    rest
+                }
+            };
         }
         literal.push_str(rest);
         if !literal.is_empty() {
@@ -111,6 +182,7 @@ impl std::fmt::Display for TemplateValue {
 fn parse_value(inside: &str) -> Result<TemplateValue, TemplateError> {
     let refuse = || TemplateError {
         found: inside.to_owned(),
+        meant: None,
     };
     let name = |text: &str| text.parse::<Name>().map_err(|_| refuse());
     let words: Vec<&str> = inside.split(':').collect();
@@ -158,6 +230,43 @@ mod tests {
             "{image:cmd}",
         ] {
             assert!(Template::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_word_is_refused_with_the_nearest() {
+        for (bad, meant) in [
+            ("--port {prot:http}", "port:http"),
+            ("{ports:http}", "port:http"),
+            ("{Port:http}", "port:http"),
+            ("x{sevice:redis:main}", "service:redis:main"),
+            ("{imge:command}", "image:command"),
+        ] {
+            let error = Template::parse(bad).expect_err(bad);
+            assert_eq!(error.meant.as_deref(), Some(meant), "{bad}");
+        }
+    }
+
+    #[test]
+    fn doubled_braces_are_text() {
+        for (written, text) in [
+            ("{{port:http}}", "{port:http}"),
+            ("a {{prot:http}} b", "a {prot:http} b"),
+            // Only where a template would be: the braces of others stay as they are.
+            (
+                "{{.Name}} {{ x }} {{print:x}}",
+                "{{.Name}} {{ x }} {{print:x}}",
+            ),
+            ("{\"a\":{\"b\":{task:index}}}", "{\"a\":{\"b\":7}}"),
+            ("{{task:index} }", "{7 }"),
+            (
+                "awk '{print $1}' {\"prot\": 1} {a:b}",
+                "awk '{print $1}' {\"prot\": 1} {a:b}",
+            ),
+        ] {
+            let template = Template::parse(written).expect(written);
+            let rendered = template.render(|_| Some("7".to_owned()));
+            assert_eq!(rendered.expect(written), text);
         }
     }
 }

@@ -563,44 +563,69 @@ fn split_command(text: &str, at: &FieldPath, decoder: &mut Decoder) -> Option<Ve
     Some(words)
 }
 
+/// Why a text is not one of a kind.
+pub(crate) struct Refusal {
+    pub(crate) message: String,
+    pub(crate) hint: &'static str,
+}
+
+/// Makes a type around a text one of the spec language. `$read` takes the text that an author wrote and
+/// returns the one to keep, or a [`Refusal`].
+macro_rules! text_type {
+    ($name:ident, $read:expr) => {
+        impl $crate::SpecType for $name {
+            fn python_type() -> String {
+                <String as $crate::SpecType>::python_type()
+            }
+
+            fn to_python(&self) -> String {
+                self.0.to_python()
+            }
+
+            fn to_json(&self) -> serde_json::Value {
+                self.0.to_json()
+            }
+
+            fn from_author(
+                value: &serde_json::Value,
+                at: &$crate::FieldPath,
+                decoder: &mut $crate::Decoder,
+            ) -> Option<$name> {
+                let text = <String as $crate::SpecType>::from_author(value, at, decoder)?;
+                match $read(text) {
+                    Ok(text) => Some($name(text)),
+                    Err($crate::values::Refusal { message, hint }) => {
+                        decoder.bad_value(at, message, Some(hint.to_owned()))
+                    }
+                }
+            }
+        }
+    };
+}
+pub(crate) use text_type;
+
 /// A folder of the repository, relative to its root.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RepoPath(pub String);
 
-impl SpecType for RepoPath {
-    fn python_type() -> String {
-        "str".to_owned()
-    }
+text_type!(RepoPath, repo_path);
 
-    fn to_python(&self) -> String {
-        self.0.to_python()
+fn repo_path(text: String) -> Result<String, Refusal> {
+    let path = text.trim_end_matches('/');
+    match is_plain(path.strip_prefix("//").unwrap_or(path)) {
+        true => Ok(path.to_owned()),
+        false => Err(Refusal {
+            message: format!("'{path}' is not a folder of the repository"),
+            hint: "name it from the folder of the spec, or from the repository's root with a leading '//'; no '.' or '..'",
+        }),
     }
+}
 
-    fn to_json(&self) -> Value {
-        self.0.as_str().into()
-    }
-
-    fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<RepoPath> {
-        let path = String::from_author(value, at, decoder)?;
-        let path = path.trim_end_matches('/');
-        let plain = path
-            .strip_prefix("//")
-            .unwrap_or(path)
-            .split('/')
-            .all(|part| !part.is_empty() && part != "." && part != "..");
-        match plain {
-            true => Some(RepoPath(path.to_owned())),
-            false => decoder.bad_value(
-                at,
-                format!("'{path}' is not a folder of the repository"),
-                Some(
-                    "name it from the folder of the spec, or from the repository's root with a leading '//'; no '.' or '..'"
-                        .to_owned(),
-                ),
-            ),
-        }
-    }
+/// Whether every part of a path is a name.
+fn is_plain(path: &str) -> bool {
+    path.split('/')
+        .all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
 /// A path in the task's root or on a machine, from `/`.
@@ -608,38 +633,19 @@ impl SpecType for RepoPath {
 #[serde(transparent)]
 pub struct AbsolutePath(pub String);
 
-impl SpecType for AbsolutePath {
-    fn python_type() -> String {
-        "str".to_owned()
-    }
+text_type!(AbsolutePath, absolute_path);
 
-    fn to_python(&self) -> String {
-        self.0.to_python()
+fn absolute_path(text: String) -> Result<String, Refusal> {
+    if text == "/" {
+        return Ok(text);
     }
-
-    fn to_json(&self) -> Value {
-        self.0.as_str().into()
-    }
-
-    fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<AbsolutePath> {
-        let path = String::from_author(value, at, decoder)?;
-        let plain = match path.strip_prefix('/') {
-            Some("") => true,
-            Some(rest) => rest
-                .trim_end_matches('/')
-                .split('/')
-                .all(|part| !part.is_empty() && part != "." && part != ".."),
-            None => false,
-        };
-        match plain {
-            true if path == "/" => Some(AbsolutePath(path)),
-            true => Some(AbsolutePath(path.trim_end_matches('/').to_owned())),
-            false => decoder.bad_value(
-                at,
-                format!("'{path}' is not a plain path from /"),
-                Some("for example \"/var/lib/app\"; no '.', '..' or '//'".to_owned()),
-            ),
-        }
+    let path = text.trim_end_matches('/');
+    match path.strip_prefix('/').is_some_and(is_plain) {
+        true => Ok(path.to_owned()),
+        false => Err(Refusal {
+            message: format!("'{text}' is not a plain path from /"),
+            hint: "for example \"/var/lib/app\"; no '.', '..' or '//'",
+        }),
     }
 }
 
@@ -648,35 +654,21 @@ impl SpecType for AbsolutePath {
 #[serde(transparent)]
 pub struct CronLine(pub String);
 
-impl SpecType for CronLine {
-    fn python_type() -> String {
-        "str".to_owned()
-    }
+text_type!(CronLine, cron_line);
 
-    fn to_python(&self) -> String {
-        self.0.to_python()
-    }
-
-    fn to_json(&self) -> Value {
-        self.0.as_str().into()
-    }
-
-    fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<CronLine> {
-        let line = String::from_author(value, at, decoder)?;
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (message, hint) = match Cron::parse(&line) {
-            Ok(_) => return Some(CronLine(fields.join(" "))),
-            Err(CronError::Never) => (
-                format!("'{line}' never fires: no such day ever comes"),
-                "for the last day of each month write \"0 0 L * *\"",
-            ),
-            Err(cause) => (
-                format!("'{line}' is not a line of a crontab: {cause}"),
-                "write minute, hour, day of the month, month and day of the week: \"30 2 * * *\" is every day at 2:30",
-            ),
-        };
-        decoder.bad_value(at, message, Some(hint.to_owned()))
-    }
+fn cron_line(text: String) -> Result<String, Refusal> {
+    let (message, hint) = match Cron::parse(&text) {
+        Ok(_) => return Ok(text.split_whitespace().collect::<Vec<_>>().join(" ")),
+        Err(CronError::Never) => (
+            format!("'{text}' never fires: no such day ever comes"),
+            "for the last day of each month write \"0 0 L * *\"",
+        ),
+        Err(cause) => (
+            format!("'{text}' is not a line of a crontab: {cause}"),
+            "write minute, hour, day of the month, month and day of the week: \"30 2 * * *\" is every day at 2:30",
+        ),
+    };
+    Err(Refusal { message, hint })
 }
 
 /// The BLAKE3 hash of a package's bytes in hex; empty until evaluation has found it.
@@ -684,20 +676,4 @@ impl SpecType for CronLine {
 #[serde(transparent)]
 pub struct Digest(pub String);
 
-impl SpecType for Digest {
-    fn python_type() -> String {
-        "str".to_owned()
-    }
-
-    fn to_python(&self) -> String {
-        self.0.to_python()
-    }
-
-    fn to_json(&self) -> Value {
-        self.0.as_str().into()
-    }
-
-    fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<Digest> {
-        String::from_author(value, at, decoder).map(Digest)
-    }
-}
+text_type!(Digest, Ok::<String, Refusal>);

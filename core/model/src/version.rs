@@ -3,9 +3,8 @@
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{Decoder, FieldPath, SpecType};
+use crate::values::{Refusal, text_type};
 
 /// Bounds that a version must satisfy, all of them. Empty takes any version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,29 +88,15 @@ fn compare(left: &[u64], right: &[u64]) -> Ordering {
         .unwrap_or(Ordering::Equal)
 }
 
-impl SpecType for VersionRange {
-    fn python_type() -> String {
-        "str".to_owned()
-    }
+text_type!(VersionRange, version_range);
 
-    fn to_python(&self) -> String {
-        self.0.to_python()
-    }
-
-    fn to_json(&self) -> Value {
-        self.0.as_str().into()
-    }
-
-    fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<VersionRange> {
-        let text = String::from_author(value, at, decoder)?;
-        match bounds(&text) {
-            Some(_) => Some(VersionRange(text)),
-            None => decoder.bad_value(
-                at,
-                format!("'{text}' is not a range of versions"),
-                Some("for example \">=6.1, <7\", or \"12\" for every 12.x".to_owned()),
-            ),
-        }
+fn version_range(text: String) -> Result<String, Refusal> {
+    match bounds(&text) {
+        Some(_) => Ok(text),
+        None => Err(Refusal {
+            message: format!("'{text}' is not a range of versions"),
+            hint: "for example \">=6.1, <7\", or \"12\" for every 12.x",
+        }),
     }
 }
 

@@ -4,15 +4,27 @@
 """
 
 import gc
-import importlib
-import importlib.abc
-import importlib.machinery
 import marshal
-import os
 import sys
 
+# Nothing of what is loaded here is garbage; looking for some would take a good part of the start.
+gc.disable()
 
-class _Embedded(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+# The C datetime cannot be told that there is no clock; the Python one can. The modules behind the other two bring
+# large libraries along, for what the interpreter has of its own.
+for name in ["_datetime", "_hashlib", "_uuid"]:
+    sys.modules[name] = None
+
+import importlib
+import importlib.machinery
+import os
+
+
+class _Embedded:
+    """Finds and loads the embedded sources. What it would inherit loads archives and temporary files."""
+
+    create_module = staticmethod(lambda spec: None)
+
     def find_spec(self, name, path=None, target=None):
         if name not in SOURCES:
             return None
@@ -25,11 +37,6 @@ class _Embedded(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(marshal.loads(SOURCES[module.__name__][1]), module.__dict__)
 
 
-# Nothing of what is loaded here is garbage; looking for some would take a good part of the start.
-gc.disable()
-
-# The C datetime cannot be told that there is no clock; the Python one can.
-sys.modules["_datetime"] = None
 sys.meta_path.insert(0, _Embedded())
 
 # `random` would seed itself anew in each child, from the kernel.

@@ -88,7 +88,7 @@ def evaluate(path: str, with_references: bool) -> bytes:
 
 
 def _run(path: str) -> None:
-    found = host.ask("spec", path)
+    found = host.given()
     if found is None:
         raise SpecError("spec.not_found", f"there is no file `{path}`")
     imports.spec_folder = posixpath.dirname(path)

@@ -97,7 +97,7 @@ pub(crate) mod _twill_host {
     /// Asks the parent; returns (what was found, its path, its content, its code), or None if there is no such
     /// thing. Code is empty unless a module or a spec was asked for, and where it could not be compiled.
     ///
-    /// Questions are `spec` (the file that is evaluated), `read` (a file), `list` (a folder), `exists`, `module`
+    /// Questions are `read` (a file), `list` (a folder), `exists`, `module`
     /// (a path without suffix: the package, module or folder that an import of it finds), and in a compile job
     /// `blob` (the next file to compile).
     #[pyfunction]
@@ -105,6 +105,17 @@ pub(crate) mod _twill_host {
         let parent = parent()?;
         let asked = serde_json::json!({ "ask": question, "path": path }).to_string();
         frame::write(parent, Kind::Question, asked.as_bytes())?;
+        answer(py, parent)
+    }
+
+    /// Returns the spec that is evaluated, which the parent sends unasked; otherwise as `ask`.
+    #[pyfunction]
+    fn given(py: Python<'_>) -> PyResult<Option<Found<'_>>> {
+        answer(py, parent()?)
+    }
+
+    /// Reads what the parent answers.
+    fn answer(py: Python<'_>, parent: RawFd) -> PyResult<Option<Found<'_>>> {
         let frame = frame::read(parent)?;
         let Some(answer) = parts(&frame) else {
             return Err(PyRuntimeError::new_err(

@@ -17,6 +17,7 @@ const MAGIC: &str = env!("TW_PYTHON_MAGIC");
 /// Starts the interpreter in isolated mode and checks that it is the one this program was built for.
 pub(crate) fn start(hash_seed: u32) -> anyhow::Result<()> {
     pyo3::append_to_inittab!(_twill_host);
+    arena::provide()?;
     initialize(hash_seed)?;
     // SAFETY: there is one thread. The interpreter has taken its copy of the environment, which stays empty;
     // this is for the C library, which would look for the machine's time zone in a file.
@@ -27,6 +28,7 @@ pub(crate) fn start(hash_seed: u32) -> anyhow::Result<()> {
     Python::attach(check)
 }
 
+use crate::arena;
 use crate::host::_twill_host;
 
 fn initialize(hash_seed: u32) -> anyhow::Result<()> {

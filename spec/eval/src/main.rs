@@ -5,10 +5,12 @@
 //! it reads one [`message::Request`] a datagram, forks, seals the child and lets it evaluate one spec over
 //! the socket that came with the request. It knows nothing of repositories; the child asks its parent.
 
+mod arena;
 mod clock;
 mod faults;
 mod filter;
 mod frame;
+mod heap;
 mod host;
 mod interpreter;
 mod message;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of what the two sides say; they are of one build, so any difference is an error.
-pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 3;
 
 /// The first datagram from the zygote: it is ready.
 #[derive(Debug, Serialize)]

@@ -20,7 +20,7 @@ use crate::frame::{self, Kind};
 use crate::message::{Denied, Ended, Hello, PROTOCOL, Request};
 use crate::seal::{SOCKET, Seal};
 use crate::watch::{self, DeniedCall, Watch};
-use crate::{host, interpreter};
+use crate::{heap, host, interpreter};
 
 /// (module, file, compiled code, whether it is a package) of every embedded source.
 const SOURCES: &[(&str, &str, &[u8], bool)] = include!(concat!(env!("OUT_DIR"), "/sources.rs"));
@@ -67,6 +67,7 @@ pub(crate) fn run(control: OwnedFd, seal: Seal, heap_shift: u32) -> anyhow::Resu
     unsafe { signal(Signal::SIGINT, SigHandler::SigIgn) }?;
     Python::attach(|py| {
         let _shift = shift_heap(py, heap_shift)?;
+        heap::reserve(heap_shift != 0)?;
         // The first hash map of a thread asks the kernel for random numbers, which a sealed child cannot.
         std::hint::black_box(RandomState::new());
         let run_job = prepare(py)?;
@@ -309,6 +310,7 @@ fn run_child(
         host::leave(BROKEN);
     }
     host::connect(SOCKET);
+    heap::enter();
     let result = run_job
         .call1((&request.role, &request.path, request.references))
         .and_then(|result| Ok(result.cast_into::<PyBytes>()?));

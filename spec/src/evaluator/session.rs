@@ -16,7 +16,7 @@ use super::ending::{self, Status};
 use super::frame::Frames;
 use super::said::{self, Said, SaidError};
 use super::zygote::{Request, Zygote};
-use super::{Answers, Detail, EvalConfig, Evaluation, Question, QuestionKind, Work};
+use super::{Answers, Detail, EvalConfig, Evaluation, Question, QuestionKind, Role, Work};
 use crate::SpecError;
 use crate::source::{Hash, Snapshot, SourceError};
 
@@ -32,7 +32,9 @@ const PATH_BYTES_MAX: usize = 4096;
 pub(super) fn run(means: Means<'_>, tree: &Snapshot<'_>, work: Work<'_>) -> Option<Evaluation> {
     let (child, status) = start(means, work).ok()?;
     let mut session = Session::new(Some(means), tree, work);
-    match session.serve(&mut Frames::new(child)) {
+    let mut child = Frames::new(child);
+    session.begin(&mut child, work.role);
+    match session.serve(&mut child) {
         Err(SaidError::Io(_)) | Ok(None) => {
             let status = Status::at_the_end(status)?;
             Some(session.ended(&status, means.config))
@@ -47,7 +49,9 @@ pub(super) fn run(means: Means<'_>, tree: &Snapshot<'_>, work: Work<'_>) -> Opti
 pub(super) fn replay(tree: &Snapshot<'_>, work: Work<'_>, said: &[u8]) -> Evaluation {
     let (config, status) = (EvalConfig::default(), Status::default());
     let mut session = Session::new(None, tree, work);
-    match session.serve(&mut Frames::new(Recorded(said))) {
+    let mut child = Frames::new(Recorded(said));
+    session.begin(&mut child, work.role);
+    match session.serve(&mut child) {
         Err(SaidError::Io(_)) | Ok(None) => session.ended(&status, &config),
         Ok(Some(last)) => session.concluded(Ok(last), &status, &config),
         Err(cause) => session.concluded(Err(cause), &status, &config),
@@ -123,6 +127,15 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Sends a spec unasked, so that it is read and compiled while its child is being made. A child that does not
+    /// take it says why, or its end does.
+    fn begin(&mut self, child: &mut Frames<impl Read + Write>, role: Role) {
+        if role == Role::Spec {
+            let found = self.spec();
+            let _ = self.reply(child, found);
+        }
+    }
+
     /// Answers questions until the child says something else; none if it ended without a word.
     fn serve(&mut self, child: &mut Frames<impl Read + Write>) -> Result<Option<Said>, SaidError> {
         loop {
@@ -149,7 +162,6 @@ impl<'a> Session<'a> {
             return Err(SaidError::LongPath(path.len()));
         }
         let answer = match ask {
-            "spec" => self.spec(path),
             "read" => self.read(path),
             "list" => self.list(path),
             "exists" => self.exists(path),
@@ -162,6 +174,14 @@ impl<'a> Session<'a> {
                 None => return Err(SaidError::UnknownQuestion(ask.chars().take(80).collect())),
             },
         };
+        Ok(self.reply(child, answer)?)
+    }
+
+    fn reply(
+        &mut self,
+        child: &mut Frames<impl Read + Write>,
+        answer: Result<Option<Found>, SourceError>,
+    ) -> io::Result<()> {
         let (head, found) = match answer {
             Ok(None) => (json!({ "found": null }), None),
             Ok(Some(found)) => (found.head(), Some(found)),
@@ -176,13 +196,12 @@ impl<'a> Session<'a> {
             &head.to_string(),
             content.unwrap_or_default(),
             code.unwrap_or_default(),
-        )?;
-        Ok(())
+        )
     }
 
     /// The file that is evaluated, with its code.
-    fn spec(&mut self, path: &str) -> Result<Option<Found>, SourceError> {
-        let found = self.read(path)?;
+    fn spec(&mut self) -> Result<Option<Found>, SourceError> {
+        let found = self.read(self.path)?;
         Ok(found.map(|found| self.compiled(found, Keep::Spec)))
     }
 

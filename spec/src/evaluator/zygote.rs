@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{EvalConfig, EvaluatorError};
 
 /// What both sides must agree on; `tw-eval` states its own.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 /// How long the interpreter may take to come up.
 const START: Duration = Duration::from_secs(30);
 /// How long the process may take to end once its control socket is closed.

@@ -123,6 +123,9 @@ fn disk_effect(old: &Bytes, new: &Bytes) -> Effect {
 
 /// The smallest memory limit under which a program can start at all.
 const MEMORY_MIN: Bytes = Bytes::mib(4);
+/// More than any machine has: beyond these, a unit was taken for another.
+const MEMORY_MAX: Bytes = Bytes::gib(64 * 1024);
+const CORES_MAX: Cores = Cores::milli(1024 * 1000);
 
 fn check_resources(resources: &Resources, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
     if resources.memory < MEMORY_MIN {
@@ -135,6 +138,18 @@ fn check_resources(resources: &Resources, at: &FieldPath, decoder: &mut Decoder)
                 resources.memory
             ),
             hint,
+        );
+    }
+    if resources.memory > MEMORY_MAX {
+        let message = format!("{} is more than any machine has", resources.memory);
+        let hint = "sizes are in bytes, and one unit is enough: write 256 * MiB".to_owned();
+        return decoder.bad_value(&at.field("memory_bytes"), message, Some(hint));
+    }
+    if resources.cpu > CORES_MAX {
+        return decoder.bad_value(
+            &at.field("cpu_millicores"),
+            format!("no machine has {} cores", resources.cpu),
+            Some(cores_meant(resources.cpu)),
         );
     }
     if resources.cpu == Cores::ZERO {
@@ -166,6 +181,16 @@ fn check_resources(resources: &Resources, at: &FieldPath, decoder: &mut Decoder)
         );
     }
     Some(())
+}
+
+/// What an author meant who gave a number of cores that no machine has: thousandths, or millionths.
+fn cores_meant(written: Cores) -> String {
+    let thousandths = Cores(written.0 / 1000);
+    let millionths = Cores(written.0 / 1_000_000);
+    match thousandths <= Cores::milli(64_000) {
+        true => format!("cpu is in cores: {written} millicores are cpu={thousandths}"),
+        false => format!("cpu is in cores: {written} microcores are cpu={millionths}"),
+    }
 }
 
 fn check_limits(limits: &Limits, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {

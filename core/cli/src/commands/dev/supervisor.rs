@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+use tw_model::{LIBEXEC, companion_places};
 
 use super::layout::Layout;
 use super::{Args, machine};
@@ -238,21 +239,12 @@ async fn agent_command(layout: &Layout, name: &str, command: &str) -> anyhow::Re
     }
 }
 
-/// The agent's program: beside this one, in `TW_LIBEXEC`, or in `../lib/twill`.
+/// The agent's program, where companions of this one are looked for.
 fn agent_program() -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe()?;
-    let folder = here.parent().context("a program is in a folder")?;
-    let named = std::env::var_os("TW_LIBEXEC").map(PathBuf::from);
-    let places = [
-        Some(folder.to_owned()),
-        named,
-        Some(folder.join("../lib/twill")),
-    ];
-    let found = places
-        .into_iter()
-        .flatten()
-        .map(|place| place.join("tw-agent"))
-        .find(|program| program.is_file());
+    let libexec = std::env::var_os(LIBEXEC).map(PathBuf::from);
+    let places = companion_places(&here, libexec.as_deref(), "tw-agent");
+    let found = places.into_iter().find(|program| program.is_file());
     found.ok_or_else(|| {
         advice(
             format!("tw-agent is not beside {}", here.display()),
