@@ -162,7 +162,7 @@ impl CgroupTree for UnifiedTree {
             ("io", self.tree().join("io.weight").exists()),
         ];
         let optional = found.into_iter().filter(|(_, has)| *has);
-        ["cgroup-v2", "cpu", "memory", "pids"]
+        ["cgroup-v2", "cpu", "memory", "memory-high", "pids"]
             .into_iter()
             .chain(optional.map(|(name, _)| name))
             .collect()

@@ -112,14 +112,14 @@ impl AgentConfig {
         &self,
         tree: &dyn CgroupTree,
         users: UserMode,
-        bounds_volumes: bool,
+        bounds_disk: bool,
     ) -> MachineFacts {
         let mut enforces: Vec<String> = tree.enforces().into_iter().map(str::to_owned).collect();
         if users == UserMode::Mapped {
             enforces.push("user-namespace".to_owned());
         }
-        if bounds_volumes {
-            enforces.push("volume-size".to_owned());
+        if bounds_disk {
+            enforces.extend(["disk", "volume-size"].map(str::to_owned));
         }
         MachineFacts {
             address: self.address.clone(),

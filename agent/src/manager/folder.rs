@@ -1,15 +1,22 @@
 //! The folders of tasks: records, logs, and the scratch space that goes with the task.
 
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use tw_api::Assignment;
-use tw_model::TaskId;
+use tw_model::{JobSpec, TaskId};
 
+use super::btrfs;
 use crate::helper::{record, remove_scratch};
+use crate::log::LogLimits;
 
 /// What the agent last was told of a task, for the agent that comes after it.
 const ASSIGNMENT_FILE: &str = "assignment.json";
+
+/// What the records beside a task's own files and logs may take.
+const RECORDS_BYTES_MAX: u64 = 4 << 20;
 
 /// A task's folder.
 #[derive(Clone, Debug)]
@@ -18,6 +25,37 @@ pub(super) struct TaskFolder(PathBuf);
 impl TaskFolder {
     pub(super) fn of(tasks: &Path, task: &TaskId) -> TaskFolder {
         TaskFolder(tasks.join(task.folder_name()))
+    }
+
+    /// Makes the folder. On btrfs it is a subvolume, so that what the task may write is bounded; elsewhere nothing bounds
+    /// it but the disk, and the machine does not name `disk` among what it enforces.
+    pub(super) fn create(&self, spec: &JobSpec) -> anyhow::Result<()> {
+        let (Some(tasks), Some(name)) = (self.0.parent(), self.0.file_name()) else {
+            anyhow::bail!("{} is not below the folder of tasks", self.0.display());
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(tasks)
+            .with_context(|| format!("cannot make {}", tasks.display()))?;
+        if btrfs::is_btrfs(tasks) && !self.0.exists() {
+            btrfs::create(tasks, &name.to_string_lossy())
+                .and_then(|()| fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700)))
+                .with_context(|| format!("cannot make {}", self.0.display()))?;
+        }
+        self.bound(spec)
+    }
+
+    /// Bounds what the task may write, where the file system can.
+    pub(super) fn bound(&self, spec: &JobSpec) -> anyhow::Result<()> {
+        if !btrfs::is_subvolume(&self.0) {
+            return Ok(());
+        }
+        let logs = 1 + spec.sidecars.len() as u64;
+        let beside = logs * LogLimits::default().bytes_max + RECORDS_BYTES_MAX;
+        let bytes_max = spec.resources.disk.0.saturating_add(beside);
+        btrfs::limit(&self.0, bytes_max)
+            .with_context(|| format!("cannot bound {}", self.0.display()))
     }
 
     pub(super) fn path(&self) -> &Path {

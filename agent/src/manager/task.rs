@@ -310,6 +310,7 @@ impl Actor {
         }
         self.wait_for_services(assignment).await;
         let record = launch::record(&self.agent, assignment, self.folder.path(), &packages)?;
+        self.folder.create(&assignment.spec)?;
         let prepared = prepare_folder(self.folder.path(), &record).map_err(anyhow::Error::from);
         prepared
             .inspect(|()| failpoint::reach("agent.folder_prepared"))
@@ -441,6 +442,9 @@ impl Actor {
         };
         if let Err(cause) = self.folder.write_assignment(&assignment) {
             tracing::warn!(task = %self.task, %cause, "cannot record the assignment");
+        }
+        if let Err(cause) = self.folder.bound(&assignment.spec) {
+            tracing::warn!(task = %self.task, cause = format!("{cause:#}"), "cannot bound its disk");
         }
         self.agent
             .resources

@@ -5,8 +5,6 @@
 //! it a snapshot is taken, to which it can be rolled back. Elsewhere the size is not bounded, and the machine
 //! says so among its facts.
 
-mod btrfs;
-
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
@@ -16,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use tw_model::{Bytes, JobId, TaskId, Timestamp, Volume};
 
+use super::btrfs;
 use crate::helper::record::{self, RecordError};
 use crate::process::now_us;
 use crate::sandbox::user::Account;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
@@ -36,7 +36,12 @@ impl Machine {
     }
 
     pub(crate) fn without_agent() -> Machine {
-        let folder = tempfile::tempdir().unwrap();
+        Machine::within(&std::env::temp_dir())
+    }
+
+    /// A machine without an agent, whose folders are below `place`.
+    pub(crate) fn within(place: &Path) -> Machine {
+        let folder = tempfile::tempdir_in(place).unwrap();
         let controller = Controller::start(folder.path());
         Machine {
             controller,

@@ -7,8 +7,8 @@ use serde_json::json;
 use tempfile::TempDir;
 use tw_agent::manager::volume::{VolumeError, Volumes};
 use tw_agent::sandbox::user::Account;
-use tw_api::{AgentEvent, Assignment};
-use tw_model::{Code, TaskId, Volume};
+use tw_api::{AgentEvent, Assignment, ExecRequest, FrameKind, SessionRequest};
+use tw_model::{Code, Exit, TaskId, Volume};
 
 use crate::machine::{Machine, assignment, code};
 
@@ -100,8 +100,16 @@ impl Btrfs {
 
 impl Drop for Btrfs {
     fn drop(&mut self) {
-        // Nothing is mounted where the mount failed; that has been said.
-        let _status = Command::new("umount").arg(self.path()).status();
+        // Killed tasks let go of their mounts a moment later. Nothing is mounted where the mount failed.
+        let deadline = std::time::Instant::now() + crate::common::PATIENCE;
+        let unmount = || Command::new("umount").arg(self.path()).output();
+        let is_busy = |output: &std::process::Output| {
+            String::from_utf8_lossy(&output.stderr).contains("busy")
+        };
+        while unmount().is_ok_and(|output| is_busy(&output)) && std::time::Instant::now() < deadline
+        {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 }
 
@@ -159,4 +167,74 @@ fn on_btrfs_a_volume_is_bounded_kept_by_version_and_rolled_back() {
     }
     let kept = volumes.get(&task.job, 0, "data").unwrap().snapshots();
     assert_eq!(kept.len(), 3, "{kept:?}");
+}
+
+#[tokio::test]
+async fn on_btrfs_what_a_task_writes_is_bounded_and_goes_with_it() {
+    let disk = Btrfs::new();
+    let mut machine = Machine::within(&disk.path());
+    machine.start();
+    let facts = machine.controller.registration(1).await.facts;
+    for name in ["disk", "volume-size"] {
+        assert!(
+            facts.enforces.iter().any(|found| found == name),
+            "{facts:?}"
+        );
+    }
+    let spec = |mib: u64| {
+        json!({
+            "command": ["sleep", "60"],
+            "resources": {"disk_bytes": mib << 20},
+        })
+    };
+    let mut task = assignment("full", spec(8));
+    let id = task.task.id.clone();
+    machine.assign(&task).await;
+    machine.running(&id).await;
+    let write = |session: String, script: &str| {
+        let request = SessionRequest::Exec(ExecRequest {
+            task: id.clone(),
+            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            terminal: None,
+            debug: false,
+        });
+        let machine = &machine;
+        async move { machine.session(&session, request, &[]).await }
+    };
+    let fill = "head -c 60M /dev/zero > /var/tmp/large; echo $?; rm /var/tmp/large";
+    let frames = write("first".to_owned(), fill).await;
+    let said: String = frames
+        .iter()
+        .map(|frame| String::from_utf8_lossy(&frame.bytes).into_owned())
+        .collect();
+    assert!(said.contains("quota exceeded"), "{said}");
+    // More room for a running task.
+    task.task.version = 2;
+    task.spec = assignment("full", spec(100)).spec;
+    machine.assign(&task).await;
+    let deadline = std::time::Instant::now() + crate::common::PATIENCE;
+    let mut number = 0;
+    loop {
+        number += 1;
+        let frames = write(format!("again-{number}"), fill).await;
+        let exit: Exit = frames.last().unwrap().parse().unwrap();
+        let is_full = frames.iter().any(|frame| frame.kind == FrameKind::Stderr);
+        if exit.success() && !is_full {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "it is still bounded");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let folder = machine.task_folder(&id);
+    machine
+        .controller
+        .say(AgentEvent::Forget { task: id })
+        .await;
+    while folder.exists() {
+        assert!(std::time::Instant::now() < deadline, "its folder is left");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    drop(machine);
+    // The controller's socket, which lies on the disk, is closed when its task is.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
 }

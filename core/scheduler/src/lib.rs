@@ -8,6 +8,7 @@ mod alarms;
 mod allocate;
 mod assignments;
 mod broker;
+mod caveat;
 mod daemon;
 mod dependency;
 mod domains;
@@ -40,6 +41,7 @@ mod why;
 
 pub use assignments::{assignment, assignments};
 pub use broker::{Broker, TickMs};
+pub use caveat::Caveat;
 pub use drain::DrainOrder;
 pub use endpoints::{Service, endpoints, job_endpoints, serves};
 pub use fleet::Request;

@@ -12,6 +12,7 @@ use tw_model::{
     RolloutState, SourceRef, Timestamp, Version, VersionRecord, diff_jobs, without_support,
 };
 
+use crate::caveat::{self, Caveat};
 use crate::draft::Draft;
 use crate::neighbours::contradiction;
 use crate::rollout::{self, stage_sizes};
@@ -93,6 +94,9 @@ pub struct JobPlan {
     /// How many tasks have the new version after each stage; empty where nothing is replaced.
     pub stages: Vec<u32>,
     pub tasks: Vec<TaskPlan>,
+    /// What to know of the machines of the forecast. Not part of the digest, as machines are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caveats: Vec<Caveat>,
 }
 
 /// How much more, or less, all tasks ask for together.
@@ -347,6 +351,7 @@ fn plan_job(
             true => stage_sizes(spec, tasks_of(draft, spec)),
             false => Vec::new(),
         },
+        caveats: caveat::of(draft, spec, &tasks, old.is_none()),
         tasks,
     })
 }
@@ -364,6 +369,7 @@ fn plan_removal(draft: &mut Draft, old: &JobState) -> JobPlan {
         verdict,
         stages: Vec::new(),
         tasks,
+        caveats: Vec::new(),
     }
 }
 

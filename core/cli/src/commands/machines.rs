@@ -25,6 +25,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     }
     let mut table = Table::new(&[
         "MACHINE", "STATE", "TASKS", "CPU", "MEMORY", "DISK", "RACK", "ADDRESS", "OS", "KERNEL",
+        "ENFORCES",
     ]);
     for machine in &reply.machines {
         let of = |used: String, all: String| format!("{used}/{all}");
@@ -56,6 +57,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
             machine.facts.address.clone(),
             machine.facts.os.clone(),
             machine.facts.kernel.clone(),
+            machine.facts.enforces.join(" "),
         ]);
     }
     table.print();

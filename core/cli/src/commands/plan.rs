@@ -167,6 +167,13 @@ fn print_job(job: &JobPlan) {
             );
         }
     }
+    print_caveats(job);
+}
+
+fn print_caveats(job: &JobPlan) {
+    for caveat in &job.caveats {
+        anstream::println!("    {YELLOW}note{YELLOW:#}: {caveat}");
+    }
 }
 
 fn counts(counts: &TaskCounts) -> String {

@@ -499,3 +499,45 @@ fn the_same_seed_places_the_same() {
     };
     assert_eq!(place(7), place(7));
 }
+
+#[test]
+fn a_plan_says_what_the_machines_of_its_forecast_do_not_enforce() {
+    let mut cluster = Cluster::new(&[]);
+    let enforces = |names: &[&str]| MachineFacts {
+        enforces: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..MachineFacts::default()
+    };
+    let boot = "boot-1";
+    cluster.register_as(
+        "m0",
+        boot,
+        (8, 8192),
+        Vec::new(),
+        enforces(&["cpu", "swap"]),
+    );
+    let job = spec(json!({
+        "name": "web", "command": ["web"],
+        "resources": {"swap_bytes": 1 << 20, "io_weight": 300},
+        "volumes": [{"name": "data", "path": "/data"}],
+    }));
+    let plan = cluster.plan(std::slice::from_ref(&job));
+    let said: Vec<String> = plan.jobs[0]
+        .caveats
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "depends on the programs that are installed on m0 (image)",
+            "tasks share the user numbers of the machine on m0",
+            "the disk is not shared out on m0 (resources.io_weight)",
+            "volumes are not bounded in size on m0 (volumes)",
+        ]
+    );
+    let all = ["cpu", "swap", "io", "disk", "volume-size", "user-namespace"];
+    cluster.register_as("m0", boot, (8, 8192), Vec::new(), enforces(&all));
+    let again = cluster.plan(std::slice::from_ref(&job));
+    assert_eq!(again.jobs[0].caveats.len(), 1);
+    assert_eq!(again.digest, plan.digest, "machines are a forecast");
+}
