@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tw_model::Location;
+use serde_json::Value;
+use tw_model::{Change, Location};
 
 use crate::{EvaluatedJob, Question, QuestionKind, Source, SourceError};
 
@@ -17,8 +18,8 @@ pub(crate) struct Sides<'a> {
 /// A file that differs.
 struct ChangedFile {
     /// Its lines on each side that the other side has nowhere.
-    only_in_base: BTreeSet<u32>,
-    only_in_head: BTreeSet<u32>,
+    only_in_base: BTreeMap<u32, String>,
+    only_in_head: BTreeMap<u32, String>,
 }
 
 /// Where a change comes from, on one side.
@@ -67,10 +68,10 @@ impl<'a> Sides<'a> {
         self.changed.contains_key(file)
     }
 
-    /// Finds the cause of a change at `path` of a job where the job of the head alone shows it.
-    pub(crate) fn cause_in_head(&self, path: &str, new: &EvaluatedJob) -> Option<Found> {
-        self.in_package(path)
-            .or_else(|| self.at_changed_line(path, new, Side::Head))
+    /// Finds the cause of a change of a job where the job of the head alone shows it.
+    pub(crate) fn cause_in_head(&self, change: &Change, new: &EvaluatedJob) -> Option<Found> {
+        self.in_package(&change.path)
+            .or_else(|| self.at_changed_line(change, new, Side::Head))
     }
 
     /// The first file that differs of the package that the change is in.
@@ -80,35 +81,61 @@ impl<'a> Sides<'a> {
         Some(Found { file, line: None })
     }
 
-    /// Finds the cause of a change at `path` of a job.
+    /// Finds the cause of a change of a job.
     pub(crate) fn cause(
         &self,
-        path: &str,
+        change: &Change,
         old: &EvaluatedJob,
         new: &EvaluatedJob,
     ) -> Option<Found> {
-        self.cause_in_head(path, new)
-            .or_else(|| self.at_changed_line(path, old, Side::Base))
+        self.cause_in_head(change, new)
+            .or_else(|| self.at_changed_line(change, old, Side::Base))
             .or_else(|| self.unplaced(new, old))
-            .or_else(|| self.in_changed_file(path, new))
-            .or_else(|| self.in_changed_file(path, old))
+            .or_else(|| self.in_changed_file(&change.path, new))
+            .or_else(|| self.in_changed_file(&change.path, old))
     }
 
-    /// The nearest place of the value that stands on a line of one side only.
-    fn at_changed_line(&self, path: &str, job: &EvaluatedJob, side: Side) -> Option<Found> {
-        let provenance = &job.provenance;
-        provenance.trail(path).into_iter().find_map(|place| {
-            let end = provenance
-                .end_of(&place)
-                .map_or(place.line, |(line, _)| line);
-            let lines = self.changed.get(&place.file)?.lines(side);
-            let line = *lines.range(place.line..=end.max(place.line)).next()?;
-            // The line counts in the head's file; one that is only in the base's has no number there.
-            Some(Found {
-                file: place.file,
-                line: matches!(side, Side::Head).then_some(line),
-            })
+    /// The nearest place of the value that stands on a line of one side only; among several one that has the value
+    /// itself, for the entries of a dict that is put together are known by the whole expression alone.
+    fn at_changed_line(&self, change: &Change, job: &EvaluatedJob, side: Side) -> Option<Found> {
+        let value = match side {
+            Side::Base => &change.old,
+            Side::Head => &change.new,
+        };
+        let places = job.provenance.trail(&change.path);
+        let candidates = places
+            .iter()
+            .flat_map(|place| self.changed_lines(place, job, side));
+        let candidates: Vec<(&Location, u32, &str)> = candidates.collect();
+        let exact = candidates
+            .iter()
+            .find(|(_, _, text)| has_value(text, value));
+        let (place, line, _) = exact.or(candidates.first())?;
+        // The line counts in the head's file; one that is only in the base's has no number there.
+        Some(Found {
+            file: place.file.clone(),
+            line: matches!(side, Side::Head).then_some(*line),
         })
+    }
+
+    /// The lines of one side only that a place spans.
+    fn changed_lines<'s>(
+        &'s self,
+        place: &'s Location,
+        job: &EvaluatedJob,
+        side: Side,
+    ) -> impl Iterator<Item = (&'s Location, u32, &'s str)> {
+        let end = job
+            .provenance
+            .end_of(place)
+            .map_or(place.line, |(line, _)| line);
+        let span = place.line..=end.max(place.line);
+        let lines = self
+            .changed
+            .get(&place.file)
+            .map(|file| file.lines(side).range(span));
+        let lines = lines.into_iter().flatten();
+        lines.map(move |(line, text)| (place, *line, text.as_str()))
     }
 
     /// The nearest place of the value in a changed file.
@@ -165,7 +192,7 @@ impl ChangedFile {
         }
     }
 
-    fn lines(&self, side: Side) -> &BTreeSet<u32> {
+    fn lines(&self, side: Side) -> &BTreeMap<u32, String> {
         match side {
             Side::Base => &self.only_in_base,
             Side::Head => &self.only_in_head,
@@ -177,12 +204,25 @@ fn text(bytes: Option<Vec<u8>>) -> String {
     String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
 }
 
-/// The numbers of the lines of `this` that stand nowhere in `other`; indentation does not count.
-fn only_in(this: &str, other: &str) -> BTreeSet<u32> {
+/// The lines of `this`, with their numbers, that stand nowhere in `other`; indentation does not count.
+fn only_in(this: &str, other: &str) -> BTreeMap<u32, String> {
     let others: BTreeSet<&str> = other.lines().map(str::trim).collect();
     let numbered = (1..).zip(this.lines().map(str::trim));
     numbered
         .filter(|(_, line)| !line.is_empty() && !others.contains(line))
-        .map(|(number, _)| number)
+        .map(|(number, line)| (number, line.to_owned()))
         .collect()
+}
+
+/// Whether a line of source spells out a text of some length or a number.
+fn has_value(line: &str, value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.len() > 1 && line.contains(text.as_str()),
+        Value::Number(number) => {
+            let number = number.to_string();
+            let mut words = line.split(|c: char| !c.is_ascii_alphanumeric());
+            words.any(|word| word == number)
+        }
+        _ => false,
+    }
 }

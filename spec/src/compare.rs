@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
-use tw_model::{ChangeKind, Effect, JobChange, JobId, diff_jobs};
+use tw_model::{Bytes, ChangeKind, Cores, Effect, JobChange, JobId, diff_jobs, masked};
 
 use crate::cause::Sides;
 use crate::outcome::evaluate_in_detail;
+use crate::renames::{self, Rename};
 use crate::source::Hash;
 use crate::survey::{Options, Surveyed, survey};
 use crate::{
@@ -27,8 +28,25 @@ pub struct SpecDiff {
     pub jobs: Vec<DiffJob>,
     /// Changed files that specs import or read, the ones with the most importers first.
     pub modules: Vec<DiffModule>,
+    /// Removed and added jobs that may be the same under another name.
+    pub renames: Vec<Rename>,
+    /// What the comparison rests on.
+    pub scope: DiffScope,
     /// Mistakes of the head, then those of the base. Jobs of a spec with a mistake on either side are not compared.
     pub errors: Vec<SpecError>,
+}
+
+/// What was looked at, and so what the absence of changes proves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DiffScope {
+    /// Spec files of the head.
+    pub specs: usize,
+    /// Those of either side whose closures differ, and which were evaluated on both sides.
+    pub specs_evaluated: usize,
+    /// Files that differ between the trees, of whatever kind; none where that is not known.
+    pub files_changed: Option<usize>,
+    /// How many of the errors, the last ones, are mistakes of the base.
+    pub errors_in_base: usize,
 }
 
 /// How much changes.
@@ -54,6 +72,14 @@ pub struct DiffJob {
     pub effect: Effect,
     /// The spec file, of the head where it has the job.
     pub file: String,
+    /// The team that answers for the job, of the head where it has the job; empty where none is named.
+    pub owner: String,
+    pub replicas: u32,
+    /// What one task asks for.
+    pub cpu_millicores: Cores,
+    pub memory_bytes: Bytes,
+    /// The names of its volumes.
+    pub volumes: Vec<String>,
     /// Empty for added and removed jobs.
     pub changes: Vec<DiffChange>,
 }
@@ -66,6 +92,8 @@ pub struct DiffChange {
     pub old: Value,
     pub new: Value,
     pub effect: Effect,
+    /// Why it has this effect.
+    pub reason: &'static str,
     /// None if no changed file leads to the value.
     pub cause: Option<Cause>,
 }
@@ -94,6 +122,39 @@ impl SpecDiff {
     /// Whether no job changes.
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
+    }
+
+    /// Takes in a comparison of other jobs with the same head.
+    pub(crate) fn merge(&mut self, other: SpecDiff) {
+        let SpecDiff {
+            version: _,
+            summary,
+            jobs,
+            modules,
+            renames,
+            scope: _,
+            errors,
+        } = other;
+        self.summary.merge(summary);
+        self.jobs.extend(jobs);
+        self.jobs
+            .sort_by(|one, two| (&one.namespace, &one.name).cmp(&(&two.namespace, &two.name)));
+        for module in modules {
+            match self
+                .modules
+                .iter_mut()
+                .find(|known| known.file == module.file)
+            {
+                Some(known) => known.changed_jobs += module.changed_jobs,
+                None => self.modules.push(module),
+            }
+        }
+        self.renames.extend(renames);
+        for error in errors {
+            if !self.errors.contains(&error) {
+                self.errors.push(error);
+            }
+        }
     }
 }
 
@@ -154,6 +215,16 @@ pub fn diff(
     let [old_side, new_side] = sides.map(|(source, outcome)| Side { source, outcome });
     let mut diff = compare(evaluator, old_side, new_side)?;
     diff.summary.unchanged += unchanged;
+    diff.scope = DiffScope {
+        specs: head.specs.len(),
+        specs_evaluated: wanted.len(),
+        // To look through a whole work tree takes its time, and only a proof needs it.
+        files_changed: match diff.is_empty() || head.source.commit().is_some() {
+            true => head.source.files_changed_since(base.source),
+            false => None,
+        },
+        errors_in_base: diff.scope.errors_in_base,
+    };
     Ok(Compared { diff, head: new })
 }
 
@@ -225,6 +296,11 @@ pub fn compare(
     };
     jobs.iter().for_each(|job| summary.count(job));
     let modules = modules(&sides, head.outcome, &jobs);
+    let one_sided = |side: fn(&Pair<'_>) -> bool| pairs.iter().filter(move |pair| side(pair));
+    let removed = one_sided(|pair| pair.new.is_none()).filter_map(|pair| pair.old);
+    let added = one_sided(|pair| pair.old.is_none()).filter_map(|pair| pair.new);
+    let removed: Vec<_> = removed.map(|job| &job.spec).collect();
+    let added: Vec<_> = added.map(|job| &job.spec).collect();
     let errors = head
         .outcome
         .errors
@@ -237,6 +313,13 @@ pub fn compare(
         summary,
         jobs,
         modules,
+        renames: renames::likely(&removed, &added),
+        scope: DiffScope {
+            specs: head.outcome.specs.len(),
+            specs_evaluated: head.outcome.specs.len(),
+            files_changed: None,
+            errors_in_base: base.outcome.errors.len(),
+        },
         errors,
     })
 }
@@ -288,7 +371,7 @@ impl Pair<'_> {
             return false;
         };
         let mut changes = difference.changes.iter();
-        changes.all(|change| sides.cause_in_head(&change.path, job).is_some())
+        changes.all(|change| sides.cause_in_head(change, job).is_some())
     }
 
     fn compare(&self, sides: &Sides<'_>, origins: &Origins) -> Option<DiffJob> {
@@ -299,14 +382,15 @@ impl Pair<'_> {
         let both = origins.base.get(&id).zip(new);
         let effect = difference.effect();
         let changes = difference.changes.into_iter().map(|change| {
-            let in_head = new.and_then(|new| sides.cause_in_head(&change.path, new));
+            let in_head = new.and_then(|new| sides.cause_in_head(&change, new));
             let cause =
-                in_head.or_else(|| both.and_then(|(old, new)| sides.cause(&change.path, old, new)));
+                in_head.or_else(|| both.and_then(|(old, new)| sides.cause(&change, old, new)));
             DiffChange {
+                old: masked(&change.path, &change.old),
+                new: masked(&change.path, &change.new),
                 path: change.path,
-                old: change.old,
-                new: change.new,
                 effect: change.effect,
+                reason: change.effect.reason(),
                 cause: cause.map(|found| Cause {
                     file: found.file,
                     line: found.line,
@@ -320,6 +404,16 @@ impl Pair<'_> {
             change: difference.change,
             effect,
             file: shown.file.clone(),
+            owner: shown.spec.owner.clone(),
+            replicas: shown.spec.replicas,
+            cpu_millicores: shown.spec.resources.cpu,
+            memory_bytes: shown.spec.resources.memory,
+            volumes: shown
+                .spec
+                .volumes
+                .iter()
+                .map(|volume| volume.name.to_string())
+                .collect(),
             changes: changes.collect(),
         })
     }
@@ -406,6 +500,17 @@ fn is_caused_by(job: &DiffJob, file: &str) -> bool {
 }
 
 impl DiffSummary {
+    fn merge(&mut self, other: DiffSummary) {
+        self.added += other.added;
+        self.removed += other.removed;
+        self.modified += other.modified;
+        self.unchanged += other.unchanged;
+        self.destructive |= other.destructive;
+        for (effect, jobs) in other.effects {
+            *self.effects.entry(effect).or_default() += jobs;
+        }
+    }
+
     fn count(&mut self, job: &DiffJob) {
         match job.change {
             ChangeKind::Added => self.added += 1,

@@ -378,6 +378,12 @@ fn broken(file: String, outcome: Outcome) -> AtCommit {
     }
 }
 
+/// Changes as they may be shown.
+fn shown(difference: tw_model::JobChange) -> Vec<Change> {
+    let changes = difference.changes.into_iter();
+    changes.map(|change| change.masked()).collect()
+}
+
 /// No job: nothing is known until the file that had it changes.
 fn absent(file: &str) -> AtCommit {
     AtCommit {
@@ -486,7 +492,7 @@ impl Walk<'_> {
                 .filter(|file| **file != now.file && before.spec().is_some())
                 .cloned(),
             file: now.file.clone(),
-            changes: difference.map(|change| change.changes).unwrap_or_default(),
+            changes: difference.map(shown).unwrap_or_default(),
             errors: match &now.state {
                 State::Broken(errors) => errors.clone(),
                 State::Found(_) | State::Absent => Vec::new(),
@@ -518,7 +524,7 @@ impl Walk<'_> {
                 if !matches!(state.state, State::Broken(_)) {
                     let difference = diff_jobs(state.spec(), now.spec());
                     entry.effect = difference.as_ref().map(tw_model::JobChange::effect);
-                    entry.changes = difference.map(|change| change.changes).unwrap_or_default();
+                    entry.changes = difference.map(shown).unwrap_or_default();
                     break;
                 }
                 at = self

@@ -7,6 +7,7 @@
 //!
 //! Everything here blocks; the work is done on the caller's thread and on threads of its own.
 
+mod blobs;
 mod cache;
 mod cause;
 mod compare;
@@ -21,18 +22,21 @@ mod outcome;
 pub mod package;
 mod policy;
 mod provenance;
+mod renames;
 mod render;
 mod rewrite;
+mod running;
 mod sealed;
 mod source;
 mod stored;
 mod survey;
 mod testing;
 
+pub use blobs::{source_diff, trees_of_blobs};
 pub use cache::{CACHE_BYTES_MAX, Cache};
 pub use compare::{
-    Cause, CompareError, Compared, DiffChange, DiffJob, DiffModule, DiffSummary, Side, SpecDiff,
-    Tree, compare, diff,
+    Cause, CompareError, Compared, DiffChange, DiffJob, DiffModule, DiffScope, DiffSummary, Side,
+    SpecDiff, Tree, compare, diff,
 };
 pub use dependencies::{Dependencies, dependencies};
 pub use error::{Frame, SpecError};
@@ -43,8 +47,10 @@ pub use job_history::{HistoryChange, HistoryEntry, HistoryError, job_history};
 pub use outcome::{EvaluatedJob, EvaluatedSpec, Outcome, evaluate, replay};
 pub use policy::{POLICY_FILE, PolicyError, PolicyReview, review};
 pub use provenance::Provenance;
+pub use renames::Rename;
 pub use render::{RenderOptions, render_error, render_errors, render_warnings, visible};
 pub use rewrite::{FieldChange, Place, Refusal, RewriteError, Rewriter, Rewritten, Wanted, Wish};
+pub use running::{RunningJob, diff_with_running};
 pub use source::{Entry, EntryKind, Source, SourceError};
 pub use survey::evaluate_strictly;
 pub use testing::{Failure, Test, TestFiles, TestOutcome, TestResult, run_tests};

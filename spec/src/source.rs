@@ -35,6 +35,10 @@ pub enum SourceError {
         revision: String,
         cause: git2::Error,
     },
+    #[error("the revision '{revision}' is ambiguous: {refs}")]
+    Ambiguous { revision: String, refs: String },
+    #[error("this clone is shallow, and has no revision '{revision}'")]
+    Shallow { revision: String },
     #[error("{} is not below {}", path.display(), root.display())]
     Outside { path: PathBuf, root: PathBuf },
     #[error("there is no file or folder '{path}' in {tree}")]
@@ -264,6 +268,31 @@ impl Source {
             Tree::WorkTree(_) => None,
             Tree::Revision(_) if self.edits.is_some() => None,
             Tree::Revision(revision) => revision.paths_changed_since(root_tree),
+        }
+    }
+
+    /// How many files differ from another tree of the same repository; none where that is not known.
+    pub(crate) fn files_changed_since(&self, base: &Source) -> Option<usize> {
+        let before = base.root_tree()?;
+        match &self.tree {
+            Tree::Revision(_) => {
+                let paths = self.paths_changed_since(before)?;
+                Some(
+                    paths
+                        .into_iter()
+                        .collect::<std::collections::BTreeSet<_>>()
+                        .len(),
+                )
+            }
+            Tree::WorkTree(tree) => tree.with_repository(|repository| {
+                let before = repository.find_tree(before).ok()?;
+                let mut options = git2::DiffOptions::new();
+                options.include_untracked(true).recurse_untracked_dirs(true);
+                options.include_typechange(true).skip_binary_check(true);
+                let diff =
+                    repository.diff_tree_to_workdir_with_index(Some(&before), Some(&mut options));
+                diff.ok().map(|diff| diff.deltas().len())
+            })?,
         }
     }
 

@@ -11,6 +11,7 @@ pub(crate) mod drain;
 pub(crate) mod eval;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod git_diff;
 pub(crate) mod history;
 pub(crate) mod import;
 pub(crate) mod init;

@@ -63,6 +63,12 @@ fn source_hint(cause: &SourceError) -> Option<&'static str> {
         SourceError::NoRevision { revision, .. } if revision == "HEAD" => {
             Some("nothing is committed yet: commit once, then there is something to compare with")
         }
+        SourceError::Ambiguous { .. } => {
+            Some("say which: its whole name, or more digits of its id")
+        }
+        SourceError::Shallow { .. } => {
+            Some("`git fetch --unshallow` gets the rest; in CI ask for the whole history")
+        }
         _ => None,
     }
 }

@@ -7,6 +7,10 @@ mod failure;
 mod follow;
 mod junit;
 mod log;
+mod plan_file;
+mod prices;
+mod review;
+mod running;
 mod spec;
 mod table;
 mod text;
@@ -44,6 +48,8 @@ enum Command {
     Check(commands::check::Args),
     Test(commands::test::Args),
     Diff(commands::diff::Args),
+    #[command(hide = true)]
+    GitDiff(commands::git_diff::Args),
     History(commands::history::Args),
     Plan(commands::plan::Args),
     Apply(commands::apply::Args),
@@ -103,7 +109,8 @@ async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Eval(args) => commands::eval::run(args),
         Command::Check(args) => commands::check::run(args),
         Command::Test(args) => commands::test::run(args),
-        Command::Diff(args) => commands::diff::run(args),
+        Command::Diff(args) => commands::diff::run(args, context).await,
+        Command::GitDiff(args) => commands::git_diff::run(args),
         Command::History(args) => commands::history::run(args),
         Command::Plan(args) => commands::plan::run(args, context).await,
         Command::Apply(args) => commands::apply::run(args, context).await,

@@ -31,15 +31,3 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
         _ => format!("{number} {noun}s"),
     }
 }
-
-/// A JSON value as a reader of a diff sees it.
-pub(crate) fn value(path: &str, value: &serde_json::Value) -> String {
-    let number = value.as_u64();
-    match number {
-        Some(bytes) if path.ends_with("_bytes") => tw_model::Bytes(bytes).to_string(),
-        Some(millis) if path.ends_with("_ms") => tw_model::Millis(millis).to_string(),
-        Some(cores) if path.ends_with("_millicores") => tw_model::Cores(cores).to_string(),
-        _ if value.is_null() => "(none)".to_owned(),
-        _ => value.to_string(),
-    }
-}

@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tw-scheduler", &["tw-model"]),
     ("tw-store", &["tw-model"]),
     ("tw-spec", &["tw-model"]),
+    ("tw-review", &["tw-model", "tw-scheduler", "tw-spec"]),
     ("tw-eval", &[]),
     ("tw-import", &["tw-model"]),
     (
@@ -31,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tw-controller",
             "tw-import",
             "tw-model",
+            "tw-review",
             "tw-scheduler",
             "tw-spec",
         ],

@@ -34,7 +34,7 @@ use tokio::net::TcpListener;
 
 /// Plans, as `/v1/plan` answers them.
 pub mod plan {
-    pub use tw_scheduler::{Destruction, JobPlan, Plan, TaskCounts, Verdict};
+    pub use tw_scheduler::{Destruction, Drift, DriftKind, JobPlan, Plan, TaskCounts, Verdict};
 }
 
 pub use config::{ControllerConfig, token_path};

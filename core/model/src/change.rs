@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Effect, FieldPath, JobSpec, Rule, SpecType};
+use crate::{Effect, FieldPath, JobSpec, Rule, SpecType, masked};
 
 /// One field that differs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,6 +15,17 @@ pub struct Change {
     /// Null when the value is gone.
     pub new: Value,
     pub effect: Effect,
+}
+
+impl Change {
+    /// The change as it may be shown, without what looks like a credential.
+    pub fn masked(self) -> Change {
+        Change {
+            old: masked(&self.path, &self.old),
+            new: masked(&self.path, &self.new),
+            ..self
+        }
+    }
 }
 
 /// What becomes of a job.

@@ -35,6 +35,18 @@ impl Effect {
         }
     }
 
+    /// Why a change of a value has this effect, in words that follow the name of the value.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Effect::None => "no running task notices",
+            Effect::Scale => "tasks are added or removed, the others stay",
+            Effect::InPlace => "applied while the task runs",
+            Effect::Restart => "read only when a task starts",
+            Effect::Move => "its machine cannot take it",
+            Effect::Recreate => "makes another job of it",
+        }
+    }
+
     /// Whether a task with this effect becomes a new incarnation.
     pub fn replaces_task(self) -> bool {
         self >= Effect::Restart

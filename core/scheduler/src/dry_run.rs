@@ -9,12 +9,22 @@ use crate::allocate::{Placer, View, Wish};
 use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::escalate::escalate;
+use crate::forecast::StageWork;
 use crate::plan::{TaskCounts, TaskPlan, Verdict, tasks_of};
 use crate::rollout::{stage_sizes, task_effect};
 use crate::{JobState, NoRoom, daemon, reconcile, why};
 
-/// What a dry run found: how many tasks meet which fate, each of them, and whether all find room.
-pub(crate) type Found = (TaskCounts, Vec<TaskPlan>, Verdict);
+/// What a dry run found.
+pub(crate) struct Found {
+    /// How many tasks meet which fate.
+    pub(crate) counts: TaskCounts,
+    /// What becomes of each.
+    pub(crate) tasks: Vec<TaskPlan>,
+    /// Whether all find room.
+    pub(crate) verdict: Verdict,
+    /// What each stage does.
+    pub(crate) work: Vec<StageWork>,
+}
 
 /// Carries out the version that the draft wants of a job.
 pub(crate) fn update(
@@ -68,6 +78,7 @@ struct DryRun<'a, 'b> {
     tasks: Vec<TaskPlan>,
     unplaced: u32,
     why: Option<NoRoom>,
+    work: Vec<StageWork>,
 }
 
 impl<'a, 'b> DryRun<'a, 'b> {
@@ -81,6 +92,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
             tasks: Vec::new(),
             unplaced: 0,
             why: None,
+            work: Vec::new(),
         }
     }
 
@@ -262,7 +274,13 @@ impl<'a, 'b> DryRun<'a, 'b> {
             .collect();
         self.start_elsewhere(stopped);
         let tasks = tasks_of(self.draft, &self.spec);
+        let recreated = free.iter().any(|one| one.effect == Effect::Recreate);
         for size in stage_sizes(&self.spec, tasks) {
+            let first = self.work.is_empty();
+            self.work.push(StageWork {
+                rounds: u32::from(first && recreated),
+                in_place: false,
+            });
             let left = tasks.saturating_sub(size) as usize;
             self.update_until(left, &mut waiting);
         }
@@ -275,6 +293,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
             let mut budget = self.spec.rollout.max_unavailable;
             let mut stopped = Vec::new();
             let mut later = Vec::new();
+            let (mut replaces, mut in_place) = (false, false);
             for one in std::mem::take(waiting) {
                 let effect = self.escalated(&one);
                 let stops = effect.replaces_task() && one.serves;
@@ -285,8 +304,14 @@ impl<'a, 'b> DryRun<'a, 'b> {
                 room -= 1;
                 budget -= u32::from(stops);
                 stopped.extend(self.change(&one, effect));
+                replaces |= effect.replaces_task();
+                in_place |= effect == Effect::InPlace;
             }
             *waiting = later;
+            if let Some(work) = self.work.last_mut() {
+                work.rounds += u32::from(replaces);
+                work.in_place |= in_place;
+            }
             self.start_elsewhere(stopped);
         }
     }
@@ -403,6 +428,11 @@ impl<'a, 'b> DryRun<'a, 'b> {
             (None, 0) => Verdict::Fits,
             (None, _) => Verdict::Moves,
         };
-        (self.counts, self.tasks, verdict)
+        Found {
+            counts: self.counts,
+            tasks: self.tasks,
+            verdict,
+            work: self.work,
+        }
     }
 }

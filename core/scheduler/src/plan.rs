@@ -8,12 +8,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    Approval, ChangeKind, Code, Effect, JobChange, JobId, JobSpec, Kind, MachineId, PolicyReport,
-    RolloutState, SourceRef, Timestamp, Version, VersionRecord, diff_jobs, without_support,
+    Approval, ChangeKind, Code, Effect, JobChange, JobId, JobSpec, Kind, MachineId, Millis, Name,
+    PolicyReport, RolloutState, SourceRef, Timestamp, Version, VersionRecord, diff_jobs,
+    without_support,
 };
 
 use crate::caveat::{self, Caveat};
 use crate::draft::Draft;
+use crate::drift::{Drift, drift};
+use crate::forecast::stage_durations;
 use crate::neighbours::contradiction;
 use crate::rollout::{self, stage_sizes};
 use crate::{JobState, NoRoom, Refusal, State, daemon, dependency, dry_run, reconcile};
@@ -93,6 +96,15 @@ pub struct JobPlan {
     pub verdict: Verdict,
     /// How many tasks have the new version after each stage; empty where nothing is replaced.
     pub stages: Vec<u32>,
+    /// How long each stage is expected to take where nothing fails. A forecast, as the machines are.
+    #[serde(default)]
+    pub stage_durations_ms: Vec<Millis>,
+    /// The volumes of the job that is removed: what they hold stays on the machines, and no task finds it.
+    #[serde(default)]
+    pub volumes: Vec<Name>,
+    /// The team that answers for the job; empty where it names none.
+    #[serde(default)]
+    pub owner: String,
     pub tasks: Vec<TaskPlan>,
     /// What to know of the machines of the forecast. Not part of the digest, as machines are not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -128,6 +140,9 @@ pub struct Plan {
     pub counts: TaskCounts,
     pub capacity: CapacityDelta,
     pub destructive: Vec<(JobId, Destruction)>,
+    /// Where what runs is not what was asked for before.
+    #[serde(default)]
+    pub drift: Vec<Drift>,
     /// What policies say of the submitted jobs.
     #[serde(default)]
     pub policy: PolicyReport,
@@ -205,6 +220,7 @@ pub fn plan(
         jobs,
         unchanged,
         capacity,
+        drift: drift(state, submission),
         policy: submission.policy.clone(),
     })
 }
@@ -336,9 +352,11 @@ fn plan_job(
     if old.is_some_and(|job| !job.row.stopped) {
         rollout::begin(draft, &id, base_version, Vec::new(), false);
     }
-    let (counts, tasks, verdict) = dry_run::update(draft, &id, spec, old);
+    let found = dry_run::update(draft, &id, spec, old);
+    let (counts, tasks, verdict) = (found.counts, found.tasks, found.verdict);
     let strongest = tasks.iter().map(|task| task.effect).max();
     let replaces = counts.in_place + counts.restarted + counts.moved > 0;
+    let durations = stage_durations(old, spec, &found.work);
     Some(JobPlan {
         job: id,
         base_version,
@@ -352,13 +370,20 @@ fn plan_job(
             false => Vec::new(),
         },
         caveats: caveat::of(draft, spec, &tasks, old.is_none()),
+        stage_durations_ms: match replaces {
+            true => durations,
+            false => Vec::new(),
+        },
+        volumes: Vec::new(),
+        owner: spec.owner.clone(),
         tasks,
     })
 }
 
 fn plan_removal(draft: &mut Draft, old: &JobState) -> JobPlan {
     let id = old.row.id.clone();
-    let (counts, tasks, verdict) = dry_run::removal(draft, old);
+    let found = dry_run::removal(draft, old);
+    let (counts, tasks, verdict) = (found.counts, found.tasks, found.verdict);
     JobPlan {
         job: id,
         base_version: old.row.version,
@@ -368,6 +393,14 @@ fn plan_removal(draft: &mut Draft, old: &JobState) -> JobPlan {
         counts,
         verdict,
         stages: Vec::new(),
+        stage_durations_ms: Vec::new(),
+        volumes: old
+            .spec()
+            .volumes
+            .iter()
+            .map(|volume| volume.name.clone())
+            .collect(),
+        owner: old.spec().owner.clone(),
         tasks,
         caveats: Vec::new(),
     }

@@ -12,6 +12,7 @@ mod controller;
 mod coverage;
 mod faults;
 mod placement;
+mod rehearsal;
 mod rng;
 mod sabotage;
 mod trace;
@@ -21,6 +22,7 @@ mod world;
 pub use coverage::Coverage;
 pub use faults::Fault;
 pub use placement::{Fill, TracePlacement, place_trace};
+pub use rehearsal::{Observed, Performance, Rehearsal, Stage};
 pub use trace::{
     Apart, BadRow, TraceError, TraceMachines, TraceRows, TraceTasks, read_machines, read_tasks,
     shuffled,

@@ -49,15 +49,39 @@ impl Found {
     }
 }
 
+/// The branch and the tag of one name that are different commits, in words; git would silently take the tag.
+fn ambiguous(repository: &Repository, revision: &str) -> Option<String> {
+    let commit = |kind: &str| {
+        let name = format!("refs/{kind}/{revision}");
+        let reference = repository.find_reference(&name).ok()?;
+        Some((name, reference.peel_to_commit().ok()?.id()))
+    };
+    let (tag, branch) = (commit("tags")?, commit("heads")?);
+    (tag.1 != branch.1).then(|| format!("{} and {}", tag.0, branch.0))
+}
+
 impl Revision {
     pub(super) fn new(repository: Repository, revision: &str) -> Result<Revision, SourceError> {
         let resolve = || {
             let commit = repository.revparse_single(revision)?.peel_to_commit()?;
             Ok((commit.id(), commit.tree_id()))
         };
-        let (commit, tree) = resolve().map_err(|cause| SourceError::NoRevision {
-            revision: revision.to_owned(),
-            cause,
+        if let Some(refs) = ambiguous(&repository, revision) {
+            return Err(SourceError::Ambiguous {
+                revision: revision.to_owned(),
+                refs,
+            });
+        }
+        let (commit, tree) = resolve().map_err(|cause: git2::Error| {
+            let revision = revision.to_owned();
+            match cause.code() {
+                git2::ErrorCode::Ambiguous => SourceError::Ambiguous {
+                    revision,
+                    refs: cause.message().to_owned(),
+                },
+                _ if repository.is_shallow() => SourceError::Shallow { revision },
+                _ => SourceError::NoRevision { revision, cause },
+            }
         })?;
         Ok(Revision {
             repository: Mutex::new(repository),

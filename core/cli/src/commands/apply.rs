@@ -8,22 +8,22 @@ use std::process::ExitCode;
 use tw_api::{ApplyReply, ApplyRequest, Client, PackageReply};
 use tw_model::{Approval, JobId};
 
-use super::plan::Planned;
+use super::plan::{Planned, What};
 use crate::context::Context;
 use crate::failure::advice;
+use crate::plan_file;
 use crate::text::count;
 
-/// Plan specs, ask, and do what the plan says
+/// Plan specs, ask, and do what the plan says; or do what a plan file says
+///
+/// A plan file, as `tw plan --out FILE` writes it, is applied without a question: it was reviewed. It is refused if
+/// someone edited it, or if by now something else would happen.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// Spec files, or folders with *.tw files below them
-    #[arg(default_value = ".", value_name = "PATH")]
-    pub(super) paths: Vec<PathBuf>,
-    /// Apply this git revision instead of the work tree
-    #[arg(long, value_name = "REV")]
-    pub(super) rev: Option<String>,
-    /// Do not ask
+    #[command(flatten)]
+    pub(super) what: What,
+    /// Do not ask; the job's history says so
     #[arg(long, conflicts_with = "plan")]
     pub(super) auto_approve: bool,
     /// Apply only if this is still the plan, by its digest; does not ask
@@ -46,8 +46,7 @@ pub(crate) async fn apply(
 ) -> anyhow::Result<ExitCode> {
     run(
         Args {
-            paths: paths.to_vec(),
-            rev,
+            what: What::of(paths, rev),
             auto_approve: true,
             plan: None,
         },
@@ -66,10 +65,18 @@ pub(crate) enum Submitted {
 
 pub(crate) async fn submit(args: &Args, context: &Context) -> anyhow::Result<Submitted> {
     let client = context.client()?;
-    let Some(planned) = Planned::make(&client, &args.paths, args.rev.as_deref()).await? else {
-        return Ok(Submitted::Refused);
+    let from_file = match args.what.paths.as_slice() {
+        [path] if plan_file::is_plan(path) => Some(path),
+        _ => None,
     };
-    planned.print();
+    let planned = match from_file {
+        Some(path) => Planned::read(path)?,
+        None => match Planned::make(&client, &args.what).await? {
+            Some(planned) => planned,
+            None => return Ok(Submitted::Refused),
+        },
+    };
+    planned.print()?;
     if planned.plan.jobs.is_empty() {
         return Ok(Submitted::Nothing);
     }
@@ -81,7 +88,9 @@ pub(crate) async fn submit(args: &Args, context: &Context) -> anyhow::Result<Sub
     }
     let digest = match &args.plan {
         Some(digest) => digest.clone(),
-        None if args.auto_approve || confirmed()? => planned.plan.digest.clone(),
+        None if from_file.is_some() || args.auto_approve || confirmed()? => {
+            planned.plan.digest.clone()
+        }
         None => {
             anstream::println!("Nothing was applied.");
             return Ok(Submitted::Refused);
@@ -90,14 +99,14 @@ pub(crate) async fn submit(args: &Args, context: &Context) -> anyhow::Result<Sub
     upload_packages(&client, &planned).await?;
     tracing::info!(plan = digest, "applying");
     let request = ApplyRequest {
-        jobs: planned.submitted(),
-        policy: planned.review.report.clone(),
+        jobs: planned.request.jobs.clone(),
+        remove: planned.request.remove.clone(),
+        policy: planned.request.policy.clone(),
         digest,
-        approval: match args.auto_approve {
+        approval: match args.auto_approve && from_file.is_none() {
             true => Approval::Auto,
             false => Approval::Seen,
         },
-        ..ApplyRequest::default()
     };
     let reply: ApplyReply = client.post("/v1/apply", &request).await?;
     let changed: Vec<JobId> = reply
@@ -127,6 +136,7 @@ fn confirmed() -> anyhow::Result<bool> {
 /// Sends the packages that the controller lacks.
 async fn upload_packages(client: &Client, planned: &Planned) -> anyhow::Result<()> {
     let packages: BTreeMap<_, _> = planned
+        .request
         .jobs
         .iter()
         .flat_map(|job| &job.spec.packages)

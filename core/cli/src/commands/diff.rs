@@ -4,62 +4,79 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use tw_model::{ChangeKind, Effect};
+use tw_model::{Effect, PolicyReport};
 use tw_spec::{
-    DiffChange, DiffJob, EvaluatedJob, Evaluator, PolicyError, PolicyReview, Side, SpecDiff,
+    CompareError, Compared, EvaluatedJob, Evaluator, PolicyError, PolicyReview, Side, SpecDiff,
 };
 
 use crate::cache;
+use crate::context::Context;
+use crate::review::{self, Format};
+use crate::running;
 use crate::spec::{self, Specs};
-use crate::text::{self, BOLD, DIM, GREEN, RED, YELLOW, count, painted};
+use crate::text::painted;
 
 /// Show what changes between two revisions, from the specs alone
 ///
 /// Exit code: 0 nothing changes, 2 something does, 3 something destructive does or a policy refuses it, 1 an error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The revision to compare from
-    #[arg(default_value = "HEAD")]
-    base: String,
+    /// The revision to compare from; with --running the only one, to compare to [default: HEAD]
+    base: Option<String>,
     /// The revision to compare to [default: the work tree]
+    #[arg(conflicts_with = "running")]
     head: Option<String>,
+    /// Compare from what runs in the cluster
+    #[arg(long)]
+    running: bool,
     /// Only these spec files, or folders with *.tw files below them
     #[arg(long = "path", value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
-pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let base = Specs::find_any(&args.paths, Some(&args.base))?;
-    let head = Specs::find_any(&args.paths, args.head.as_deref())?;
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let evaluator = Evaluator::start(cache::eval_config())?;
-    let compared = head.with_progress(|| tw_spec::diff(&evaluator, base.side(), head.side()))?;
+    let (compared, head) = match args.running {
+        true => with_cluster(&args, &evaluator, context).await?,
+        false => with_revision(&args, &evaluator)?,
+    };
     let mut diff = compared.diff;
     let changed = Side {
         source: &head.source,
         outcome: &compared.head,
     };
-    let review = policy_on(&diff, &evaluator, changed)?;
-    diff.errors.extend_from_slice(&review.errors);
-    match args.json {
-        true => {
-            let mut answer = serde_json::to_value(&diff)?;
-            answer["policy"] = serde_json::to_value(&review.report)?;
-            anstream::println!("{}", serde_json::to_string_pretty(&answer)?);
-        }
-        false => {
-            print(&diff);
-            spec::print_policy(&review, &head.source);
-        }
-    }
+    let policy = policy_on(&diff, &evaluator, changed)?;
+    diff.errors.extend_from_slice(&policy.errors);
+    show(&args, &diff, &policy, &head)?;
     Ok(ExitCode::from(match () {
         () if !diff.errors.is_empty() => 1,
-        () if diff.summary.destructive || review.report.refuses() => 3,
+        () if diff.summary.destructive || policy.report.refuses() => 3,
         () if !diff.is_empty() => 2,
         () => 0,
     }))
+}
+
+fn with_revision(args: &Args, evaluator: &Evaluator) -> anyhow::Result<(Compared, Specs)> {
+    let base = Specs::find_any(&args.paths, Some(args.base.as_deref().unwrap_or("HEAD")))?;
+    let head = Specs::find_any(&args.paths, args.head.as_deref())?;
+    let compared = head.with_progress(|| tw_spec::diff(evaluator, base.side(), head.side()))?;
+    Ok((compared, head))
+}
+
+async fn with_cluster(
+    args: &Args,
+    evaluator: &Evaluator,
+    context: &Context,
+) -> anyhow::Result<(Compared, Specs)> {
+    let head = Specs::find_any(&args.paths, args.base.as_deref())?;
+    let jobs = running::jobs(&context.client()?).await?;
+    let compare = || -> Result<Compared, CompareError> {
+        tw_spec::diff_with_running(evaluator, &jobs, head.side())
+    };
+    let compared = head.with_progress(compare)?;
+    Ok((compared, head))
 }
 
 /// What policies say of the jobs that are added or modified.
@@ -86,111 +103,41 @@ fn policy_on(
     tw_spec::review(evaluator, head.source, &jobs)
 }
 
-fn print(diff: &SpecDiff) {
-    spec::print_errors(&diff.errors);
-    anstream::println!("{}", summary(diff));
-    diff.jobs.iter().for_each(print_job);
-    for module in &diff.modules {
-        anstream::println!(
-            "{DIM}{}: {}, {} changed{DIM:#}",
-            module.file,
-            count(module.importers, "importer"),
-            count(module.changed_jobs, "job")
-        );
+fn show(args: &Args, diff: &SpecDiff, policy: &PolicyReview, head: &Specs) -> anyhow::Result<()> {
+    if args.format.json {
+        let mut answer = serde_json::to_value(diff)?;
+        answer["policy"] = serde_json::to_value(&policy.report)?;
+        anstream::println!("{}", serde_json::to_string_pretty(&answer)?);
+        return Ok(());
     }
-}
-
-fn summary(diff: &SpecDiff) -> String {
-    let found = &diff.summary;
-    if diff.is_empty() {
-        return format!(
-            "Nothing changes: {} evaluate to the same.",
-            count(found.unchanged, "job")
-        );
+    let mut document = tw_review::of_diff(diff, &policy.report);
+    if !args.format.markdown {
+        // With the author's lines they say more, and they come first.
+        spec::print_errors(&diff.errors);
+        document = tw_review::Review {
+            errors: Vec::new(),
+            ..tw_review::of_diff(diff, &PolicyReport::default())
+        };
     }
-    let effects: Vec<String> = found
-        .effects
-        .iter()
-        .map(|(effect, jobs)| format!("{jobs} {effect}"))
-        .collect();
-    let effects = match effects.is_empty() {
-        true => String::new(),
-        false => format!(" ({})", effects.join(", ")),
-    };
-    format!(
-        "{BOLD}{} added, {} modified{effects}, {} removed{BOLD:#}, {} unchanged",
-        found.added, found.modified, found.removed, found.unchanged
-    )
-}
-
-fn print_job(job: &DiffJob) {
-    let name = match job.namespace.as_str() {
-        tw_model::DEFAULT_NAMESPACE => job.name.clone(),
-        namespace => format!("{namespace}/{}", job.name),
-    };
-    let mark = match job.change {
-        ChangeKind::Added => painted(GREEN, "+"),
-        ChangeKind::Removed => painted(RED, "-"),
-        ChangeKind::Modified => painted(YELLOW, "~"),
-    };
-    let effect = match job.change {
-        ChangeKind::Modified => format!(": {}", effect(job.effect)),
-        _ => String::new(),
-    };
-    anstream::println!(
-        "\n{mark} {BOLD}{name}{BOLD:#} {DIM}{}{DIM:#}{effect}",
-        job.file
-    );
-    for change in &job.changes {
-        anstream::println!(
-            "    {}",
-            change_line(
-                &change.path,
-                &change.old,
-                &change.new,
-                change.effect,
-                &cause(change)
-            )
-        );
+    review::print(&document, args.format, &command(args));
+    if !args.format.markdown {
+        spec::print_policy(policy, &head.source);
     }
+    Ok(())
 }
 
-/// One change as a line, shared with the plan.
-pub(crate) fn change_line(
-    path: &str,
-    old: &serde_json::Value,
-    new: &serde_json::Value,
-    what: Effect,
-    cause: &str,
-) -> String {
-    let values = format!("{} → {}", text::value(path, old), text::value(path, new));
-    format!("{path:<28} {values:<28} {}{cause}", effect(what))
-        .trim_end()
-        .to_owned()
-}
-
-fn cause(change: &DiffChange) -> String {
-    let Some(cause) = &change.cause else {
-        return String::new();
-    };
-    let line = cause
-        .line
-        .map(|line| format!(":{line}"))
-        .unwrap_or_default();
-    let commit = cause
-        .commit
-        .as_ref()
-        .map(|commit| format!(" in {}", &commit[..commit.len().min(8)]))
-        .unwrap_or_default();
-    format!("  {DIM}{}{line}{commit}{DIM:#}", cause.file)
+/// The command that shows all of it.
+fn command(args: &Args) -> String {
+    let mut words = vec!["tw", "diff"];
+    if args.running {
+        words.push("--running");
+    }
+    words.extend(args.base.as_deref());
+    words.extend(args.head.as_deref());
+    words.join(" ")
 }
 
 /// An effect in its colour.
 pub(crate) fn effect(effect: Effect) -> String {
-    let style = match effect {
-        Effect::None | Effect::InPlace | Effect::Scale => GREEN,
-        Effect::Restart | Effect::Move => YELLOW,
-        Effect::Recreate => RED,
-    };
-    painted(style, effect)
+    painted(tw_review::effect_style(effect), effect)
 }

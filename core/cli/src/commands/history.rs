@@ -92,7 +92,12 @@ fn print(entry: &HistoryEntry) {
     for change in &entry.changes {
         anstream::println!(
             "    {}",
-            diff::change_line(&change.path, &change.old, &change.new, change.effect, "")
+            tw_review::change_line(
+                &change.path,
+                &change.old,
+                &change.new,
+                diff::effect(change.effect),
+            )
         );
     }
     let color = std::io::stdout().is_terminal();

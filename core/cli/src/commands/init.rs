@@ -75,6 +75,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let done = add_tables(&root.join("pyproject.toml"))?;
     report.add("pyproject.toml", "for ruff, mypy, pyright and pytest", done);
+    report.add(
+        ".git/config",
+        "git diff shows what a changed spec changes",
+        set_up_diff(&root),
+    );
     let stale = library::is_stale(&root);
     update(&root)?;
     let done = if stale { Done::New } else { Done::Same };
@@ -138,6 +143,28 @@ fn init_git(root: &Path, report: &mut Report) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// Makes `git diff` ask `tw` about specs. The attribute says of which files, this says how.
+fn set_up_diff(root: &Path) -> Done {
+    let git = |words: &[&str]| {
+        let mut command = Command::new("git");
+        command.args(words).current_dir(root).stdin(Stdio::null());
+        command.output().ok().filter(|ran| ran.status.success())
+    };
+    if let Some(found) = git(&["config", "--local", "diff.twill.command"]) {
+        return match String::from_utf8_lossy(&found.stdout).trim() {
+            DIFF_COMMAND => Done::Same,
+            other => Done::Kept(format!("diff.twill.command is {other}")),
+        };
+    }
+    match git(&["config", "--local", "diff.twill.command", DIFF_COMMAND]) {
+        Some(_) => Done::New,
+        None => Done::Kept("git did not take diff.twill.command".to_owned()),
+    }
+}
+
+/// How git shows a changed spec.
+const DIFF_COMMAND: &str = "tw git-diff";
 
 fn has_specs(root: &Path) -> bool {
     let source = Source::work_tree(root);

@@ -1,43 +1,86 @@
 //! `tw plan`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use tw_api::{Client, PlanRequest, SubmittedJob};
-use tw_controller::plan::{Destruction, JobPlan, Plan, TaskCounts, Verdict};
-use tw_model::ChangeKind;
-use tw_spec::{EvaluatedJob, Evaluator, PolicyReview, Source};
+use tw_api::{Client, PlanRequest};
+use tw_controller::plan::{DriftKind, Plan};
+use tw_model::{Change, JobId, PolicyReport, Prices};
+use tw_review::{PlanShown, Review};
+use tw_spec::{Evaluator, PolicyReview, Source};
 
-use super::diff;
 use crate::cache;
 use crate::context::Context;
+use crate::plan_file;
+use crate::prices;
+use crate::review::{self, Format};
 use crate::spec::{self, Specs};
-use crate::text::{BOLD, DIM, GREEN, RED, YELLOW, count, painted};
 
 /// Show what applying specs would do to what runs, and change nothing
 ///
 /// Exit code: 0 nothing changes, 2 something does, 3 something destructive does or a policy refuses it, 1 an error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    what: What,
+    /// Write the plan to FILE, for review and for `tw apply FILE`
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// What is planned, and how it is priced.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub(crate) struct What {
     /// Spec files, or folders with *.tw files below them
     #[arg(default_value = ".", value_name = "PATH")]
-    paths: Vec<PathBuf>,
-    /// Plan this git revision instead of the work tree
+    pub(super) paths: Vec<PathBuf>,
+    /// Take this git revision instead of the work tree
     #[arg(long, value_name = "REV")]
-    rev: Option<String>,
-    /// Print JSON
+    pub(super) rev: Option<String>,
+    /// Also end this job, which no spec may export
+    #[arg(long, value_name = "JOB")]
+    pub(super) remove: Vec<JobId>,
+    /// Also end the jobs that these specs exported before and export no more
     #[arg(long)]
-    json: bool,
+    pub(super) prune: bool,
+    /// Show what the change costs: a TOML file with `[prices]`, `cpu_core_month`, `memory_gib_month`, `disk_gib_month`
+    #[arg(long, value_name = "FILE")]
+    pub(super) prices: Option<PathBuf>,
+}
+
+impl What {
+    pub(super) fn of(paths: &[PathBuf], rev: Option<String>) -> What {
+        What {
+            paths: paths.to_vec(),
+            rev,
+            remove: Vec::new(),
+            prune: false,
+            prices: None,
+        }
+    }
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let client = context.client()?;
-    let Some(planned) = Planned::make(&client, &args.paths, args.rev.as_deref()).await? else {
+    let Some(planned) = Planned::make(&client, &args.what).await? else {
         return Ok(ExitCode::FAILURE);
     };
-    match args.json {
-        true => anstream::println!("{}", serde_json::to_string_pretty(&planned.plan)?),
-        false => planned.print(),
+    let review = planned.review(args.format.markdown)?;
+    if let Some(path) = &args.out {
+        plan_file::write(path, &planned.plan, &planned.request)?;
+    }
+    match args.format.json {
+        true => anstream::println!("{}", serde_json::to_string_pretty(&planned.json()?)?),
+        false => planned.show(&review, args.format),
+    }
+    if let Some(path) = args.out.as_ref().filter(|_| review::is_read()) {
+        anstream::println!(
+            "\nReviewed? `tw apply {}` does this and nothing else.",
+            path.display()
+        );
     }
     Ok(ExitCode::from(match () {
         () if planned.plan.policy.refuses() || !planned.plan.destructive.is_empty() => 3,
@@ -49,170 +92,123 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
 /// A plan, and what it is a plan of.
 pub(crate) struct Planned {
     pub(crate) plan: Plan,
-    pub(crate) jobs: Vec<EvaluatedJob>,
+    pub(crate) request: PlanRequest,
     pub(crate) source: Source,
-    /// What policies say of the jobs.
-    pub(crate) review: PolicyReview,
+    /// What policies say of the jobs, with the author's lines; none of a plan from a file.
+    rich: Option<PolicyReview>,
+    prices: Option<Prices>,
 }
 
 impl Planned {
     /// Evaluates and asks the controller. None when there are mistakes in the specs; they are shown then.
-    pub(crate) async fn make(
-        client: &Client,
-        paths: &[PathBuf],
-        rev: Option<&str>,
-    ) -> anyhow::Result<Option<Planned>> {
-        let specs = Specs::find(paths, rev)?;
+    pub(crate) async fn make(client: &Client, what: &What) -> anyhow::Result<Option<Planned>> {
+        let prices = what.prices.as_deref().map(prices::read).transpose()?;
+        let specs = match what.prune || !what.remove.is_empty() {
+            // The last spec may be gone.
+            true => Specs::find_any(&what.paths, what.rev.as_deref())?,
+            false => Specs::find(&what.paths, what.rev.as_deref())?,
+        };
         let evaluator = Evaluator::start(cache::eval_config())?;
         let outcome = specs.evaluate_with(&evaluator)?;
         let (source, jobs) = (specs.source, outcome.jobs);
-        let review = tw_spec::review(&evaluator, &source, &jobs)?;
-        if !outcome.errors.is_empty() || !review.errors.is_empty() {
+        let rich = tw_spec::review(&evaluator, &source, &jobs)?;
+        if !outcome.errors.is_empty() || !rich.errors.is_empty() {
             spec::print_errors(&outcome.errors);
-            spec::print_errors(&review.errors);
+            spec::print_errors(&rich.errors);
             return Ok(None);
         }
-        let request = PlanRequest {
+        let mut request = PlanRequest {
             jobs: jobs
                 .iter()
                 .map(|job| spec::submitted(job, &source))
                 .collect(),
-            policy: review.report.clone(),
-            ..PlanRequest::default()
+            remove: what.remove.clone(),
+            policy: rich.report.clone(),
         };
-        let plan = client.post("/v1/plan", &request).await?;
+        let mut plan: Plan = client.post("/v1/plan", &request).await?;
+        let gone = not_exported(&plan);
+        if what.prune && !gone.is_empty() {
+            request.remove.extend(gone);
+            plan = client.post("/v1/plan", &request).await?;
+        }
         Ok(Some(Planned {
             plan,
-            jobs,
+            request,
             source,
-            review,
+            rich: Some(rich),
+            prices,
         }))
     }
 
-    pub(crate) fn submitted(&self) -> Vec<SubmittedJob> {
-        self.jobs
-            .iter()
-            .map(|job| spec::submitted(job, &self.source))
-            .collect()
+    /// Takes a plan from a file. Its packages come from the repository around the current folder.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Planned> {
+        let (plan, request) = plan_file::read(path)?;
+        let revision = request.jobs.iter().map(|job| job.source.revision.as_str());
+        let revision = revision.into_iter().find(|revision| !revision.is_empty());
+        let has_packages = request.jobs.iter().any(|job| !job.spec.packages.is_empty());
+        Ok(Planned {
+            source: spec::open(&[], revision.filter(|_| has_packages))?,
+            plan,
+            request,
+            rich: None,
+            prices: None,
+        })
     }
 
-    pub(crate) fn print(&self) {
-        self.print_plan();
-        spec::print_policy(&self.review, &self.source);
+    /// The plan as a reviewer reads it. `whole` has the policies' words, too, which a terminal gets in full.
+    fn review(&self, whole: bool) -> anyhow::Result<Review> {
+        let delta = &self.plan.capacity;
+        let cost = self
+            .prices
+            .map(|prices| prices.month(delta.cpu_millicores, delta.memory_bytes, delta.disk_bytes));
+        let shown = PlanShown {
+            cost_month: cost.transpose()?,
+        };
+        let mut plan = self.plan.clone();
+        if !whole && self.rich.is_some() {
+            plan.policy = PolicyReport::default();
+        }
+        Ok(tw_review::of_plan(&plan, shown))
     }
 
-    fn print_plan(&self) {
-        let plan = &self.plan;
-        if plan.jobs.is_empty() {
-            anstream::println!(
-                "Nothing to do: {} as specified.",
-                count(plan.unchanged.len(), "job")
-            );
-            return;
+    pub(crate) fn print(&self) -> anyhow::Result<()> {
+        let format = Format {
+            json: false,
+            markdown: false,
+        };
+        self.show(&self.review(false)?, format);
+        Ok(())
+    }
+
+    fn show(&self, review: &Review, format: Format) {
+        review::print(review, format, "tw plan");
+        if let Some(rich) = self.rich.as_ref().filter(|_| !format.markdown) {
+            spec::print_policy(rich, &self.source);
         }
-        for (job, destruction) in &plan.destructive {
-            let what = match destruction {
-                Destruction::Removed => "is removed",
-                Destruction::Recreated => "is removed and made anew",
-                Destruction::ScaledToZero => "keeps no task",
-            };
-            anstream::println!("{RED}destructive{RED:#}: {job} {what}");
+    }
+
+    /// The plan as JSON, with its version and without what looks like a credential.
+    fn json(&self) -> anyhow::Result<serde_json::Value> {
+        let mut plan = self.plan.clone();
+        for change in plan.jobs.iter_mut().filter_map(|job| job.change.as_mut()) {
+            let changes = std::mem::take(&mut change.changes).into_iter();
+            change.changes = changes.map(Change::masked).collect();
         }
-        anstream::println!(
-            "{BOLD}{}{BOLD:#}: {}",
-            count(plan.jobs.len(), "job"),
-            counts(&plan.counts)
-        );
-        plan.jobs.iter().for_each(print_job);
-        anstream::println!("\n{}", capacity(plan));
-        anstream::println!("{DIM}plan {}{DIM:#}", plan.digest);
+        let mut answer = serde_json::json!({ "version": 1 });
+        if let (Some(answer), serde_json::Value::Object(fields)) =
+            (answer.as_object_mut(), serde_json::to_value(&plan)?)
+        {
+            answer.extend(fields);
+        }
+        Ok(answer)
     }
 }
 
-fn print_job(job: &JobPlan) {
-    let kind = job.change.as_ref().map(|change| change.change);
-    let mark = match kind {
-        Some(ChangeKind::Added) => painted(GREEN, "+"),
-        Some(ChangeKind::Removed) => painted(RED, "-"),
-        Some(ChangeKind::Modified) | None => painted(YELLOW, "~"),
-    };
-    anstream::println!(
-        "\n{mark} {BOLD}{}{BOLD:#}: {}",
-        job.job,
-        counts(&job.counts)
-    );
-    for change in job.change.iter().flat_map(|change| &change.changes) {
-        anstream::println!(
-            "    {}",
-            diff::change_line(&change.path, &change.old, &change.new, change.effect, "")
-        );
-    }
-    if !job.stages.is_empty() {
-        let stages: Vec<String> = job.stages.iter().map(u32::to_string).collect();
-        anstream::println!(
-            "    stages: {} of {} tasks",
-            stages.join(", then "),
-            job.tasks.len()
-        );
-    }
-    match &job.verdict {
-        Verdict::Fits => {}
-        Verdict::Moves => {
-            anstream::println!("    {YELLOW}moves{YELLOW:#}: some tasks need another machine")
-        }
-        Verdict::DoesNotFit { tasks, why } => {
-            anstream::println!(
-                "    {RED}does not fit{RED:#}: {} would wait: {why}",
-                count(*tasks as usize, "task")
-            );
-        }
-    }
-    print_caveats(job);
-}
-
-fn print_caveats(job: &JobPlan) {
-    for caveat in &job.caveats {
-        anstream::println!("    {YELLOW}note{YELLOW:#}: {caveat}");
-    }
-}
-
-fn counts(counts: &TaskCounts) -> String {
-    let parts = [
-        (counts.started, "started"),
-        (counts.in_place, "changed in place"),
-        (counts.restarted, "restarted"),
-        (counts.moved, "moved"),
-        (counts.stopped, "stopped"),
-        (counts.untouched, "untouched"),
-    ];
-    let parts: Vec<String> = parts
+/// The jobs that run and came from these specs, which do not export them any more.
+fn not_exported(plan: &Plan) -> Vec<JobId> {
+    let gone = plan
+        .drift
         .iter()
-        .filter(|(number, _)| *number > 0)
-        .map(|(number, what)| format!("{number} {what}"))
-        .collect();
-    match parts.is_empty() {
-        true => "no task notices".to_owned(),
-        false => format!("tasks {}", parts.join(", ")),
-    }
-}
-
-fn capacity(plan: &Plan) -> String {
-    let delta = &plan.capacity;
-    let signed =
-        |amount: i64, shown: String| format!("{}{shown}", if amount < 0 { "-" } else { "+" });
-    format!(
-        "capacity: cpu {}, memory {}, disk {}",
-        signed(
-            delta.cpu_millicores,
-            tw_model::Cores(delta.cpu_millicores.unsigned_abs()).to_string()
-        ),
-        signed(
-            delta.memory_bytes,
-            tw_model::Bytes(delta.memory_bytes.unsigned_abs()).to_string()
-        ),
-        signed(
-            delta.disk_bytes,
-            tw_model::Bytes(delta.disk_bytes.unsigned_abs()).to_string()
-        ),
-    )
+        .filter(|drift| matches!(drift.found, DriftKind::NotExported { .. }));
+    gone.map(|drift| drift.job.clone()).collect()
 }

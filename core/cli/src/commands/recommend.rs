@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use serde::Deserialize;
 use tw_api::{Client, JobsReply, UsageReply};
-use tw_model::{Bytes, Cores, JobId, Millis};
+use tw_model::{Bytes, Cores, JobId, Millis, PriceHole, Prices};
 use tw_scheduler::limits::LimitSet;
 use tw_scheduler::recommend::{Advice, Suggestion};
 
 use crate::context::{Context, job_path};
+use crate::prices;
 use crate::text::{BOLD, DIM, YELLOW};
 
 /// Suggest resources from measured use, with the evidence
@@ -41,33 +41,21 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What a core and a GiB cost for a month, in whatever money.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Prices {
-    cpu_core_month: f64,
-    memory_gib_month: f64,
-}
-
-#[derive(Debug, Deserialize)]
-struct PriceFile {
-    prices: Prices,
-}
-
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let prices = args.prices.as_deref().map(read_prices).transpose()?;
+    let prices = args.prices.as_deref().map(prices::read).transpose()?;
     let mut replies = match &args.from {
         Some(file) => read_replies(file)?,
         None => ask(&context.client()?, args.job.clone()).await?,
     };
     replies.sort_by_key(|reply| !suggestion(reply).is_some_and(|found| found.needs_more()));
     if args.write.is_wanted() {
-        let found: Vec<write::Found> = replies.iter().map(|reply| found(reply, prices)).collect();
+        let found = replies.iter().map(|reply| found(reply, prices));
+        let found: Vec<write::Found> = found.collect::<Result<_, _>>()?;
         return write::run(&args.write, &found, args.json);
     }
     match args.json {
         true => anstream::println!("{}", serde_json::to_string_pretty(&replies)?),
-        false => replies.iter().for_each(|reply| print(reply, prices)),
+        false => replies.iter().try_for_each(|reply| print(reply, prices))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -102,22 +90,18 @@ fn read_replies(file: &Path) -> anyhow::Result<Vec<UsageReply>> {
     serde_json::from_str(&text).with_context(reading)
 }
 
-fn found(reply: &UsageReply, prices: Option<Prices>) -> write::Found {
+fn found(reply: &UsageReply, prices: Option<Prices>) -> Result<write::Found, PriceHole> {
     let suggestion = suggestion(reply);
-    let saved = suggestion.and_then(|found| saved(reply, &found, prices));
+    let saved = match suggestion {
+        Some(found) => saved(reply, &found, prices)?,
+        None => None,
+    };
     let saved = saved.map_or_else(String::new, |saved| format!("; {saved}"));
-    write::Found {
+    Ok(write::Found {
         job: reply.job.clone(),
         suggestion,
         evidence: format!("{}{saved}", evidence(reply)),
-    }
-}
-
-fn read_prices(path: &Path) -> anyhow::Result<Prices> {
-    let reading = || format!("reading the prices in {}", path.display());
-    let text = std::fs::read_to_string(path).with_context(reading)?;
-    let file: PriceFile = toml::from_str(&text).with_context(reading)?;
-    Ok(file.prices)
+    })
 }
 
 fn request(reply: &UsageReply) -> LimitSet {
@@ -141,18 +125,18 @@ fn suggestion(reply: &UsageReply) -> Option<Suggestion> {
     Some(Suggestion::of(request(reply), wanted))
 }
 
-fn print(reply: &UsageReply, prices: Option<Prices>) {
+fn print(reply: &UsageReply, prices: Option<Prices>) -> Result<(), PriceHole> {
     anstream::println!("{BOLD}{}{BOLD:#}", reply.job);
     if reply.tasks.is_empty() {
         anstream::println!("  no task is running");
-        return;
+        return Ok(());
     }
     let request = request(reply);
     match suggestion(reply) {
         Some(found) => {
             print_advice("cpu", request.cpu, found.cpu);
             print_advice("memory", request.memory, found.memory);
-            if let Some(saved) = saved(reply, &found, prices) {
+            if let Some(saved) = saved(reply, &found, prices)? {
                 anstream::println!("  {saved}");
             }
         }
@@ -162,6 +146,7 @@ fn print(reply: &UsageReply, prices: Option<Prices>) {
         }
     }
     anstream::println!("  {DIM}{}{DIM:#}", evidence(reply));
+    Ok(())
 }
 
 fn print_advice<T: std::fmt::Display + Copy>(name: &str, request: T, advice: Advice<T>) {
@@ -175,7 +160,11 @@ fn print_advice<T: std::fmt::Display + Copy>(name: &str, request: T, advice: Adv
 }
 
 /// What all running tasks together would need less, and what that costs in a month.
-fn saved(reply: &UsageReply, found: &Suggestion, prices: Option<Prices>) -> Option<String> {
+fn saved(
+    reply: &UsageReply,
+    found: &Suggestion,
+    prices: Option<Prices>,
+) -> Result<Option<String>, PriceHole> {
     let less = |request: u64, suggested: Option<u64>| {
         let saved = request.saturating_sub(suggested.unwrap_or(request));
         saved * reply.tasks.len() as u64
@@ -189,17 +178,16 @@ fn saved(reply: &UsageReply, found: &Suggestion, prices: Option<Prices>) -> Opti
         found.memory.suggested().map(|bytes| bytes.0),
     ));
     if cpu == Cores::ZERO && memory == Bytes::ZERO {
-        return None;
+        return Ok(None);
     }
-    let money = prices.map(|prices| {
-        let gib = memory.0 as f64 / (1_u64 << 30) as f64;
-        let month = cpu.0 as f64 / 1000.0 * prices.cpu_core_month + gib * prices.memory_gib_month;
-        format!(", {month:.2} a month")
-    });
-    Some(format!(
-        "saves {cpu} cores and {memory}{}",
-        money.unwrap_or_default()
-    ))
+    let money = match prices {
+        Some(prices) => {
+            let month = prices.month(cpu.0 as i64, memory.0 as i64, 0)?;
+            format!(", {month:.2} a month")
+        }
+        None => String::new(),
+    };
+    Ok(Some(format!("saves {cpu} cores and {memory}{money}")))
 }
 
 fn evidence(reply: &UsageReply) -> String {

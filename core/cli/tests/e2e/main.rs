@@ -9,6 +9,7 @@ mod faults;
 mod inside;
 mod kills;
 mod mistakes;
+mod plans;
 mod probe;
 mod replay;
 mod repository;

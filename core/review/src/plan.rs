@@ -1,0 +1,327 @@
+//! What a submission would do to what runs, for a reviewer.
+
+use tw_model::{
+    Bytes, Change, ChangeKind, Cores, DEFAULT_NAMESPACE, Effect, JobId, Millis, PolicyFinding,
+    PolicyReport,
+};
+use tw_scheduler::{
+    CapacityDelta, Destruction, Drift, JobPlan, Plan, TaskCounts, TaskPlan, Verdict,
+};
+
+use crate::card::{folded, owners};
+use crate::review::{Card, CardJob, Line, Mark, Review, Row, Tone};
+use crate::words::{count, some_of};
+
+/// Moves and machines in one sentence.
+const NAMES_MAX: usize = 6;
+
+/// What is known beside the plan itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlanShown {
+    /// What the capacity delta costs a month.
+    pub cost_month: Option<f64>,
+}
+
+/// The review of a plan.
+pub fn of_plan(plan: &Plan, shown: PlanShown) -> Review {
+    let (refusals, warnings) = policy_lines(&plan.policy);
+    let mut alarms: Vec<Line> = plan
+        .destructive
+        .iter()
+        .map(|(job, what)| destruction(plan, job, *what))
+        .collect();
+    alarms.extend(plan.jobs.iter().filter_map(does_not_fit));
+    alarms.extend(refusals);
+    let mut notes: Vec<Line> = plan.drift.iter().map(drift).collect();
+    notes.extend(caveats(&plan.jobs));
+    notes.extend(warnings);
+    let mut totals = Vec::new();
+    totals.extend(duration(&plan.jobs));
+    totals.extend(capacity(&plan.capacity, shown.cost_month));
+    totals.extend(owners(plan.jobs.iter().map(|job| job.owner.as_str())));
+    Review {
+        headline: headline(plan),
+        errors: Vec::new(),
+        alarms,
+        notes,
+        cards: folded(plan.jobs.iter().map(card).collect()),
+        totals,
+        digest: (!plan.jobs.is_empty()).then(|| plan.digest.clone()),
+    }
+}
+
+fn headline(plan: &Plan) -> String {
+    match plan.jobs.len() {
+        0 => match plan.unchanged.len() {
+            0 => "Nothing to do".to_owned(),
+            1 => "Nothing to do: 1 job is as specified".to_owned(),
+            jobs => format!("Nothing to do: {jobs} jobs are as specified"),
+        },
+        jobs => {
+            let unchanged = match plan.unchanged.len() {
+                0 => String::new(),
+                unchanged => format!("; {unchanged} unchanged"),
+            };
+            format!(
+                "{}: {}{unchanged}",
+                count(jobs, "job"),
+                counts(&plan.counts)
+            )
+        }
+    }
+}
+
+/// What happens to tasks, in words.
+fn counts(counts: &TaskCounts) -> String {
+    let parts = [
+        (counts.started, "started"),
+        (counts.in_place, "changed in place"),
+        (counts.restarted, "restarted"),
+        (counts.moved, "moved"),
+        (counts.stopped, "stopped"),
+    ];
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(tasks, _)| *tasks > 0)
+        .map(|(tasks, what)| format!("{tasks} {what}"))
+        .collect();
+    match parts.is_empty() {
+        true => "no task notices".to_owned(),
+        false => format!("tasks {}", parts.join(", ")),
+    }
+}
+
+/// A job as people name it.
+fn name(job: &JobId) -> String {
+    match job.namespace.as_str() {
+        DEFAULT_NAMESPACE => job.name.to_string(),
+        _ => job.to_string(),
+    }
+}
+
+fn destruction(plan: &Plan, job: &JobId, what: Destruction) -> Line {
+    let found = plan.jobs.iter().find(|one| one.job == *job);
+    let stopped = found.map_or(0, |one| one.counts.stopped as usize);
+    let line = Line::new(Tone::Danger).quoted(name(job));
+    let line = match what {
+        Destruction::Removed => line.words(format!(" is removed: {} end", count(stopped, "task"))),
+        Destruction::Recreated => line.words(" is removed and made anew: all tasks end at once"),
+        Destruction::ScaledToZero => {
+            line.words(format!(" keeps no task: {} end", count(stopped, "task")))
+        }
+    };
+    match found.map(|one| one.volumes.as_slice()) {
+        Some(volumes @ [_, ..]) => {
+            let names: Vec<String> = volumes.iter().map(ToString::to_string).collect();
+            line.words(", and nothing finds what is in ")
+                .quoted(names.join(", "))
+        }
+        _ => line,
+    }
+}
+
+fn does_not_fit(job: &JobPlan) -> Option<Line> {
+    let Verdict::DoesNotFit { tasks, why } = &job.verdict else {
+        return None;
+    };
+    Some(
+        Line::new(Tone::Danger)
+            .quoted(name(&job.job))
+            .words(format!(
+                " does not fit: {} would wait: ",
+                count(*tasks as usize, "task")
+            ))
+            .quoted(why.to_string()),
+    )
+}
+
+fn drift(drift: &Drift) -> Line {
+    Line::new(Tone::Warning)
+        .quoted(name(&drift.job))
+        .words(": ")
+        .quoted(drift.found.to_string())
+}
+
+/// What to know of the machines, the same for all jobs folded.
+fn caveats(jobs: &[JobPlan]) -> Vec<Line> {
+    let mut found: Vec<(String, Vec<String>)> = Vec::new();
+    for job in jobs {
+        for caveat in job.caveats.iter().map(ToString::to_string) {
+            match found.iter_mut().find(|(known, _)| *known == caveat) {
+                Some((_, names)) => names.push(name(&job.job)),
+                None => found.push((caveat, vec![name(&job.job)])),
+            }
+        }
+    }
+    let lines = found.into_iter().map(|(caveat, jobs)| {
+        Line::new(Tone::Warning)
+            .quoted(some_of(&jobs, NAMES_MAX))
+            .words(": ")
+            .quoted(caveat)
+    });
+    lines.collect()
+}
+
+/// (what refuses, what warns).
+pub(crate) fn policy_lines(policy: &PolicyReport) -> (Vec<Line>, Vec<Line>) {
+    let (refusing, warning): (Vec<&PolicyFinding>, Vec<&PolicyFinding>) = policy
+        .findings
+        .iter()
+        .partition(|finding| finding.refuses());
+    let line = |tone: Tone, verb: &str, finding: &PolicyFinding| {
+        let line = Line::new(tone)
+            .words(format!("policy {verb} "))
+            .quoted(name(&finding.job));
+        let line = match &finding.field {
+            Some(field) => line.words(" at ").quoted(field),
+            None => line,
+        };
+        line.words(": ")
+            .quoted(&finding.message)
+            .words(", says ")
+            .quoted(finding.policy.to_string())
+    };
+    (
+        refusing
+            .into_iter()
+            .map(|one| line(Tone::Danger, "refuses", one))
+            .collect(),
+        warning
+            .into_iter()
+            .map(|one| line(Tone::Warning, "warns of", one))
+            .collect(),
+    )
+}
+
+/// How long the longest update takes: updates of different jobs go on side by side.
+fn duration(jobs: &[JobPlan]) -> Option<Line> {
+    let updates = jobs.iter().filter(|job| !job.stage_durations_ms.is_empty());
+    let (longest, job) = updates
+        .map(|job| (total(job), job))
+        .max_by_key(|(time, _)| *time)?;
+    if jobs.len() == 1 || longest == Millis::ZERO {
+        return None;
+    }
+    Some(
+        Line::plain()
+            .words(format!("about {longest} until all is updated, "))
+            .quoted(name(&job.job))
+            .words(" last"),
+    )
+}
+
+fn total(job: &JobPlan) -> Millis {
+    let durations = job.stage_durations_ms.iter();
+    durations.fold(Millis::ZERO, |sum, stage| sum + *stage)
+}
+
+fn capacity(delta: &CapacityDelta, cost: Option<f64>) -> Option<Line> {
+    if *delta == CapacityDelta::default() {
+        return None;
+    }
+    let sign = |amount: i64| if amount < 0 { '-' } else { '+' };
+    let bytes = |amount: i64, what: &str| {
+        format!("{}{} {what}", sign(amount), Bytes(amount.unsigned_abs()))
+    };
+    let parts = [
+        (delta.cpu_millicores, {
+            let cores = Cores(delta.cpu_millicores.unsigned_abs());
+            format!("{}{cores} cores", sign(delta.cpu_millicores))
+        }),
+        (delta.memory_bytes, bytes(delta.memory_bytes, "of memory")),
+        (delta.disk_bytes, bytes(delta.disk_bytes, "of disk")),
+    ];
+    let parts: Vec<String> = parts
+        .into_iter()
+        .filter(|(amount, _)| *amount != 0)
+        .map(|(_, words)| words)
+        .collect();
+    let cost = cost
+        .map(|cost| format!("; {cost:+.2} a month"))
+        .unwrap_or_default();
+    Some(Line::plain().words(format!("capacity: {}{cost}", parts.join(", "))))
+}
+
+fn card(job: &JobPlan) -> Card {
+    let kind = job.change.as_ref().map(|change| change.change);
+    let changes = job.change.iter().flat_map(|change| &change.changes);
+    let rows = changes.map(|change| {
+        let Change {
+            path,
+            old,
+            new,
+            effect,
+        } = change.clone().masked();
+        Row::of(&path, &old, &new, effect)
+    });
+    let mut lines = Vec::new();
+    lines.extend(stages(job));
+    lines.extend(moves(job));
+    Card {
+        mark: kind.map_or(Mark::Again, Mark::from),
+        jobs: vec![CardJob {
+            name: name(&job.job),
+            file: String::new(),
+            owner: job.owner.clone(),
+        }],
+        effect: match kind {
+            Some(ChangeKind::Added | ChangeKind::Removed) => None,
+            _ => Some(job.effect),
+        },
+        summary: counts(&job.counts),
+        rows: rows.collect(),
+        lines,
+    }
+}
+
+/// `stages: 1, then 5, then 10 tasks; about 12s, 40s and 50s`.
+fn stages(job: &JobPlan) -> Option<Line> {
+    if job.stages.is_empty() {
+        return None;
+    }
+    let stages: Vec<String> = job.stages.iter().map(u32::to_string).collect();
+    let of = job.stages.last().copied().unwrap_or(0) as usize;
+    let about = match total(job) {
+        Millis::ZERO => String::new(),
+        all if job.stages.len() == 1 => format!("; about {all}"),
+        all => {
+            let each: Vec<String> = job
+                .stage_durations_ms
+                .iter()
+                .map(Millis::to_string)
+                .collect();
+            format!("; about {} = {all}", each.join(" + "))
+        }
+    };
+    let stages = stages.join(", then ");
+    let noun = if of == 1 { "task" } else { "tasks" };
+    Some(Line::plain().words(format!("stages: {stages} {noun}{about}")))
+}
+
+/// Which tasks leave their machine, and where they are expected to go.
+fn moves(job: &JobPlan) -> Option<Line> {
+    let moved = |task: &&TaskPlan| task.effect == Effect::Move;
+    let moves: Vec<String> = job.tasks.iter().filter(moved).map(one_move).collect();
+    match moves.is_empty() {
+        true => None,
+        false => Some(
+            Line::plain()
+                .words("expected to move: ")
+                .quoted(some_of(&moves, NAMES_MAX)),
+        ),
+    }
+}
+
+fn one_move(task: &TaskPlan) -> String {
+    let machine = |machine: &Option<tw_model::MachineId>| {
+        machine
+            .as_ref()
+            .map_or("nowhere yet".to_owned(), ToString::to_string)
+    };
+    format!(
+        "{} from {} to {}",
+        task.index,
+        machine(&task.from),
+        machine(&task.to)
+    )
+}
