@@ -104,11 +104,15 @@ fn destruction(plan: &Plan, job: &JobId, what: Destruction) -> Line {
     let stopped = found.map_or(0, |one| one.counts.stopped as usize);
     let line = Line::new(Tone::Danger).quoted(name(job));
     let line = match what {
-        Destruction::Removed => line.words(format!(" is removed: {} end", count(stopped, "task"))),
+        Destruction::Removed => line.words(format!(
+            " is removed, and {} with it",
+            count(stopped, "task")
+        )),
         Destruction::Recreated => line.words(" is removed and made anew: all tasks end at once"),
-        Destruction::ScaledToZero => {
-            line.words(format!(" keeps no task: {} end", count(stopped, "task")))
-        }
+        Destruction::ScaledToZero => line.words(format!(
+            " is left with no task: {} before",
+            count(stopped, "task")
+        )),
     };
     match found.map(|one| one.volumes.as_slice()) {
         Some(volumes @ [_, ..]) => {

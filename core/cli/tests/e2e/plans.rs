@@ -151,7 +151,10 @@ fn what_runs_is_compared_and_what_is_gone_is_pruned() {
         "{plan}"
     );
     let plan = cluster.tw(&["plan", "--prune"]).exits(3).stdout;
-    assert!(plan.contains("third is removed: 1 task end"), "{plan}");
+    assert!(
+        plan.contains("third is removed, and 1 task with it"),
+        "{plan}"
+    );
     cluster.tw(&["apply", "--prune", "--auto-approve"]).exits(0);
     cluster.wait_settled("web");
     assert_eq!(cluster.status("third")["job"]["stopped"], json!(true));

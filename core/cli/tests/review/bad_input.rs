@@ -1,7 +1,5 @@
 //! What is wrong before anything can be compared: what people are told, and with which exit code.
 
-use insta::assert_snapshot;
-
 use crate::repository::{Ran, Repository};
 
 const WEB: &str = "from tw import Job, export\n\nexport(Job(name=\"web\", command=\"sleep 60\"))\n";
@@ -25,6 +23,12 @@ fn said(ran: &Ran) -> String {
     text.trim_end().to_owned()
 }
 
+fn assert_said(name: &str, said: String) {
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!(name, said);
+    });
+}
+
 fn diff(repository: &Repository) -> String {
     said(&repository.tw(&["diff", "HEAD~1", "HEAD"]))
 }
@@ -32,10 +36,16 @@ fn diff(repository: &Repository) -> String {
 #[test]
 fn revisions_that_are_unknown_or_ambiguous() {
     let repository = two_jobs();
-    assert_snapshot!(said(&repository.tw(&["diff", "no-such"])), @"");
+    assert_said(
+        "bad_unknown_revision",
+        said(&repository.tw(&["diff", "no-such"])),
+    );
     repository.git(&["tag", "v1", "HEAD"]);
     repository.git(&["branch", "v1", "HEAD~1"]);
-    assert_snapshot!(said(&repository.tw(&["diff", "v1"])), @"");
+    assert_said(
+        "bad_ambiguous_revision",
+        said(&repository.tw(&["diff", "v1"])),
+    );
     assert_eq!(repository.tw(&["diff", "refs/heads/v1", "HEAD"]).code, 2);
 }
 
@@ -46,14 +56,14 @@ fn a_shallow_clone() {
     let from = format!("file://{}", repository.root().display());
     clone.git(&["fetch", "--quiet", "--depth", "1", &from, "main"]);
     clone.git(&["checkout", "--quiet", "FETCH_HEAD"]);
-    assert_snapshot!(diff(&clone), @"");
+    assert_said("bad_shallow_clone", diff(&clone));
 }
 
 #[test]
 fn no_commits() {
     let repository = Repository::new();
     repository.write("web/config.tw", WEB);
-    assert_snapshot!(said(&repository.tw(&["diff"])), @"");
+    assert_said("bad_no_commits", said(&repository.tw(&["diff"])));
 }
 
 #[test]
@@ -71,7 +81,7 @@ fn a_submodule_holds_no_specs_of_ours() {
         "vendor",
     ]);
     repository.commit("a submodule");
-    assert_snapshot!(diff(&repository), @"");
+    assert_said("bad_submodule", diff(&repository));
 }
 
 #[test]
@@ -82,7 +92,7 @@ fn symbolic_links_in_a_circle() {
     }
     repository.commit("links");
     repository.replace("api/config.tw", "replicas=3", "replicas=4");
-    assert_snapshot!(said(&repository.tw(&["diff"])), @"");
+    assert_said("bad_links", said(&repository.tw(&["diff"])));
 }
 
 #[test]
@@ -93,7 +103,7 @@ fn specs_that_are_no_text_or_far_too_long() {
     repository.write("long/config.tw", long);
     repository.replace("api/config.tw", "replicas=3", "replicas=4");
     repository.commit("not for people");
-    assert_snapshot!(diff(&repository), @"");
+    assert_said("bad_binary_and_long", diff(&repository));
 }
 
 #[test]
@@ -104,12 +114,15 @@ fn a_side_that_does_not_evaluate_and_one_with_merge_conflicts() {
         "web/config.tw",
         format!("<<<<<<< HEAD\n{WEB}=======\n>>>>>>> other\n"),
     );
-    assert_snapshot!(said(&repository.tw(&["diff"])), @"");
+    assert_said("bad_side", said(&repository.tw(&["diff"])));
 }
 
 #[test]
 fn a_plan_file_that_is_none() {
     let repository = two_jobs();
     repository.write("plan.json", "{\"twill_plan\": 1}");
-    assert_snapshot!(said(&repository.tw(&["apply", "plan.json"])), @"");
+    assert_said(
+        "bad_plan_file",
+        said(&repository.tw(&["apply", "plan.json"])),
+    );
 }

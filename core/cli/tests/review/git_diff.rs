@@ -16,10 +16,10 @@ fn a_diff_of_specs_says_what_changes() {
     let mut repository = set_up();
     repository.replace(
         "hello/config.tw",
-        "name=\"hello\"",
-        "name=\"hello\", replicas=3",
+        "; done\"]))",
+        "; done\"]).replace(replicas=3))",
     );
-    repository.replace("hello/config.tw", "export(", "export(  # a comment");
+    repository.replace("hello/config.tw", "export(", "export(  # a comment\n");
     let shown = repository.git(&["diff"]);
     assert!(
         shown.contains("+") && shown.contains("replicas=3"),

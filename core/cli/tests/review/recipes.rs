@@ -13,8 +13,8 @@ fn checked_out() -> Repository {
     repository.git(&["checkout", "--quiet", "-b", "more"]);
     repository.replace(
         "hello/config.tw",
-        "name=\"hello\"",
-        "name=\"hello\", replicas=3",
+        "; done\"]))",
+        "; done\"]).replace(replicas=3))",
     );
     repository.commit("more");
     repository

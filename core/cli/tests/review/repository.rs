@@ -151,9 +151,4 @@ impl Ran {
         );
         self
     }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|cause| panic!("{cause} in {self:?}"))
-    }
 }

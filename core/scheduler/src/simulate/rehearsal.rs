@@ -49,7 +49,9 @@ pub struct Performance {
     pub after: BTreeMap<u32, Observed>,
     /// The most indexes of those wanted before and after that had no serving program at the same time.
     pub down_most: u32,
-    /// How long it took until every task was good, or nothing more happened.
+    /// Whether the job came to have all that it wants.
+    pub settled: bool,
+    /// How long that took, or how long was waited for it.
     pub took: Millis,
 }
 
@@ -116,6 +118,7 @@ impl Rehearsal {
             after: before.clone(),
             before,
             down_most: 0,
+            settled: false,
             took: Millis::ZERO,
         };
         while self.now.since(began) < longest {
@@ -124,7 +127,8 @@ impl Rehearsal {
             let stay = performance.before.keys().filter(|index| **index < wanted);
             let down = stay.filter(|index| !self.is_serving(job, **index)).count() as u32;
             performance.down_most = performance.down_most.max(down);
-            if self.is_settled(job) {
+            performance.settled = self.is_settled(job);
+            if performance.settled {
                 break;
             }
         }
@@ -146,15 +150,6 @@ impl Rehearsal {
             (task.index, observed)
         });
         observed.collect()
-    }
-
-    /// How many wanted tasks of a job wait for a machine.
-    pub fn waiting(&self, job: &JobId) -> u32 {
-        let Some(job) = self.state.job(job) else {
-            return 0;
-        };
-        let newest = (0..job.wanted()).filter_map(|index| job.latest(index));
-        newest.filter(|row| row.state == TaskState::Pending).count() as u32
     }
 
     /// Whether the job runs as wanted, or has begun all that finds room.

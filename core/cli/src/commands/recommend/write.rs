@@ -15,7 +15,7 @@ use tw_spec::{
 use crate::cache;
 use crate::failure::advice;
 use crate::spec::{self, Specs};
-use crate::text::{self, BOLD, CYAN, DIM, GREEN, RED, YELLOW, count, painted};
+use crate::text::{BOLD, CYAN, DIM, GREEN, RED, YELLOW, count, painted};
 
 /// What becomes of suggestions.
 #[derive(Debug, clap::Args)]
@@ -330,8 +330,8 @@ fn change_text(change: &FieldChange) -> String {
     format!(
         "{} {} → {}",
         change.path,
-        text::value(&change.path, &change.old),
-        text::value(&change.path, &change.new)
+        tw_review::value(&change.path, &change.old),
+        tw_review::value(&change.path, &change.new)
     )
 }
 
