@@ -20,14 +20,7 @@ struct File {
     /// BLAKE3 over the two fields below, as JSON without blanks.
     seal: String,
     plan: Plan,
-    request: Request,
-}
-
-/// What was planned.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Request {
-    #[serde(flatten)]
+    /// What was planned.
     request: PlanRequest,
 }
 
@@ -37,9 +30,7 @@ pub(crate) fn write(path: &Path, plan: &Plan, request: &PlanRequest) -> anyhow::
         twill_plan: VERSION,
         seal: seal(plan, request)?,
         plan: plan.clone(),
-        request: Request {
-            request: request.clone(),
-        },
+        request: request.clone(),
     };
     let text = serde_json::to_string_pretty(&file)?;
     std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
@@ -71,10 +62,10 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<(Plan, PlanRequest)> {
             file.twill_plan
         )));
     }
-    if file.seal != seal(&file.plan, &file.request.request)? {
+    if file.seal != seal(&file.plan, &file.request)? {
         return Err(edited("someone edited it".to_owned()));
     }
-    Ok((file.plan, file.request.request))
+    Ok((file.plan, file.request))
 }
 
 fn seal(plan: &Plan, request: &PlanRequest) -> anyhow::Result<String> {

@@ -49,7 +49,7 @@ fn holds_credential(path: &str) -> bool {
         let before = name.strip_suffix(*word);
         before.is_some_and(|before| before.is_empty() || before.ends_with(['_', '-']))
     };
-    CREDENTIALS.iter().any(|word| ends(&word))
+    CREDENTIALS.iter().any(ends)
 }
 
 /// Hides the password of an address, as in `postgres://user:password@host`.
