@@ -18,6 +18,7 @@ mod history;
 mod job_history;
 mod ledger;
 pub mod library;
+mod mirror;
 mod outcome;
 pub mod package;
 mod policy;
@@ -44,6 +45,7 @@ pub use evaluator::{
     Detail, EvalConfig, Evaluation, Evaluator, EvaluatorError, Question, QuestionKind,
 };
 pub use job_history::{HistoryChange, HistoryEntry, HistoryError, job_history};
+pub use mirror::{Mirror, MirrorError, Remote};
 pub use outcome::{EvaluatedJob, EvaluatedSpec, Outcome, evaluate, replay};
 pub use policy::{POLICY_FILE, PolicyError, PolicyReview, review};
 pub use provenance::Provenance;

@@ -156,6 +156,8 @@ enum Said {
     Ran {
         seen: usize,
         rules: Vec<PolicyRule>,
+        #[serde(default)]
+        reviewed: Vec<PolicyRule>,
     },
     Broken {
         rule: usize,
@@ -184,8 +186,12 @@ fn review_file(
         return Ok(());
     }
     let mut said = ran.report.into_iter();
-    let rules = match said.next() {
-        Some(Said::Ran { seen, rules }) if seen == jobs.len() => rules,
+    let (rules, reviewed) = match said.next() {
+        Some(Said::Ran {
+            seen,
+            rules,
+            reviewed,
+        }) if seen == jobs.len() => (rules, reviewed),
         _ => {
             let message = format!("the policies did not judge all of {} jobs", jobs.len());
             review
@@ -206,6 +212,12 @@ fn review_file(
         }
     }
     review.report.policies.extend(rules);
+    // A child can only speak for the file that it was given.
+    let reviewed = reviewed.into_iter().map(|rule| PolicyRule {
+        file: file.to_owned(),
+        ..rule
+    });
+    review.report.reviewed.extend(reviewed);
     Ok(())
 }
 

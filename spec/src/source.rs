@@ -431,6 +431,12 @@ fn canonical(path: &Path) -> Result<PathBuf, SourceError> {
 }
 
 fn discover(folder: &Path) -> Option<Repository> {
+    trust_owners();
+    Repository::discover(folder).ok()
+}
+
+/// Lets repositories of other users be opened.
+pub(crate) fn trust_owners() {
     static OWNERS: Once = Once::new();
     OWNERS.call_once(|| {
         // A repository of another user is refused by default, for what its configuration could make git
@@ -438,5 +444,4 @@ fn discover(folder: &Path) -> Option<Repository> {
         // SAFETY: runs once, before any repository is opened by this library.
         let _ = unsafe { git2::opts::set_verify_owner_validation(false) };
     });
-    Repository::discover(folder).ok()
 }

@@ -26,7 +26,18 @@ from typing import Literal, Never, TypeVar
 
 from ._schema import Job
 
-__all__ = ["Finding", "Rule", "forbid", "policy", "require", "review", "rules", "warn"]
+__all__ = [
+    "Finding",
+    "Rule",
+    "forbid",
+    "policy",
+    "require",
+    "review",
+    "reviewed",
+    "reviewed_commits",
+    "rules",
+    "warn",
+]
 
 _Function = TypeVar("_Function", bound=Callable[[Job], None])
 
@@ -57,6 +68,7 @@ class Finding:
 
 
 _rules: list[Rule] = []
+_reviewed: list[tuple[str, str, int]] = []
 _findings: list[Finding] | None = None
 
 
@@ -70,6 +82,23 @@ def policy(*bare: Never, owner: str = "") -> Callable[[_Function], _Function]:
         return function
 
     return register
+
+
+def reviewed_commits(*, owner: str) -> None:
+    """Has the controller take jobs of the specs below this folder from a branch that it follows alone.
+
+    Written once, outside of functions. What anyone applies by hand of these jobs is refused from the
+    commit on that says so; who may put commits on the branch is for the git server to hold.
+    """
+    if not isinstance(owner, str) or not owner.strip():
+        raise TypeError('reviewed commits have an owner: reviewed_commits(owner="team")')
+    frame = sys._getframe(1)
+    _reviewed.append((owner, frame.f_code.co_filename, frame.f_lineno))
+
+
+def reviewed() -> tuple[tuple[str, str, int], ...]:
+    """Returns owner, file and line of each call of `reviewed_commits`."""
+    return tuple(_reviewed)
 
 
 def rules() -> tuple[Rule, ...]:

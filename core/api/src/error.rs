@@ -43,8 +43,11 @@ impl ErrorBody {
             Code::JobNotFound
             | Code::TaskNotFound
             | Code::MachineNotFound
+            | Code::PlanNotFound
+            | Code::RepositoryNotFound
+            | Code::RepositoryNoCommit
             | Code::RequestNotFound => 404,
-            Code::PlanStale | Code::AgentFenced => 409,
+            Code::PlanStale | Code::PlanDecided | Code::AgentFenced => 409,
             Code::ProtoUnsupported => 426,
             Code::StoreUnavailable | Code::StoreDamaged | Code::AgentUnreachable => 503,
             _ => 400,

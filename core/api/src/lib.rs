@@ -7,6 +7,7 @@ mod agent;
 mod client;
 mod error;
 mod jobs;
+mod review;
 mod session;
 mod sse;
 
@@ -21,6 +22,10 @@ pub use jobs::{
     JobStatus, JobSummary, JobsReply, MachineStatus, MachinesReply, PackageReply, PlanRequest,
     Reserved, RolloutReply, RolloutRequest, RolloutStatus, ScheduleStatus, ServicesReply,
     SpecReply, SubmittedJob, TaskStatus, UsageReply, VersionSummary, WaitingTasks, WhyReply,
+};
+pub use review::{
+    ApproveReply, DecideRequest, PageReply, PlanReply, PlansReply, RepositoriesReply,
+    RepositoryStatus, RollbackRequest,
 };
 pub use session::{
     ExecRequest, Frame, FrameError, FrameKind, LogLine, LogsRequest, SESSION_PROTOCOL,

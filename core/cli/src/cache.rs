@@ -21,10 +21,10 @@ pub(crate) struct Args {
 
 impl Args {
     /// Settles it for the whole program. Nothing is opened before a command evaluates.
-    pub(crate) fn settle(self) {
+    pub(crate) fn settle(self, configured: Option<PathBuf>) {
         let folder = match self.no_cache {
             true => None,
-            false => self.cache.or_else(Cache::user_folder),
+            false => self.cache.or(configured).or_else(Cache::user_folder),
         };
         let _ = FOLDER.set(folder.filter(|folder| !folder.as_os_str().is_empty()));
     }

@@ -1,6 +1,7 @@
 //! One file a command; the doc comment of its `Args` is its help.
 
 pub(crate) mod apply;
+pub(crate) mod approve;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod controller;
@@ -18,8 +19,10 @@ pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod machines;
 pub(crate) mod plan;
+pub(crate) mod plans;
 pub(crate) mod recommend;
 pub(crate) mod replay;
+pub(crate) mod repos;
 pub(crate) mod restart;
 pub(crate) mod rollout;
 pub(crate) mod run;

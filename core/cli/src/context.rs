@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use tw_api::{ApiEndpoint, Client};
 use tw_model::{JobId, TaskId};
 
+use crate::config::Config;
 use crate::failure::advice;
 
 /// The name of the controller's socket in a state folder.
@@ -14,11 +15,36 @@ pub(crate) const SOCKET: &str = "tw.sock";
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     state: Option<PathBuf>,
+    config_file: Option<PathBuf>,
+    config: Config,
 }
 
 impl Context {
-    pub(crate) fn new(state: Option<PathBuf>) -> Context {
-        Context { state }
+    /// Reads the configuration: the file that is named, or else the one in the state folder.
+    pub(crate) fn new(state: Option<PathBuf>, config: Option<&Path>) -> anyhow::Result<Context> {
+        let mut context = Context {
+            state,
+            config_file: config
+                .map(std::path::absolute)
+                .transpose()
+                .context("the configuration file is not a path")?,
+            config: Config::default(),
+        };
+        // Without a state folder there is no file in it; commands that need the folder say so.
+        if let Ok(state_dir) = context.state_dir() {
+            context.config = Config::load(context.config_file.as_deref(), &state_dir)?;
+        }
+        Ok(context)
+    }
+
+    /// What the configuration file says.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The configuration file, where one was named.
+    pub(crate) fn config_file(&self) -> Option<&Path> {
+        self.config_file.as_deref()
     }
 
     /// The state folder: the one named, or the user's.

@@ -2,6 +2,7 @@
 
 mod cache;
 mod commands;
+mod config;
 mod context;
 mod failure;
 mod follow;
@@ -33,6 +34,9 @@ struct Cli {
     /// The state folder of the Twill to talk to [default: the user's state folder]
     #[arg(long, global = true, env = "TW_STATE", value_name = "DIR")]
     state: Option<std::path::PathBuf>,
+    /// The configuration file [default: twill.toml in the state folder]
+    #[arg(long, global = true, env = "TW_CONFIG", value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
     #[command(flatten)]
     cache: cache::Args,
 
@@ -61,6 +65,10 @@ enum Command {
     Stop(commands::stop::Args),
     Restart(commands::restart::Args),
     Rollout(commands::rollout::Args),
+    Repos(commands::repos::Args),
+    Plans(commands::plans::Args),
+    Approve(commands::approve::Args),
+    Reject(commands::approve::RejectArgs),
     Events(commands::events::Args),
     Why(commands::why::Args),
     Machines(commands::machines::Args),
@@ -84,8 +92,11 @@ fn main() -> ExitCode {
     if !matches!(cli.command, Command::Controller(_)) {
         log::start("off");
     }
-    let context = Context::new(cli.state);
-    cli.cache.settle();
+    let context = match Context::new(cli.state, cli.config.as_deref()) {
+        Ok(context) => context,
+        Err(cause) => return failure::report(&cause),
+    };
+    cli.cache.settle(context.config().cache.clone());
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -123,6 +134,10 @@ async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Restart(args) => commands::restart::run(args, context).await,
         Command::Rollout(args) => commands::rollout::run(args, context).await,
         Command::Why(args) => commands::why::run(args, context).await,
+        Command::Repos(args) => commands::repos::run(args, context).await,
+        Command::Plans(args) => commands::plans::run(args, context).await,
+        Command::Approve(args) => commands::approve::run(args, context).await,
+        Command::Reject(args) => commands::approve::reject(args, context).await,
         Command::Events(args) => commands::events::run(args, context).await,
         Command::Machines(args) => commands::machines::run(args, context).await,
         Command::Drain(args) => commands::drain::run(args, context).await,

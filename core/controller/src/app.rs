@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::driver::Driver;
+use crate::follow::Follow;
 use crate::hub::Hub;
 use crate::registry::Registry;
 use crate::sessions::Sessions;
@@ -19,6 +20,7 @@ pub(crate) struct App {
     pub(crate) registry: Arc<Registry>,
     pub(crate) sessions: Sessions,
     pub(crate) usage: UsageLog,
+    pub(crate) follow: Follow,
     pub(crate) token: Token,
     pub(crate) heartbeat_every: Duration,
     pub(crate) stopping: Stopping,

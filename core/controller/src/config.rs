@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tw_model::{FollowMode, Name};
+use tw_spec::Remote;
+
 /// How a controller runs. [`ControllerConfig::new`] has the defaults.
 #[derive(Clone, Debug)]
 pub struct ControllerConfig {
@@ -23,6 +26,22 @@ pub struct ControllerConfig {
     pub package_bytes_max: u64,
     /// How long a session waits for its agent.
     pub dial_timeout: Duration,
+    /// Branches that are followed, each by a name of its own.
+    pub repositories: Vec<RepositoryConfig>,
+}
+
+/// A branch that is followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepositoryConfig {
+    pub name: Name,
+    pub remote: Remote,
+    /// The namespace of its jobs: those that name none are in it, and those that name another are refused.
+    pub namespace: Name,
+    /// Where its specs are, from the root; `""` is the root.
+    pub folders: Vec<String>,
+    /// The time between two looks at the branch.
+    pub poll_every: Duration,
+    pub mode: FollowMode,
 }
 
 impl ControllerConfig {
@@ -36,6 +55,7 @@ impl ControllerConfig {
             tick_every: Duration::from_millis(200),
             package_bytes_max: 1 << 30,
             dial_timeout: Duration::from_secs(5),
+            repositories: Vec::new(),
         }
     }
 
@@ -50,6 +70,17 @@ impl ControllerConfig {
 
     pub(crate) fn history_path(&self) -> PathBuf {
         self.state_dir.join("history.db")
+    }
+
+    pub(crate) fn mirror_path(&self, repository: &Name) -> PathBuf {
+        self.state_dir
+            .join("repositories")
+            .join(format!("{repository}.git"))
+    }
+
+    /// Where evaluations of commits are kept.
+    pub(crate) fn evaluations_path(&self) -> PathBuf {
+        self.state_dir.join("evaluations")
     }
 
     pub(crate) fn packages_path(&self) -> PathBuf {

@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod driver;
 mod error;
+mod follow;
 mod hub;
 mod listen;
 mod pages;
@@ -37,11 +38,12 @@ pub mod plan {
     pub use tw_scheduler::{Destruction, Drift, DriftKind, JobPlan, Plan, TaskCounts, Verdict};
 }
 
-pub use config::{ControllerConfig, token_path};
+pub use config::{ControllerConfig, RepositoryConfig, token_path};
 pub use error::{RecordsError, RunError};
 
 use app::{App, Stopping};
 use driver::Core;
+use follow::{Follow, Followers};
 use hub::Hub;
 use listen::Socket;
 use registry::Registry;
@@ -73,6 +75,7 @@ pub struct Controller {
     hub: Arc<Hub>,
     core: Core,
     app: Arc<App>,
+    followers: Followers,
     stop: tokio::sync::watch::Sender<bool>,
 }
 
@@ -87,6 +90,13 @@ impl Controller {
         let hub = Arc::new(Hub::new());
         let (driver, core) = driver::start(&config, store, Arc::clone(&hub)).await?;
         let registry = Registry::open(config.packages_path(), config.package_bytes_max)?;
+        let registry = Arc::new(registry);
+        let (follow, followers) = Follow::new(
+            &config,
+            driver.clone(),
+            Arc::clone(&hub),
+            Arc::clone(&registry),
+        );
         let usage = UsageLog::open(&config.history_path())?;
         let token = Token::load(&config.token_path())?;
         let tcp = match config.listen {
@@ -99,8 +109,9 @@ impl Controller {
             sessions: Sessions::new(Arc::clone(&hub), config.dial_timeout),
             hub: Arc::clone(&hub),
             driver,
-            registry: Arc::new(registry),
+            registry,
             usage,
+            follow,
             token,
             heartbeat_every: config.heartbeat_every,
             stopping,
@@ -112,6 +123,7 @@ impl Controller {
             hub,
             core,
             app,
+            followers,
             stop,
         })
     }
@@ -129,6 +141,7 @@ impl Controller {
             hub,
             core,
             app,
+            followers,
             stop,
         } = self;
         let stopping = app.stopping.clone();
@@ -147,6 +160,7 @@ impl Controller {
             _ = futures_util::future::join(server, stop) => Ok(()),
             ended = core.run() => ended,
             () = sweeper => Ok(()),
+            () = followers.run() => Ok(()),
         }
     }
 }

@@ -7,6 +7,7 @@ mod machines;
 mod metrics;
 mod packages;
 mod plans;
+mod repositories;
 mod sessions;
 
 use std::sync::Arc;
@@ -54,6 +55,7 @@ fn people() -> Router<Arc<App>> {
         .route("/stop", post(jobs::stop))
         .route("/restart", post(jobs::restart))
         .route("/rollout", post(jobs::rollout))
+        .route("/rollback", post(repositories::roll_back))
         .route("/events", get(events::list))
         .route("/watch", get(events::watch))
         .route("/why", get(jobs::why))
@@ -71,6 +73,12 @@ fn people() -> Router<Arc<App>> {
         )
         .route("/v1/plan", post(plans::plan))
         .route("/v1/apply", post(plans::apply))
+        .route("/v1/plans", get(repositories::plans))
+        .route("/v1/plans/{digest}", get(repositories::plan))
+        .route("/v1/plans/{digest}/approve", post(repositories::approve))
+        .route("/v1/plans/{digest}/reject", post(repositories::reject))
+        .route("/v1/repositories", get(repositories::list))
+        .route("/v1/repositories/{name}/fetch", post(repositories::fetch))
         .route("/v1/session", get(sessions::client))
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tw_api::{Assignment, SubmittedJob};
 use tw_model::{
     Endpoint, EventRecord, Incarnation, JobId, JobRecord, JobSpec, MachineId, MachineRecord,
-    MachineState, Record, RecordKey, TaskId, TaskRecord, TaskState, Version, VersionRecord,
+    MachineState, Name, PlanRecord, Record, RecordKey, RepositoryRecord, TaskId, TaskRecord,
+    TaskState, Version, VersionRecord,
 };
 
 /// All rows, in the order in which they are asked for.
@@ -15,6 +16,8 @@ pub(crate) struct View {
     jobs: BTreeMap<JobId, JobView>,
     machines: BTreeMap<MachineId, MachineRecord>,
     by_machine: BTreeMap<MachineId, BTreeSet<TaskId>>,
+    repositories: BTreeMap<Name, Arc<RepositoryRecord>>,
+    plans: BTreeMap<String, Arc<PlanRecord>>,
 }
 
 /// The rows of one job.
@@ -69,6 +72,12 @@ impl View {
                 let job = self.jobs.entry(row.job.clone()).or_default();
                 job.events.insert(row.seq, row);
             }
+            Record::Repository(row) => {
+                self.repositories.insert(row.name.clone(), row);
+            }
+            Record::Plan(row) => {
+                self.plans.insert(row.digest.clone(), row);
+            }
         }
     }
 
@@ -111,6 +120,12 @@ impl View {
             RecordKey::Machine(id) => {
                 touched.machines.insert(id.clone());
                 self.machines.remove(id);
+            }
+            RecordKey::Repository(name) => {
+                self.repositories.remove(name);
+            }
+            RecordKey::Plan(digest) => {
+                self.plans.remove(digest);
             }
         }
     }
@@ -155,6 +170,26 @@ impl View {
 
     pub(crate) fn machines(&self) -> impl Iterator<Item = &MachineRecord> {
         self.machines.values()
+    }
+
+    /// The repositories that are followed, by name.
+    pub(crate) fn repositories(&self) -> impl Iterator<Item = &Arc<RepositoryRecord>> {
+        self.repositories.values()
+    }
+
+    /// One repository.
+    pub(crate) fn repository(&self, name: &Name) -> Option<&Arc<RepositoryRecord>> {
+        self.repositories.get(name)
+    }
+
+    /// The plans of commits that are kept, by digest.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &Arc<PlanRecord>> {
+        self.plans.values()
+    }
+
+    /// One plan of a commit.
+    pub(crate) fn plan(&self, digest: &str) -> Option<&Arc<PlanRecord>> {
+        self.plans.get(digest)
     }
 
     /// The rows of the tasks that a machine has, ended ones included.

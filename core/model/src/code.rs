@@ -100,6 +100,22 @@ codes! {
     MachineNotFound = "machine.not_found",
     /// What was planned is not what would happen now.
     PlanStale = "plan.stale",
+    /// No plan of this digest is known.
+    PlanNotFound = "plan.not_found",
+    /// The plan does not wait for anyone's decision.
+    PlanDecided = "plan.decided",
+    /// No repository of this name is followed.
+    RepositoryNotFound = "repository.not_found",
+    /// The repository cannot be fetched.
+    RepositoryUnreachable = "repository.unreachable",
+    /// The branch that is followed is not in its repository.
+    RepositoryBranchGone = "repository.branch_gone",
+    /// The branch was moved to a commit that does not build on the one before: a forced push.
+    RepositoryRewritten = "repository.rewritten",
+    /// The commit's specs have mistakes, so nothing of it is planned.
+    RepositoryBroken = "repository.broken",
+    /// The commit is not one of the branch that is followed, or not there at all.
+    RepositoryNoCommit = "repository.no_commit",
     /// The caller did not say who it is, or may not do this.
     AuthDenied = "auth.denied",
     /// The request is not of the form that this address takes.

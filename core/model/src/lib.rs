@@ -25,6 +25,7 @@ mod python;
 mod record;
 mod reference;
 mod report;
+mod review;
 mod stage;
 mod template;
 mod units;
@@ -50,6 +51,10 @@ pub use python::module as python_module;
 pub use record::*;
 pub use reference::spec_reference;
 pub use report::{Endpoint, Exit, Phase, TaskReport, TaskUsage};
+pub use review::{
+    CommitRef, DECIDED_PLANS_KEPT, FollowMode, PlanDecision, PlanRecord, PlanState,
+    REPOSITORY_EVENTS_KEPT, RepositoryEvent, RepositoryRecord, Trouble,
+};
 pub use schema::{FieldInfo, Keyed, Rule, SpecType, StructInfo};
 pub use stage::Stage;
 pub use template::{Template, TemplateError, TemplateValue};

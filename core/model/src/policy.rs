@@ -48,6 +48,22 @@ pub struct PolicyRule {
     pub line: u32,
 }
 
+impl PolicyRule {
+    /// The folder over which it holds, from the repository's root; `""` is the root.
+    pub fn folder(&self) -> &str {
+        self.file.rsplit_once('/').map_or("", |(folder, _)| folder)
+    }
+
+    /// Whether it holds over a spec file.
+    pub fn covers(&self, file: &str) -> bool {
+        let folder = self.folder();
+        folder.is_empty()
+            || file
+                .strip_prefix(folder)
+                .is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
 impl fmt::Display for PolicyRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let PolicyRule {
@@ -87,6 +103,9 @@ pub struct PolicyReport {
     pub policies: Vec<PolicyRule>,
     /// By job, then by policy.
     pub findings: Vec<PolicyFinding>,
+    /// What asks for reviewed commits: jobs below these files' folders come from commits of a followed branch alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reviewed: Vec<PolicyRule>,
 }
 
 impl PolicyReport {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bytes, Cores, Exit, Incarnation, JobId, JobSpec, MachineId, Name, Remedy, TaskId, Timestamp,
-    Version,
+    Bytes, Cores, Exit, Incarnation, JobId, JobSpec, MachineId, Name, PlanRecord, Remedy,
+    RepositoryRecord, TaskId, Timestamp, Version,
 };
 
 /// The format number of stored records; a cluster with a higher one is refused.
@@ -186,6 +186,10 @@ pub enum Approval {
     Seen,
     /// Nobody had to see it: `--auto-approve`.
     Auto,
+    /// Someone approved the plan that the controller had made of a commit of this repository.
+    Reviewed { repository: Name },
+    /// The mode of this repository and its policies let the plan of a commit through.
+    Followed { repository: Name },
 }
 
 impl Approval {
@@ -196,10 +200,12 @@ impl Approval {
 
 impl std::fmt::Display for Approval {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Approval::Seen => "seen",
-            Approval::Auto => "auto-approved",
-        })
+        match self {
+            Approval::Seen => f.pad("seen"),
+            Approval::Auto => f.pad("auto-approved"),
+            Approval::Reviewed { repository } => write!(f, "approved, from {repository}"),
+            Approval::Followed { repository } => write!(f, "by itself, from {repository}"),
+        }
     }
 }
 
@@ -479,6 +485,8 @@ pub enum Record {
     Task(TaskRecord),
     Machine(MachineRecord),
     Event(EventRecord),
+    Repository(Arc<RepositoryRecord>),
+    Plan(Arc<PlanRecord>),
 }
 
 /// The key of a row of any kind.
@@ -489,6 +497,9 @@ pub enum RecordKey {
     Task(TaskId),
     Machine(MachineId),
     Event(JobId, u64),
+    Repository(Name),
+    /// By its digest.
+    Plan(String),
 }
 
 /// A row that cannot be read.
@@ -511,6 +522,8 @@ impl Record {
             Record::Task(row) => RecordKey::Task(row.id.clone()),
             Record::Machine(row) => RecordKey::Machine(row.id.clone()),
             Record::Event(row) => RecordKey::Event(row.job.clone(), row.seq),
+            Record::Repository(row) => RecordKey::Repository(row.name.clone()),
+            Record::Plan(row) => RecordKey::Plan(row.digest.clone()),
         }
     }
 
@@ -522,6 +535,8 @@ impl Record {
             Record::Task(row) => serde_json::to_vec(row),
             Record::Machine(row) => serde_json::to_vec(row),
             Record::Event(row) => serde_json::to_vec(row),
+            Record::Repository(row) => serde_json::to_vec(row),
+            Record::Plan(row) => serde_json::to_vec(row),
         };
         encoded.expect("records hold nothing that JSON cannot")
     }
@@ -534,6 +549,8 @@ impl Record {
             "task" => serde_json::from_slice(bytes).map(Record::Task),
             "machine" => serde_json::from_slice(bytes).map(Record::Machine),
             "event" => serde_json::from_slice(bytes).map(Record::Event),
+            "repository" => serde_json::from_slice(bytes).map(Record::Repository),
+            "plan" => serde_json::from_slice(bytes).map(Record::Plan),
             _ => {
                 return Err(RecordError::UnknownKey {
                     key: key.to_owned(),
@@ -565,6 +582,8 @@ impl std::fmt::Display for RecordKey {
             }
             RecordKey::Machine(machine) => write!(f, "machine/{machine}"),
             RecordKey::Event(job, seq) => write!(f, "event/{}/{seq:010}", place(job)),
+            RecordKey::Repository(name) => write!(f, "repository/{name}"),
+            RecordKey::Plan(digest) => write!(f, "plan/{digest}"),
         }
     }
 }

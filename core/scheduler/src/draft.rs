@@ -44,6 +44,8 @@ pub(crate) struct Draft<'a> {
     jobs: BTreeMap<JobId, JobDraft>,
     machines: BTreeMap<MachineId, MachineRecord>,
     overlay: Overlay,
+    /// Rows of what is followed and reviewed, which go last: they say that all of the rest is done.
+    review: Vec<Op>,
 }
 
 impl<'a> Draft<'a> {
@@ -55,6 +57,7 @@ impl<'a> Draft<'a> {
             jobs: BTreeMap::new(),
             machines: BTreeMap::new(),
             overlay: Overlay::default(),
+            review: Vec::new(),
         }
     }
 
@@ -246,6 +249,11 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Writes or removes a row of what is followed and reviewed, once all other rows are written.
+    pub(crate) fn review(&mut self, op: Op) {
+        self.review.push(op);
+    }
+
     /// The rows in portions. Every prefix is a valid state:
     /// machines first, then jobs with their versions, then tasks that end, those that change where they are and
     /// those that begin, so that room is given before it is taken; then events, and what is no longer needed.
@@ -253,6 +261,7 @@ impl<'a> Draft<'a> {
         let machines = self.machines.into_values();
         let mut parts = Parts {
             machines: machines.map(|row| Op::Put(Record::Machine(row))).collect(),
+            review: self.review,
             ..Parts::default()
         };
         for job in self.jobs.into_values() {
@@ -302,6 +311,7 @@ struct Parts {
     beginning: Vec<Op>,
     events: Vec<Op>,
     deletes: Vec<Op>,
+    review: Vec<Op>,
 }
 
 impl Parts {
@@ -360,7 +370,8 @@ impl Parts {
                 .chain(self.headers)
                 .chain(tasks)
                 .chain(single(self.events))
-                .chain(single(self.deletes)),
+                .chain(single(self.deletes))
+                .chain(single(self.review)),
         )
     }
 }

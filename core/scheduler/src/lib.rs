@@ -31,6 +31,7 @@ mod reconcile;
 mod remedy;
 pub mod replay;
 mod requires;
+mod review;
 mod rollout;
 mod runs;
 mod seed;
@@ -52,6 +53,7 @@ pub use plan::{
     CapacityDelta, Destruction, ExpectedPlan, JobPlan, Plan, PlanBasis, Submission, SubmittedJob,
     TaskCounts, TaskPlan, Verdict, plan,
 };
+pub use review::{Review, continues, from_nowhere};
 pub use rollout::RolloutOrder;
 pub use state::{JobState, State};
 pub use step::{Decision, Event, Refusal, Reply, ReportRefusal, SchedulerConfig, step};

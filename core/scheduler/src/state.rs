@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tw_model::{
-    EventRecord, Incarnation, JobId, JobRecord, JobSpec, Kind, MachineId, MachineRecord, Record,
-    RecordKey, RunRecord, TaskId, TaskRecord, TaskState, Version, VersionRecord,
+    EventRecord, Incarnation, JobId, JobRecord, JobSpec, Kind, MachineId, MachineRecord, Name,
+    PlanRecord, Record, RecordKey, RepositoryRecord, RunRecord, TaskId, TaskRecord, TaskState,
+    Version, VersionRecord,
 };
 
 use crate::alarms::{Alarms, alarm};
@@ -200,6 +201,8 @@ pub struct State {
     /// The jobs that each job wants none of its tasks near to, and the same the other way round.
     shuns: BTreeMap<JobId, Vec<JobId>>,
     shunned_by: BTreeMap<JobId, BTreeSet<JobId>>,
+    repositories: BTreeMap<Name, Arc<RepositoryRecord>>,
+    plans: BTreeMap<String, Arc<PlanRecord>>,
 }
 
 impl State {
@@ -278,8 +281,13 @@ impl State {
             Op::Put(Record::Task(row)) => &row.id.job,
             Op::Delete(RecordKey::Job(id) | RecordKey::Version(id, _)) => id,
             Op::Delete(RecordKey::Task(task)) => &task.job,
-            Op::Put(Record::Event(_))
-            | Op::Delete(RecordKey::Event(..) | RecordKey::Machine(_)) => {
+            Op::Put(Record::Event(_) | Record::Repository(_) | Record::Plan(_))
+            | Op::Delete(
+                RecordKey::Event(..)
+                | RecordKey::Machine(_)
+                | RecordKey::Repository(_)
+                | RecordKey::Plan(_),
+            ) => {
                 return;
             }
         };
@@ -353,8 +361,12 @@ impl State {
         });
         let machines = self.machines().cloned().map(Record::Machine);
         let events = self.events.values().flat_map(BTreeMap::values);
+        let repositories = self.repositories.values().cloned();
+        let plans = self.plans.values().cloned();
         jobs.chain(machines)
             .chain(events.map(|row| Record::Event((**row).clone())))
+            .chain(repositories.map(Record::Repository))
+            .chain(plans.map(Record::Plan))
     }
 
     /// All jobs, by namespace and name.
@@ -381,6 +393,16 @@ impl State {
     pub fn machine(&self, machine: &MachineId) -> Option<&MachineRecord> {
         let slot = self.fleet.slot(machine)?;
         Some(&self.fleet.host(slot).row)
+    }
+
+    /// The repositories that are followed, by name.
+    pub fn repositories(&self) -> impl Iterator<Item = &RepositoryRecord> {
+        self.repositories.values().map(Arc::as_ref)
+    }
+
+    /// The plans of commits that are kept, by digest.
+    pub fn plans(&self) -> impl Iterator<Item = &PlanRecord> {
+        self.plans.values().map(Arc::as_ref)
     }
 
     /// The live tasks of a machine.
@@ -428,6 +450,12 @@ impl State {
             Record::Event(row) => {
                 let of_job = self.events.entry(row.job.clone()).or_default();
                 of_job.insert(row.seq, Arc::new(row));
+            }
+            Record::Repository(row) => {
+                self.repositories.insert(row.name.clone(), row);
+            }
+            Record::Plan(row) => {
+                self.plans.insert(row.digest.clone(), row);
             }
         }
     }
@@ -487,6 +515,12 @@ impl State {
                     of_job.remove(seq);
                 }
             }
+            RecordKey::Repository(name) => {
+                self.repositories.remove(name);
+            }
+            RecordKey::Plan(digest) => {
+                self.plans.remove(digest);
+            }
         }
     }
 
@@ -510,5 +544,6 @@ fn rank(record: &Record) -> u8 {
         Record::Machine(_) => 2,
         Record::Task(_) => 3,
         Record::Event(_) => 4,
+        Record::Repository(_) | Record::Plan(_) => 5,
     }
 }

@@ -13,6 +13,7 @@ use crate::drain::{self, DrainOrder};
 use crate::lifecycle::{self, Details, TaskEvent, Transition};
 use crate::plan::{self, ExpectedPlan, JobPlan, Plan, Submission, SubmittedJob, Wanted};
 use crate::reconcile::{edit, reconcile, tell};
+use crate::review::{self, Review};
 use crate::rollout::{self, RolloutOrder, task_effect};
 use crate::{State, Txn, dependency, runs};
 
@@ -47,6 +48,8 @@ pub enum Event {
     },
     /// Someone wants a job to end.
     Stop { job: JobId, by: String },
+    /// What was found out about a repository, or decided on a plan of one of its commits.
+    Review(Box<Review>),
     /// Someone wants all tasks of a job to start again, as gently as in an update.
     RestartJob { job: JobId, by: String },
     /// Someone wants something of the update of a job.
@@ -106,6 +109,8 @@ pub enum Reply {
     /// Nobody asked.
     None,
     Submitted(Plan),
+    /// The rows are written.
+    Reviewed,
     /// How many tasks are asked to end.
     Stopped {
         tasks: u32,
@@ -191,6 +196,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             submission,
             expected,
         } => submit(&mut draft, submission, expected.as_ref()),
+        Event::Review(review) => review::review(&mut draft, review),
         Event::Stop { job, by } => stop(&mut draft, job, by),
         Event::Noted {
             task,
@@ -251,7 +257,11 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
     }
 }
 
-fn submit(draft: &mut Draft, submission: &Submission, expected: Option<&ExpectedPlan>) -> Reply {
+pub(crate) fn submit(
+    draft: &mut Draft,
+    submission: &Submission,
+    expected: Option<&ExpectedPlan>,
+) -> Reply {
     let plan = match plan::plan(draft.base(), submission, draft.now, draft.seed) {
         Ok(plan) => plan,
         Err(refusal) => return Reply::Refused(refusal),

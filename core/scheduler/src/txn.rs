@@ -31,7 +31,9 @@ impl Op {
     /// The encoded size in bytes, as far as it matters for [`TXN_BYTES_MAX`].
     fn bytes(&self) -> usize {
         match self {
-            Op::Put(record @ Record::Version(_)) => record.encode().len(),
+            Op::Put(record @ (Record::Version(_) | Record::Repository(_) | Record::Plan(_))) => {
+                record.encode().len()
+            }
             // Every text in the other rows is bounded by REASON_BYTES_MAX or by the length of names.
             Op::Put(_) => 4096,
             Op::Delete(_) => 256,

@@ -27,7 +27,8 @@ def run(path: str) -> bytes:
 def _work(path: str) -> list[dict[str, Any]]:
     module = files.load(path, imports.compile_source)
     rules = tw.policy.rules()
-    if not rules and (name := _first_function(module.__dict__, path)):
+    reviewed = [_reviewed(path, *call) for call in tw.policy.reviewed()]
+    if not rules and not reviewed and (name := _first_function(module.__dict__, path)):
         raise SpecError(
             "policy.broken",
             f"the file has functions and no policy: `{name}` would never be asked",
@@ -43,7 +44,7 @@ def _work(path: str) -> list[dict[str, Any]]:
                 if number not in broken:
                     found += _findings(number, rule, seen, job, broken)
             seen += 1
-    return [{"seen": seen, "rules": [_rule(rule) for rule in rules]}, *found]
+    return [{"seen": seen, "rules": [_rule(rule) for rule in rules], "reviewed": reviewed}, *found]
 
 
 def _first_function(names: dict[str, Any], path: str) -> str | None:
@@ -57,6 +58,11 @@ def _first_function(names: dict[str, Any], path: str) -> str | None:
 def _rule(rule: Rule) -> dict[str, Any]:
     code = rule.function.__code__
     return {"name": rule.name, "owner": rule.owner, "line": code.co_firstlineno, "file": code.co_filename}
+
+
+def _reviewed(path: str, owner: str, file: str, line: int) -> dict[str, Any]:
+    """Describes a call of `reviewed_commits`, which holds over the folder of `path` also if a module made it."""
+    return {"name": "reviewed_commits", "owner": owner, "file": path, "line": line if file == path else 1}
 
 
 def _findings(

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::context::{Context, SOCKET};
 
@@ -11,11 +12,11 @@ use crate::context::{Context, SOCKET};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Also listen on this loopback address, for callers with the token in STATE/controller.token
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, env = "TW_LISTEN", value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
-    /// How long a machine may be silent before its tasks are placed elsewhere, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
-    lost_after: f64,
+    /// How long a machine may be silent before its tasks are placed elsewhere, in seconds [default: 10]
+    #[arg(long, env = "TW_LOST_AFTER", value_name = "SECONDS")]
+    lost_after: Option<f64>,
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
@@ -24,8 +25,15 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     crate::log::start("info");
     let socket = state_dir.join(SOCKET);
     let mut config = tw_controller::ControllerConfig::new(state_dir, socket);
-    config.listen = args.listen;
-    config.lost_after = std::time::Duration::from_secs_f64(args.lost_after.clamp(1.0, 3600.0));
+    let file = context.config();
+    config.listen = args.listen.or(file.listen);
+    config.repositories = file.repositories.clone();
+    let lost_after = args
+        .lost_after
+        .map(|seconds| Duration::from_secs_f64(seconds.clamp(1.0, 3600.0)));
+    if let Some(lost_after) = lost_after.or(file.lost_after) {
+        config.lost_after = lost_after;
+    }
     tw_controller::run(config, shutdown()).await?;
     Ok(ExitCode::SUCCESS)
 }

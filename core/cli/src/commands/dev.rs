@@ -30,9 +30,9 @@ pub(crate) struct Args {
     /// How many agents to run, each as if it were a machine of its own
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=50))]
     agents: u32,
-    /// How long a machine may be silent before its tasks are placed elsewhere, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
-    lost_after: f64,
+    /// How long a machine may be silent before its tasks are placed elsewhere, in seconds [default: 5]
+    #[arg(long, env = "TW_LOST_AFTER", value_name = "SECONDS")]
+    lost_after: Option<f64>,
     /// Take a machine away, as a power cut would: its agent and its tasks end at once
     #[arg(long, value_name = "MACHINE", conflicts_with_all = ["detach", "stop"])]
     take: Option<String>,
@@ -73,7 +73,8 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
 
 async fn detach(args: &Args, layout: &Layout, context: &Context) -> anyhow::Result<ExitCode> {
     if layout.supervisor()?.is_none() {
-        let mut supervisor = supervisor::spawn_detached(layout, args)?;
+        let settings = supervisor::Settings::new(args, context);
+        let mut supervisor = supervisor::spawn_detached(layout, &settings)?;
         wait_ready(args.agents, context, || match supervisor.try_wait() {
             Ok(Some(status)) => Err(supervisor::failed_start(layout, status)),
             _ => Ok(()),
@@ -97,7 +98,7 @@ async fn foreground(args: &Args, layout: Layout, context: &Context) -> anyhow::R
         layout.root().to_owned(),
         context.clone(),
     ));
-    let supervisor = supervisor::run(layout, supervisor::Settings::from(args));
+    let supervisor = supervisor::run(layout, supervisor::Settings::new(args, context));
     tokio::select! {
         ended = supervisor => ended?,
         failed = ready => failed.context("the wait for readiness ended")??,

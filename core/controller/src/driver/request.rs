@@ -9,10 +9,10 @@ use tracing::Span;
 use tw_api::{
     AppliedJob, ApplyReply, ApplyRequest, ErrorBody, PlanRequest, Register, SubmittedJob,
 };
-use tw_model::{Code, JobId, MachineId, TaskId, TaskReport, Version};
+use tw_model::{Approval, Code, JobId, MachineId, TaskId, TaskReport, Version};
 use tw_scheduler::{
-    Decision, DrainOrder, Event, ExpectedPlan, PendingWhy, Plan, Reply as Decided, RolloutOrder,
-    Submission,
+    Decision, DrainOrder, Event, ExpectedPlan, PendingWhy, Plan, Reply as Decided, Review,
+    RolloutOrder, Submission,
 };
 
 use super::{Core, seed, tick_ms};
@@ -49,6 +49,14 @@ enum What {
         request: ApplyRequest,
         by: String,
         answer: Answer<ApplyReply>,
+    },
+    Propose {
+        submission: Box<Submission>,
+        answer: Answer<Plan>,
+    },
+    Review {
+        review: Box<Review>,
+        answer: Answer<Option<Plan>>,
     },
     Stop {
         job: JobId,
@@ -126,6 +134,19 @@ impl Driver {
     /// What these jobs would do.
     pub(crate) async fn plan(&self, request: PlanRequest) -> Result<Plan, ErrorBody> {
         self.ask(|answer| What::Plan { request, answer }).await
+    }
+
+    /// What a submission that comes from a commit would do.
+    pub(crate) async fn propose(&self, submission: Submission) -> Result<Plan, ErrorBody> {
+        let submission = Box::new(submission);
+        self.ask(|answer| What::Propose { submission, answer })
+            .await
+    }
+
+    /// Keeps rows about a repository and its plans; with a submission, returns the plan that was applied.
+    pub(crate) async fn review(&self, review: Review) -> Result<Option<Plan>, ErrorBody> {
+        let review = Box::new(review);
+        self.ask(|answer| What::Review { review, answer }).await
     }
 
     /// Does what a plan said, if it still says it.
@@ -234,6 +255,10 @@ impl Core {
             What::Plan { request, answer } => {
                 let _ = answer.send(self.plan(request));
             }
+            What::Propose { submission, answer } => {
+                let _ = answer.send(self.propose(&submission));
+            }
+            What::Review { review, answer } => self.review(review, answer),
             What::Apply {
                 request,
                 by,
@@ -332,27 +357,47 @@ impl Core {
             remove,
             policy,
         } = request;
-        let submission = Submission {
+        self.propose(&self.typed(Submission {
             jobs: submitted(jobs),
             remove,
             policy,
             ..Submission::default()
-        };
+        }))
+    }
+
+    fn propose(&mut self, submission: &Submission) -> Result<Plan, ErrorBody> {
         let plan =
-            tw_scheduler::plan(&self.state, &submission, clock::wall(), seed()).map_err(refused)?;
+            tw_scheduler::plan(&self.state, submission, clock::wall(), seed()).map_err(refused)?;
         self.plans.remember(&plan);
         Ok(plan)
     }
 
+    /// A submission that someone made by hand, with what stands against that.
+    fn typed(&self, mut submission: Submission) -> Submission {
+        let Submission { jobs, remove, .. } = &submission;
+        let findings = tw_scheduler::from_nowhere(&self.state, jobs, remove);
+        submission.policy.findings.extend(findings);
+        submission
+    }
+
+    fn review(&mut self, review: Box<Review>, answer: Answer<Option<Plan>>) {
+        let decision = self.step(&Event::Review(review));
+        self.settle(decision, answer, |reply| match reply {
+            Decided::Submitted(plan) => Ok(Some(plan)),
+            Decided::Reviewed => Ok(None),
+            other => Err(unexpected(other)),
+        });
+    }
+
     fn apply(&mut self, request: ApplyRequest, by: String, answer: Answer<ApplyReply>) {
         let decision = self.step(&Event::Submit {
-            submission: Submission {
+            submission: self.typed(Submission {
                 jobs: submitted(request.jobs),
                 remove: request.remove,
                 policy: request.policy,
                 by,
-                approval: request.approval,
-            },
+                approval: by_hand(request.approval),
+            }),
             expected: Some(self.plans.expected(request.digest)),
         });
         let versions: BTreeMap<JobId, Version> = match &decision.reply {
@@ -467,6 +512,14 @@ impl Plans {
             digest,
             basis: Vec::new(),
         })
+    }
+}
+
+/// What a caller may say of how its plan was let through: that a repository was followed is for the controller to say.
+fn by_hand(approval: Approval) -> Approval {
+    match approval {
+        Approval::Auto => Approval::Auto,
+        _ => Approval::Seen,
     }
 }
 

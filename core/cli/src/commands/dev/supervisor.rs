@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tw_model::{LIBEXEC, companion_places};
 
 use super::layout::Layout;
 use super::{Args, machine};
-use crate::context::SOCKET;
+use crate::context::{Context, SOCKET};
 use crate::failure::advice;
 
 /// The wait before a process that died is started again.
@@ -27,6 +27,9 @@ const STARTED_AFTER: Duration = Duration::from_secs(1);
 /// How often a process that has never started is tried.
 const START_ATTEMPTS: u32 = 3;
 
+/// How many seconds a machine may be silent where nothing is said.
+const LOST_AFTER_S: f64 = 5.0;
+
 /// How often the supervisor looks after its processes.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -34,14 +37,28 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(super) struct Settings {
     agents: u32,
     lost_after: f64,
+    config: Option<PathBuf>,
 }
 
-impl From<&Args> for Settings {
-    fn from(args: &Args) -> Settings {
+impl Settings {
+    pub(super) fn new(args: &Args, context: &Context) -> Settings {
+        let file = context.config().lost_after;
         Settings {
             agents: args.agents,
-            lost_after: args.lost_after,
+            lost_after: args
+                .lost_after
+                .or(file.map(|time| time.as_secs_f64()))
+                .unwrap_or(LOST_AFTER_S),
+            config: context.config_file().map(Path::to_owned),
         }
+    }
+
+    /// The words that name the configuration file to another `tw`.
+    fn config_words(&self) -> Vec<String> {
+        let named = self.config.iter();
+        named
+            .flat_map(|path| ["--config".to_owned(), path.display().to_string()])
+            .collect()
     }
 }
 
@@ -110,7 +127,9 @@ fn processes(layout: &Layout, settings: &Settings) -> anyhow::Result<Vec<Kept>> 
         "--lost-after",
         &settings.lost_after.to_string(),
     ];
-    let mut kept = vec![keep("controller", &controller)];
+    let mut controller = keep("controller", &controller);
+    controller.command.extend(settings.config_words());
+    let mut kept = vec![controller];
     let (cores, memory) = machine::share(settings.agents);
     let ports = 1000 / settings.agents.max(1) as u16;
     for number in 1..=settings.agents {
@@ -259,7 +278,10 @@ fn append(path: PathBuf) -> anyhow::Result<File> {
 }
 
 /// Starts a supervisor that outlives this process.
-pub(super) fn spawn_detached(layout: &Layout, args: &Args) -> anyhow::Result<std::process::Child> {
+pub(super) fn spawn_detached(
+    layout: &Layout,
+    settings: &Settings,
+) -> anyhow::Result<std::process::Child> {
     std::fs::create_dir_all(layout.root().join("log"))?;
     let log = append(layout.log("dev"))?;
     let mut command = std::process::Command::new(std::env::current_exe()?);
@@ -269,10 +291,11 @@ pub(super) fn spawn_detached(layout: &Layout, args: &Args) -> anyhow::Result<std
         .args([
             "dev",
             "--agents",
-            &args.agents.to_string(),
+            &settings.agents.to_string(),
             "--lost-after",
-            &args.lost_after.to_string(),
+            &settings.lost_after.to_string(),
         ])
+        .args(settings.config_words())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
