@@ -1,5 +1,6 @@
 //! One file a command; the doc comment of its `Args` is its help.
 
+pub(crate) mod applied;
 pub(crate) mod apply;
 pub(crate) mod approve;
 pub(crate) mod check;
@@ -24,6 +25,7 @@ pub(crate) mod recommend;
 pub(crate) mod replay;
 pub(crate) mod repos;
 pub(crate) mod restart;
+pub(crate) mod rollback;
 pub(crate) mod rollout;
 pub(crate) mod run;
 pub(crate) mod simulate;

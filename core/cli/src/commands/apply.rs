@@ -119,7 +119,7 @@ pub(crate) async fn submit(args: &Args, context: &Context) -> anyhow::Result<Sub
     Ok(Submitted::Applied(changed))
 }
 
-fn confirmed() -> anyhow::Result<bool> {
+pub(crate) fn confirmed() -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         return Err(advice(
             "there is nobody to ask whether to apply this plan",

@@ -34,7 +34,7 @@ pub(crate) struct RejectArgs {
 
 /// Who decides, for the history of the jobs.
 #[derive(Debug, clap::Args)]
-struct Who {
+pub(crate) struct Who {
     /// The name to keep beside the user that the controller sees [default: the user behind sudo]
     #[arg(
         long = "as",
@@ -50,7 +50,7 @@ struct Who {
 }
 
 impl Who {
-    fn request(self) -> DecideRequest {
+    pub(crate) fn request(self) -> DecideRequest {
         DecideRequest {
             name: self.name,
             reason: self.reason,

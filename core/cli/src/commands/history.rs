@@ -8,8 +8,9 @@ use serde_json::json;
 use tw_model::JobId;
 use tw_spec::{Evaluator, HistoryChange, HistoryEntry, RenderOptions, job_history, render_error};
 
-use super::diff;
+use super::{applied, diff};
 use crate::cache;
+use crate::context::Context;
 use crate::spec::{self, Specs};
 use crate::text::{BOLD, DIM, GREEN, RED, YELLOW, painted};
 
@@ -29,12 +30,18 @@ pub(crate) struct Args {
     /// Begin at this git revision instead of the work tree
     #[arg(long, value_name = "REV")]
     rev: Option<String>,
+    /// Show what has run instead: each version that the controller keeps, and who let it through
+    #[arg(long, conflicts_with_all = ["path", "rev"])]
+    applied: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    if args.applied {
+        return applied::run(&args.job, args.number, args.json, context).await;
+    }
     let paths = [args.path.clone()];
     let source = spec::open(&paths, args.rev.as_deref())?;
     let files = match spec::from_root(&source, &paths)?.pop() {

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use tw_api::{JobStatus, JobSummary, JobsReply, TaskStatus};
-use tw_model::{JobId, RolloutState, RunOutcome, RunRecord, TaskState};
+use tw_api::{Client, JobStatus, JobSummary, JobsReply, PlansReply, TaskStatus};
+use tw_model::{JobId, PlanState, RolloutState, RunOutcome, RunRecord, TaskState};
 
 use crate::context::{Context, job_path};
 use crate::table::Table;
@@ -26,7 +26,10 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
             let reply: JobsReply = client.get("/v1/jobs").await?;
             match args.json {
                 true => anstream::println!("{}", serde_json::to_string_pretty(&reply)?),
-                false => print_jobs(&reply),
+                false => {
+                    print_jobs(&reply);
+                    print_waiting(&client).await?;
+                }
             }
         }
         Some(job) => {
@@ -57,6 +60,22 @@ fn print_jobs(reply: &JobsReply) {
         ]);
     }
     table.print();
+}
+
+/// Says that plans wait for someone.
+async fn print_waiting(client: &Client) -> anyhow::Result<()> {
+    let reply: PlansReply = client.get("/v1/plans").await?;
+    let plans = reply.plans.iter();
+    let waiting = plans
+        .filter(|plan| plan.state == PlanState::Waiting)
+        .count();
+    if waiting > 0 {
+        anstream::println!(
+            "{YELLOW}waiting{YELLOW:#}: {} to be approved; `tw plans` lists them",
+            text::count(waiting, "plan")
+        );
+    }
+    Ok(())
 }
 
 fn print_job(status: &JobStatus) {

@@ -1,7 +1,7 @@
 //! Tables of a TOML file, whose keys are asked for one by one; what nobody asked for is refused.
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 use toml::Spanned;
@@ -218,7 +218,17 @@ impl<'a> Section<'a> {
     fn beside(&self, text: &str) -> PathBuf {
         let folder = self.file.path.parent().unwrap_or(Path::new(""));
         let path = folder.join(text);
-        std::path::absolute(&path).unwrap_or(path)
+        let path = std::path::absolute(&path).unwrap_or(path);
+        // Without links resolved: they may be made later.
+        let mut plain = PathBuf::new();
+        for part in path.components() {
+            match part {
+                Component::CurDir => {}
+                Component::ParentDir => drop(plain.pop()),
+                part => plain.push(part),
+            }
+        }
+        plain
     }
 
     fn get(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {

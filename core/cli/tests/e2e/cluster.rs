@@ -63,6 +63,11 @@ impl Ran {
 impl Cluster {
     /// Starts a controller and agents, and an empty repository beside them.
     pub(crate) fn start(agents: u32) -> Cluster {
+        Cluster::start_with(agents, "")
+    }
+
+    /// As [`Cluster::start`], with this text in its configuration file.
+    pub(crate) fn start_with(agents: u32, config: &str) -> Cluster {
         let turn = Turn::take();
         let (folder, _ports) = folder_with_free_ports();
         let cluster = Cluster {
@@ -75,6 +80,8 @@ impl Cluster {
                 .unwrap(),
             _turn: turn,
         };
+        std::fs::create_dir_all(cluster.state()).unwrap();
+        std::fs::write(cluster.state().join("twill.toml"), config).unwrap();
         cluster.dev().exits(0);
         cluster
     }

@@ -6,6 +6,7 @@ mod authors;
 mod cluster;
 mod examples;
 mod faults;
+mod following;
 mod inside;
 mod kills;
 mod mistakes;

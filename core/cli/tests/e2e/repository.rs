@@ -49,7 +49,17 @@ impl Repository {
         self.git(&["commit", "--quiet", "-m", message]);
     }
 
-    fn git(&self, words: &[&str]) {
+    /// The commit that is checked out.
+    pub(crate) fn head(&self) -> String {
+        let done = Command::new("git")
+            .args(["rev-parse", "HEAD"])
+            .current_dir(&self.root)
+            .output()
+            .expect("git is installed");
+        String::from_utf8_lossy(&done.stdout).trim().to_owned()
+    }
+
+    pub(crate) fn git(&self, words: &[&str]) {
         let done = Command::new("git")
             .args([
                 "-c",
