@@ -24,7 +24,7 @@ pub use jobs::{
     SpecReply, SubmittedJob, TaskStatus, UsageReply, VersionSummary, WaitingTasks, WhyReply,
 };
 pub use review::{
-    ApproveReply, DecideRequest, PageReply, PlanReply, PlansReply, RepositoriesReply,
+    ApproveReply, DecideRequest, PageReply, PageRequest, PlanReply, PlansReply, RepositoriesReply,
     RepositoryStatus, RollbackRequest,
 };
 pub use session::{

@@ -91,6 +91,15 @@ pub struct RollbackRequest {
     pub revision: String,
 }
 
+/// What is looked at: all plans, or one.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageRequest {
+    /// The digest of a plan.
+    #[serde(default)]
+    pub plan: Option<String>,
+}
+
 /// `POST /v1/page`: an address that lets one browser of this machine look at the pages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PageReply {

@@ -19,6 +19,7 @@ pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod machines;
+pub(crate) mod page;
 pub(crate) mod plan;
 pub(crate) mod plans;
 pub(crate) mod recommend;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::driver::Driver;
 use crate::follow::Follow;
 use crate::hub::Hub;
+use crate::pass::{Door, Passes};
 use crate::registry::Registry;
 use crate::sessions::Sessions;
 use crate::token::Token;
@@ -21,6 +22,8 @@ pub(crate) struct App {
     pub(crate) sessions: Sessions,
     pub(crate) usage: UsageLog,
     pub(crate) follow: Follow,
+    pub(crate) passes: Passes,
+    pub(crate) door: Door,
     pub(crate) token: Token,
     pub(crate) heartbeat_every: Duration,
     pub(crate) stopping: Stopping,

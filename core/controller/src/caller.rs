@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::http::Method;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -10,6 +11,7 @@ use tw_api::ErrorBody;
 use tw_model::Code;
 
 use crate::app::App;
+use crate::pass;
 use crate::reply::Refusal;
 
 /// The other end of a connection.
@@ -41,6 +43,7 @@ pub(crate) async fn authorize(
     let allowed = match caller {
         None => Err(denied("the caller is unknown")),
         Some(Caller::Unix { uid }) => check_uid(uid, rustix::process::geteuid().as_raw()),
+        Some(Caller::Tcp) if may_be_browser(&request) => check_browser(&app, &request),
         Some(Caller::Tcp) => check_token(&app, &request),
     };
     allowed.map_err(Refusal)?;
@@ -52,6 +55,28 @@ fn check_uid(uid: u32, own: u32) -> Result<(), ErrorBody> {
         true => Ok(()),
         false => Err(denied(&format!("user {uid} may not call this controller"))
             .with_hint(format!("call as root or as user {own}"))),
+    }
+}
+
+/// Whether a browser may send this: it asks for a page, and shows no token.
+fn may_be_browser(request: &Request) -> bool {
+    let path = request.uri().path();
+    let is_page =
+        matches!(path, "/" | "/plans" | "/style.css" | "/login") || path.starts_with("/plans/");
+    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+    is_page && looks && !request.headers().contains_key(AUTHORIZATION)
+}
+
+fn check_browser(app: &App, request: &Request) -> Result<(), ErrorBody> {
+    let headers = request.headers();
+    if let Some(why) = pass::foreign(headers) {
+        return Err(denied(why));
+    }
+    // A code is the right to come in.
+    match request.uri().path() == "/login" || app.passes.admits(headers) {
+        true => Ok(()),
+        false => Err(denied("this browser may not look at the pages")
+            .with_hint("`tw page` prints an address that lets it in")),
     }
 }
 

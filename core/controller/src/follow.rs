@@ -27,7 +27,7 @@ use crate::reply::job_not_found;
 use crate::status::SHAPE;
 
 use follower::Follower;
-use shelf::Shelf;
+pub(crate) use shelf::Shelf;
 
 /// How many orders may wait for one repository.
 const ORDERS_MAX: usize = 64;
@@ -148,6 +148,11 @@ impl Follow {
             shared,
         };
         (follow, followers)
+    }
+
+    /// Plans as they were computed lately.
+    pub(crate) fn shelf(&self) -> &Shelf {
+        &self.shelf
     }
 
     /// How far every repository is.
@@ -283,7 +288,8 @@ impl Follow {
         .await
     }
 
-    fn record(&self, digest: &str) -> Result<PlanRecord, ErrorBody> {
+    /// The row of a plan of a commit.
+    pub(crate) fn record(&self, digest: &str) -> Result<PlanRecord, ErrorBody> {
         let found = self.hub.read(|view| view.plan(digest).cloned());
         found.map(|row| (*row).clone()).ok_or_else(|| {
             ErrorBody::new(

@@ -13,6 +13,7 @@ mod follow;
 mod hub;
 mod listen;
 mod pages;
+mod pass;
 mod random;
 mod registry;
 mod reply;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 /// Plans, as `/v1/plan` answers them.
 pub mod plan {
@@ -46,6 +48,7 @@ use driver::Core;
 use follow::{Follow, Followers};
 use hub::Hub;
 use listen::Socket;
+use pass::{Door, Passes};
 use registry::Registry;
 use sessions::Sessions;
 use token::Token;
@@ -72,6 +75,8 @@ pub async fn run(
 pub struct Controller {
     socket: Socket,
     tcp: Option<TcpListener>,
+    /// A port for browsers that is opened later.
+    doors: mpsc::Receiver<TcpListener>,
     hub: Arc<Hub>,
     core: Core,
     app: Arc<App>,
@@ -103,6 +108,7 @@ impl Controller {
             Some(address) => Some(listen::bind_loopback(address).await?),
             None => None,
         };
+        let (door, doors) = Door::new(tcp.as_ref().and_then(|tcp| tcp.local_addr().ok()));
         let socket = Socket::bind(&config.socket).await?;
         let (stop, stopping) = Stopping::channel();
         let app = Arc::new(App {
@@ -112,6 +118,8 @@ impl Controller {
             registry,
             usage,
             follow,
+            passes: Passes::default(),
+            door,
             token,
             heartbeat_every: config.heartbeat_every,
             stopping,
@@ -120,6 +128,7 @@ impl Controller {
         Ok(Controller {
             socket,
             tcp,
+            doors,
             hub,
             core,
             app,
@@ -138,6 +147,7 @@ impl Controller {
         let Controller {
             socket,
             tcp,
+            doors,
             hub,
             core,
             app,
@@ -147,7 +157,7 @@ impl Controller {
         let stopping = app.stopping.clone();
         let sweeper = sweep(Arc::clone(&app.registry), Arc::clone(&hub));
         let router = routes::router(app);
-        let server = server::serve(&socket.listener, tcp.as_ref(), router, stopping);
+        let server = server::serve(&socket.listener, tcp, doors, router, stopping);
         let stop = async {
             shutdown.await;
             tracing::info!("the controller stops");

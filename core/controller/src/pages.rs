@@ -1,11 +1,16 @@
-//! A page for people: jobs, tasks and machines as they are now. It changes nothing and needs no script.
+//! Pages for people: jobs, tasks and machines as they are now, and plans. They change nothing and need no script.
+
+mod login;
+mod plans;
 
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::response::IntoResponse;
 use tw_api::{JobStatus, MachineStatus, TaskStatus};
 use tw_model::{Bytes, Cores, MachineState, RolloutState, TaskId, TaskState, TaskUsage};
@@ -14,27 +19,13 @@ use crate::app::App;
 use crate::status;
 use crate::view::View;
 
-/// The page has no script, and no other page may frame it.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+pub(crate) use login::{address, login};
+pub(crate) use plans::{list as plan_list, one as plan};
 
-const HEAD: &str = "<!doctype html>
-<html lang=\"en\">
-<meta charset=\"utf-8\">
-<meta name=\"viewport\" content=\"width=device-width\">
-<meta http-equiv=\"refresh\" content=\"5\">
-<title>Twill</title>
-<style>
-:root { color-scheme: light dark; --line: #8884; --dim: #888; --good: #2a8a4a; --bad: #c0392b; --wait: #b8860b }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem }
-table { border-collapse: collapse; width: 100% }
-th { text-align: left; font-weight: 600; color: var(--dim) }
-th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-.good { color: var(--good) } .bad { color: var(--bad) } .wait { color: var(--wait) } .dim { color: var(--dim) }
-code { font-size: .9em }
-</style>
-<h1>Twill</h1>
-";
+/// No page has a script, a form, or a frame around it.
+const POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const STYLE: &str = include_str!("pages/style.css");
 
 /// `GET /`
 pub(crate) async fn overview(State(app): State<Arc<App>>) -> impl IntoResponse {
@@ -42,12 +33,50 @@ pub(crate) async fn overview(State(app): State<Arc<App>>) -> impl IntoResponse {
     for machine in &mut page.machines {
         machine.connected = app.hub.is_connected(&machine.id);
     }
+    answer(page.render())
+}
+
+/// `GET /style.css`
+pub(crate) async fn style() -> impl IntoResponse {
+    let headers = [
+        (CONTENT_TYPE, "text/css; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, STYLE)
+}
+
+/// A page with the headers that hold it in.
+fn answer(page: Html) -> impl IntoResponse {
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CONTENT_SECURITY_POLICY, POLICY),
         (CACHE_CONTROL, "no-store"),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    (headers, page.render())
+    (headers, page.0)
+}
+
+/// The beginning of a page; one that shows what changes is loaded again every so many seconds.
+fn head(title: &str, reload_s: Option<u32>) -> Html {
+    let mut html = Html(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n"
+            .to_owned(),
+    );
+    if let Some(seconds) = reload_s {
+        html.raw(&format!(
+            "<meta http-equiv=\"refresh\" content=\"{seconds}\">\n"
+        ));
+    }
+    html.raw("<title>");
+    html.text(title);
+    html.raw(" · Twill</title>\n<link rel=\"stylesheet\" href=\"/style.css\">\n");
+    html.raw(
+        "<nav><strong>Twill</strong> <a href=\"/\">Jobs</a> <a href=\"/plans\">Plans</a></nav>\n",
+    );
+    html
 }
 
 struct Page {
@@ -69,8 +98,8 @@ fn page(view: &View, usage: &HashMap<TaskId, TaskUsage>) -> Page {
 }
 
 impl Page {
-    fn render(&self) -> String {
-        let mut html = Html(HEAD.to_owned());
+    fn render(&self) -> Html {
+        let mut html = head("Jobs", Some(5));
         if self.jobs.is_empty() {
             html.raw("<p class=\"dim\">No jobs yet: <code>tw apply config.tw</code></p>");
         }
@@ -80,12 +109,43 @@ impl Page {
             &["machine", "state", "tasks", "CPU", "memory", "address"],
             self.machines.iter().map(machine_row),
         );
-        html.0
+        html
     }
 }
 
-/// A cell: its text, and a class for its colour.
-type Cell = (String, &'static str);
+/// A cell of a table.
+struct Cell {
+    text: String,
+    /// For its colour.
+    class: &'static str,
+    /// Where it leads: an address of our own making.
+    link: Option<String>,
+}
+
+impl Cell {
+    fn text(text: impl Into<String>, class: &'static str) -> Cell {
+        Cell {
+            text: text.into(),
+            class,
+            link: None,
+        }
+    }
+
+    /// A plan, by its digest, leading to its page.
+    fn plan(digest: &str) -> Cell {
+        let hex = digest.chars().filter(char::is_ascii_hexdigit);
+        Cell {
+            link: Some(format!("/plans/{}", hex.collect::<String>())),
+            ..Cell::text(plans::short(digest), "")
+        }
+    }
+}
+
+impl From<(String, &'static str)> for Cell {
+    fn from((text, class): (String, &'static str)) -> Cell {
+        Cell::text(text, class)
+    }
+}
 
 fn job_section(html: &mut Html, job: &JobStatus) {
     let summary = &job.job;
@@ -131,7 +191,7 @@ fn job_section(html: &mut Html, job: &JobStatus) {
     );
 }
 
-fn task_row(task: &TaskStatus) -> Vec<Cell> {
+fn task_row(task: &TaskStatus) -> Vec<(String, &'static str)> {
     let class = match (task.state, task.healthy) {
         (TaskState::Running, Some(false)) | (TaskState::Failed | TaskState::Lost, _) => "bad",
         (TaskState::Running, _) => "good",
@@ -174,7 +234,7 @@ fn task_row(task: &TaskStatus) -> Vec<Cell> {
     ]
 }
 
-fn machine_row(machine: &MachineStatus) -> Vec<Cell> {
+fn machine_row(machine: &MachineStatus) -> Vec<(String, &'static str)> {
     let (state, class) = match (machine.state, machine.connected) {
         (MachineState::Up, true) => ("up", "good"),
         (MachineState::Up, false) => ("up, agent away", "wait"),
@@ -218,7 +278,7 @@ impl Html {
         }
     }
 
-    fn table(&mut self, heads: &[&str], rows: impl Iterator<Item = Vec<Cell>>) {
+    fn table<C: Into<Cell>>(&mut self, heads: &[&str], rows: impl Iterator<Item = Vec<C>>) {
         self.raw("<table><tr>");
         for head in heads {
             // Writing to a string cannot fail.
@@ -227,9 +287,16 @@ impl Html {
         self.raw("</tr>\n");
         for row in rows {
             self.raw("<tr>");
-            for (text, class) in row {
-                let _ = write!(self.0, "<td class=\"{class}\">");
-                self.text(&text);
+            for cell in row {
+                let cell: Cell = cell.into();
+                let _ = write!(self.0, "<td class=\"{}\">", cell.class);
+                if let Some(link) = &cell.link {
+                    let _ = write!(self.0, "<a href=\"{link}\">");
+                }
+                self.text(&cell.text);
+                if cell.link.is_some() {
+                    self.raw("</a>");
+                }
                 self.raw("</td>");
             }
             self.raw("</tr>\n");

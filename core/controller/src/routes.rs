@@ -30,6 +30,11 @@ const BODY_BYTES_MAX: usize = 64 << 20;
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(pages::overview))
+        .route("/plans", get(pages::plan_list))
+        .route("/plans/{digest}", get(pages::plan))
+        .route("/style.css", get(pages::style))
+        .route("/login", get(pages::login))
+        .route("/v1/page", post(pages::address))
         .route("/v1/health", get(health))
         .route("/metrics", get(metrics::page))
         .merge(people())

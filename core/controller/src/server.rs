@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
@@ -36,7 +37,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Serves until the controller stops.
 pub(crate) async fn serve(
     socket: &UnixListener,
-    tcp: Option<&TcpListener>,
+    tcp: Option<TcpListener>,
+    mut doors: mpsc::Receiver<TcpListener>,
     router: Router,
     stopping: Stopping,
 ) {
@@ -45,6 +47,7 @@ pub(crate) async fn serve(
         stopping: stopping.clone(),
         requests: AtomicU64::new(0),
     });
+    let mut tcp = tcp;
     let mut connections = JoinSet::new();
     let mut stopped = std::pin::pin!(stopping.wait());
     loop {
@@ -59,7 +62,8 @@ pub(crate) async fn serve(
                 },
                 Err(cause) => pause(&cause).await,
             },
-            accepted = accept(tcp) => match accepted {
+            Some(listener) = doors.recv(), if tcp.is_none() => tcp = Some(listener),
+            accepted = accept(tcp.as_ref()) => match accepted {
                 Ok(stream) => {
                     connections.spawn(Arc::clone(&server).connection(stream, Caller::Tcp));
                 }

@@ -14,7 +14,9 @@ pub(super) async fn plan(
     State(app): State<Arc<App>>,
     Reply(request): Reply<PlanRequest>,
 ) -> Answer<tw_scheduler::Plan> {
-    Ok(Reply(app.driver.plan(request).await?))
+    let plan = app.driver.plan(request).await?;
+    app.follow.shelf().put(plan.clone());
+    Ok(Reply(plan))
 }
 
 pub(super) async fn apply(

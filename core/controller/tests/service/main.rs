@@ -5,6 +5,7 @@ mod access;
 mod agents;
 mod jobs;
 mod packages;
+mod pages;
 mod recovery;
 mod sessions;
 mod support;
