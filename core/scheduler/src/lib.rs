@@ -51,7 +51,7 @@ pub use endpoints::{Service, endpoints, job_endpoints, serves};
 pub use fleet::Request;
 pub use plan::{
     CapacityDelta, Destruction, ExpectedPlan, JobPlan, Plan, PlanBasis, Submission, SubmittedJob,
-    TaskCounts, TaskPlan, Verdict, plan,
+    TaskCounts, TaskPlan, Verdict, moved_between, plan,
 };
 pub use review::{Review, continues, from_nowhere};
 pub use rollout::RolloutOrder;

@@ -554,6 +554,11 @@ pub(crate) fn moved_since(state: &State, expected: &ExpectedPlan, plan: &Plan) -
             .map(|job| where_it_stands(state, job))
             .collect();
     }
+    moved_between(expected, plan)
+}
+
+/// What of a plan that was reviewed is otherwise in one that was made later, in words.
+pub fn moved_between(expected: &ExpectedPlan, plan: &Plan) -> Vec<String> {
     let was: BTreeMap<&JobId, &PlanBasis> = expected.basis.iter().map(|b| (&b.job, b)).collect();
     let is: BTreeMap<JobId, PlanBasis> = plan
         .jobs

@@ -347,11 +347,9 @@ fn an_approval_outlives_the_controller_and_is_carried_out_once() {
     let repository = &cluster.repository;
     // Large enough that a controller dies between the approval and its end.
     std::fs::create_dir(repository.root().join("app")).unwrap();
-    for number in 0..4_u32 {
-        let noise = |at: u32| (at.wrapping_mul(2_654_435_761 + number) >> 13) as u8;
-        let bytes: Vec<u8> = (0..12_u32 << 20).map(noise).collect();
-        std::fs::write(repository.root().join(format!("app/{number}")), bytes).unwrap();
-    }
+    let noise = |at: u32| (at.wrapping_mul(2_654_435_761) >> 13) as u8;
+    let bytes: Vec<u8> = (0..4_u32 << 20).map(noise).collect();
+    std::fs::write(repository.root().join("app/large"), bytes).unwrap();
     repository.write(
         "config.tw",
         &job("web", "one", "packages=[Package.folder(\"app\")]"),

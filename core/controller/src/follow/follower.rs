@@ -740,15 +740,45 @@ impl Follower {
         ) {
             return Ok(row);
         }
+        if row.state == PlanState::Superseded {
+            return Err(self.gave_way(&row));
+        }
         let by = row.decided.as_ref().map_or_else(String::new, |decided| {
             format!(", by {} at {}", decided.by, decided.at)
         });
-        let code = match row.state {
-            PlanState::Superseded => Code::PlanStale,
-            _ => Code::PlanDecided,
-        };
         let message = format!("plan {} is {}{by}", short(digest), row.state);
-        Err(ErrorBody::new(code, message).with_hint("`tw plans` lists those that wait"))
+        Err(ErrorBody::new(Code::PlanDecided, message)
+            .with_hint("`tw plans` lists those that wait"))
+    }
+
+    /// The refusal of a plan in whose place another one waits.
+    fn gave_way(&self, row: &PlanRecord) -> ErrorBody {
+        let waiting = self.shared.hub.read(|view| {
+            let mut rows = view.plans().filter(|other| {
+                other.repository == row.repository
+                    && other.rollback == row.rollback
+                    && other.state == PlanState::Waiting
+            });
+            rows.next().map(|other| other.digest.clone())
+        });
+        let plan = waiting
+            .as_deref()
+            .and_then(|digest| self.shared.shelf.find(digest));
+        let moved = plan.map(|plan| tw_scheduler::moved_between(&expected(row), &plan));
+        let moved = moved.unwrap_or_default();
+        let message = format!("plan {} is superseded", short(&row.digest));
+        let message = match moved.is_empty() {
+            true => message,
+            false => format!("{message}: {}", moved.join("; ")),
+        };
+        let refusal = ErrorBody::new(Code::PlanStale, message);
+        match moved.is_empty() {
+            true => with_fresh(refusal, waiting.as_deref()),
+            false => with_fresh(
+                refusal.with_details(serde_json::json!(moved)),
+                waiting.as_deref(),
+            ),
+        }
     }
 
     /// Says what stands in the way, or that nothing does any more.
@@ -996,7 +1026,7 @@ fn refusal(obstacle: &Obstacle) -> ErrorBody {
 fn with_fresh(refusal: ErrorBody, fresh: Option<&str>) -> ErrorBody {
     let hint = match fresh {
         Some(digest) => format!("a fresh plan waits: `tw plans {}` shows it", short(digest)),
-        None => "nothing is left to do: the cluster is as the commit wants it".to_owned(),
+        None => "`tw plans` lists those that wait; there may be nothing left to do".to_owned(),
     };
     refusal.with_hint(hint)
 }
