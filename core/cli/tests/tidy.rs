@@ -19,7 +19,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tw-import", &["tw-model"]),
     (
         "tw-controller",
-        &["tw-api", "tw-model", "tw-scheduler", "tw-spec", "tw-store"],
+        &[
+            "tw-api",
+            "tw-model",
+            "tw-review",
+            "tw-scheduler",
+            "tw-spec",
+            "tw-store",
+        ],
     ),
     (
         "tw-agent",

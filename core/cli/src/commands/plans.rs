@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use tw_api::{Client, PlanReply, PlansReply};
-use tw_controller::plan::{JobPlan, Plan};
+use tw_controller::plan::Plan;
 use tw_model::{PlanRecord, PlanState};
+use tw_review::PlanShown;
 use tw_spec::visible;
 
-use super::diff;
 use crate::context::Context;
 use crate::failure::advice;
 use crate::table::Table;
@@ -109,19 +109,14 @@ pub(crate) fn print(reply: &PlanReply) -> anyhow::Result<()> {
         None => anstream::println!("{DIM}{}{DIM:#}", record.waits_for),
     }
     let plan: Option<Plan> = reply.plan.clone().map(serde_json::from_value).transpose()?;
-    plan.iter().flat_map(|plan| &plan.jobs).for_each(print_job);
-    anstream::println!("{DIM}plan {}{DIM:#}", record.digest);
-    Ok(())
-}
-
-fn print_job(job: &JobPlan) {
-    anstream::println!("{BOLD}{}{BOLD:#}: {}", job.job, job.counts);
-    for change in job.change.iter().flat_map(|change| &change.changes) {
-        anstream::println!(
-            "    {}",
-            diff::change_line(&change.path, &change.old, &change.new, change.effect, "")
-        );
+    match plan {
+        Some(plan) => {
+            let review = tw_review::of_plan(&plan, PlanShown::default());
+            anstream::print!("\n{}", tw_review::terminal(&review));
+        }
+        None => anstream::println!("{DIM}plan {}{DIM:#}", record.digest),
     }
+    Ok(())
 }
 
 fn print_all(plans: &[PlanRecord]) {

@@ -133,16 +133,8 @@ fn plan_page(digest: &str, record: Option<&PlanRecord>, plan: Option<&Plan>) -> 
     }
     match plan {
         Some(plan) => {
-            html.table(
-                &["job", "tasks", "verdict"],
-                plan.jobs.iter().map(|job| {
-                    vec![
-                        Cell::text(job.job.to_string(), ""),
-                        Cell::text(job.counts.to_string(), ""),
-                        Cell::text(job.verdict.to_string(), ""),
-                    ]
-                }),
-            );
+            let review = tw_review::of_plan(plan, tw_review::PlanShown::default());
+            html.raw(&tw_review::html(&review));
         }
         None => html.raw("<p class=\"dim\">It was decided long ago, and what it would have done is not kept.</p>\n"),
     }
