@@ -267,6 +267,9 @@ fn an_approval_holds_for_what_was_seen_and_nothing_else() {
     let refused = cluster.tw(&["approve", &stale]).exits(1).stderr;
     assert!(refused.contains("version 1 became 2"), "{refused}");
     assert!(refused.contains("a fresh plan waits"), "{refused}");
+    // What would happen is settled once its task runs again.
+    cluster.wait_settled("web");
+    cluster.tw(&["repos", "shop", "--fetch"]).exits(0);
     let fresh = waiting(&cluster);
     assert_ne!(fresh, stale);
     assert_eq!(version(&cluster, "web"), 2);
