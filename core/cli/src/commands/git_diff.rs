@@ -66,8 +66,8 @@ fn evaluated(args: &Args) -> anyhow::Result<Option<String>> {
         return Ok(None);
     };
     let (old, new) = (
-        base.specs_if_any(&[args.path.clone()])?,
-        head.specs_if_any(&[name.clone()])?,
+        base.specs_if_any(std::slice::from_ref(&args.path))?,
+        head.specs_if_any(std::slice::from_ref(name))?,
     );
     let evaluator = Evaluator::start(cache::eval_config())?;
     let compared = tw_spec::diff(
