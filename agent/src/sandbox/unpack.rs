@@ -21,7 +21,7 @@ use super::seccomp::Filter;
 use super::users::{USERS, UserMode, UserNamespace};
 use super::{At, Stage, StartError, capabilities, mounts};
 
-/// The most memory that unpacking may take: a zstd window of 128 MiB and some.
+/// The most memory that unpacking may take: a zstd window of 128 MiB, an xz dictionary of 64 MiB, and some.
 const MEMORY_BYTES_MAX: u64 = 1 << 30;
 
 /// The most entries of an archive.
@@ -37,8 +37,6 @@ pub enum UnpackError {
     Prepare(#[from] StartError),
     #[error("the archive cannot be read")]
     Read(#[source] io::Error),
-    #[error("its compression is xz, which Twill does not read; use zstd or gzip")]
-    Xz,
     #[error("'{}' leads out of the archive's folder", path.display())]
     Outside { path: PathBuf },
     #[error("'{}' goes through a link", path.display())]
@@ -57,7 +55,7 @@ pub enum UnpackError {
     },
 }
 
-/// Unpacks `archive`, plain or compressed with gzip or zstd, into the empty `folder`, at most `bytes_max` bytes. The
+/// Unpacks `archive`, plain or compressed with gzip, xz or zstd, into the empty `folder`, at most `bytes_max` bytes. The
 /// calling process gives up its privileges on the way: it must have one thread only, and has nothing else to do.
 pub fn unpack(
     folder: &Path,
@@ -114,7 +112,9 @@ fn decompress(archive: File) -> Result<Box<dyn Read>, UnpackError> {
             Box::new(zstd::stream::read::Decoder::with_buffer(archive).map_err(UnpackError::Read)?)
         }
         [0x1F, 0x8B, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(archive)),
-        [0xFD, b'7', b'z', b'X', b'Z', ..] => return Err(UnpackError::Xz),
+        [0xFD, b'7', b'z', b'X', b'Z', ..] => {
+            Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(archive))
+        }
         _ => Box::new(archive),
     })
 }

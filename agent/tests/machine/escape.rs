@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
 
 use tw_agent::helper::record::Outcome;
 use tw_agent::log::Stream;
@@ -171,6 +172,35 @@ fn links_of_an_image_are_never_followed_out_of_it() {
         let exit = task.run();
         let said = task.output(Stream::Stderr);
         assert_eq!(ended(&exit), Ended::Code(0), "{name}: {said}");
+    }
+}
+
+#[test]
+fn device_nodes_of_an_image_lead_nowhere() {
+    let image = image();
+    let nodes = [("zero", "c", "1", "5"), ("disk", "b", "7", "0")];
+    for (name, kind, major, minor) in nodes {
+        let made = Command::new("mknod")
+            .arg(image.path().join(name))
+            .args(["-m", "666", kind, major, minor])
+            .status()
+            .unwrap();
+        assert!(made.success());
+    }
+    let script = "ls /zero /disk; head -c 1 /zero; echo x > /zero; head -c 1 /disk; head -c 1 /dev/zero | wc -c";
+    for user in ["root", "nobody"] {
+        let mut task = on(&image).user(user);
+        task.launch.sandbox.command.argv = ["/bin/busybox", "sh", "-c", script]
+            .map(str::to_owned)
+            .to_vec();
+        task.run();
+        let refused = task.output(Stream::Stderr);
+        assert_eq!(
+            refused.matches("Permission denied").count(),
+            3,
+            "{user}: {refused}"
+        );
+        assert!(task.stdout().ends_with("1\n"), "{}", task.stdout());
     }
 }
 
