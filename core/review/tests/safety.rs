@@ -135,6 +135,8 @@ fn without_spans(line: &str) -> String {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
     #[test]
     fn nothing_of_a_spec_becomes_markup(review in review()) {
         let text = markdown(&review, "tw diff");
