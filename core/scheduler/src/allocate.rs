@@ -51,6 +51,12 @@ pub(crate) enum Obstacle {
 /// How many machines are looked at for a choice that is right to the last bit.
 const LOOK_MAX: usize = 256;
 
+/// How many are looked at for one task that has to share something with others of its job, once [`LOOKED_MAX`] were.
+const LOOK_AGAIN: usize = 32;
+
+/// How many machines are looked at for one job before a task is content with fewer looks.
+const LOOKED_MAX: usize = 16 * LOOK_MAX;
+
 /// Fewer than one machine in so many satisfy a job: they are looked at one by one.
 const RARE: usize = 16;
 
@@ -107,6 +113,8 @@ pub(crate) struct Placer {
     search: Search,
     /// Whether the search has more to show.
     more: bool,
+    /// How many machines the search has shown.
+    looked: usize,
 }
 
 impl Placer {
@@ -124,6 +132,7 @@ impl Placer {
             known: BinaryHeap::new(),
             search: Search::new(&request),
             more: true,
+            looked: 0,
         }
     }
 
@@ -242,7 +251,7 @@ impl Placer {
         let mut seen = 0;
         loop {
             let best = self.best_known(view, avoid);
-            if !self.more || best.is_some_and(|rank| self.is_good(rank, seen)) {
+            if !self.more || best.is_some_and(|rank| self.is_good(view, rank, seen)) {
                 let best = best.filter(|rank| !rank.crowded);
                 return best.map(|rank| rank.slot);
             }
@@ -250,6 +259,7 @@ impl Placer {
                 Some(slots) => {
                     self.see(view, slots);
                     seen += slots.len();
+                    self.looked += slots.len();
                 }
                 None => self.more = false,
             }
@@ -257,16 +267,23 @@ impl Placer {
     }
 
     /// Whether no machine that was not seen yet can be better, or after a long look is likely to be much better.
-    fn is_good(&self, rank: Rank, seen: usize) -> bool {
-        let distance = self.search.distance() as i64;
-        let is_first = (rank.unfulfilled, rank.spread, rank.same_job) == (0, 0, 0);
-        let fits_within = |cells: i64| rank.waste <= cells * Search::cell_width();
-        !rank.crowded
-            && match (is_first, seen < LOOK_MAX) {
-                (true, true) => fits_within(distance - 1),
-                (true, false) => fits_within(distance + 1),
-                (false, looks_on) => !looks_on,
-            }
+    ///
+    /// Machines are shown in the order of what would be left unused. So those seen in the first long look serve the
+    /// whole job, and only a task that would share a machine or a part with others of its job looks on for itself.
+    fn is_good(&self, view: View, rank: Rank, seen: usize) -> bool {
+        if rank.crowded {
+            return false;
+        }
+        let shares_least = |spread: &Spreading| spread.least(view.fleet);
+        let least: u32 = self.spreads.iter().map(shares_least).sum();
+        let is_first = (rank.unfulfilled, rank.spread, rank.same_job) == (0, least, 0);
+        let nothing_is_nearer =
+            || rank.waste <= (self.search.distance() as i64 - 1) * Search::cell_width();
+        match (is_first, self.looked < LOOKED_MAX) {
+            (true, _) => self.looked >= LOOK_MAX || nothing_is_nearer(),
+            (false, true) => seen >= LOOK_MAX,
+            (false, false) => seen >= LOOK_AGAIN,
+        }
     }
 
     fn see(&mut self, view: View, slots: &[Slot]) {

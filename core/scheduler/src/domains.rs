@@ -38,6 +38,17 @@ impl Domains {
         }
     }
 
+    /// How many parts of a kind there are, or have been.
+    pub(crate) fn count(&self, kind: Domain) -> usize {
+        match kind {
+            Domain::Machine => self.of[0].len(),
+            Domain::Rack => self.numbers[0].len(),
+            Domain::Cluster => self.numbers[1].len(),
+            Domain::Datacenter => self.numbers[2].len(),
+            Domain::Region => self.numbers[3].len(),
+        }
+    }
+
     /// The part of a kind that a machine is in. Machines that name none are in one together.
     pub(crate) fn of(&self, kind: Domain, slot: Slot) -> Part {
         match kind {

@@ -1,16 +1,16 @@
 //! The machines and what is still free on them, kept for fast scans.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tw_model::{
-    Bytes, Cores, Domain, JobSpec, MachineFacts, MachineId, MachineRecord, Requires, TaskId,
+    Bytes, Cores, Domain, JobSpec, MachineFacts, MachineId, MachineRecord, MachineState, Requires,
+    TaskId,
 };
 
 use crate::domains::{Domains, Part};
 use crate::index::Index;
 use crate::requires::{Eligible, Memo};
-use crate::seed;
 
 /// The place of a machine in the fleet; stable while the process lives, never stored.
 pub(crate) type Slot = u32;
@@ -114,13 +114,33 @@ pub(crate) struct Host {
     pub(crate) ports: BTreeSet<u16>,
 }
 
+/// Whether the tasks of a machine may stay there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) epoch: u64,
+    pub(crate) lost: bool,
+    pub(crate) drains: bool,
+}
+
+impl Standing {
+    fn of(row: &MachineRecord) -> Standing {
+        Standing {
+            epoch: row.epoch,
+            lost: row.state == MachineState::Lost,
+            drains: row.drain.is_some(),
+        }
+    }
+}
+
 /// All machines, by name and by slot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fleet {
-    /// By a hash of the name first: numbers are quicker to compare than names.
-    by_id: BTreeMap<(u64, MachineId), Slot>,
+    /// Only ever asked for one name, so that its order means nothing.
+    by_id: HashMap<MachineId, Slot>,
     hosts: Vec<Host>,
     rooms: Vec<Room>,
+    /// Beside the rows, small and in one piece, for those who ask of every task.
+    standings: Vec<Standing>,
     index: Index,
     domains: Domains,
     memo: Memo,
@@ -144,21 +164,21 @@ pub(crate) fn empty_room(row: &MachineRecord) -> Room {
     }
 }
 
-fn keyed(machine: &MachineId) -> (u64, MachineId) {
-    (seed::derive(0, machine), machine.clone())
-}
-
 impl Fleet {
     pub(crate) fn len(&self) -> usize {
         self.hosts.len()
     }
 
     pub(crate) fn slot(&self, machine: &MachineId) -> Option<Slot> {
-        self.by_id.get(&keyed(machine)).copied()
+        self.by_id.get(machine).copied()
     }
 
     pub(crate) fn host(&self, slot: Slot) -> &Host {
         &self.hosts[slot as usize]
+    }
+
+    pub(crate) fn standing(&self, slot: Slot) -> Standing {
+        self.standings[slot as usize]
     }
 
     pub(crate) fn room(&self, slot: Slot) -> Room {
@@ -168,6 +188,11 @@ impl Fleet {
     /// The part of a kind that a machine is in.
     pub(crate) fn part(&self, kind: Domain, slot: Slot) -> Part {
         self.domains.of(kind, slot)
+    }
+
+    /// How many parts of a kind there are, or have been.
+    pub(crate) fn parts(&self, kind: Domain) -> usize {
+        self.domains.count(kind)
     }
 
     /// The machines that satisfy a requirement; none where every machine does.
@@ -194,6 +219,7 @@ impl Fleet {
         let mut room = empty_room(&row);
         let slot = match self.slot(&row.id) {
             Some(slot) => {
+                self.standings[slot as usize] = Standing::of(&row);
                 let host = &mut self.hosts[slot as usize];
                 host.tasks.values().for_each(|held| room.take(held));
                 let facts = (row.facts != host.row.facts).then(|| row.facts.clone());
@@ -207,7 +233,8 @@ impl Fleet {
                 let slot = self.hosts.len() as Slot;
                 self.domains.put(slot, &row.facts);
                 self.memo.forget();
-                self.by_id.insert(keyed(&row.id), slot);
+                self.by_id.insert(row.id.clone(), slot);
+                self.standings.push(Standing::of(&row));
                 self.rooms.push(room);
                 self.hosts.push(Host {
                     row,

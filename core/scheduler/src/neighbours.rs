@@ -181,6 +181,14 @@ impl Spreading {
         self.counts.get(&part).copied().unwrap_or(0)
     }
 
+    /// How few tasks of the job the emptiest part has.
+    pub(crate) fn least(&self, fleet: &Fleet) -> u32 {
+        match self.counts.len() < fleet.parts(self.over) {
+            true => 0,
+            false => self.counts.values().copied().min().unwrap_or(0),
+        }
+    }
+
     /// Notes a task. True when enough parts have tasks from now on.
     pub(crate) fn count(&mut self, fleet: &Fleet, slot: Slot) -> bool {
         let before = self.counts.len();

@@ -15,6 +15,7 @@ use crate::plan::{self, ExpectedPlan, JobPlan, Plan, Submission, SubmittedJob, W
 use crate::reconcile::{edit, reconcile, tell};
 use crate::review::{self, Review};
 use crate::rollout::{self, RolloutOrder, task_effect};
+use crate::unsettled::unsettled;
 use crate::{State, Txn, dependency, runs};
 
 /// How many versions of a job are kept beside those that are in use.
@@ -90,7 +91,7 @@ pub enum Event {
     MachineLost { machine: MachineId },
     /// Time has passed. At least once a second, and at once after a recovery.
     Tick,
-    /// Every job is looked at, also where nothing is due. Now and then, in case that an index was wrong.
+    /// The rows of every job are looked at, also where nothing is due. Now and then, in case that an index was wrong.
     Audit,
 }
 
@@ -246,8 +247,8 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             Reply::None
         }
         Event::Audit => {
-            let all = state.jobs.keys();
-            all.for_each(|id| reconcile(&mut draft, id));
+            let open = state.jobs.values().filter(|job| unsettled(state, job));
+            open.for_each(|job| reconcile(&mut draft, &job.row.id));
             Reply::None
         }
     };

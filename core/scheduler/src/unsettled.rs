@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use tw_model::{
-    Desired, ENDED_TASKS_KEPT, JobId, Kind, MachineState, RolloutState, TaskState, Timestamp,
+    Desired, ENDED_TASKS_KEPT, JobId, Kind, Requires, RolloutState, TaskRecord, TaskState,
+    Timestamp, Version,
 };
 
 use crate::draft::Draft;
@@ -31,6 +32,7 @@ pub(crate) fn unsettled(state: &State, job: &JobState) -> bool {
 fn has_loose_ends(state: &State, job: &JobState) -> bool {
     let wanted = job.wanted();
     let daemon = job.spec().kind == Kind::Daemon;
+    let mut choosy = Choosy::default();
     let mut next = 0;
     let mut loose = false;
     let mut ended = 0;
@@ -47,14 +49,19 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
         }
         loose |= row.desired == Desired::Run && is_surplus(job, row);
         loose |= row.machine.as_ref().is_some_and(|machine| {
-            let host = state.machine(machine);
-            host.is_none_or(|host| {
-                let leaves = host.drain.is_some() && row.desired == Desired::Run;
-                leaves
-                    || host.state == MachineState::Lost
-                    || host.epoch != row.machine_epoch
-                    || unmet(&job.spec_of(row).requires, &host.facts).is_some()
-            })
+            let Some(slot) = state.fleet.slot(machine) else {
+                return true;
+            };
+            let standing = state.fleet.standing(slot);
+            let leaves = standing.drains && row.desired == Desired::Run;
+            let unfit = || {
+                let facts = &state.fleet.host(slot).row.facts;
+                unmet(&job.spec_of(row).requires, facts).is_some()
+            };
+            leaves
+                || standing.lost
+                || standing.epoch != row.machine_epoch
+                || choosy.asks(job, row) && unfit()
         });
     }
     let latest = job.latest_of_each().take_while(|row| row.id.index < wanted);
@@ -67,6 +74,23 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
         loose |= row.state.is_terminal() && missing_version(job, row.id.index).is_some();
     }
     loose || next < wanted
+}
+
+/// Whether the version of a task requires anything of its machine; remembers the newest answer.
+#[derive(Default)]
+struct Choosy(Option<(Version, bool)>);
+
+impl Choosy {
+    fn asks(&mut self, job: &JobState, row: &TaskRecord) -> bool {
+        match self.0 {
+            Some((version, asks)) if version == row.version => asks,
+            _ => {
+                let asks = job.spec_of(row).requires != Requires::default();
+                self.0 = Some((row.version, asks));
+                asks
+            }
+        }
+    }
 }
 
 /// Whether the version that is wanted will count as good once it has been healthy for long enough.
