@@ -1,6 +1,6 @@
 //! Machines by what is free on them, so that the ones a task fills best are found without looking at the others.
 //!
-//! Machines of about one size share a grid of 64 by 64 cells: free CPU along one side, free memory along the other,
+//! Machines of about one size share a grid of 128 by 128 cells: free CPU along one side, free memory along the other,
 //! both as shares of that size. A task's request is a corner of the grid; what it fits on lies beyond, and what it
 //! fills best lies nearest, where distance is the larger of the two leftovers. So a search walks squares of growing
 //! distance around the corner, over all grids at once; two words of bits a square say which cells hold anybody.
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::fleet::{Request, Room, Slot};
 
 /// How many cells a grid has along each side.
-const CELLS: usize = 64;
+const CELLS: usize = 128;
 
 /// How many machines one look takes in.
 const LOOK: usize = 32;
@@ -33,8 +33,8 @@ struct Grid {
     /// Cells per millicore and per byte.
     scale: (f64, f64),
     /// Which cells of each row, and of each column, hold a machine. A row is one amount of CPU.
-    rows: [u64; CELLS],
-    columns: [u64; CELLS],
+    rows: [u128; CELLS],
+    columns: [u128; CELLS],
     cells: Vec<Vec<Slot>>,
 }
 
@@ -179,9 +179,9 @@ impl Grid {
 }
 
 /// The bits from one up to and without another.
-fn span(from: usize, to: usize) -> u64 {
+fn span(from: usize, to: usize) -> u128 {
     let below = |end: usize| match end >= CELLS {
-        true => u64::MAX,
+        true => u128::MAX,
         false => (1 << end) - 1,
     };
     below(to) & !below(from)

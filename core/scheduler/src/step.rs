@@ -16,7 +16,7 @@ use crate::reconcile::{edit, reconcile, tell};
 use crate::review::{self, Review};
 use crate::rollout::{self, RolloutOrder, task_effect};
 use crate::unsettled::unsettled;
-use crate::{State, Txn, dependency, runs};
+use crate::{JobState, State, Txn, dependency, runs};
 
 /// How many versions of a job are kept beside those that are in use.
 const VERSIONS_KEPT: usize = 10;
@@ -247,7 +247,8 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             Reply::None
         }
         Event::Audit => {
-            let open = state.jobs.values().filter(|job| unsettled(state, job));
+            let due = |job: &&JobState| job.spec().schedule.is_some() || unsettled(state, job);
+            let open = state.jobs.values().filter(due);
             open.for_each(|job| reconcile(&mut draft, &job.row.id));
             Reply::None
         }

@@ -2,6 +2,7 @@
 //! cluster costs at rest. One JSON line a figure.
 //!
 //! `TW_TRACES=DIR` names a folder with the Google 2011 files; without it only made-up machines and tasks are used.
+//! Names of parts after `--` (`trace`, `scale`, `decisions`, `rest`) run these alone.
 
 mod chance;
 mod decisions;
@@ -13,10 +14,17 @@ mod trace;
 use std::io::Write;
 
 fn main() {
-    trace::run();
-    scale::run();
-    decisions::run();
-    rest::run();
+    let parts: [(&str, fn()); 4] = [
+        ("trace", trace::run),
+        ("scale", scale::run),
+        ("decisions", decisions::run),
+        ("rest", rest::run),
+    ];
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    let named = |name: &str| asked.iter().any(|arg| arg == name);
+    let any = parts.iter().any(|(name, _)| named(name));
+    let chosen = parts.iter().filter(|(name, _)| !any || named(name));
+    chosen.for_each(|(_, run)| run());
 }
 
 pub(crate) fn print(line: &str) {

@@ -22,9 +22,9 @@ use crate::txn::{Found, Guard, Op, Txn};
 const GROUP_REQUESTS_MAX: usize = 1024;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 
-/// Pages in the write-ahead log before they are copied into the file: 16 MiB, so that a sync of the file
-/// is rare beside the syncs of the log.
-const CHECKPOINT_PAGES: i64 = 4096;
+/// Pages in the write-ahead log before they are copied into the file: 64 MiB, so that a sync of the file
+/// is rare beside the syncs of the log, and a page that many commits write is copied once.
+const CHECKPOINT_PAGES: i64 = 16 << 10;
 
 /// The writer's page cache.
 const CACHE_KIB: i64 = 32 << 10;
@@ -456,34 +456,10 @@ fn mod_rev(connection: &Connection, key: &str) -> rusqlite::Result<Option<Rev>> 
         .optional()
 }
 
-fn create_rev(connection: &Connection, key: &str) -> rusqlite::Result<Option<Rev>> {
-    connection
-        .prepare_cached("SELECT create_rev FROM kv WHERE key = ?1")?
-        .query_row([key], |row| row.get(0).map(Rev))
-        .optional()
-}
-
 fn apply(connection: &Connection, op: &Op, rev: Rev) -> rusqlite::Result<Option<Event>> {
     match op {
         Op::Put { key, value } => {
-            let created = create_rev(connection, key)?;
-            let create_rev = created.unwrap_or(rev);
-            let checksum = codec::row_checksum(key, value, rev, create_rev);
-            let statement = match created {
-                None => {
-                    "INSERT INTO kv (key, value, mod_rev, create_rev, checksum) VALUES (?1, ?2, ?3, ?4, ?5)"
-                }
-                Some(_) => {
-                    "UPDATE kv SET value = ?2, mod_rev = ?3, create_rev = ?4, checksum = ?5 WHERE key = ?1"
-                }
-            };
-            connection.prepare_cached(statement)?.execute(params![
-                key,
-                &value[..],
-                rev.0,
-                create_rev.0,
-                checksum
-            ])?;
+            let create_rev = put(connection, key, value, rev)?;
             let kv = Kv {
                 key: key.as_str().into(),
                 value: value.clone(),
@@ -501,6 +477,36 @@ fn apply(connection: &Connection, op: &Op, rev: Rev) -> rusqlite::Result<Option<
             }))
         }
     }
+}
+
+/// Writes a row and returns the revision that created it. Most rows are new, and cost one look into the table.
+fn put(connection: &Connection, key: &str, value: &[u8], rev: Rev) -> rusqlite::Result<Rev> {
+    let inserted = connection
+        .prepare_cached(
+            "INSERT INTO kv (key, value, mod_rev, create_rev, checksum) VALUES (?1, ?2, ?3, ?3, ?4)
+             ON CONFLICT (key) DO NOTHING",
+        )?
+        .execute(params![
+            key,
+            value,
+            rev.0,
+            codec::row_checksum(key, value, rev, rev)
+        ])?;
+    if inserted > 0 {
+        return Ok(rev);
+    }
+    let created = connection
+        .prepare_cached("SELECT create_rev FROM kv WHERE key = ?1")?
+        .query_row([key], |row| row.get(0).map(Rev))?;
+    connection
+        .prepare_cached("UPDATE kv SET value = ?2, mod_rev = ?3, checksum = ?4 WHERE key = ?1")?
+        .execute(params![
+            key,
+            value,
+            rev.0,
+            codec::row_checksum(key, value, rev, created)
+        ])?;
+    Ok(created)
 }
 
 /// Appends a revision to the log and returns its bytes.
