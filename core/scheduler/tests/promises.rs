@@ -171,7 +171,7 @@ fn fates(job: &JobPlan, seen: &Performance) -> Result<(), TestCaseError> {
     for (index, old) in &seen.before {
         let (new, task) = (seen.after.get(index), planned(index));
         let found = fate(old, new);
-        let said = task.map_or(Fate::Same, |task| promised(task));
+        let said = task.map_or(Fate::Same, promised);
         prop_assert_eq!(found, said, "index {} of {:?}", index, job);
     }
     for index in seen
