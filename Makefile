@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help deps build demo up test test-long bench bench-eval bench-limits bench-allocate bench-start lint lint-code docs
+.PHONY: help deps build demo up test test-long fuzz bench bench-eval bench-limits bench-allocate bench-start lint lint-code docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test-long: build ## Run the tests with full volumes: 200 kills under load, 10,00
 	TW_QUICK_EXITS=10000 TW_SOAK_STARTS=20000 cargo test -p tw-agent --test machine endurance -- --nocapture
 	TW_FAULTS=200 cargo test -p tw --test e2e kills -- --nocapture
 	cargo run --release -p tw-scheduler --example simulate -- --seeds 1000
+
+fuzz: deps ## Fuzz what is made of the words of a sealed child; SECONDS_MAX=180
+	@spec/fuzz/run $(or $(SECONDS_MAX),180)
 
 bench-eval: deps ## Measure evaluation: one spec, a repository of 10,000, and other languages
 	@cargo bench -q -p tw-eval --bench evaluate

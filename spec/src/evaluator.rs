@@ -10,7 +10,7 @@ mod zygote;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::source::Snapshot;
 use crate::{Cache, Source, SpecError};
 use compiler::Compiler;
 use session::Means;
-use zygote::Zygote;
+use zygote::{Launched, Zygote};
 
 /// Objects that shift the heap of the second evaluator.
 const OTHER_HEAP: u32 = 1009;
@@ -194,6 +194,8 @@ pub struct Evaluator {
     config: EvalConfig,
     program: PathBuf,
     zygote: Mutex<Option<Arc<Zygote>>>,
+    /// One that nobody has waited for yet.
+    launched: Mutex<Option<Launched>>,
     compiler: Compiler,
     second: OnceLock<Box<Evaluator>>,
     evaluations: AtomicUsize,
@@ -215,6 +217,7 @@ impl Evaluator {
             config,
             program,
             zygote: Mutex::default(),
+            launched: Mutex::default(),
             compiler: Compiler::default(),
             second: OnceLock::new(),
             evaluations: AtomicUsize::new(0),
@@ -373,12 +376,28 @@ impl Evaluator {
         Ok(self.zygote()?.process_id())
     }
 
+    /// Has the zygote come up while the caller does something else first. What is wrong shows when it is used.
+    pub(crate) fn wake(&self) {
+        if lock(&self.zygote).is_some() {
+            return;
+        }
+        let mut launched = lock(&self.launched);
+        if launched.is_none() {
+            *launched = Zygote::launch(&self.program, &self.config).ok();
+        }
+    }
+
     fn zygote(&self) -> Result<Arc<Zygote>, EvaluatorError> {
-        let mut current = self.zygote.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.zygote);
         if let Some(zygote) = current.as_ref() {
             return Ok(Arc::clone(zygote));
         }
-        let started = Arc::new(Zygote::start(&self.program, &self.config)?);
+        let launched = lock(&self.launched).take();
+        let launched = match launched {
+            Some(launched) => launched,
+            None => Zygote::launch(&self.program, &self.config)?,
+        };
+        let started = Arc::new(launched.ready()?);
         if let Some(cache) = &self.config.cache
             && self.compiler.identity.get().is_none()
             && let Some(identity) = Identity::learn(cache, &self.program, &started.library)
@@ -391,7 +410,7 @@ impl Evaluator {
 
     /// Lets go of a zygote that is gone, unless another thread has replaced it already.
     fn forget(&self, gone: &Arc<Zygote>) {
-        let mut current = self.zygote.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.zygote);
         if current
             .as_ref()
             .is_some_and(|zygote| Arc::ptr_eq(zygote, gone))
@@ -399,6 +418,10 @@ impl Evaluator {
             *current = None;
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Evaluation {

@@ -8,6 +8,7 @@ use tw_model::{Code, Decoder, JobId, JobSpec, Location, Problem};
 
 use crate::evaluator;
 use crate::package::PackageError;
+use crate::provenance::Places;
 use crate::source::Snapshot;
 use crate::survey;
 use crate::{
@@ -129,7 +130,10 @@ fn typed(tree: &Snapshot<'_>, evaluation: Evaluation) -> SpecOutcome {
             Err(found) => errors.extend(found),
         }
     }
-    for (spec, provenance) in &mut decoded {
+    for Decoded {
+        spec, provenance, ..
+    } in &mut decoded
+    {
         let found = resolve_packages(tree, spec, provenance, &file, &mut asked);
         // What is wrong with a package is said in terms of the tree it was looked for in.
         is_repeatable &= found.is_empty();
@@ -143,14 +147,12 @@ fn typed(tree: &Snapshot<'_>, evaluation: Evaluation) -> SpecOutcome {
     if !errors.is_empty() {
         decoded.clear();
     }
-    let job = |(spec, provenance): (JobSpec, Provenance)| EvaluatedJob {
-        source: provenance
-            .source_in(&file)
-            .unwrap_or_else(|| start_of(&file)),
+    let job = |job: Decoded| EvaluatedJob {
         file: file.clone(),
         closure: Arc::clone(&closure),
-        spec,
-        provenance,
+        source: job.source,
+        spec: job.spec,
+        provenance: job.provenance,
     };
     SpecOutcome {
         jobs: decoded.into_iter().map(job).collect(),
@@ -216,22 +218,31 @@ fn files_read(closure: &[Question]) -> BTreeSet<&str> {
     read.map(|asked| asked.path.as_str()).collect()
 }
 
-fn decode(
-    job: &Value,
-    file: &str,
-    was_read: &BTreeSet<&str>,
-) -> Result<(JobSpec, Provenance), Vec<SpecError>> {
+/// A job as its author JSON says it.
+struct Decoded {
+    spec: JobSpec,
+    provenance: Provenance,
+    /// Where in the spec file it is made.
+    source: Location,
+}
+
+fn decode(job: &Value, file: &str, was_read: &BTreeSet<&str>) -> Result<Decoded, Vec<SpecError>> {
     let mut decoder = Decoder::default();
-    let provenance = Provenance::read(job, &mut decoder, was_read);
+    let places = Places::read(job, &mut decoder, was_read);
     let read = JobSpec::from_author(job, &mut decoder);
     let problems = std::mem::take(&mut decoder.problems);
-    let provenance = provenance.finish(decoder, was_read);
+    let places = places.finish(decoder, was_read);
+    let provenance = places.packed();
     let placed = |problem: Problem| Problem {
         at: problem.at.filter(|at| was_read.contains(at.file.as_str())),
         ..problem
     };
     match read {
-        Some(spec) if problems.is_empty() => Ok((spec, provenance)),
+        Some(spec) if problems.is_empty() => Ok(Decoded {
+            source: places.source_in(file).unwrap_or_else(|| start_of(file)),
+            spec,
+            provenance,
+        }),
         _ => Err(problems
             .into_iter()
             .map(|problem| located(placed(problem), &provenance, file))

@@ -1,17 +1,71 @@
 //! Which place in the source each value of a job came from.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::LazyLock;
+use std::fmt;
+use std::sync::{LazyLock, OnceLock};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use tw_model::{Decoder, FieldPath, JobSpec, Location};
 
 use crate::Frame;
 
 /// Where the values of one job were written. Paths are those of `tw eval`'s JSON.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Kept as bytes until somebody asks: of the jobs of a large repository hardly any is asked about.
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Provenance {
+    packed: Packed,
+    #[serde(skip)]
+    places: OnceLock<Box<Places>>,
+}
+
+/// Bytes that are read and written as one value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Packed(pub(crate) Box<[u8]>);
+
+impl Serialize for Packed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Packed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Packed, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Packed;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Packed, E> {
+                Ok(Packed(bytes.into()))
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
+
+impl fmt::Debug for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.places().fmt(f)
+    }
+}
+
+impl PartialEq for Provenance {
+    fn eq(&self, other: &Provenance) -> bool {
+        self.packed == other.packed
+    }
+}
+
+impl Eq for Provenance {}
+
+/// As [`Provenance`], spread out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Places {
     /// Path → where the value was written; for an object, where it was made.
     spans: BTreeMap<String, Location>,
     /// Path of an object → the places that led to it, nearest first: its own, then the calls around it.
@@ -23,22 +77,61 @@ pub struct Provenance {
 }
 
 impl Provenance {
+    /// Where the value at `path`, or else what holds it, was written.
+    pub fn locate(&self, path: &str) -> Option<&Location> {
+        nearest(&self.places().spans, path)
+    }
+
+    /// The places that led to the value at `path`: where it was written, what it refers to, then the
+    /// calls around it, nearest first.
+    pub fn trail(&self, path: &str) -> Vec<Location> {
+        let written = self.locate(path).cloned();
+        let references = self.references(path).cloned();
+        let calls = self.calls(path).iter().map(place_of);
+        written.into_iter().chain(references).chain(calls).collect()
+    }
+
+    /// The definitions that the expression of the value at `path` refers to, nearest first.
+    pub(crate) fn references(&self, path: &str) -> impl Iterator<Item = &Location> {
+        nearest(&self.places().references, path)
+            .into_iter()
+            .flatten()
+    }
+
+    /// Where the value at `path` itself was written; none if it is a default.
+    pub(crate) fn written(&self, path: &str) -> Option<&Location> {
+        self.places().spans.get(path)
+    }
+
+    /// The call that made the value at `path`, or what holds it, and the calls around that, nearest first.
+    pub(crate) fn calls(&self, path: &str) -> &[Frame] {
+        nearest(&self.places().trails, path).map_or(&[], Vec::as_slice)
+    }
+
+    /// The end of the span that begins at `start`.
+    pub(crate) fn end_of(&self, start: &Location) -> Option<(u32, u32)> {
+        self.places().ends.get(start).copied()
+    }
+
+    fn places(&self) -> &Places {
+        self.places
+            .get_or_init(|| postcard::from_bytes(&self.packed.0).unwrap_or_default())
+    }
+}
+
+impl Places {
     /// Reads the places in a job's author JSON, and teaches `decoder` those inside literals. Places in files
     /// other than those that the spec `was_read` from are dropped: they are made up.
-    pub(crate) fn read(
-        job: &Value,
-        decoder: &mut Decoder,
-        was_read: &BTreeSet<&str>,
-    ) -> Provenance {
-        let mut provenance = Provenance::default();
-        provenance.object(job, &FieldPath::root());
-        provenance.keep_only(was_read);
-        decoder.spans.extend(provenance.spans.clone());
-        provenance
+    pub(crate) fn read(job: &Value, decoder: &mut Decoder, was_read: &BTreeSet<&str>) -> Places {
+        let mut places = Places::default();
+        places.object(job, &FieldPath::root());
+        places.keep_only(was_read);
+        decoder.spans.extend(places.spans.clone());
+        places
     }
 
     /// Takes over what decoding found out: elements of lists are known by their keys, too.
-    pub(crate) fn finish(mut self, decoder: Decoder, was_read: &BTreeSet<&str>) -> Provenance {
+    pub(crate) fn finish(mut self, decoder: Decoder, was_read: &BTreeSet<&str>) -> Places {
         for (path, place) in &decoder.spans {
             let same =
                 |made: &&Vec<Frame>| made.first().is_some_and(|call| place_of(call) == *place);
@@ -57,41 +150,12 @@ impl Provenance {
         self
     }
 
-    /// Where the value at `path`, or else what holds it, was written.
-    pub fn locate(&self, path: &str) -> Option<&Location> {
-        nearest(&self.spans, path)
-    }
-
-    /// The places that led to the value at `path`: where it was written, what it refers to, then the
-    /// calls around it, nearest first.
-    pub fn trail(&self, path: &str) -> Vec<Location> {
-        let written = self.locate(path).cloned();
-        let references = nearest(&self.references, path)
-            .into_iter()
-            .flatten()
-            .cloned();
-        let calls = self.calls(path).iter().map(place_of);
-        written.into_iter().chain(references).chain(calls).collect()
-    }
-
-    /// The definitions that the expression of the value at `path` refers to, nearest first.
-    pub(crate) fn references(&self, path: &str) -> impl Iterator<Item = &Location> {
-        nearest(&self.references, path).into_iter().flatten()
-    }
-
-    /// The call that made the value at `path`, or what holds it, and the calls around that, nearest first.
-    pub(crate) fn calls(&self, path: &str) -> &[Frame] {
-        nearest(&self.trails, path).map_or(&[], Vec::as_slice)
-    }
-
-    /// Where the value at `path` itself was written; none if it is a default.
-    pub(crate) fn written(&self, path: &str) -> Option<&Location> {
-        self.spans.get(path)
-    }
-
-    /// The end of the span that begins at `start`.
-    pub(crate) fn end_of(&self, start: &Location) -> Option<(u32, u32)> {
-        self.ends.get(start).copied()
+    /// Packs it for keeping.
+    pub(crate) fn packed(&self) -> Provenance {
+        Provenance {
+            packed: Packed(postcard::to_stdvec(self).unwrap_or_default().into()),
+            places: OnceLock::new(),
+        }
     }
 
     /// The job's place in its spec file: the call there that led to it.

@@ -8,6 +8,7 @@ use tw_model::{JobSpec, Location};
 use crate::cache::{Identity, Key};
 use crate::ledger::{Asked, Summary};
 use crate::outcome::SpecOutcome;
+use crate::provenance::Packed;
 use crate::source::{Hash, Snapshot};
 use crate::{Cache, EvaluatedJob, Provenance, SpecError};
 
@@ -28,7 +29,7 @@ pub(crate) struct Stored {
     pub(crate) summary: Summary,
     /// Whether the places of values include the definitions that they refer to.
     pub(crate) has_references: bool,
-    content: Vec<u8>,
+    content: Packed,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -111,13 +112,13 @@ impl Stored {
             asked,
             summary,
             has_references,
-            content: postcard::to_stdvec(&content).ok()?,
+            content: Packed(postcard::to_stdvec(&content).ok()?.into()),
         })
     }
 
     /// The result of the spec `file`; none if it cannot be read.
     pub(crate) fn outcome(&self, file: &str) -> Option<SpecOutcome> {
-        let content: Content = postcard::from_bytes(&self.content).ok()?;
+        let content: Content = postcard::from_bytes(&self.content.0).ok()?;
         let closure: Arc<[_]> = self.asked.iter().map(Asked::question).collect();
         let job = |stored: StoredJob| {
             let spec: JobSpec = serde_json::from_str(&stored.spec).ok()?;

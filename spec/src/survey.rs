@@ -67,15 +67,18 @@ pub(crate) fn survey<'a>(
     for (index, path) in specs.iter().enumerate() {
         let known = standing.of(path);
         let known = known.filter(|(_, summary)| summary.is_verified || !options.is_strict);
-        if let Some((trace, summary)) = known {
-            let surveyed = Surveyed {
-                path: path.clone(),
-                summary,
-                trace: Some(trace),
-                outcome: None,
-            };
-            found.insert(index, surveyed);
-        }
+        let Some((trace, summary)) = known else {
+            // Probably evaluated: the evaluator comes up while the others are looked at.
+            evaluator.wake();
+            continue;
+        };
+        let surveyed = Surveyed {
+            path: path.clone(),
+            summary,
+            trace: Some(trace),
+            outcome: None,
+        };
+        found.insert(index, surveyed);
     }
     drop(standing);
     let missing: Vec<usize> = (0..specs.len())

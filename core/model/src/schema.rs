@@ -204,25 +204,42 @@ macro_rules! spec {
         impl<'de> ::serde::Deserialize<'de> for $name {
             fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 use ::serde::de::Error;
-                let mut stored = ::serde_json::Map::<String, ::serde_json::Value>::deserialize(deserializer)?;
-                let value = $name {
-                    $(
-                        $field: match stored.shift_remove(json_name!($field $($json)?)) {
-                            Some(found) => ::serde_json::from_value(found)
-                                .map_err(|cause| D::Error::custom(format_args!("{}: {cause}", json_name!($field $($json)?))))?,
-                            None => match author_default!($($default)?) {
-                                Some(default) => default,
-                                None => return Err(D::Error::missing_field(json_name!($field $($json)?))),
-                            },
-                        },
-                    )*
-                };
-                match stored.keys().next() {
-                    None => Ok(value),
-                    Some(unknown) => Err(D::Error::custom(format_args!(
-                        "{} has a field '{unknown}' that this version of Twill does not know", stringify!($name)
-                    ))),
+                struct Fields;
+                impl<'de> ::serde::de::Visitor<'de> for Fields {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                        f.write_str(concat!("the fields of ", stringify!($name)))
+                    }
+
+                    fn visit_map<M: ::serde::de::MapAccess<'de>>(self, mut stored: M) -> Result<$name, M::Error> {
+                        $( let mut $field: Option<$ty> = None; )*
+                        while let Some(key) = stored.next_key::<String>()? {
+                            $(
+                                if key == json_name!($field $($json)?) {
+                                    let found = stored.next_value();
+                                    $field = Some(found.map_err(|cause| M::Error::custom(format_args!("{key}: {cause}")))?);
+                                    continue;
+                                }
+                            )*
+                            return Err(M::Error::custom(format_args!(
+                                "{} has a field '{key}' that this version of Twill does not know", stringify!($name)
+                            )));
+                        }
+                        Ok($name {
+                            $(
+                                $field: match $field {
+                                    Some(found) => found,
+                                    None => match author_default!($($default)?) {
+                                        Some(default) => default,
+                                        None => return Err(M::Error::missing_field(json_name!($field $($json)?))),
+                                    },
+                                },
+                            )*
+                        })
+                    }
                 }
+                deserializer.deserialize_map(Fields)
             }
         }
 
@@ -363,7 +380,7 @@ macro_rules! one_of {
             fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 use ::serde::de::Error;
                 let mut stored = ::serde_json::Map::<String, ::serde_json::Value>::deserialize(deserializer)?;
-                let tag = stored.shift_remove("type").ok_or_else(|| D::Error::missing_field("type"))?;
+                let tag = stored.swap_remove("type").ok_or_else(|| D::Error::missing_field("type"))?;
                 match tag.as_str() {
                     $( Some($tag) => ::serde_json::from_value(stored.into()).map($name::$variant).map_err(D::Error::custom), )*
                     _ => Err(D::Error::custom(format_args!("{} has no type {tag}", stringify!($name)))),

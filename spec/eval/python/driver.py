@@ -37,12 +37,18 @@ _NO_MEMORY = {
 
 
 class _Output(io.StringIO):
-    """What a spec prints, up to a bound."""
+    """What a spec prints, up to a bound; past it a last line says so."""
 
     def write(self, text: str) -> int:
-        if self.tell() < _OUTPUT_CHARACTERS_MAX:
-            super().write(text[: _OUTPUT_CHARACTERS_MAX - self.tell()])
+        left = _OUTPUT_CHARACTERS_MAX - self.tell()
+        if left > 0:
+            super().write(text[:left])
+        if 0 <= left < len(text) and not self._is_cut:
+            self._is_cut = True
+            super().write(f"\n… cut: more than {_OUTPUT_CHARACTERS_MAX:,} characters\n")
         return len(text)
+
+    _is_cut = False
 
 
 class _Tree:

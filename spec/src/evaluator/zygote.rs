@@ -54,9 +54,16 @@ pub(super) struct Zygote {
     pub(super) library: PathBuf,
 }
 
+/// A zygote that is coming up.
+#[derive(Debug)]
+pub(super) struct Launched {
+    program: PathBuf,
+    zygote: Zygote,
+}
+
 impl Zygote {
-    /// Starts the process with an empty environment and waits until it is ready.
-    pub(super) fn start(program: &Path, config: &EvalConfig) -> Result<Zygote, EvaluatorError> {
+    /// Starts the process with an empty environment.
+    pub(super) fn launch(program: &Path, config: &EvalConfig) -> Result<Launched, EvaluatorError> {
         let failed = |cause| EvaluatorError::Start {
             program: program.to_owned(),
             cause,
@@ -77,30 +84,15 @@ impl Zygote {
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed)?;
-        let mut zygote = Zygote {
-            control: Some(control),
-            process: Mutex::new(process),
-            python: String::new(),
-            library: PathBuf::new(),
-        };
-        let hello = zygote.hello().ok_or_else(|| EvaluatorError::NotReady {
+        Ok(Launched {
             program: program.to_owned(),
-        })?;
-        if hello.protocol != PROTOCOL || hello.version != env!("CARGO_PKG_VERSION") {
-            return Err(EvaluatorError::Version {
-                program: program.to_owned(),
-                found: format!("{} (protocol {})", hello.version, hello.protocol),
-                expected: format!("{} (protocol {PROTOCOL})", env!("CARGO_PKG_VERSION")),
-            });
-        }
-        tracing::debug!(
-            python = hello.python,
-            landlock = hello.landlock,
-            "the evaluator is ready"
-        );
-        zygote.python = hello.python;
-        zygote.library = hello.library;
-        Ok(zygote)
+            zygote: Zygote {
+                control: Some(control),
+                process: Mutex::new(process),
+                python: String::new(),
+                library: PathBuf::new(),
+            },
+        })
     }
 
     fn hello(&self) -> Option<Hello> {
@@ -148,6 +140,34 @@ impl Zygote {
     }
 }
 
+impl Launched {
+    /// Waits until the process is ready.
+    pub(super) fn ready(self) -> Result<Zygote, EvaluatorError> {
+        let Launched {
+            program,
+            mut zygote,
+        } = self;
+        let hello = zygote.hello().ok_or_else(|| EvaluatorError::NotReady {
+            program: program.clone(),
+        })?;
+        if hello.protocol != PROTOCOL || hello.version != env!("CARGO_PKG_VERSION") {
+            return Err(EvaluatorError::Version {
+                program: program.clone(),
+                found: format!("{} (protocol {})", hello.version, hello.protocol),
+                expected: format!("{} (protocol {PROTOCOL})", env!("CARGO_PKG_VERSION")),
+            });
+        }
+        tracing::debug!(
+            python = hello.python,
+            landlock = hello.landlock,
+            "the evaluator is ready"
+        );
+        zygote.python = hello.python;
+        zygote.library = hello.library;
+        Ok(zygote)
+    }
+}
+
 impl Drop for Zygote {
     fn drop(&mut self) {
         drop(self.control.take());
@@ -155,6 +175,10 @@ impl Drop for Zygote {
             .process
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
+        if self.python.is_empty() {
+            // It never was ready, and nobody waits for it.
+            let _ = process.kill();
+        }
         for _ in 0..END.as_millis() {
             if !matches!(process.try_wait(), Ok(None)) {
                 return;

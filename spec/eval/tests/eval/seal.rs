@@ -356,5 +356,7 @@ fn what_a_spec_prints_is_bounded() {
         .evaluate(&repo.work_tree(), "a.tw", Detail::Places)
         .expect("an answer");
     assert_eq!(evaluation.error, None);
-    assert_eq!(evaluation.output.len(), 64 * 1024);
+    let cut = "\n… cut: more than 65,536 characters\n";
+    let shown = evaluation.output.strip_suffix(cut);
+    assert_eq!(shown.map(str::len), Some(64 * 1024));
 }
