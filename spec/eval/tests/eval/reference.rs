@@ -30,6 +30,15 @@ fn construct(table: &StructInfo, example: &str) -> String {
     if keyword(example) == "whole_cores" {
         arguments.push("cpu=1");
     }
+    if table.name == "MetricCheck" {
+        // A metric is read from one of two places and has a bound.
+        if !["port", "file"].contains(&keyword(example)) {
+            arguments.push(r#"port="http""#);
+        }
+        if !["above", "below"].contains(&keyword(example)) {
+            arguments.push("above=100");
+        }
+    }
     arguments.push(example);
     format!("{}({})", table.name, arguments.join(", "))
 }
