@@ -125,8 +125,17 @@ fn destruction(plan: &Plan, job: &JobId, what: Destruction) -> Line {
 }
 
 fn does_not_fit(job: &JobPlan) -> Option<Line> {
-    let Verdict::DoesNotFit { tasks, why } = &job.verdict else {
-        return None;
+    let (tasks, why) = match &job.verdict {
+        Verdict::DoesNotFit { tasks, why } => (tasks, why),
+        preempts @ Verdict::Preempts { .. } => {
+            return Some(
+                Line::new(Tone::Warning)
+                    .quoted(name(&job.job))
+                    .words(" ")
+                    .quoted(preempts.to_string()),
+            );
+        }
+        Verdict::Fits | Verdict::Moves => return None,
     };
     Some(
         Line::new(Tone::Danger)

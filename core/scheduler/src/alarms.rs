@@ -1,40 +1,8 @@
 //! The moments at which something falls due for a job although nothing happens to it.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use tw_model::{JobId, Kind, TaskState, Timestamp};
+use tw_model::{Kind, TaskState, Timestamp};
 
 use crate::JobState;
-
-/// One moment a job, by job and by moment.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Alarms {
-    of: BTreeMap<JobId, Timestamp>,
-    by_moment: BTreeSet<(Timestamp, JobId)>,
-}
-
-impl Alarms {
-    /// Notes when something falls due for a job; none where nothing does.
-    pub(crate) fn set(&mut self, id: &JobId, moment: Option<Timestamp>) {
-        if self.of.get(id).copied() == moment {
-            return;
-        }
-        if let Some(old) = self.of.remove(id) {
-            self.by_moment.remove(&(old, id.clone()));
-        }
-        if let Some(moment) = moment {
-            self.of.insert(id.clone(), moment);
-            self.by_moment.insert((moment, id.clone()));
-        }
-    }
-
-    /// The jobs for which something is due.
-    pub(crate) fn due(&self, now: Timestamp) -> impl Iterator<Item = &JobId> {
-        let due = self.by_moment.iter();
-        due.take_while(move |(moment, _)| *moment <= now)
-            .map(|(_, id)| id)
-    }
-}
 
 /// When something falls due for a job: its next run, or the moment at which a task of it has taken too long.
 pub(crate) fn alarm(job: &JobState) -> Option<Timestamp> {

@@ -19,7 +19,7 @@ use crate::index::Search;
 use crate::neighbours::{Spreading, Tie};
 use crate::overlay::Overlay;
 use crate::requires::{Eligible, unmet};
-use crate::{JobState, daemon, seed};
+use crate::{JobState, daemon, preempt, seed};
 
 /// How good a machine is for a task; less is better. Slots break ties, so that the order is total.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,6 +108,8 @@ pub(crate) struct Placer {
     heavy: bool,
     /// Room that tasks of the job will need where they are, for the version that they are to get.
     held_back: BTreeMap<Slot, Reserved>,
+    /// Room for which tasks of lower priority were asked to end.
+    promised: BTreeMap<Slot, Request>,
     /// The machines seen, each with the rank it had when it was last looked at.
     known: BinaryHeap<Reverse<Rank>>,
     search: Search,
@@ -129,6 +131,7 @@ impl Placer {
             spreads: Vec::new(),
             heavy: false,
             held_back: BTreeMap::new(),
+            promised: BTreeMap::new(),
             known: BinaryHeap::new(),
             search: Search::new(&request),
             more: true,
@@ -153,6 +156,7 @@ impl Placer {
             spreads: Spreading::of_job(draft, job, spec),
             heavy: spec.bandwidth_heavy,
             held_back: held_back(draft, job),
+            promised: preempt::promised(draft, &job.row.id, spec.priority),
             spec: Some(Arc::clone(spec)),
             ..Placer::new(Request::of(spec))
         };
@@ -196,7 +200,7 @@ impl Placer {
         let kept = wish.prefer.filter(|slot| Some(*slot) != wish.avoid);
         // Who was there before comes first; what is held back is held from those who look for a place.
         let kept = kept.filter(|slot| {
-            let here = self.check(view, *slot, view.room(*slot));
+            let here = self.check(view, *slot, self.free(view, *slot));
             here.is_ok_and(|rank| !rank.crowded)
         });
         let chosen = kept.or_else(|| self.best(view, wish.avoid)).or_else(|| {
@@ -314,13 +318,36 @@ impl Placer {
     }
 
     fn rank(&self, view: View, slot: Slot) -> Result<Rank, Obstacle> {
-        let mut room = view.room(slot);
+        let mut room = self.free(view, slot);
         if !self.held_back.is_empty()
             && let Some(held) = self.held_back.get(&slot)
         {
             room.take(held);
         }
         self.check(view, slot, room)
+    }
+
+    /// What is free on a machine and not promised to others.
+    fn free(&self, view: View, slot: Slot) -> Room {
+        let mut room = view.room(slot);
+        if !self.promised.is_empty()
+            && let Some(promised) = self.promised.get(&slot)
+        {
+            room.keep(promised);
+        }
+        room
+    }
+
+    /// Whether a machine could take the next task if it were given this much room back.
+    pub(crate) fn would_fit<'a>(
+        &self,
+        view: View,
+        slot: Slot,
+        given: impl Iterator<Item = &'a Reserved>,
+    ) -> bool {
+        let mut room = self.free(view, slot);
+        given.for_each(|held| room.give(held));
+        self.check(view, slot, room).is_ok_and(|rank| !rank.crowded)
     }
 
     /// How good a machine with this much room is.
@@ -417,6 +444,12 @@ const FAILURES_ON_ONE_MACHINE: usize = 2;
 
 /// Where the next start of a task should and should not be.
 pub(crate) fn wish_of(draft: &Draft, job: &JobState, row: &TaskRecord, leave: bool) -> Wish {
+    if let Some(slot) = preempt::claimed(job, row).and_then(|machine| draft.slot(machine)) {
+        return Wish {
+            prefer: Some(slot),
+            avoid: None,
+        };
+    }
     let ended: Vec<&TaskRecord> = job
         .of_index(row.id.index)
         .rev()

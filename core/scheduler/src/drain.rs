@@ -15,7 +15,7 @@ use crate::allocate::{Placer, View, Wish};
 use crate::draft::Draft;
 use crate::lifecycle::{Details, TaskEvent};
 use crate::step::{Refusal, Reply};
-use crate::{JobState, reconcile, rollout};
+use crate::{JobState, budget, reconcile};
 
 /// What is wanted of some machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,27 +94,20 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
     if leaving.is_empty() {
         return;
     }
-    let most = job.spec().rollout.max_unavailable as usize;
-    let mut down = job
-        .indexes()
-        .filter(|index| {
-            let latest = job.latest(*index);
-            latest.is_none_or(|row| !is_available(job, row, draft.now))
-        })
-        .count();
+    let mut spare = budget::spare(draft, job);
     for (mut row, drain) in leaving {
         let Some(job) = draft.job(id) else {
             return;
         };
-        let available = is_available(job, &row, draft.now);
+        let available = budget::is_available(job, &row, draft.now);
         let must = is_due(job, &row, &drain, draft.now);
         let may = job.spec_of(&row).kind != Kind::Batch
-            && (!available || down < most)
+            && (!available || spare > 0)
             && has_room_elsewhere(draft, job, &row);
         if !must && !may {
             continue;
         }
-        down += usize::from(available);
+        spare = spare.saturating_sub(usize::from(available));
         row.comes_back = true;
         let why = match drain.reason.is_empty() {
             true => "its machine is being drained".to_owned(),
@@ -126,11 +119,6 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
 
 fn drain_of<'a>(draft: &'a Draft, row: &TaskRecord) -> Option<&'a DrainRecord> {
     draft.machine(row.machine.as_ref()?)?.drain.as_ref()
-}
-
-/// Whether a task has served for long enough to be counted on.
-fn is_available(job: &JobState, row: &TaskRecord, now: Timestamp) -> bool {
-    rollout::settled(job, row, job.spec_of(row).rollout.healthy_for, now)
 }
 
 /// Whether a task has to go now, so that it has ended at the deadline.

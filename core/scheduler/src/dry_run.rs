@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tw_model::{Desired, Effect, JobId, JobSpec, Kind, MachineId, TaskRecord, TaskState};
+use tw_model::{Desired, Effect, JobId, JobSpec, Kind, MachineId, TaskId, TaskRecord, TaskState};
 
 use crate::allocate::{Placer, View, Wish};
 use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::escalate::escalate;
+use crate::fleet::Slot;
 use crate::forecast::StageWork;
 use crate::plan::{TaskCounts, TaskPlan, Verdict, tasks_of};
 use crate::rollout::{stage_sizes, task_effect};
-use crate::{JobState, NoRoom, daemon, reconcile, why};
+use crate::{JobState, NoRoom, daemon, preempt, reconcile, why};
 
 /// What a dry run found.
 pub(crate) struct Found {
@@ -79,6 +80,8 @@ struct DryRun<'a, 'b> {
     unplaced: u32,
     why: Option<NoRoom>,
     work: Vec<StageWork>,
+    /// Tasks of other jobs that make room.
+    preempted: Vec<TaskId>,
 }
 
 impl<'a, 'b> DryRun<'a, 'b> {
@@ -93,6 +96,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
             unplaced: 0,
             why: None,
             work: Vec::new(),
+            preempted: Vec::new(),
         }
     }
 
@@ -391,7 +395,10 @@ impl<'a, 'b> DryRun<'a, 'b> {
 
     fn start(&mut self, index: u32, wish: Wish, placer: &mut Option<Placer>) -> Option<MachineId> {
         let placer = placer.as_mut()?;
-        let Some(slot) = placer.place(View::of(self.draft), wish) else {
+        let slot = placer
+            .place(View::of(self.draft), wish)
+            .or_else(|| self.make_room(placer));
+        let Some(slot) = slot else {
             self.unplaced += 1;
             if self.why.is_none() {
                 self.why = Some(why::no_room(self.draft, placer, None));
@@ -409,6 +416,18 @@ impl<'a, 'b> DryRun<'a, 'b> {
         row.machine
     }
 
+    /// Ends tasks of lower priority, if that gives the next task its room.
+    fn make_room(&mut self, placer: &Placer) -> Option<Slot> {
+        let found = preempt::find(self.draft, &self.id, self.spec.priority, placer)?;
+        for task in &found.tasks {
+            if let Some(row) = self.draft.task(task).cloned() {
+                self.end(&row);
+            }
+        }
+        self.preempted.extend(found.tasks);
+        Some(found.slot)
+    }
+
     fn tell(&mut self, index: u32, effect: Effect, from: Option<MachineId>, to: Option<MachineId>) {
         self.tasks.push(TaskPlan {
             index,
@@ -424,6 +443,9 @@ impl<'a, 'b> DryRun<'a, 'b> {
             (Some(why), _) => Verdict::DoesNotFit {
                 tasks: self.unplaced,
                 why,
+            },
+            (None, _) if !self.preempted.is_empty() => Verdict::Preempts {
+                tasks: self.preempted,
             },
             (None, 0) => Verdict::Fits,
             (None, _) => Verdict::Moves,

@@ -40,6 +40,17 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Adds what another task asks for.
+    pub(crate) fn add(&mut self, other: &Request) {
+        self.cpu = self.cpu + other.cpu;
+        self.memory = self.memory + other.memory;
+        self.disk = self.disk + other.disk;
+        self.ports += other.ports;
+        self.bandwidth = self.bandwidth + other.bandwidth;
+    }
+}
+
 /// What is free on a machine. Below zero where a machine came back smaller than it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Room {
@@ -71,6 +82,15 @@ impl Room {
 
     pub(crate) fn give(&mut self, reserved: &Reserved) {
         self.shift(reserved, 1);
+    }
+
+    /// Keeps room for a task that is yet to come.
+    pub(crate) fn keep(&mut self, request: &Request) {
+        self.cpu -= request.cpu.0 as i64;
+        self.memory -= request.memory.0 as i64;
+        self.disk -= request.disk.0 as i64;
+        self.ports -= i64::from(request.ports);
+        self.bandwidth -= request.bandwidth.0 as i64;
     }
 
     /// The machine itself changed from one size to another.

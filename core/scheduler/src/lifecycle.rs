@@ -219,6 +219,8 @@ pub(crate) fn carry_out(
                 row.healthy = None;
                 row.reason = match event {
                     TaskEvent::EndedOverdue => format!("{} ({})", row.reason, details.reason),
+                    // Why it went is what people ask, not how.
+                    _ if row.comes_back && !row.reason.is_empty() => row.reason.clone(),
                     _ => details.reason.clone(),
                 };
             }

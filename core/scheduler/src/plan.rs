@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tw_model::{
     Approval, ChangeKind, Code, Effect, JobChange, JobId, JobSpec, Kind, MachineId, Millis, Name,
-    PolicyReport, RolloutState, SourceRef, Timestamp, Version, VersionRecord, diff_jobs,
+    PolicyReport, RolloutState, SourceRef, TaskId, Timestamp, Version, VersionRecord, diff_jobs,
     without_support,
 };
 
@@ -66,6 +66,8 @@ pub enum Verdict {
     Fits,
     /// Every task finds room, some of them on another machine.
     Moves,
+    /// Every task finds room, once these of lower priority have made it.
+    Preempts { tasks: Vec<TaskId> },
     /// So many tasks would wait, the first of them for this reason.
     DoesNotFit { tasks: u32, why: NoRoom },
 }
@@ -493,6 +495,7 @@ impl Verdict {
         match self {
             Verdict::Fits => "fits",
             Verdict::Moves => "moves",
+            Verdict::Preempts { .. } => "preempts",
             Verdict::DoesNotFit { .. } => "does not fit",
         }
     }
@@ -503,6 +506,10 @@ impl fmt::Display for Verdict {
         match self {
             Verdict::DoesNotFit { tasks, why } => {
                 write!(f, "does not fit: {tasks} tasks would wait, {why}")
+            }
+            Verdict::Preempts { tasks } => {
+                let names: Vec<String> = tasks.iter().map(TaskId::to_string).collect();
+                write!(f, "preempts {}", names.join(", "))
             }
             other => f.write_str(other.word()),
         }

@@ -14,7 +14,7 @@ use crate::endpoints::serves;
 use crate::fleet::Request;
 use crate::lifecycle::{self, Details, TaskEvent};
 use crate::requires::unmet;
-use crate::{JobState, daemon, drain, remedy, rollout, runs, seed, why};
+use crate::{JobState, daemon, drain, preempt, remedy, rollout, runs, seed, why};
 
 /// Brings one job closer to what is wanted of it, as far as that is possible now.
 pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
@@ -404,7 +404,14 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
             }
             None => {
                 let reason = why::no_room_reason(job, &row, &Request::of(&spec));
-                wait(draft, row, reason);
+                let moves = spec.kind != Kind::Daemon;
+                if !moves || !preempt::make_room(draft, &mut row, &open) {
+                    wait(draft, row, reason);
+                } else {
+                    // What was promised to it is none of the room of the others.
+                    placer = None;
+                    continue;
+                }
             }
         }
         placer = Some(open);
@@ -425,7 +432,8 @@ fn leaves(job: &JobState, row: &TaskRecord) -> bool {
 }
 
 fn wait(draft: &mut Draft, mut row: TaskRecord, reason: String) {
-    if row.reason != reason {
+    let before = draft.task(&row.id).map(|before| before.meant_for.clone());
+    if row.reason != reason || before.as_ref() != Some(&row.meant_for) {
         row.reason = reason;
         draft.put_task(row);
     }
@@ -440,6 +448,12 @@ pub(crate) fn assign(draft: &mut Draft, row: &mut TaskRecord, slot: u32, ports: 
     row.machine_epoch = epoch;
     row.not_before = None;
     row.reason = String::new();
+    if draft
+        .job(&row.id.job)
+        .is_some_and(|job| job.spec_of(row).kind != Kind::Daemon)
+    {
+        row.meant_for = None;
+    }
     let placed = lifecycle::carry_out(row, TaskEvent::Placed, &Details::default(), draft.now);
     if placed.is_ok() {
         note(draft, &before, row);

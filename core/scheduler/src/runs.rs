@@ -5,8 +5,8 @@
 //! One run is under way at a time. A run whose moment lies further back than [`LATE_MAX`] was missed.
 
 use tw_model::{
-    JobId, Millis, Missed, Overlap, RUNS_KEPT, RunOutcome, RunRecord, RunsRecord, Schedule,
-    TaskState, Timestamp,
+    Desired, JobId, Millis, Missed, Overlap, RUNS_KEPT, RunOutcome, RunRecord, RunsRecord,
+    Schedule, TaskState, Timestamp,
 };
 
 use crate::JobState;
@@ -94,7 +94,9 @@ fn close(draft: &mut Draft, id: &JobId) {
     let rows: Vec<_> = rows
         .map(|row| row.filter(|row| row.run == run.number))
         .collect();
-    let done = |row: &tw_model::TaskRecord| row.state == TaskState::Done && !row.overdue;
+    // One that was only asked to make way has not done its work.
+    let done =
+        |row: &tw_model::TaskRecord| row.state == TaskState::Done && row.desired == Desired::Run;
     let is_over = |row: &tw_model::TaskRecord| done(row) || exhausted(job, row);
     if !rows.iter().all(|row| row.is_some_and(is_over)) {
         return;

@@ -1,17 +1,20 @@
 //! All that decisions rest on: the rows of the store, held in memory with a few indexes over them.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tw_model::{
     EventRecord, Incarnation, JobId, JobRecord, JobSpec, Kind, MachineId, MachineRecord, Name,
     PlanRecord, Record, RecordKey, RepositoryRecord, RunRecord, TaskId, TaskRecord, TaskState,
-    Version, VersionRecord,
+    Timestamp, Version, VersionRecord,
 };
 
-use crate::alarms::{Alarms, alarm};
+use crate::alarms::alarm;
 use crate::fleet::{Fleet, Reserved};
 use crate::neighbours::shunned;
+use crate::preempt;
+use crate::ranked::Ranked;
 use crate::unsettled::unsettled;
 use crate::{Op, Txn};
 
@@ -190,12 +193,16 @@ pub struct State {
     pub(crate) jobs: BTreeMap<JobId, JobState>,
     pub(crate) events: BTreeMap<JobId, BTreeMap<u64, Arc<EventRecord>>>,
     pub(crate) fleet: Fleet,
-    /// Jobs with tasks that wait, so that freed room finds them.
-    pub(crate) pending: BTreeSet<JobId>,
+    /// Jobs with tasks that wait, so that freed room finds them; those of the highest priority first.
+    pub(crate) pending: Ranked<Reverse<u32>>,
+    /// Jobs with tasks on machines, by priority.
+    pub(crate) placed: Ranked<u32>,
+    /// Jobs with tasks for which others were asked to make room.
+    pub(crate) claiming: BTreeSet<JobId>,
     /// Jobs for which time alone may bring something to do; see [`crate::unsettled`].
     pub(crate) unsettled: BTreeSet<JobId>,
     /// When something falls due for a job that is settled until then.
-    pub(crate) alarms: Alarms,
+    pub(crate) alarms: Ranked<Timestamp>,
     /// Jobs that want a task on each machine.
     pub(crate) daemons: BTreeSet<JobId>,
     /// The jobs that each job wants none of its tasks near to, and the same the other way round.
@@ -226,14 +233,13 @@ impl State {
                 other => state.put(other),
             }
         }
-        state.pending = state.jobs_where(|job| job.pending > 0);
+        state.claiming = state.jobs_where(preempt::claims);
         state.unsettled = state.jobs_where(|job| unsettled(&state, job));
         state.daemons = state.jobs_where(is_daemon);
         let ids: Vec<JobId> = state.jobs.keys().cloned().collect();
         for id in &ids {
             state.index_shunned(id);
-            let alarm = state.jobs.get(id).and_then(alarm);
-            state.alarms.set(id, alarm);
+            state.rank(id);
         }
         state
     }
@@ -326,12 +332,12 @@ impl State {
     fn index_job(&mut self, id: JobId) {
         self.index_shunned(&id);
         let job = self.jobs.get(&id);
-        let waits = job.is_some_and(|job| job.pending > 0);
         let open = job.is_some_and(|job| unsettled(self, job));
         let daemon = job.is_some_and(is_daemon);
-        self.alarms.set(&id, job.and_then(alarm));
+        let claims = job.is_some_and(preempt::claims);
+        self.rank(&id);
         for (index, holds) in [
-            (&mut self.pending, waits),
+            (&mut self.claiming, claims),
             (&mut self.unsettled, open),
             (&mut self.daemons, daemon),
         ] {
@@ -345,6 +351,17 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Brings the ranks of a job up to date.
+    fn rank(&mut self, id: &JobId) {
+        let job = self.jobs.get(id);
+        let priority = |job: &JobState| job.spec().priority;
+        let waits = job.filter(|job| job.pending > 0).map(priority);
+        let placed = job.filter(|job| preempt::may_give_way(job)).map(priority);
+        self.alarms.set(id, job.and_then(alarm));
+        self.pending.set(id, waits.map(Reverse));
+        self.placed.set(id, placed);
     }
 
     /// Every row, as the store holds it.

@@ -1,5 +1,6 @@
 //! Decides: one event on one state gives the rows to write and the answer to give.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -241,9 +242,13 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             Reply::None
         }
         Event::Tick => {
-            let due: BTreeSet<&JobId> = state.alarms.due(now).collect();
-            due.union(&state.unsettled.iter().collect())
-                .for_each(|id| reconcile(&mut draft, id));
+            let due = state.alarms.iter().take_while(|(due, _)| *due <= now);
+            let due: BTreeSet<JobId> = due
+                .map(|(_, id)| id)
+                .chain(&state.unsettled)
+                .cloned()
+                .collect();
+            reconcile_all(&mut draft, due);
             Reply::None
         }
         Event::Audit => {
@@ -490,7 +495,7 @@ fn register(draft: &mut Draft, said: MachineRecord, reports: &[TaskReport]) -> R
     let waiting = waiting_jobs(draft);
     touched.extend(waiting);
     touched.extend(draft.base().daemons.iter().cloned());
-    touched.iter().for_each(|id| reconcile(draft, id));
+    reconcile_all(draft, touched);
     Reply::Registered { epoch }
 }
 
@@ -569,18 +574,24 @@ fn follow_up(draft: &mut Draft, touched: BTreeSet<JobId>, freed: bool) {
     let ready = |draft: &Draft, id: &JobId| draft.job(id).is_some_and(dependency::is_ready);
     let was_ready = |id: &JobId| draft.base().job(id).is_some_and(dependency::is_ready);
     let newly_ready = touched.iter().any(|id| !was_ready(id) && ready(draft, id));
-    touched.iter().for_each(|id| reconcile(draft, id));
+    let mut jobs = touched;
     if freed || newly_ready {
-        let waiting = waiting_jobs(draft);
-        waiting
-            .difference(&touched)
-            .for_each(|id| reconcile(draft, id));
+        jobs.extend(waiting_jobs(draft));
     }
+    reconcile_all(draft, jobs);
 }
 
+/// Those that go first where there is not room for all.
 fn waiting_jobs(draft: &Draft) -> BTreeSet<JobId> {
-    let waiting = draft.base().pending.iter();
+    let waiting = draft.base().pending.iter().map(|(_, id)| id);
     waiting.take(WAITING_JOBS_AT_ONCE).cloned().collect()
+}
+
+/// Reconciles jobs, those of the highest priority first: they take the room that there is.
+fn reconcile_all(draft: &mut Draft, jobs: BTreeSet<JobId>) {
+    let mut jobs: Vec<JobId> = jobs.into_iter().collect();
+    jobs.sort_by_key(|id| draft.job(id).map(|job| Reverse(job.spec().priority)));
+    jobs.iter().for_each(|id| reconcile(draft, id));
 }
 
 /// What a report did.
@@ -667,7 +678,7 @@ fn lose(draft: &mut Draft, machine: &MachineId) {
         let message = format!("machine {machine} was lost");
         draft.note(id, "machine.lost", (None, Some(machine.clone())), message);
     }
-    touched.iter().for_each(|id| reconcile(draft, id));
+    reconcile_all(draft, touched);
 }
 
 /// Ends all live tasks of a machine as lost. Returns their jobs.

@@ -110,7 +110,8 @@ fn awaits_its_gate(job: &JobState) -> bool {
 /// The first job that counts as settled and for which there is something to do all the same; there is never one.
 pub(crate) fn overlooked(state: &State, now: Timestamp) -> Option<JobId> {
     let settled = state.jobs().map(|job| &job.row.id);
-    let due: BTreeSet<&JobId> = state.alarms.due(now).collect();
+    let due = state.alarms.iter().take_while(|(due, _)| *due <= now);
+    let due: BTreeSet<&JobId> = due.map(|(_, id)| id).collect();
     let mut settled = settled.filter(|id| !state.unsettled.contains(*id) && !due.contains(id));
     let idle = |id: &JobId| {
         let mut draft = Draft::new(state, now, 0);

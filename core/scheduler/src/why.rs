@@ -13,7 +13,7 @@ use crate::draft::Draft;
 use crate::fleet::{Request, Room, Slot, empty_room};
 use crate::reconcile::turns_left;
 use crate::requires::unmet;
-use crate::{JobState, State, daemon, dependency};
+use crate::{JobState, State, daemon, dependency, preempt};
 
 /// A thing that a machine can be short of. Amounts are in millicores, bytes, a number of ports, or bytes
 /// per second.
@@ -84,8 +84,12 @@ pub enum PendingWhy {
     Dependencies { reason: String },
     /// As many tasks of its job run as may at the same time.
     Turn { at_once: u32 },
+    /// Tasks of lower priority were asked to make room for it there.
+    Promised { machine: MachineId },
     /// No machine has room.
     NoRoom(NoRoom),
+    /// It made room for a task of higher priority, and no machine has room for it now.
+    GaveWay { reason: String, no_room: NoRoom },
     /// It will be placed with the next tick.
     Soon,
 }
@@ -114,9 +118,21 @@ pub fn why_pending(state: &State, task: &TaskId, now: Timestamp) -> Option<Pendi
     let mut slots =
         (0..draft.fleet().len() as Slot).filter(|slot| only.is_none_or(|only| only == *slot));
     let fits = |slot: Slot| placer.obstacle(View::of(&draft), slot).is_none();
-    Some(match slots.any(fits) {
-        true => PendingWhy::Soon,
-        false => PendingWhy::NoRoom(no_room(&draft, &placer, only)),
+    if slots.any(fits) {
+        return Some(PendingWhy::Soon);
+    }
+    if let Some(machine) = preempt::claimed(job, row) {
+        let machine = machine.clone();
+        return Some(PendingWhy::Promised { machine });
+    }
+    let why = no_room(&draft, &placer, only);
+    let before = job.of_index(row.id.index).rev().nth(1);
+    Some(match before.filter(|before| preempt::gave_way(before)) {
+        Some(before) => PendingWhy::GaveWay {
+            reason: before.reason.clone(),
+            no_room: why,
+        },
+        None => PendingWhy::NoRoom(why),
     })
 }
 
@@ -353,7 +369,14 @@ impl fmt::Display for PendingWhy {
             PendingWhy::Backoff { until } => write!(f, "waits until {until} before the next try"),
             PendingWhy::Dependencies { reason } => f.write_str(reason),
             PendingWhy::Turn { at_once } => f.write_str(&turns(*at_once)),
+            PendingWhy::Promised { machine } => {
+                write!(
+                    f,
+                    "waits for tasks of lower priority to make room on {machine}"
+                )
+            }
             PendingWhy::NoRoom(short) => short.fmt(f),
+            PendingWhy::GaveWay { reason, no_room } => write!(f, "{reason}; {no_room}"),
             PendingWhy::Soon => f.write_str("will be placed with the next tick"),
         }
     }

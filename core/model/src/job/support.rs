@@ -12,7 +12,6 @@ pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &[
     "secrets",
     "resources.whole_cores",
     "autoscale",
-    "priority",
     "allowance",
     "rollout.max_surge",
     "task_control",

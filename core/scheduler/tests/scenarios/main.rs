@@ -6,6 +6,7 @@ mod daemons;
 mod drains;
 mod jobs;
 mod orders;
+mod priorities;
 mod remedies;
 mod runs;
 mod updates;

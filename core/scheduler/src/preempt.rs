@@ -1,0 +1,247 @@
+//! Makes room for tasks of higher priority by ending some of lower priority.
+//!
+//! Who gives way: tasks of the lowest priority first, batch before services, few before many, those that began last
+//! before those with more to lose. A service gives no more than its budget allows, daemons and tasks with volumes
+//! stay. A task that gave way begins again as it was, and is placed when room exists.
+//!
+//! The room is promised: until the task has come, it counts as taken for all who have not more priority than it.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use tw_model::{Desired, JobId, Kind, MachineId, TaskId, TaskRecord, TaskState};
+
+use crate::allocate::{Placer, View};
+use crate::draft::Draft;
+use crate::fleet::{Request, Reserved, Slot};
+use crate::lifecycle::{Details, TaskEvent};
+use crate::{JobState, budget, reconcile};
+
+/// How many tasks of lower priority one decision looks at for one task.
+const LOOKED_AT_MAX: usize = 4096;
+
+/// Tasks that make room together.
+pub(crate) struct Eviction {
+    pub(crate) slot: Slot,
+    pub(crate) tasks: Vec<TaskId>,
+}
+
+/// A task that may give way.
+struct Candidate {
+    task: TaskId,
+    priority: u32,
+    /// Whether its job has a budget to keep.
+    service: bool,
+    began: i64,
+    held: Reserved,
+}
+
+/// How much giving way would hurt: the highest priority, how many services, how many tasks, and which machine.
+type Cost = (u32, usize, usize, Slot);
+
+/// Whether a job has tasks that room is promised to.
+pub(crate) fn claims(job: &JobState) -> bool {
+    job.pending > 0 && job.tasks().any(|row| claimed(job, row).is_some())
+}
+
+/// The machine on which room is promised to a task.
+pub(crate) fn claimed<'a>(job: &JobState, row: &'a TaskRecord) -> Option<&'a MachineId> {
+    let waits = row.state == TaskState::Pending && job.spec_of(row).kind != Kind::Daemon;
+    row.meant_for.as_ref().filter(|_| waits)
+}
+
+/// Whether tasks of a job may have to give way to others.
+pub(crate) fn may_give_way(job: &JobState) -> bool {
+    let spec = job.spec();
+    let stays = spec.kind == Kind::Daemon || !spec.volumes.is_empty();
+    !stays
+        && job
+            .tasks()
+            .any(|row| row.machine.is_some() && !row.state.is_terminal())
+}
+
+/// How the reason of a task begins that was asked to give way.
+const MAKES_ROOM: &str = "makes room for ";
+
+/// Whether a task ended to make room for another one.
+pub(crate) fn gave_way(row: &TaskRecord) -> bool {
+    row.comes_back && row.reason.starts_with(MAKES_ROOM)
+}
+
+/// The room that is promised to tasks of other jobs, and may not be taken by those of this priority.
+pub(crate) fn promised(draft: &Draft, id: &JobId, priority: u32) -> BTreeMap<Slot, Request> {
+    let mut promised: BTreeMap<Slot, Request> = BTreeMap::new();
+    let stored = draft.base().claiming.iter();
+    let stored = stored.filter_map(|id| draft.job(id));
+    let touched = draft.touched_jobs();
+    let touched = touched.filter(|job| !draft.base().claiming.contains(&job.row.id));
+    for job in stored.chain(touched) {
+        if job.row.id == *id || job.spec().priority < priority {
+            continue;
+        }
+        for row in job.tasks() {
+            let slot = claimed(job, row).and_then(|machine| draft.slot(machine));
+            if let Some(slot) = slot {
+                promised
+                    .entry(slot)
+                    .or_default()
+                    .add(&Request::of(job.spec_of(row)));
+            }
+        }
+    }
+    promised
+}
+
+/// Asks tasks of lower priority to end where that gives a waiting task its room. True when room is on its way.
+pub(crate) fn make_room(draft: &mut Draft, row: &mut TaskRecord, placer: &Placer) -> bool {
+    let Some(job) = draft.job(&row.id.job) else {
+        return false;
+    };
+    let priority = job.spec().priority;
+    if is_coming(draft, row, placer) {
+        return true;
+    }
+    let found = find(draft, &row.id.job, priority, placer);
+    let Some(found) = found else {
+        row.meant_for = None;
+        return false;
+    };
+    for task in &found.tasks {
+        let Some(mut victim) = draft.task(task).cloned() else {
+            continue;
+        };
+        let why = format!("{MAKES_ROOM}{}, of priority {priority}", row.id);
+        let why = Details::because(why);
+        victim.comes_back = true;
+        reconcile::tell(draft, &victim, TaskEvent::StopAsked, &why);
+    }
+    let names: Vec<String> = found.tasks.iter().map(TaskId::to_string).collect();
+    let machine = draft.machine_at(found.slot).id.clone();
+    row.reason = format!("waits for {} to make room on {machine}", names.join(", "));
+    row.meant_for = Some(machine);
+    draft.put_task(row.clone());
+    true
+}
+
+/// Whether the room that a task was promised will be there once all that are asked to end have ended.
+fn is_coming(draft: &Draft, row: &TaskRecord, placer: &Placer) -> bool {
+    let Some(slot) = row
+        .meant_for
+        .as_ref()
+        .and_then(|machine| draft.slot(machine))
+    else {
+        return false;
+    };
+    let machine = &draft.machine_at(slot).id;
+    let ending = tasks_on(draft, machine).filter(|(_, row)| row.desired == Desired::Stop);
+    let held: Vec<Reserved> = ending
+        .filter_map(|(job, row)| Some(job.reservation(row)?.1))
+        .collect();
+    !held.is_empty() && placer.would_fit(View::of(draft), slot, held.iter())
+}
+
+fn tasks_on<'a>(
+    draft: &'a Draft,
+    machine: &MachineId,
+) -> impl Iterator<Item = (&'a JobState, &'a TaskRecord)> {
+    let stored: Vec<TaskId> = draft
+        .base()
+        .tasks_on(machine)
+        .map(|row| row.id.clone())
+        .collect();
+    stored.into_iter().filter_map(|task| {
+        let job = draft.job(&task.job)?;
+        let row = job.task(task.index, task.incarnation)?;
+        (!row.state.is_terminal()).then_some((job, row))
+    })
+}
+
+/// The tasks whose end gives a task of this priority its room, at the least cost.
+pub(crate) fn find(draft: &Draft, id: &JobId, priority: u32, placer: &Placer) -> Option<Eviction> {
+    let mut on: BTreeMap<Slot, Vec<Candidate>> = BTreeMap::new();
+    let lower = draft.base().placed.iter();
+    let lower = lower.take_while(|(rank, _)| *rank < priority);
+    let jobs = lower.filter_map(|(_, job)| draft.job(job));
+    let rows = jobs.flat_map(|job| job.tasks().map(move |row| (job, row)));
+    let placed = rows.filter(|(job, row)| gives_way(draft, job, row) && job.row.id != *id);
+    for (job, row) in placed.take(LOOKED_AT_MAX) {
+        let held = job.reservation(row);
+        let Some((machine, held)) = held else {
+            continue;
+        };
+        let Some(slot) = draft.slot(&machine) else {
+            continue;
+        };
+        on.entry(slot).or_default().push(Candidate {
+            task: row.id.clone(),
+            priority: job.spec().priority,
+            service: job.spec_of(row).kind != Kind::Batch,
+            began: row.created_at.0,
+            held,
+        });
+    }
+    let mut best: Option<(Cost, Eviction)> = None;
+    for (slot, candidates) in on {
+        let Some((cost, found)) = cheapest(draft, slot, candidates, placer) else {
+            continue;
+        };
+        if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+            best = Some((cost, found));
+        }
+    }
+    best.map(|(_, found)| found)
+}
+
+fn gives_way(draft: &Draft, job: &JobState, row: &TaskRecord) -> bool {
+    let runs = matches!(row.state, TaskState::Starting | TaskState::Running);
+    let free = |row: &TaskRecord| {
+        let spec = job.spec_of(row);
+        spec.kind == Kind::Batch || !budget::is_available(job, row, draft.now)
+    };
+    runs && row.desired == Desired::Run && (free(row) || budget::spare(draft, job) > 0)
+}
+
+/// Which tasks of one machine have to go, if any of them are enough.
+fn cheapest(
+    draft: &Draft,
+    slot: Slot,
+    mut candidates: Vec<Candidate>,
+    placer: &Placer,
+) -> Option<(Cost, Eviction)> {
+    let view = View::of(draft);
+    candidates.sort_by_key(|one| (one.priority, one.service, Reverse(one.began)));
+    let mut chosen: Vec<Candidate> = Vec::new();
+    let mut spent: BTreeMap<JobId, usize> = BTreeMap::new();
+    for one in candidates {
+        if placer.would_fit(view, slot, chosen.iter().map(|one| &one.held)) {
+            break;
+        }
+        if one.service {
+            let job = draft.job(&one.task.job)?;
+            let spent = spent.entry(one.task.job.clone()).or_default();
+            if *spent >= budget::spare(draft, job) {
+                continue;
+            }
+            *spent += 1;
+        }
+        chosen.push(one);
+    }
+    if !placer.would_fit(view, slot, chosen.iter().map(|one| &one.held)) {
+        return None;
+    }
+    // Those with more to lose stay where the others are enough.
+    for place in (0..chosen.len()).rev() {
+        let others = chosen
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != place);
+        if placer.would_fit(view, slot, others.map(|(_, one)| &one.held)) {
+            chosen.remove(place);
+        }
+    }
+    let highest = chosen.iter().map(|one| one.priority).max()?;
+    let services = chosen.iter().filter(|one| one.service).count();
+    let cost = (highest, services, chosen.len(), slot);
+    let tasks = chosen.into_iter().map(|one| one.task).collect();
+    Some((cost, Eviction { slot, tasks }))
+}

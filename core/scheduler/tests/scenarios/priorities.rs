@@ -1,0 +1,198 @@
+//! Who goes first where there is not room for all, and who makes room.
+
+use tw_model::{JobSpec, Kind, Millis, TaskState};
+use tw_scheduler::{Event, Verdict, why_pending};
+
+use crate::cluster::{Cluster, batch, id, service};
+
+/// A job of so many tasks of two cores each.
+fn job(name: &str, replicas: u32, priority: u32) -> JobSpec {
+    let mut job = service(name, replicas, "run");
+    job.health.clear();
+    job.resources.cpu = tw_model::Cores(2000);
+    job.priority = priority;
+    job
+}
+
+fn sort(replicas: u32, priority: u32) -> JobSpec {
+    let mut sort = batch("sort", "long", 3);
+    sort.replicas = replicas;
+    sort.resources.cpu = tw_model::Cores(2000);
+    sort.priority = priority;
+    sort
+}
+
+fn running(cluster: &Cluster, name: &str) -> usize {
+    let tasks = cluster.job(name).tasks();
+    tasks.filter(|row| row.state == TaskState::Running).count()
+}
+
+#[test]
+fn batch_of_lower_priority_makes_room_and_comes_back() {
+    let mut cluster = Cluster::new(&[(4, 8192), (4, 8192)]);
+    cluster.submit(&[sort(4, 20)]);
+    cluster.pass(Millis::seconds(5));
+    assert_eq!(running(&cluster, "sort"), 4, "the free room is theirs");
+
+    let plan = cluster.plan(&[job("web", 2, 80)]);
+    let Verdict::Preempts { tasks } = &plan.jobs[0].verdict else {
+        panic!("{:?}", plan.jobs[0].verdict);
+    };
+    assert_eq!(tasks.len(), 2);
+    cluster.submit(&[job("web", 2, 80)]);
+    let waiting = cluster.task("web", 0);
+    assert!(
+        waiting.reason.contains("to make room on"),
+        "{}",
+        waiting.reason
+    );
+    let why = why_pending(&cluster.state, &waiting.id, cluster.now)
+        .unwrap()
+        .to_string();
+    assert!(
+        why.starts_with("waits for tasks of lower priority to make room on m"),
+        "{why}"
+    );
+    cluster.settle("web");
+    assert_eq!(running(&cluster, "sort"), 2);
+
+    let gone = cluster
+        .job("sort")
+        .latest_of_each()
+        .find(|row| row.state == TaskState::Pending);
+    let gone = gone.unwrap().clone();
+    assert_eq!(
+        (gone.failures, gone.restarts),
+        (0, 0),
+        "it did nothing wrong"
+    );
+    let why = why_pending(&cluster.state, &gone.id, cluster.now)
+        .unwrap()
+        .to_string();
+    assert!(why.starts_with("makes room for web."), "{why}");
+    assert!(why.contains("cpu short on 2 of 2"), "{why}");
+
+    let by = "ann".to_owned();
+    cluster.decide(Event::Stop { job: id("web"), by });
+    cluster.pass(Millis::seconds(5));
+    assert_eq!(running(&cluster, "sort"), 4, "{}", cluster.show());
+}
+
+#[test]
+fn equals_and_betters_stay() {
+    let mut cluster = Cluster::new(&[(4, 8192)]);
+    cluster.submit(&[sort(2, 50)]);
+    cluster.pass(Millis::seconds(5));
+    cluster.submit(&[job("web", 1, 50)]);
+    cluster.pass(Millis::seconds(30));
+    assert_eq!(
+        (running(&cluster, "sort"), running(&cluster, "web")),
+        (2, 0)
+    );
+}
+
+#[test]
+fn a_service_gives_no_more_than_its_budget() {
+    let mut cluster = Cluster::new(&[(4, 8192), (4, 8192)]);
+    cluster.submit(&[job("low", 4, 20)]);
+    cluster.settle("low");
+    cluster.submit(&[job("web", 3, 80)]);
+    let mut least = 4;
+    for _ in 0..60 {
+        cluster.pass(Millis(500));
+        least = least.min(cluster.serving("low"));
+    }
+    // One may be away, and one is: the others stay although two tasks of web wait.
+    assert_eq!(
+        (least, running(&cluster, "web")),
+        (3, 1),
+        "{}",
+        cluster.show()
+    );
+}
+
+#[test]
+fn those_of_the_lowest_priority_go_and_batch_before_services() {
+    let mut cluster = Cluster::new(&[(8, 16_384)]);
+    cluster.submit(&[job("low", 1, 30), job("lower", 1, 20)]);
+    cluster.submit(&[sort(2, 30)]);
+    cluster.pass(Millis::seconds(10));
+    cluster.submit(&[job("web", 1, 80)]);
+    cluster.settle("web");
+    assert_eq!(
+        (running(&cluster, "lower"), running(&cluster, "low")),
+        (0, 1)
+    );
+    let mut more = job("more", 1, 80);
+    more.name = "more".parse().unwrap();
+    cluster.submit(&[more]);
+    cluster.settle("more");
+    assert_eq!(
+        (running(&cluster, "low"), running(&cluster, "sort")),
+        (1, 1)
+    );
+}
+
+#[test]
+fn promised_room_is_kept_from_those_of_lower_priority() {
+    let mut cluster = Cluster::new(&[(4, 8192)]);
+    cluster.submit(&[sort(2, 20)]);
+    cluster.pass(Millis::seconds(5));
+    let mut wide = job("wide", 1, 80);
+    wide.resources.cpu = tw_model::Cores(4000);
+    cluster.submit(&[wide]);
+    // One of the two ends at once, the other takes its time.
+    let (first, second) = (
+        cluster.task("sort", 0).id.clone(),
+        cluster.task("sort", 1).id.clone(),
+    );
+    cluster.exited(&first, 143);
+    let mut small = job("small", 1, 40);
+    small.resources.cpu = tw_model::Cores(1000);
+    cluster.submit(&[small.clone()]);
+    for _ in 0..10 {
+        cluster.now = cluster.now.plus(Millis(500));
+        cluster.decide(Event::Tick);
+    }
+    assert_eq!(cluster.task("small", 0).state, TaskState::Pending);
+    assert_eq!(cluster.task("sort", 0).state, TaskState::Pending);
+    cluster.exited(&second, 143);
+    cluster.settle("wide");
+    assert_eq!(cluster.task("wide", 0).state, TaskState::Running);
+}
+
+#[test]
+fn freed_room_goes_to_those_of_the_highest_priority() {
+    let mut cluster = Cluster::new(&[(2, 4096)]);
+    cluster.submit(&[job("now", 1, 90)]);
+    cluster.settle("now");
+    cluster.submit(&[
+        job("a-low", 1, 10),
+        job("b-high", 1, 70),
+        job("c-mid", 1, 40),
+    ]);
+    cluster.pass(Millis::seconds(5));
+    let by = "ann".to_owned();
+    cluster.decide(Event::Stop { job: id("now"), by });
+    cluster.pass(Millis::seconds(5));
+    assert_eq!(running(&cluster, "b-high"), 1, "{}", cluster.show());
+}
+
+#[test]
+fn daemons_and_tasks_with_volumes_stay() {
+    let mut cluster = Cluster::new(&[(4, 8192)]);
+    let mut daemon = job("agent", 1, 10);
+    daemon.kind = Kind::Daemon;
+    let volume = serde_json::json!([{"name": "data", "path": "/data", "size_bytes": 1 << 20}]);
+    let mut store = job("store", 1, 10);
+    store.volumes = serde_json::from_value(volume).unwrap();
+    cluster.submit(&[daemon, store]);
+    cluster.pass(Millis::seconds(10));
+    let plan = cluster.submit(&[job("web", 1, 80)]);
+    assert!(matches!(plan.jobs[0].verdict, Verdict::DoesNotFit { .. }));
+    cluster.pass(Millis::seconds(20));
+    assert_eq!(
+        (running(&cluster, "agent"), running(&cluster, "store")),
+        (1, 1)
+    );
+}
