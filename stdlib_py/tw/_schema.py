@@ -1211,7 +1211,6 @@ class Job(Spec):
 
     A change: no task notices.
     Example: `priority=80`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     allowance: str | None = None
     """The allowance, kept by the cluster's operators, that the job's resources are charged to.
