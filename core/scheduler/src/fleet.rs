@@ -1,6 +1,7 @@
 //! The machines and what is still free on them, kept for fast scans.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use tw_model::{
@@ -156,7 +157,7 @@ impl Standing {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fleet {
     /// Only ever asked for one name, so that its order means nothing.
-    by_id: HashMap<MachineId, Slot>,
+    by_id: std::collections::HashMap<MachineId, Slot, BuildHasherDefault<DefaultHasher>>,
     hosts: Vec<Host>,
     rooms: Vec<Room>,
     /// Beside the rows, small and in one piece, for those who ask of every task.
