@@ -275,7 +275,7 @@ fn the_history_of_a_job_follows_modules_renames_and_mistakes() {
 
     COMMIT DATE  e2e  mended
         evaluates again restart hello/config.tw
-        command                      ["sh","-c","while :; do echo hello; sleep 5; done"] → ["sh","-c","while :; do echo hello; sleep 6; done"] restart
+        command                      ["sh", "-c", "while :; do echo hello; sleep 5; done"] → ["sh", "-c", "while :; do echo hello; sleep 6; done"] restart
 
     COMMIT DATE  e2e  a slip
         does not evaluate hello/config.tw
