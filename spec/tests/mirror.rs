@@ -17,7 +17,7 @@ fn commit(repository: &Repository, text: &str, parent: Option<Oid>) -> Oid {
     index.write().expect("write");
     let tree = index.write_tree().expect("tree");
     let tree = repository.find_tree(tree).expect("tree");
-    let who = Signature::now("Author \u{7}", "author@localhost").expect("signature");
+    let who = Signature::now("Au\u{7}thor", "author@localhost").expect("signature");
     let parent = parent.map(|id| repository.find_commit(id).expect("parent"));
     let parents: Vec<_> = parent.iter().collect();
     let id = repository
@@ -74,7 +74,7 @@ fn a_mirror_has_what_the_branch_has() {
     let shown = mirror.commit(&first.to_string()).unwrap();
     assert_eq!(
         (shown.subject.as_str(), shown.author.as_str()),
-        ("first", "Author \\x07")
+        ("first", "Au\\x07thor")
     );
     let second = commit(&origin, "second", Some(first));
     remote.url = format!("file://{}", Path::new(&remote.url).display());
