@@ -116,41 +116,31 @@ fn product(number: u64, constants: &[(u64, &str)]) -> String {
     }
 }
 
-impl SpecType for Cores {
-    fn python_type() -> String {
-        "float".to_owned()
-    }
+/// A fixed-point number, which an author writes as a float; the last argument says how many parts a unit has.
+macro_rules! decimal_type {
+    ($type:ident, $expected:literal, $per_unit:literal) => {
+        impl SpecType for $type {
+            fn python_type() -> String {
+                "float".to_owned()
+            }
 
-    fn to_python(&self) -> String {
-        self.to_string()
-    }
+            fn to_python(&self) -> String {
+                self.to_string()
+            }
 
-    fn to_json(&self) -> Value {
-        self.0.into()
-    }
+            fn to_json(&self) -> Value {
+                self.0.into()
+            }
 
-    fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<Cores> {
-        quantity(value, at, decoder, "a number of cores such as 0.5", 1000.0).map(Cores)
-    }
+            fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<$type> {
+                quantity(value, at, decoder, $expected, $per_unit).map($type)
+            }
+        }
+    };
 }
 
-impl SpecType for Number {
-    fn python_type() -> String {
-        "float".to_owned()
-    }
-
-    fn to_python(&self) -> String {
-        self.to_string()
-    }
-
-    fn to_json(&self) -> Value {
-        self.0.into()
-    }
-
-    fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<Number> {
-        quantity(value, at, decoder, "a number from 0 up such as 0.5", 1e6).map(Number)
-    }
-}
+decimal_type!(Cores, "a number of cores such as 0.5", 1000.0);
+decimal_type!(Number, "a number from 0 up such as 0.5", 1e6);
 
 impl SpecType for Bytes {
     fn python_type() -> String {
