@@ -8,6 +8,7 @@
 mod files;
 mod hybrid;
 mod memory;
+mod pressure;
 mod unified;
 
 use std::fmt;
@@ -126,6 +127,9 @@ pub trait CgroupTree: Send + Sync + fmt::Debug {
 
     /// The part of [`CgroupTree::usage`] that moves whenever anything in the leaf has run.
     fn cpu_usage_us(&self, leaf: &str) -> Result<u64, CgroupError>;
+
+    /// For how long, ever, all processes of the leaf waited for memory at once; none where the kernel does not say.
+    fn memory_stalled_us(&self, leaf: &str) -> Option<u64>;
 
     /// What the leaf's memory is made of.
     fn memory_breakdown(&self, leaf: &str) -> Result<MemoryBreakdown, CgroupError>;

@@ -16,7 +16,7 @@ use super::files::{
 };
 use super::{
     CgroupEntry, CgroupError, CgroupTree, Limits, MemoryBreakdown, MemoryWatch, TreeKind, Usage,
-    check_name,
+    check_name, pressure,
 };
 
 /// The controllers that limit and measure.
@@ -230,6 +230,10 @@ impl CgroupTree for HybridTree {
 
     fn cpu_usage_us(&self, leaf: &str) -> Result<u64, CgroupError> {
         Ok(number(&self.file("cpuacct", leaf, "cpuacct.usage"))? / 1000)
+    }
+
+    fn memory_stalled_us(&self, leaf: &str) -> Option<u64> {
+        pressure::full_us(&self.leaf("unified", leaf).join("memory.pressure"))
     }
 
     fn memory_breakdown(&self, leaf: &str) -> Result<MemoryBreakdown, CgroupError> {

@@ -11,7 +11,7 @@ use super::files::{
 };
 use super::{
     CgroupEntry, CgroupError, CgroupTree, Limits, MemoryBreakdown, MemoryWatch, TreeKind, Usage,
-    check_name,
+    check_name, pressure,
 };
 
 /// What a parent hands down so that a leaf can be limited.
@@ -229,6 +229,10 @@ impl CgroupTree for UnifiedTree {
 
     fn cpu_usage_us(&self, leaf: &str) -> Result<u64, CgroupError> {
         keyed(&self.file(leaf, "cpu.stat"), "usage_usec")
+    }
+
+    fn memory_stalled_us(&self, leaf: &str) -> Option<u64> {
+        pressure::full_us(&self.file(leaf, "memory.pressure"))
     }
 
     fn memory_breakdown(&self, leaf: &str) -> Result<MemoryBreakdown, CgroupError> {

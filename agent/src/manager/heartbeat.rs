@@ -126,13 +126,17 @@ async fn beat(agent: &Agent, registered: &Registered) -> Result<(), LinkError> {
             epoch: registered.epoch,
             reports: agent.reports.pending(),
             usage,
+            history: agent.resources.reports(),
         };
         match agent
             .client
             .post::<_, HeartbeatReply>(&path, &heartbeat)
             .await
         {
-            Ok(reply) => agent.reports.acknowledge(reply.acknowledged_seq),
+            Ok(reply) => {
+                agent.reports.acknowledge(reply.acknowledged_seq);
+                agent.resources.acknowledge(reply.acknowledged_history);
+            }
             // A decision of the controller was lost with its write; the same reports are sent again.
             Err(ClientError::Refused(body)) if body.code == Code::StoreUnavailable => {}
             Err(cause) => return Err(cause.into()),

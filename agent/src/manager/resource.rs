@@ -9,9 +9,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tw_model::{Bytes, Cores, CpuCounts, JobSpec, LimitMode, Millis, TaskId, TaskUsage, Timestamp};
-use tw_scheduler::limits::{Learner, LimitAnswer, LimitPolicy, LimitSet, UsageBucket};
-use tw_store::history::{Bucket, History, HistoryOptions, Sample};
+use tw_api::{UsageReport, UsageReports};
+use tw_model::{
+    Bytes, Cores, JobId, JobSpec, LimitMode, Millis, TaskId, TaskUsage, Timestamp, UsageSum,
+    Version,
+};
+use tw_scheduler::limits::canary::{Canary, Seen};
+use tw_scheduler::limits::oom::{OomResponse, OomVerdict};
+use tw_scheduler::limits::{
+    Horizon, Learner, LimitAnswer, LimitPolicy, LimitSet, UsageBucket, boost,
+};
+use tw_store::history::{Bucket, History, HistoryOptions, Sample, TIERS};
 use tw_store::{OpenError, StoreError};
 
 use super::{Agent, launch};
@@ -24,6 +32,26 @@ const READINGS_SKIPPED_MAX: u32 = 9;
 
 /// The grain of the history.
 const BUCKET_WIDTH: Duration = Duration::from_secs(5);
+
+/// What the controller gets of a job is one report for so long, or for a shorter part of a shorter window.
+const REPORT_WIDTH_MAX: Duration = Duration::from_secs(300);
+const REPORTS_A_WINDOW: u32 = 2016;
+
+/// Reports that wait for the controller: a week of 100 jobs.
+const REPORTS_MAX: u64 = 200_000;
+
+/// Reports that go with one heartbeat.
+const REPORTS_AT_ONCE: u64 = 100;
+
+/// Old buckets are made wider this often.
+const COMPACT_EVERY: Duration = Duration::from_secs(600);
+
+/// How long a task is looked at before it counts as short of something, at most: a part of the trial of lower limits.
+const LOOK_MAX: Duration = Duration::from_secs(60);
+const LOOKS_A_TRIAL: u32 = 12;
+
+/// Trials begin where the job's first task is; machines without it wait so many trials longer.
+const TRIALS_LATER: u64 = 2;
 
 /// How long the kernel may take to reclaim memory when a limit shrinks.
 const RESIZE_PATIENCE: Duration = Duration::from_millis(200);
@@ -40,18 +68,32 @@ pub(super) struct Resources {
     tree: Arc<dyn CgroupTree>,
     history: History,
     measured: Mutex<Measured>,
+    /// Tells the samples of this agent from those of the ones before it.
+    session: i64,
 }
 
 #[derive(Default)]
 struct Measured {
     tasks: BTreeMap<TaskId, Task>,
     /// What has been learned of each job with tasks here, by its series.
-    jobs: BTreeMap<String, Job>,
+    jobs: BTreeMap<JobId, Job>,
+    compacted: Option<Instant>,
 }
 
 /// A running task.
 struct Task {
     spec: Arc<JobSpec>,
+    version: Version,
+    session: i64,
+    /// Samples that went into the history in this session.
+    recorded: u64,
+    /// When it was first seen here: after a restart of the agent later than it began.
+    since: Instant,
+    /// What was measured and is not recorded yet, and the bucket that it belongs to.
+    piece: UsageSum,
+    piece_bucket: i64,
+    stalled_us: Option<u64>,
+    look: Look,
     /// The limits in its cgroup.
     limits: LimitSet,
     /// Not before then a limit is tried again that was refused.
@@ -75,8 +117,19 @@ pub(super) struct Reading {
     pub(super) ooms: u64,
 }
 
+/// What is seen of a task until it is long enough to judge it.
+struct Look {
+    since: Instant,
+    throttled_us: u64,
+    stalled_us: u64,
+}
+
 #[derive(Default)]
 struct Job {
+    canary: Option<Canary>,
+    oom: OomResponse,
+    learned_at: Option<Timestamp>,
+    note: Option<String>,
     decide_at: Option<Instant>,
     /// What the history comes to, once it was read; samples are added as they come.
     learner: Option<Learner>,
@@ -98,16 +151,14 @@ impl Resources {
             tree,
             history: open_history(path, options)?,
             measured: Mutex::default(),
+            session: now_utc().0,
         })
     }
 
     /// Begins to measure a task, or takes its new spec, whose limits are applied at once.
-    pub(super) fn set(&self, task: &TaskId, spec: Arc<JobSpec>) {
+    pub(super) fn set(&self, task: &TaskId, spec: Arc<JobSpec>, version: Version) {
         let mut measured = self.lock();
-        let request = LimitSet {
-            cpu: spec.resources.cpu,
-            memory: spec.resources.memory,
-        };
+        let request = request_of(&spec);
         match measured.tasks.get_mut(task) {
             None => {
                 // A task that was adopted may have a learned limit already.
@@ -115,42 +166,112 @@ impl Resources {
                     .tree
                     .memory_limit_bytes(&task.folder_name())
                     .map_or(request.memory, Bytes);
-                measured.tasks.insert(
-                    task.clone(),
-                    Task::new(spec, LimitSet { memory, ..request }),
-                );
+                let limits = LimitSet { memory, ..request };
+                measured
+                    .tasks
+                    .insert(task.clone(), Task::new(spec, version, limits, self.session));
             }
             Some(known) => {
-                known.spec = spec;
+                (known.spec, known.version) = (spec, version);
                 self.apply(task, known, request);
-                measured.jobs.remove(&series(task));
+                measured.jobs.remove(&task.job);
             }
         }
     }
 
     pub(super) fn remove(&self, task: &TaskId) {
         let mut measured = self.lock();
-        measured.tasks.remove(task);
+        let Some(mut ended) = measured.tasks.remove(task) else {
+            return;
+        };
+        ended.piece.ends = 1;
+        ended.piece.ran_ms = ended.since.elapsed().as_millis() as u64;
+        let last = ended.take_piece(task, now_utc().0);
+        self.record(&[last]);
         if !measured.tasks.keys().any(|other| other.job == task.job) {
-            measured.jobs.remove(&series(task));
+            let bears_on_the_next = |job: &Job| job.oom != OomResponse::default();
+            measured
+                .jobs
+                .retain(|id, job| *id != task.job || bears_on_the_next(job));
         }
     }
 
-    /// Counts, once, that a task ran out of memory without the kernel having had to kill.
+    /// Counts that a task ran out of memory without the kernel having had to kill. Where limits follow use, the job's
+    /// are raised beside what is learned, or it is taken for a leak.
     pub(super) fn record_oom(&self, task: &TaskId, at_us: i64) {
-        let sample = Sample {
-            series: series(task),
+        let mut measured = self.lock();
+        let Measured { tasks, jobs, .. } = &mut *measured;
+        let Some(known) = tasks.get_mut(task) else {
+            return;
+        };
+        let sum = UsageSum {
+            oom_kills: 1,
+            ..UsageSum::default()
+        };
+        self.record(&[Sample {
             source: format!("{task}/oom"),
             seq: 1,
-            at_us,
-            cpu_millicores: 0,
-            memory_bytes: 0,
-            oom_kills: 1,
-            throttled_us: 0,
-        };
-        if let Err(cause) = self.history.record(&[sample]) {
-            tracing::warn!(%task, %cause, "cannot record that it ran out of memory");
+            ..known.sample_of(task, at_us, sum)
+        }]);
+        let job = jobs.entry(task.job.clone()).or_default();
+        job.ooms += 1;
+        if known.spec.limits.mode == LimitMode::Auto {
+            job.respond(task, known);
         }
+    }
+
+    /// The oldest reports that the controller has not acknowledged.
+    pub(super) fn reports(&self) -> UsageReports {
+        let read = || -> Result<UsageReports, StoreError> {
+            let posted = self.history.posted(REPORTS_AT_ONCE)?;
+            let report =
+                |(seq, body): (u64, Vec<u8>)| Some((seq, serde_json::from_slice(&body).ok()?));
+            Ok(UsageReports {
+                origin: self.history.origin()?,
+                reports: posted.into_iter().filter_map(report).collect(),
+            })
+        };
+        read().unwrap_or_else(|cause| {
+            tracing::warn!(%cause, "cannot read the reports of what jobs used");
+            UsageReports::default()
+        })
+    }
+
+    pub(super) fn acknowledge(&self, seq: u64) {
+        if seq > 0
+            && let Err(cause) = self.history.acknowledge(seq)
+        {
+            tracing::warn!(%cause, "cannot let go of reports that have arrived");
+        }
+    }
+
+    fn record(&self, samples: &[Sample]) {
+        if let Err(cause) = self.history.record(samples) {
+            tracing::warn!(%cause, "cannot record what tasks use");
+        }
+    }
+
+    /// Posts what the job used in stretches that are over.
+    fn post(&self, id: &TaskId, task: &Task) -> Result<(), StoreError> {
+        let series = series(&id.job, task.version);
+        let width = (task.horizon().window().as_duration() / REPORTS_A_WINDOW)
+            .clamp(BUCKET_WIDTH, REPORT_WIDTH_MAX);
+        let (slots, until_us) = self.history.unposted(&series, width, now_utc().0)?;
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let report = |slot: Bucket| UsageReport {
+            job: id.job.clone(),
+            version: task.version,
+            start: Timestamp(slot.start_us),
+            width_ms: slot.width_us as u64 / 1000,
+            usage: slot.usage,
+        };
+        let bodies = slots.into_iter().map(report);
+        let bodies: Vec<Vec<u8>> = bodies
+            .filter_map(|report| serde_json::to_vec(&report).ok())
+            .collect();
+        self.history.post(&series, until_us, &bodies, REPORTS_MAX)
     }
 
     /// What every task uses now, for the controller.
@@ -161,7 +282,7 @@ impl Resources {
             .tasks
             .iter()
             .filter(|(_, task)| task.samples > 0)
-            .map(|(id, task)| task.usage(id, measured.jobs.get(&series(id)).unwrap_or(&none)))
+            .map(|(id, task)| task.usage(id, measured.jobs.get(&id.job).unwrap_or(&none)))
             .collect()
     }
 
@@ -187,28 +308,47 @@ impl Resources {
     /// Reads every cgroup once, and sets limits where it is time to.
     fn tick(&self) {
         let mut measured = self.lock();
-        let samples: Vec<Sample> = measured
-            .tasks
-            .iter_mut()
-            .filter_map(|(id, task)| self.sample(id, task))
-            .collect();
-        if let Err(cause) = self.history.record(&samples) {
-            tracing::warn!(%cause, "cannot record what tasks use");
-        }
-        let Measured { tasks, jobs } = &mut *measured;
-        for sample in &samples {
-            if let Some(job) = jobs.get_mut(&sample.series) {
-                job.observe(sample);
-            }
-        }
+        let Measured {
+            tasks,
+            jobs,
+            compacted,
+        } = &mut *measured;
+        let now = now_utc();
+        let mut pieces = Vec::new();
         for (id, task) in tasks.iter_mut() {
-            let job = jobs.entry(series(id)).or_default();
-            if job.decide_at.is_none_or(|at| at <= Instant::now()) {
-                self.decide(id, &task.spec, job);
+            self.measure(id, task);
+            if task.piece_is_over(now) {
+                self.look_for_stalls(id, task);
+                pieces.push(task.take_piece(id, now.0));
+                let job = jobs.entry(id.job.clone()).or_default();
+                if let Some(piece) = pieces.last() {
+                    job.observe(piece);
+                }
             }
-            let wanted = task.wanted_limits(job.learned);
+        }
+        self.record(&pieces);
+        let mut firsts: BTreeMap<JobId, u32> = BTreeMap::new();
+        for (id, task) in tasks.iter_mut() {
+            let first = *firsts.entry(id.job.clone()).or_insert_with(|| {
+                if let Err(cause) = self.post(id, task) {
+                    tracing::warn!(job = %id.job, %cause, "cannot post what it used");
+                }
+                id.index
+            });
+            let job = jobs.entry(id.job.clone()).or_default();
+            if job.decide_at.is_none_or(|at| at <= Instant::now()) {
+                self.decide(id, task, job, first);
+            }
+            job.watch(id, task, first);
+            let wanted = task.wanted_limits(job, id.index == first);
             if wanted != task.limits && task.retry_at.is_none_or(|at| at <= Instant::now()) {
                 self.apply(id, task, wanted);
+            }
+        }
+        if compacted.is_none_or(|at| at.elapsed() >= COMPACT_EVERY) {
+            *compacted = Some(Instant::now());
+            if let Err(cause) = self.history.compact(&TIERS, now.0) {
+                tracing::warn!(%cause, "cannot compact the usage history");
             }
         }
     }
@@ -228,40 +368,50 @@ impl Resources {
         self.tree.usage(&leaf)
     }
 
-    fn sample(&self, id: &TaskId, task: &mut Task) -> Option<Sample> {
+    fn measure(&self, id: &TaskId, task: &mut Task) {
         let usage = match self.read(id, task) {
             Ok(usage) => usage,
             Err(cause) => {
                 tracing::debug!(task = %id, %cause, "cannot be measured");
-                return None;
+                return;
             }
         };
         let now = Instant::now();
-        let (then, before) = task.last.replace((now, usage))?;
+        let Some((then, before)) = task.last.replace((now, usage)) else {
+            task.piece.starts += 1;
+            return;
+        };
         let elapsed_us = now.duration_since(then).as_micros().max(1) as u64;
         task.cpu =
             Cores(usage.cpu_usage_us.saturating_sub(before.cpu_usage_us) * 1000 / elapsed_us);
         task.memory = Bytes(usage.memory_working_set_bytes);
         task.memory_peak = task.memory_peak.max(task.memory);
         task.samples += 1;
-        Some(Sample {
-            series: series(id),
-            source: id.to_string(),
-            // Goes on where an earlier agent stopped.
-            seq: now_utc().0.cast_unsigned() / 1_000_000,
-            at_us: now_utc().0,
-            cpu_millicores: task.cpu.0,
-            memory_bytes: task.memory.0,
+        let throttled_us = usage
+            .cpu_throttled_us
+            .saturating_sub(before.cpu_throttled_us);
+        task.look.throttled_us += throttled_us;
+        task.piece.merge(&UsageSum {
             oom_kills: usage.oom_kills.saturating_sub(before.oom_kills),
-            throttled_us: usage
-                .cpu_throttled_us
-                .saturating_sub(before.cpu_throttled_us),
-        })
+            throttled_us,
+            ..UsageSum::sample(task.cpu.0, task.memory.0)
+        });
+    }
+
+    fn look_for_stalls(&self, id: &TaskId, task: &mut Task) {
+        let Some(stalled_us) = self.tree.memory_stalled_us(&id.folder_name()) else {
+            return;
+        };
+        if let Some(before) = task.stalled_us.replace(stalled_us) {
+            let stalled_us = stalled_us.saturating_sub(before);
+            task.look.stalled_us += stalled_us;
+            task.piece.stalled_us += stalled_us;
+        }
     }
 
     /// Asks the policy what fits the job's history.
-    fn decide(&self, id: &TaskId, spec: &JobSpec, job: &mut Job) {
-        let policy = LimitPolicy::of(spec);
+    fn decide(&self, id: &TaskId, task: &Task, job: &mut Job, first: u32) {
+        let policy = LimitPolicy::of(&task.spec);
         let window = policy.horizon().window();
         let every =
             (window.as_duration() / DECISIONS_A_WINDOW).clamp(DECIDE_EVERY_MIN, DECIDE_EVERY_MAX);
@@ -288,6 +438,7 @@ impl Resources {
                 (job.history, job.samples) = (learned.span, learned.samples);
                 job.learned = Some(learned.limits);
                 job.wanted = Some(learned.wanted);
+                job.try_on(task, learned.limits, first, now);
             }
         }
     }
@@ -300,8 +451,11 @@ impl Resources {
         now: Timestamp,
     ) -> Result<(Learner, u64), StoreError> {
         let from = now.0 - policy.looks_back().0 as i64 * 1000;
-        let buckets = self.history.range(&series(id), from, now.0 + 1)?;
-        let ooms = buckets.iter().map(|bucket| bucket.oom_kills).sum();
+        let mut buckets = Vec::new();
+        for series in self.history.series(&series_of(&id.job))? {
+            buckets.extend(self.history.range(&series, from, now.0 + 1)?);
+        }
+        let ooms = buckets.iter().map(|bucket| bucket.usage.oom_kills).sum();
         let usage: Vec<UsageBucket> = buckets.iter().map(usage_bucket).collect();
         Ok((policy.learn(&usage, now), ooms))
     }
@@ -366,28 +520,111 @@ fn set_aside(path: &Path) -> std::io::Result<()> {
 }
 
 impl Job {
-    /// Adds a sample to what was learned from the stored history.
-    fn observe(&mut self, sample: &Sample) {
-        self.ooms += sample.oom_kills;
-        let Some(learner) = &mut self.learner else {
+    /// Adds what was measured to what was learned from the stored history.
+    fn observe(&mut self, piece: &Sample) {
+        self.ooms += piece.usage.oom_kills;
+        if let Some(learner) = &mut self.learner {
+            learner.observe(&UsageBucket {
+                start: Timestamp(piece.at_us),
+                span: Millis(BUCKET_WIDTH.as_millis() as u64),
+                cpu: piece.usage.cpu.clone(),
+                memory_peak: Bytes(piece.usage.memory_max_bytes),
+                ooms: piece.usage.oom_kills,
+            });
+        }
+    }
+
+    /// Lets the tasks have what was learned: more at once, less by way of a trial.
+    fn try_on(&mut self, task: &Task, learned: LimitSet, first: u32, now: Timestamp) {
+        let horizon = task.horizon();
+        let request = request_of(&task.spec);
+        let canary = self
+            .canary
+            .get_or_insert_with(|| Canary::resume(request, task.limits));
+        let learned_at = *self.learned_at.get_or_insert(now);
+        let waits = first > 0 && now.since(learned_at).0 < TRIALS_LATER * horizon.hour().0;
+        let wanted = match waits {
+            true => LimitSet {
+                cpu: learned.cpu.max(canary.others().cpu),
+                memory: learned.memory.max(canary.others().memory),
+            },
+            false => learned,
+        };
+        canary.want(wanted, now, horizon);
+    }
+
+    /// Judges a task once it was looked at for long enough.
+    fn watch(&mut self, id: &TaskId, task: &mut Task, first: u32) {
+        let horizon = task.horizon();
+        let look = (horizon.hour().as_duration() / LOOKS_A_TRIAL).clamp(BUCKET_WIDTH, LOOK_MAX);
+        let looked = task.look.since.elapsed();
+        let Some(canary) = self.canary.as_mut().filter(|_| looked >= look) else {
             return;
         };
-        let mut cpu = CpuCounts::default();
-        cpu.add(Cores(sample.cpu_millicores));
-        learner.observe(&UsageBucket {
-            start: Timestamp(sample.at_us),
-            span: Millis(SAMPLE_EVERY.as_millis() as u64),
-            cpu,
-            memory_peak: Bytes(sample.memory_bytes),
-            ooms: sample.oom_kills,
-        });
+        let looked_us = looked.as_micros().max(1) as f64;
+        let seen = Seen {
+            ooms: 0,
+            throttled: task.look.throttled_us as f64 / looked_us,
+            stalled: task.look.stalled_us as f64 / looked_us,
+        };
+        task.look = Look::new();
+        let shortage = canary.watch(id.index == first, seen, now_utc(), horizon);
+        if let Some(shortage) = shortage {
+            tracing::warn!(task = %id, "lower limits are taken back: {shortage}");
+            self.note = Some(format!("lower limits were taken back: {shortage}"));
+        }
+    }
+
+    /// Raises the job's memory limit, or takes it for a leak.
+    fn respond(&mut self, id: &TaskId, task: &Task) {
+        let (now, horizon) = (now_utc(), task.horizon());
+        let highest = LimitPolicy::of(&task.spec).memory_max();
+        if let Some(canary) = &mut self.canary {
+            let seen = Seen {
+                ooms: 1,
+                ..Seen::default()
+            };
+            canary.watch(false, seen, now, horizon);
+        }
+        let had = task.limits.memory;
+        let note = match self.oom.note(had, highest, now, horizon) {
+            OomVerdict::Raise(limit) => {
+                format!("ran out of memory at {had}: the limit is {limit} for a day")
+            }
+            OomVerdict::Leak { raises: 0 } => {
+                format!("ran out of memory at {had}, the most that its spec allows")
+            }
+            OomVerdict::Leak { raises } => format!(
+                "looks like a leak: it ran out of memory after {raises} raises, and gets no more"
+            ),
+        };
+        tracing::warn!(task = %id, "{note}");
+        self.note = Some(note);
+    }
+}
+
+impl Look {
+    fn new() -> Look {
+        Look {
+            since: Instant::now(),
+            throttled_us: 0,
+            stalled_us: 0,
+        }
     }
 }
 
 impl Task {
-    fn new(spec: Arc<JobSpec>, limits: LimitSet) -> Task {
+    fn new(spec: Arc<JobSpec>, version: Version, limits: LimitSet, session: i64) -> Task {
         Task {
             spec,
+            version,
+            session,
+            recorded: 0,
+            since: Instant::now(),
+            piece: UsageSum::default(),
+            piece_bucket: bucket_of(now_utc()),
+            stalled_us: None,
+            look: Look::new(),
             limits,
             retry_at: None,
             last: None,
@@ -399,15 +636,57 @@ impl Task {
         }
     }
 
+    fn horizon(&self) -> Horizon {
+        LimitPolicy::of(&self.spec).horizon()
+    }
+
+    fn piece_is_over(&self, now: Timestamp) -> bool {
+        self.piece != UsageSum::default() && bucket_of(now) != self.piece_bucket
+    }
+
+    /// What was measured since the last piece, for the history.
+    fn take_piece(&mut self, id: &TaskId, now_us: i64) -> Sample {
+        let width_us = BUCKET_WIDTH.as_micros() as i64;
+        let at_us = self.piece_bucket.saturating_mul(width_us);
+        self.piece_bucket = now_us.div_euclid(width_us);
+        let sum = std::mem::take(&mut self.piece);
+        self.sample_of(id, at_us, sum)
+    }
+
+    fn sample_of(&mut self, id: &TaskId, at_us: i64, usage: UsageSum) -> Sample {
+        self.recorded += 1;
+        Sample {
+            series: series(&id.job, self.version),
+            // Counted, and not timed: a clock that goes back makes no sample look like one that was seen.
+            source: format!("{id}@{}", self.session),
+            seq: self.recorded,
+            at_us,
+            width: None,
+            usage,
+        }
+    }
+
     /// What was learned where the spec lets running tasks have it, else the request.
-    fn wanted_limits(&self, learned: Option<LimitSet>) -> LimitSet {
-        let request = LimitSet {
-            cpu: self.spec.resources.cpu,
-            memory: self.spec.resources.memory,
+    fn wanted_limits(&self, job: &Job, is_canary: bool) -> LimitSet {
+        let request = request_of(&self.spec);
+        let (LimitMode::Auto, Some(canary)) = (self.spec.limits.mode, &job.canary) else {
+            return match self.spec.limits.mode {
+                LimitMode::Auto => LimitSet {
+                    memory: job.oom.limit(self.limits.memory, now_utc(), self.horizon()),
+                    ..self.limits
+                },
+                LimitMode::Off | LimitMode::Observe | LimitMode::Suggest => request,
+            };
         };
-        match self.spec.limits.mode {
-            LimitMode::Auto => learned.unwrap_or(self.limits),
-            LimitMode::Off | LimitMode::Observe | LimitMode::Suggest => request,
+        let (now, horizon) = (now_utc(), self.horizon());
+        let limits = match is_canary {
+            true => canary.canary(),
+            false => canary.others(),
+        };
+        let age = Millis(self.since.elapsed().as_millis() as u64);
+        LimitSet {
+            cpu: boost::cpu_limit(limits.cpu, request.cpu, age, horizon),
+            memory: job.oom.limit(limits.memory, now, horizon),
         }
     }
 
@@ -424,6 +703,7 @@ impl Task {
             history_ms: job.history.0,
             samples: job.samples,
             ooms: job.ooms,
+            note: job.note.clone(),
         }
     }
 }
@@ -441,29 +721,36 @@ pub(super) async fn run(agent: &Arc<Agent>) {
     }
 }
 
-/// All tasks of a job on this machine share one history.
-fn series(task: &TaskId) -> String {
-    format!("{}/{}", task.job.namespace, task.job.name)
+/// What the spec asks for.
+fn request_of(spec: &JobSpec) -> LimitSet {
+    LimitSet {
+        cpu: spec.resources.cpu,
+        memory: spec.resources.memory,
+    }
+}
+
+/// All tasks of a version of a job on this machine share one history.
+fn series(job: &JobId, version: Version) -> String {
+    format!("{}v{version}", series_of(job))
+}
+
+/// What the series of all versions of a job begin with.
+fn series_of(job: &JobId) -> String {
+    format!("{}/{}|", job.namespace, job.name)
+}
+
+fn bucket_of(at: Timestamp) -> i64 {
+    at.0.div_euclid(BUCKET_WIDTH.as_micros() as i64)
 }
 
 fn usage_bucket(bucket: &Bucket) -> UsageBucket {
     UsageBucket {
         start: Timestamp(bucket.start_us),
         span: Millis(bucket.width_us as u64 / 1000),
-        cpu: cpu_counts(bucket),
-        memory_peak: Bytes(bucket.memory_max_bytes),
-        ooms: bucket.oom_kills,
+        cpu: bucket.usage.cpu.clone(),
+        memory_peak: Bytes(bucket.usage.memory_max_bytes),
+        ooms: bucket.usage.oom_kills,
     }
-}
-
-/// One sample at the bucket's maximum, the others at its mean.
-fn cpu_counts(bucket: &Bucket) -> CpuCounts {
-    let mut counts = CpuCounts::default();
-    for _ in 1..bucket.samples {
-        counts.add(Cores(bucket.cpu_avg_millicores()));
-    }
-    counts.add(Cores(bucket.cpu_max_millicores));
-    counts
 }
 
 fn now_utc() -> Timestamp {

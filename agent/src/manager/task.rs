@@ -446,9 +446,11 @@ impl Actor {
         if let Err(cause) = self.folder.bound(&assignment.spec) {
             tracing::warn!(task = %self.task, cause = format!("{cause:#}"), "cannot bound its disk");
         }
-        self.agent
-            .resources
-            .set(&self.task, Arc::clone(&assignment.spec));
+        self.agent.resources.set(
+            &self.task,
+            Arc::clone(&assignment.spec),
+            assignment.task.version,
+        );
         let folder = self.folder.path().to_owned();
         tokio::spawn(health::watch(Arc::clone(&self.agent), assignment, folder)).abort_handle()
     }

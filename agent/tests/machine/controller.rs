@@ -215,7 +215,10 @@ async fn answer(
             if !heartbeat.usage.is_empty() {
                 shared.usage = heartbeat.usage;
             }
-            reply(&HeartbeatReply { acknowledged_seq })
+            reply(&HeartbeatReply {
+                acknowledged_seq,
+                acknowledged_history: 0,
+            })
         }
         ["agents", _, "stream"] => {
             let (sender, receiver) = mpsc::unbounded_channel::<AgentEvent>();

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    Capacity, Endpoint, JobSpec, MachineFacts, MachineId, TaskId, TaskRecord, TaskReport, TaskUsage,
+    Capacity, Endpoint, JobId, JobSpec, MachineFacts, MachineId, TaskId, TaskRecord, TaskReport,
+    TaskUsage, Timestamp, UsageSum, Version,
 };
 
 use crate::SessionRequest;
@@ -42,6 +43,28 @@ pub struct Heartbeat {
     /// Every report that is not acknowledged yet, oldest first.
     pub reports: Vec<TaskReport>,
     pub usage: Vec<TaskUsage>,
+    /// The oldest that jobs used here and that is not acknowledged yet.
+    #[serde(default)]
+    pub history: UsageReports,
+}
+
+/// What jobs used on one machine, in stretches that are over.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct UsageReports {
+    /// The name of the machine's history: the scope of the numbers.
+    pub origin: String,
+    /// Each with its number, rising.
+    pub reports: Vec<(u64, UsageReport)>,
+}
+
+/// What the tasks of a version of a job used on one machine in one stretch of time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageReport {
+    pub job: JobId,
+    pub version: Version,
+    pub start: Timestamp,
+    pub width_ms: u64,
+    pub usage: UsageSum,
 }
 
 /// The answer to [`Heartbeat`]. A stale epoch is refused with `agent.fenced` instead.
@@ -49,6 +72,9 @@ pub struct Heartbeat {
 pub struct HeartbeatReply {
     /// What these reports changed is durable up to and including this number.
     pub acknowledged_seq: u64,
+    /// The history is kept up to and including this number.
+    #[serde(default)]
+    pub acknowledged_history: u64,
 }
 
 /// A task that the agent is to run, keep running, or stop.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    Approval, Capacity, DrainRecord, Endpoint, EventRecord, Exit, JobId, JobSpec, MachineFacts,
-    MachineId, MachineState, Name, PolicyReport, RolloutState, RunRecord, SourceRef, TaskId,
-    TaskState, TaskUsage, Timestamp, Version,
+    Approval, Bytes, Capacity, Cores, DrainRecord, Endpoint, EventRecord, Exit, JobId, JobSpec,
+    MachineFacts, MachineId, MachineState, Name, PolicyReport, RolloutState, RunRecord, SourceRef,
+    TaskId, TaskState, TaskUsage, Timestamp, Version,
 };
 
 /// A job as it was evaluated.
@@ -271,7 +271,51 @@ pub struct UsageReply {
     pub memory_request_bytes: u64,
     /// How much history a recommendation needs.
     pub history_min_ms: u64,
+    /// The job's replicas.
+    #[serde(default)]
+    pub replicas: u32,
     pub tasks: Vec<TaskUsage>,
+    /// What all machines reported of the job; none before the first report.
+    #[serde(default)]
+    pub history: Option<JobHistory>,
+}
+
+/// What a job's history says of its requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobHistory {
+    /// From the first sample that counts until now.
+    pub span_ms: u64,
+    /// Samples of five minutes.
+    pub samples: u64,
+    /// `low`, `medium` or `high`.
+    pub confidence: String,
+    /// What would fit; none while there is too little history.
+    pub cpu_recommended: Option<Cores>,
+    pub memory_recommended: Option<Bytes>,
+    /// Why, in words.
+    pub cpu_reason: String,
+    pub memory_reason: String,
+    /// Samples in which memory would have gone above what is recommended, or else requested.
+    pub memory_exceeded: u64,
+    /// Samples of CPU that would have, of all.
+    pub cpu_exceeded: u64,
+    pub cpu_samples: u64,
+    /// How often tasks ran out of memory.
+    pub ooms: u64,
+    /// The versions and machine classes that it was measured with, as `v7 on 4c-16g`.
+    pub measured: Vec<String>,
+    /// Use over time, oldest first.
+    pub points: Vec<UsagePoint>,
+}
+
+/// What was used in one stretch of time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UsagePoint {
+    pub start: Timestamp,
+    pub span_ms: u64,
+    pub cpu_p95: Cores,
+    pub cpu_peak: Cores,
+    pub memory_peak: Bytes,
 }
 
 /// `GET /v1/jobs/{namespace}/{name}/spec?version=N`: what a job is, and what it was.

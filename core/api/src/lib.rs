@@ -13,15 +13,16 @@ mod sse;
 
 pub use agent::{
     AgentEvent, Assignment, Dial, Heartbeat, HeartbeatReply, PROTO, PROTO_OLDEST, Register,
-    Registered,
+    Registered, UsageReport, UsageReports,
 };
 pub use client::{Client, ClientError, Connection, Endpoint as ApiEndpoint, EventStream};
 pub use error::ErrorBody;
 pub use jobs::{
     AppliedJob, ApplyReply, ApplyRequest, DrainReply, DrainRequest, EventsReply, HealthReply,
-    JobStatus, JobSummary, JobsReply, MachineStatus, MachinesReply, PackageReply, PlanRequest,
-    Reserved, RolloutReply, RolloutRequest, RolloutStatus, ScheduleStatus, ServicesReply,
-    SpecReply, SubmittedJob, TaskStatus, UsageReply, VersionSummary, WaitingTasks, WhyReply,
+    JobHistory, JobStatus, JobSummary, JobsReply, MachineStatus, MachinesReply, PackageReply,
+    PlanRequest, Reserved, RolloutReply, RolloutRequest, RolloutStatus, ScheduleStatus,
+    ServicesReply, SpecReply, SubmittedJob, TaskStatus, UsagePoint, UsageReply, VersionSummary,
+    WaitingTasks, WhyReply,
 };
 pub use review::{
     ApproveReply, DecideRequest, PageReply, PageRequest, PlanReply, PlansReply, RepositoriesReply,

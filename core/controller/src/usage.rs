@@ -1,112 +1,173 @@
-//! What jobs used, kept in a history of a fixed size. Losing a sample is no harm; waiting for one would be.
+//! What jobs used, as agents report it, folded by job, version and class of machine in a history of a fixed size.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use tw_model::{JobId, TaskId, TaskUsage, Timestamp};
-use tw_store::history::{History, HistoryOptions, Sample};
+use tw_api::{JobHistory, UsagePoint, UsageReports};
+use tw_model::{Bytes, Capacity, Cores, JobId, JobSpec, Millis, Timestamp};
+use tw_scheduler::limits::{LimitPolicy, UsageBucket};
+use tw_scheduler::recommend::{Point, Review, review};
+use tw_store::StoreError;
+use tw_store::history::{Bucket, History, HistoryOptions, Sample, TIERS};
 
 use crate::error::RunError;
 
-/// How many batches may wait for the disk before new ones are dropped.
-const BATCHES_MAX: usize = 256;
+/// A clock may be ahead of the controller's by so much; what is later was stamped by a broken one.
+const AHEAD_MAX: Millis = Millis::hours(1);
 
-/// The writing end of the history.
+/// What is older than this is not kept.
+const AGE_MAX: Millis = Millis::hours(400 * 24);
+
+/// Old buckets are made wider, and the oldest dropped, this often.
+const TIDY_EVERY: Duration = Duration::from_secs(600);
+
+/// The history. Its functions block for about as long as one transaction without a sync takes.
+#[derive(Clone)]
 pub(crate) struct UsageLog {
-    /// None once it is dropped.
-    batches: Option<SyncSender<Batch>>,
-    writer: Option<JoinHandle<()>>,
-}
-
-struct Batch {
-    at: Timestamp,
-    samples: Vec<TaskUsage>,
+    history: Arc<History>,
+    tidied: Arc<Mutex<Option<Instant>>>,
 }
 
 impl UsageLog {
-    /// Opens the history and starts its writer, which ends with this.
     pub(crate) fn open(path: &Path) -> Result<UsageLog, RunError> {
-        let history = History::open(path, HistoryOptions::default())?;
-        let (batches, inbox) = sync_channel(BATCHES_MAX);
-        let writer = std::thread::Builder::new()
-            .name("usage-writer".into())
-            .spawn(move || write(&history, &inbox))
-            .map_err(RunError::io("starting the writer of", path))?;
         Ok(UsageLog {
-            batches: Some(batches),
-            writer: Some(writer),
+            history: Arc::new(History::open(path, HistoryOptions::default())?),
+            tidied: Arc::default(),
         })
     }
 
-    /// Notes what tasks used, if the disk keeps up.
-    pub(crate) fn note(&self, at: Timestamp, samples: Vec<TaskUsage>) {
-        if samples.is_empty() {
-            return;
-        }
-        let Some(batches) = &self.batches else {
-            return;
-        };
-        if let Err(TrySendError::Full(batch)) = batches.try_send(Batch { at, samples }) {
+    /// Keeps what a machine of this capacity reports. Returns the highest number of it: it is kept, or was refused for good.
+    pub(crate) fn keep(
+        &self,
+        now: Timestamp,
+        capacity: Option<&Capacity>,
+        reports: &UsageReports,
+    ) -> Result<u64, StoreError> {
+        let class = class_of(capacity);
+        let is_of_this_time =
+            |start: Timestamp| start <= now.plus(AHEAD_MAX) && now.since(start) <= AGE_MAX;
+        let (timely, others): (Vec<_>, Vec<_>) = reports
+            .reports
+            .iter()
+            .partition(|(_, report)| is_of_this_time(report.start));
+        let samples: Vec<Sample> = timely
+            .into_iter()
+            .map(|(seq, report)| Sample {
+                series: format!("{}v{}|{class}", series_of(&report.job), report.version),
+                source: reports.origin.clone(),
+                seq: *seq,
+                at_us: report.start.0,
+                width: Some(Duration::from_millis(
+                    report.width_ms.clamp(1000, 86_400_000),
+                )),
+                usage: report.usage.clone(),
+            })
+            .collect();
+        let recorded = self.history.record(&samples)?;
+        if recorded.refused > 0 || !others.is_empty() {
             tracing::warn!(
-                samples = batch.samples.len(),
-                "usage is not kept: the disk is behind"
+                absurd = recorded.refused,
+                of_another_time = others.len(),
+                "reports of use are not kept"
             );
         }
-    }
-}
-
-impl Drop for UsageLog {
-    /// Waits until what was noted is written and the file is closed.
-    fn drop(&mut self) {
-        self.batches = None;
-        if self
-            .writer
-            .take()
-            .is_some_and(|writer| writer.join().is_err())
-        {
-            tracing::error!("the writer of the usage history had panicked");
-        }
-    }
-}
-
-fn write(history: &History, inbox: &Receiver<Batch>) {
-    let mut ooms = HashMap::new();
-    while let Ok(batch) = inbox.recv() {
-        let samples: Vec<Sample> = batch
-            .samples
+        self.tidy(now)?;
+        Ok(reports
+            .reports
             .iter()
-            .map(|usage| sample(batch.at, usage, &mut ooms))
-            .collect();
-        if let Err(cause) = history.record(&samples) {
-            tracing::warn!(%cause, "usage is not kept");
+            .map(|(seq, _)| *seq)
+            .max()
+            .unwrap_or(0))
+    }
+
+    fn tidy(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut tidied = self.tidied.lock().unwrap_or_else(PoisonError::into_inner);
+        if tidied.is_none_or(|at| at.elapsed() >= TIDY_EVERY) {
+            *tidied = Some(Instant::now());
+            self.history.compact(&TIERS, now.0)?;
+            self.history.prune(now.0 - AGE_MAX.0 as i64 * 1000)?;
         }
-        if ooms.len() > TASKS_REMEMBERED_MAX {
-            ooms.clear();
+        Ok(())
+    }
+
+    /// What the history says of a job's requests; none before the first report.
+    pub(crate) fn review(
+        &self,
+        job: &JobId,
+        spec: &JobSpec,
+        now: Timestamp,
+    ) -> Result<Option<JobHistory>, StoreError> {
+        let from_us = now.0 - LimitPolicy::of(spec).looks_back().0 as i64 * 1000;
+        let prefix = series_of(job);
+        let mut usage: Vec<UsageBucket> = Vec::new();
+        let mut measured = Vec::new();
+        for series in self.history.series(&prefix)? {
+            let buckets = self.history.range(&series, from_us, now.0 + 1)?;
+            if !buckets.is_empty() {
+                measured.push(series[prefix.len()..].replace('|', " on "));
+            }
+            usage.extend(buckets.iter().map(usage_bucket));
         }
+        if usage.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(told(review(spec, &usage, now), measured)))
     }
 }
 
-/// How many tasks the writer remembers the kills of.
-const TASKS_REMEMBERED_MAX: usize = 100_000;
-
-fn sample(at: Timestamp, usage: &TaskUsage, ooms: &mut HashMap<TaskId, u64>) -> Sample {
-    let before = ooms.insert(usage.task.clone(), usage.ooms);
-    Sample {
-        series: series(&usage.task.job),
-        source: usage.task.to_string(),
-        // Heartbeats are answered once and samples are not repeated: the moment is number enough.
-        seq: at.0.unsigned_abs(),
-        at_us: at.0,
-        cpu_millicores: usage.cpu.0,
-        memory_bytes: usage.memory.0,
-        oom_kills: usage.ooms.saturating_sub(before.unwrap_or(usage.ooms)),
-        throttled_us: 0,
+fn told(review: Review, measured: Vec<String>) -> JobHistory {
+    let evidence = review.evidence;
+    JobHistory {
+        span_ms: evidence.span.0,
+        samples: evidence.samples,
+        confidence: review.confidence.to_string(),
+        cpu_recommended: review.wanted.map(|wanted| wanted.cpu),
+        memory_recommended: review.wanted.map(|wanted| wanted.memory),
+        cpu_reason: review.cpu_reason,
+        memory_reason: review.memory_reason,
+        memory_exceeded: evidence.memory_exceeded,
+        cpu_exceeded: evidence.cpu_exceeded,
+        cpu_samples: evidence.cpu_samples,
+        ooms: evidence.ooms,
+        measured,
+        points: review.points.iter().map(point).collect(),
     }
 }
 
-/// The key of a job's history.
-fn series(job: &JobId) -> String {
-    format!("{}/{}", job.namespace, job.name)
+fn point(point: &Point) -> UsagePoint {
+    UsagePoint {
+        start: point.start,
+        span_ms: point.span.0,
+        cpu_p95: point.cpu_p95,
+        cpu_peak: point.cpu_peak,
+        memory_peak: point.memory_peak,
+    }
+}
+
+fn usage_bucket(bucket: &Bucket) -> UsageBucket {
+    UsageBucket {
+        start: Timestamp(bucket.start_us),
+        span: Millis(bucket.width_us as u64 / 1000),
+        cpu: bucket.usage.cpu.clone(),
+        memory_peak: Bytes(bucket.usage.memory_max_bytes),
+        ooms: bucket.usage.oom_kills,
+    }
+}
+
+/// Machines of one size make one class: `4c-16g`.
+fn class_of(capacity: Option<&Capacity>) -> String {
+    match capacity {
+        Some(capacity) => {
+            let Cores(millicores) = capacity.cpu;
+            let gib = capacity.memory.0 as f64 / (1_u64 << 30) as f64;
+            format!("{}c-{}g", millicores.div_ceil(1000), gib.ceil())
+        }
+        None => "unknown".to_owned(),
+    }
+}
+
+/// What the series of all versions of a job begin with.
+fn series_of(job: &JobId) -> String {
+    format!("{}/{}|", job.namespace, job.name)
 }

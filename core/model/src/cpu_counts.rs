@@ -64,6 +64,19 @@ impl CpuCounts {
         above.map(|(_, count)| u64::from(count)).sum()
     }
 
+    /// The use that this share of the samples stayed within, as far as the buckets tell; 0 without samples.
+    pub fn percentile(&self, share: f64) -> Cores {
+        let wanted = (self.samples() as f64 * share).ceil();
+        let mut seen = 0.0;
+        for (bucket, count) in self.iter() {
+            seen += f64::from(count);
+            if seen >= wanted {
+                return Cores(cpu_bucket_reach(bucket) as u64);
+            }
+        }
+        Cores::ZERO
+    }
+
     /// As few bytes: the distance to the bucket before, then the count, both in groups of seven bits.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.0.len() * 3);

@@ -29,6 +29,7 @@ mod review;
 mod stage;
 mod template;
 mod units;
+mod usage;
 mod values;
 mod version;
 
@@ -59,5 +60,6 @@ pub use schema::{FieldInfo, Keyed, Rule, SpecType, StructInfo};
 pub use stage::Stage;
 pub use template::{Template, TemplateError, TemplateValue};
 pub use units::{Bytes, Cores, Millis, Number, Timestamp};
+pub use usage::UsageSum;
 pub use values::{AbsolutePath, CommandLine, CronLine, Digest, EnvName, PortName, RepoPath};
 pub use version::VersionRange;

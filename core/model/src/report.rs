@@ -104,4 +104,7 @@ pub struct TaskUsage {
     pub history_ms: u64,
     pub samples: u64,
     pub ooms: u64,
+    /// What should be known of its limits: that it seems to leak, or that lower limits were taken back.
+    #[serde(default)]
+    pub note: Option<String>,
 }

@@ -4,7 +4,7 @@
 //! Stages, each a file: what is remembered ([`cpu::CpuUse`], [`memory::MemoryUse`],
 //! [`batch::BatchUse`]) gives a
 //! target at any moment; [`Hysteresis`] decides whether a target is worth a change; the spec's bounds come
-//! last. [`oom::OomResponse`] and [`boost`] stand beside them and never touch what is remembered.
+//! last. [`oom::OomResponse`], [`boost`] and [`canary::Canary`] stand beside them and never touch what is remembered.
 //! [`LimitPolicy`] puts the stages together for a running job.
 //!
 //! Running short of CPU slows a task, running short of memory ends it. So CPU follows percentiles and memory follows
@@ -13,6 +13,7 @@
 
 pub mod batch;
 pub mod boost;
+pub mod canary;
 mod confidence;
 pub mod cpu;
 pub(crate) mod histogram;

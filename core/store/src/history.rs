@@ -11,6 +11,8 @@
 mod buckets;
 mod sources;
 
+pub use tw_model::UsageSum as Usage;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -25,7 +27,8 @@ const KIND: Kind = Kind {
     name: "a usage history",
     application_id: 0x5477_4869,
     prepare: "PRAGMA auto_vacuum = incremental",
-    migrations: &["
+    migrations: &[
+        "
         CREATE TABLE series (
             id INTEGER PRIMARY KEY,
             key TEXT NOT NULL UNIQUE
@@ -51,10 +54,30 @@ const KIND: Kind = Kind {
             PRIMARY KEY (series, start_us, width_us)
         ) STRICT, WITHOUT ROWID;
         CREATE INDEX bucket_by_start ON bucket (start_us);
-    "],
+    ",
+        "
+        ALTER TABLE bucket ADD COLUMN cpu_counts BLOB NOT NULL DEFAULT x'';
+        ALTER TABLE bucket ADD COLUMN stalled_us INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE bucket ADD COLUMN disk_bytes INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE bucket ADD COLUMN network_bytes INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE bucket ADD COLUMN starts INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE bucket ADD COLUMN ends INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE bucket ADD COLUMN ran_ms INTEGER NOT NULL DEFAULT 0;
+        CREATE TABLE outbox (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            body BLOB NOT NULL
+        ) STRICT;
+        CREATE TABLE reported (
+            series TEXT PRIMARY KEY,
+            until_us INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE origin (name TEXT NOT NULL) STRICT;
+        INSERT INTO origin VALUES (lower(hex(randomblob(8))));
+    ",
+    ],
 };
 
-/// What one sample measured, over the time since the sample before it.
+/// What one source measured of a series over a span of time that lies within one bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     /// The series that the sample belongs to, such as a job's name.
@@ -66,35 +89,52 @@ pub struct Sample {
     pub seq: u64,
     /// When it was measured, in UTC microseconds.
     pub at_us: i64,
-    pub cpu_millicores: u64,
-    pub memory_bytes: u64,
-    /// Processes killed for lack of memory.
-    pub oom_kills: u64,
-    /// For how long the CPU limit stopped it.
-    pub throttled_us: u64,
+    /// The width of the bucket that it goes to; none means the history's own.
+    pub width: Option<Duration>,
+    pub usage: Usage,
 }
 
 /// What the samples of one bucket add up to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {
     pub start_us: i64,
     pub width_us: i64,
-    /// How many samples arrived; at least one.
-    pub samples: u64,
-    /// The sum over all samples; see [`Bucket::cpu_avg_millicores`].
-    pub cpu_sum_millicores: u64,
-    pub cpu_max_millicores: u64,
-    pub memory_max_bytes: u64,
-    pub oom_kills: u64,
-    pub throttled_us: u64,
+    pub usage: Usage,
 }
 
 impl Bucket {
     /// Returns the mean of the samples' CPU.
     pub fn cpu_avg_millicores(&self) -> u64 {
-        self.cpu_sum_millicores / self.samples.max(1)
+        self.usage.cpu_sum_millicores / self.usage.samples.max(1)
     }
 }
+
+/// From which age on buckets are kept how wide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tier {
+    pub older_than: Duration,
+    pub width: Duration,
+}
+
+/// How the history of a long time is kept small.
+///
+/// Merging buckets adds their counts and takes the highest of their peaks, so percentiles, sums and peaks of any span
+/// that begins and ends with a bucket stay exact. What is lost is when within a bucket something was: by at most an hour
+/// after two days, which moves the weight of a CPU sample in a policy of 8 hours' half-life by at most 8%, and by at most
+/// a day after five weeks, when no policy with a window of a week looks back any more.
+pub const TIERS: [Tier; 2] = [
+    Tier {
+        older_than: Duration::from_secs(2 * 86_400),
+        width: Duration::from_secs(3600),
+    },
+    Tier {
+        older_than: Duration::from_secs(35 * 86_400),
+        width: Duration::from_secs(86_400),
+    },
+];
+
+/// Buckets that one call of [`History::compact`] folds at most, so that no call takes long.
+const COMPACTED_MAX: u64 = 20_000;
 
 /// What a batch came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -102,6 +142,8 @@ pub struct Recorded {
     pub counted: u64,
     /// Samples that had been counted before.
     pub repeated: u64,
+    /// Samples that cannot have been measured.
+    pub refused: u64,
 }
 
 /// How a history is kept.
@@ -149,9 +191,7 @@ impl History {
     /// Refuses a file that is in use, damaged, of a later release or of another kind.
     pub fn open(path: &Path, options: HistoryOptions) -> Result<Self, OpenError> {
         let Database { connection, lock } = Database::open(path, &KIND)?;
-        let width_us = i64::try_from(options.bucket_width.as_micros())
-            .unwrap_or(i64::MAX)
-            .max(1);
+        let width_us = micros(options.bucket_width).max(1);
         let (rows, widest_us) = configure(&connection)
             .and_then(|()| buckets::totals(&connection))
             .map_err(|error| open_fault(path, error))?;
@@ -178,6 +218,8 @@ impl History {
             Ok(recorded)
         })?;
         open.rows = rows;
+        let widths = batch.iter().filter_map(|sample| sample.width).map(micros);
+        open.widest_us = open.widest_us.max(widths.max().unwrap_or(0));
         Ok(recorded)
     }
 
@@ -191,6 +233,144 @@ impl History {
     /// Reads the keys of all series that begin with `prefix`, in order.
     pub fn series(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         series(&self.lock().connection, prefix).map_err(|error| self.fault(error))
+    }
+
+    /// Folds old buckets into wider ones; returns how many buckets fewer there are. Bounded work: call it again when it
+    /// has folded many.
+    pub fn compact(&self, tiers: &[Tier], now_us: i64) -> Result<u64, StoreError> {
+        let mut open = self.lock();
+        let (fewer, rows) = self.write(&mut open, |transaction, rows| {
+            let mut fewer = 0;
+            for tier in tiers {
+                let older_than_us = now_us.saturating_sub(micros(tier.older_than));
+                let width_us = micros(tier.width).max(1);
+                // Folded as wholes only: a wide bucket that ends later would grow bit by bit.
+                let until_us = older_than_us.div_euclid(width_us).saturating_mul(width_us);
+                fewer += buckets::widen(transaction, until_us, width_us, COMPACTED_MAX)?;
+            }
+            *rows -= fewer;
+            Ok(fewer)
+        })?;
+        open.rows = rows;
+        let widest_us = tiers.iter().map(|tier| micros(tier.width)).max();
+        open.widest_us = open.widest_us.max(widest_us.unwrap_or(0));
+        Ok(fewer)
+    }
+
+    /// A name that this file has for itself, from when it was made.
+    pub fn origin(&self) -> Result<String, StoreError> {
+        let open = self.lock();
+        open.connection
+            .query_row("SELECT name FROM origin", [], |row| row.get(0))
+            .map_err(|error| self.fault(error))
+    }
+
+    /// What a series used in the slots of `width` that have ended and are not posted yet, oldest first; those in which
+    /// nothing was measured are left out. Returns also until when that is.
+    ///
+    /// A clock that went back leaves slots open until it is there again, unless it had been ahead by more than a slot.
+    pub fn unposted(
+        &self,
+        series: &str,
+        width: Duration,
+        now_us: i64,
+    ) -> Result<(Vec<Bucket>, i64), StoreError> {
+        let width_us = micros(width).max(1);
+        let floor = |at: i64| at.div_euclid(width_us).saturating_mul(width_us);
+        let until_us = floor(now_us);
+        let open = self.lock();
+        let posted = open
+            .connection
+            .prepare_cached("SELECT until_us FROM reported WHERE series = ?1")
+            .and_then(|mut statement| {
+                statement
+                    .query_row([series], |row| row.get::<_, i64>(0))
+                    .optional()
+            })
+            .map_err(|error| self.fault(error))?;
+        let from_us = match posted {
+            Some(posted) if posted <= now_us.saturating_add(width_us) => posted,
+            Some(_) => until_us,
+            None => i64::MIN,
+        };
+        if from_us >= until_us {
+            return Ok((Vec::new(), from_us));
+        }
+        let found = buckets::range(&open.connection, series, from_us, until_us, open.widest_us)
+            .map_err(|error| self.fault(error))?;
+        let mut slots: Vec<Bucket> = Vec::new();
+        for bucket in found
+            .into_iter()
+            .filter(|bucket| bucket.start_us >= from_us)
+        {
+            let start_us = floor(bucket.start_us);
+            match slots.last_mut().filter(|last| last.start_us == start_us) {
+                Some(last) => last.usage.merge(&bucket.usage),
+                None => slots.push(Bucket {
+                    start_us,
+                    width_us,
+                    usage: bucket.usage,
+                }),
+            }
+        }
+        Ok((slots, until_us))
+    }
+
+    /// Puts messages where they stay until they are acknowledged, and notes that a series is posted until then. Of more
+    /// than `most` messages the oldest are dropped.
+    pub fn post(
+        &self,
+        series: &str,
+        until_us: i64,
+        bodies: &[Vec<u8>],
+        most: u64,
+    ) -> Result<(), StoreError> {
+        let mut open = self.lock();
+        let ((), _) = self.write(&mut open, |transaction, _| {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO reported VALUES (?1, ?2)")?
+                .execute((series, until_us))?;
+            for body in bodies {
+                transaction
+                    .prepare_cached("INSERT INTO outbox (body) VALUES (?1)")?
+                    .execute([body])?;
+            }
+            let dropped = transaction
+                .prepare_cached(
+                    "DELETE FROM outbox WHERE seq <= (SELECT max(seq) FROM outbox) - ?1",
+                )?
+                .execute([most])?;
+            if dropped > 0 {
+                tracing::warn!(dropped, "the oldest usage reports are dropped unsent");
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// The oldest messages that are not acknowledged, with their numbers.
+    pub fn posted(&self, most: u64) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let open = self.lock();
+        let read = |connection: &Connection| -> rusqlite::Result<Vec<(u64, Vec<u8>)>> {
+            connection
+                .prepare_cached("SELECT seq, body FROM outbox ORDER BY seq LIMIT ?1")?
+                .query_map([most], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        };
+        read(&open.connection).map_err(|error| self.fault(error))
+    }
+
+    /// Lets go of the messages up to and including a number.
+    pub fn acknowledge(&self, seq: u64) -> Result<(), StoreError> {
+        let mut open = self.lock();
+        let ((), _) = self.write(&mut open, |transaction, _| {
+            let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+            transaction
+                .prepare_cached("DELETE FROM outbox WHERE seq <= ?1")?
+                .execute([seq])?;
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// Drops the buckets that end at or before `older_than_us` and returns how many there were.
@@ -281,15 +461,24 @@ fn record(
 ) -> rusqlite::Result<Recorded> {
     let mut recorded = Recorded::default();
     for sample in batch {
+        if !sample.usage.is_plausible() {
+            recorded.refused += 1;
+            continue;
+        }
+        let width_us = sample.width.map_or(width_us, micros).max(1);
         let series = series_id(transaction, &sample.series)?;
         if sources::note(transaction, series, sample)? {
-            *rows += buckets::add(transaction, series, sample, width_us)?;
+            *rows += buckets::add(transaction, series, sample.at_us, width_us, &sample.usage)?;
             recorded.counted += 1;
         } else {
             recorded.repeated += 1;
         }
     }
     Ok(recorded)
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn series_id(connection: &Connection, key: &str) -> rusqlite::Result<i64> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tw_store::OpenError;
-use tw_store::history::{Bucket, History, HistoryOptions, Recorded, Sample};
+use tw_store::history::{Bucket, History, HistoryOptions, Recorded, Sample, TIERS, Usage};
 
 const SECOND_US: i64 = 1_000_000;
 
@@ -26,10 +26,8 @@ fn sample(series: &str, source: &str, seq: u64, at_us: i64) -> Sample {
         source: source.into(),
         seq,
         at_us,
-        cpu_millicores: 100,
-        memory_bytes: 1000,
-        oom_kills: 0,
-        throttled_us: 0,
+        width: None,
+        usage: Usage::sample(100, 1000),
     }
 }
 
@@ -39,21 +37,24 @@ fn samples_of_several_tasks_add_up_in_buckets() {
     let history = open(folder.path(), every_second());
     let batch = [
         Sample {
-            cpu_millicores: 300,
-            memory_bytes: 10,
-            throttled_us: 5,
+            usage: Usage {
+                throttled_us: 5,
+                ..Usage::sample(300, 10)
+            },
             ..sample("web", "web.0#1", 1, 100)
         },
         Sample {
-            cpu_millicores: 100,
-            memory_bytes: 90,
-            oom_kills: 1,
+            usage: Usage {
+                oom_kills: 1,
+                ..Usage::sample(100, 90)
+            },
             ..sample("web", "web.1#1", 1, 999_999)
         },
         Sample {
-            cpu_millicores: 50,
-            memory_bytes: 20,
-            throttled_us: 7,
+            usage: Usage {
+                throttled_us: 7,
+                ..Usage::sample(50, 20)
+            },
             ..sample("web", "web.0#1", 2, SECOND_US)
         },
         sample("worker", "worker.0#1", 1, -1),
@@ -62,7 +63,8 @@ fn samples_of_several_tasks_add_up_in_buckets() {
         history.record(&batch).expect("recorded"),
         Recorded {
             counted: 4,
-            repeated: 0
+            repeated: 0,
+            refused: 0,
         }
     );
 
@@ -70,17 +72,21 @@ fn samples_of_several_tasks_add_up_in_buckets() {
     let first = Bucket {
         start_us: 0,
         width_us: SECOND_US,
-        samples: 2,
-        cpu_sum_millicores: 400,
-        cpu_max_millicores: 300,
-        memory_max_bytes: 90,
-        oom_kills: 1,
-        throttled_us: 5,
+        usage: {
+            let mut sum = Usage::sample(300, 10);
+            sum.merge(&Usage::sample(100, 90));
+            (sum.oom_kills, sum.throttled_us) = (1, 5);
+            sum
+        },
     };
     assert_eq!(web[0], first);
     assert_eq!(web[0].cpu_avg_millicores(), 200);
     assert_eq!(
-        (web[1].start_us, web[1].samples, web[1].throttled_us),
+        (
+            web[1].start_us,
+            web[1].usage.samples,
+            web[1].usage.throttled_us
+        ),
         (SECOND_US, 1, 7)
     );
     assert_eq!(web.len(), 2);
@@ -127,7 +133,8 @@ fn what_a_source_repeats_is_counted_once_also_after_reopening() {
         history.record(&batch).expect("recorded"),
         Recorded {
             counted: 2,
-            repeated: 3
+            repeated: 3,
+            refused: 0,
         }
     );
     drop(history);
@@ -137,7 +144,8 @@ fn what_a_source_repeats_is_counted_once_also_after_reopening() {
         history.record(&batch).expect("recorded"),
         Recorded {
             counted: 0,
-            repeated: 5
+            repeated: 5,
+            refused: 0,
         }
     );
     let other = [sample("web", "web.0#2", 1, 6)];
@@ -145,11 +153,14 @@ fn what_a_source_repeats_is_counted_once_also_after_reopening() {
         history.record(&other).expect("recorded"),
         Recorded {
             counted: 1,
-            repeated: 0
+            repeated: 0,
+            refused: 0,
         }
     );
     assert_eq!(
-        history.range("web", 0, SECOND_US).expect("read")[0].samples,
+        history.range("web", 0, SECOND_US).expect("read")[0]
+            .usage
+            .samples,
         6
     );
 }
@@ -309,7 +320,7 @@ proptest! {
         mut deliveries in prop::collection::vec((0_usize..40, 0_usize..6), 1..60),
     ) {
         let samples: Vec<Sample> = (0..48)
-            .map(|n| Sample { cpu_millicores: n, ..sample("web", "a", n, n as i64 * SECOND_US / 4) })
+            .map(|n| Sample { usage: Usage::sample(n, 1000), ..sample("web", "a", n, n as i64 * SECOND_US / 4) })
             .collect();
         deliveries.push((0, samples.len()));
         let folder = tempfile::tempdir().expect("a folder");
@@ -319,8 +330,144 @@ proptest! {
             history.record(&samples[start..end]).expect("recorded");
         }
         let buckets = history.range("web", 0, i64::MAX).expect("read");
-        prop_assert_eq!(buckets.iter().map(|bucket| bucket.samples).sum::<u64>(), 48);
-        prop_assert_eq!(buckets.iter().map(|bucket| bucket.cpu_sum_millicores).sum::<u64>(), 47 * 48 / 2);
+        prop_assert_eq!(buckets.iter().map(|bucket| bucket.usage.samples).sum::<u64>(), 48);
+        prop_assert_eq!(buckets.iter().map(|bucket| bucket.usage.cpu_sum_millicores).sum::<u64>(), 47 * 48 / 2);
         prop_assert_eq!(buckets.len(), 12);
     }
+
+    /// Whatever is merged into wider buckets, sums, counts and peaks stay what they were.
+    #[test]
+    fn compaction_loses_when_and_never_how_much(
+        samples in prop::collection::vec((0_i64..90 * 86_400, 0_u64..4000, 0_u64..1 << 34), 1..80),
+    ) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let history = open(folder.path(), HistoryOptions::default());
+        let now_us = 90 * 86_400 * SECOND_US;
+        let mut sum = Usage::default();
+        for (seq, (at, cpu, memory)) in samples.iter().enumerate() {
+            let usage = Usage::sample(*cpu, *memory);
+            sum.merge(&usage);
+            let one = Sample { usage, ..sample("web", "a", seq as u64, at * SECOND_US) };
+            history.record(&[one]).expect("recorded");
+        }
+        let before = history.range("web", 0, now_us).expect("read").len() as u64;
+        let fewer = history.compact(&TIERS, now_us).expect("compacted");
+        let after = history.range("web", 0, now_us).expect("read");
+        prop_assert_eq!(after.len() as u64, before - fewer);
+        let mut again = Usage::default();
+        after.iter().for_each(|bucket| again.merge(&bucket.usage));
+        prop_assert_eq!(again, sum);
+        let day_us = 86_400 * SECOND_US;
+        for bucket in &after {
+            let age_us = now_us - bucket.start_us;
+            prop_assert!(age_us <= 36 * day_us || bucket.width_us == day_us, "{:?}", bucket);
+        }
+    }
+
+    /// Slots are posted once each, whatever the clock does and however often it is asked.
+    #[test]
+    fn each_slot_is_posted_once(steps in prop::collection::vec((0_i64..40, 1_i64..200), 1..40)) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let history = open(folder.path(), every_second());
+        let width = Duration::from_secs(60);
+        let (mut recorded, mut posted) = (0, 0);
+        let mut now = 0;
+        for (seq, (back, forth)) in steps.iter().enumerate() {
+            now += forth;
+            history.record(&[sample("web", "a", seq as u64, now * SECOND_US)]).expect("recorded");
+            recorded += 1;
+            // The clock may have gone back a little when it is asked.
+            let asked = (now - back) * SECOND_US;
+            let (slots, until) = history.unposted("web", width, asked).expect("read");
+            posted += slots.iter().map(|slot| slot.usage.samples).sum::<u64>();
+            let bodies: Vec<Vec<u8>> = slots.iter().map(|_| b"{}".to_vec()).collect();
+            history.post("web", until, &bodies, 1000).expect("posted");
+        }
+        let (slots, _) = history.unposted("web", width, (now + 60) * SECOND_US).expect("read");
+        posted += slots.iter().map(|slot| slot.usage.samples).sum::<u64>();
+        prop_assert_eq!(posted, recorded);
+    }
+}
+
+#[test]
+fn a_message_stays_until_it_is_acknowledged_and_the_oldest_go_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let history = open(folder.path(), every_second());
+    let bodies: Vec<Vec<u8>> = (0..5_u8).map(|n| vec![n]).collect();
+    history.post("web", 0, &bodies, 4).expect("posted");
+    let origin = history.origin().expect("a name");
+    drop(history);
+    let history = open(folder.path(), every_second());
+    assert_eq!(history.origin().expect("a name"), origin);
+    let posted = history.posted(10).expect("read");
+    assert_eq!(
+        posted.iter().map(|(_, body)| body[0]).collect::<Vec<_>>(),
+        [1, 2, 3, 4]
+    );
+    history.acknowledge(posted[1].0).expect("let go");
+    assert_eq!(history.posted(1).expect("read")[0].1, [3]);
+}
+
+#[test]
+fn what_cannot_have_been_measured_is_refused_and_nothing_else_with_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let history = open(folder.path(), every_second());
+    let absurd = Usage {
+        throttled_us: u64::MAX,
+        ..Usage::sample(1, 1)
+    };
+    let uncounted = Usage {
+        samples: 7,
+        ..Usage::sample(1, 1)
+    };
+    let batch = [
+        Sample {
+            usage: absurd,
+            ..sample("web", "a", 1, 0)
+        },
+        Sample {
+            usage: uncounted,
+            ..sample("web", "a", 2, 0)
+        },
+        sample("web", "a", 3, i64::MIN + 1),
+        sample("web", "a", 4, i64::MAX),
+        sample("web", "a", 5, 0),
+    ];
+    let recorded = history.record(&batch).expect("recorded");
+    assert_eq!((recorded.counted, recorded.refused), (3, 2));
+    assert_eq!(history.range("web", 0, SECOND_US).expect("read").len(), 1);
+}
+
+#[test]
+fn a_file_of_the_first_format_is_read_on_and_one_of_a_later_release_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("history.db");
+    drop(open(folder.path(), every_second()));
+    let raw = rusqlite::Connection::open(&path).expect("open");
+    raw.execute_batch(
+        "ALTER TABLE bucket DROP COLUMN cpu_counts; ALTER TABLE bucket DROP COLUMN stalled_us;
+         ALTER TABLE bucket DROP COLUMN disk_bytes; ALTER TABLE bucket DROP COLUMN network_bytes;
+         ALTER TABLE bucket DROP COLUMN starts; ALTER TABLE bucket DROP COLUMN ends;
+         ALTER TABLE bucket DROP COLUMN ran_ms;
+         DROP TABLE outbox; DROP TABLE reported; DROP TABLE origin;
+         INSERT INTO series VALUES (1, 'web');
+         INSERT INTO bucket VALUES (1, 0, 1000000, 10, 1000, 400, 77, 1, 5);
+         PRAGMA user_version = 1;",
+    )
+    .expect("made old");
+    drop(raw);
+    let history = open(folder.path(), every_second());
+    let old = &history.range("web", 0, SECOND_US).expect("read")[0].usage;
+    assert_eq!(
+        (old.samples, old.cpu.samples(), old.memory_max_bytes),
+        (10, 10, 77)
+    );
+    drop(history);
+
+    let raw = rusqlite::Connection::open(&path).expect("open");
+    raw.execute_batch("PRAGMA user_version = 99")
+        .expect("made newer");
+    drop(raw);
+    let error = History::open(&path, every_second()).err().expect("refused");
+    assert!(matches!(error, OpenError::Newer { .. }), "{error}");
 }

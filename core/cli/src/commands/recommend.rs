@@ -1,12 +1,14 @@
 //! `tw recommend`
 
+mod chart;
+mod svg;
 mod write;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use tw_api::{Client, JobsReply, UsageReply};
+use tw_api::{Client, JobHistory, JobsReply, UsageReply};
 use tw_model::{Bytes, Cores, JobId, Millis, PriceHole, Prices};
 use tw_scheduler::limits::LimitSet;
 use tw_scheduler::recommend::{Advice, Suggestion};
@@ -31,6 +33,12 @@ pub(crate) struct Args {
     /// Show savings in money: a TOML file with `[prices]`, `cpu_core_month` and `memory_gib_month`
     #[arg(long, value_name = "FILE")]
     prices: Option<PathBuf>,
+    /// Draw use against the limits; a single job is drawn anyway
+    #[arg(long)]
+    chart: bool,
+    /// Draw the job's use against its limits into FILE
+    #[arg(long, value_name = "FILE", requires = "job")]
+    svg: Option<PathBuf>,
     /// Take the suggestions from FILE, as --json printed them, and ask no controller
     #[arg(long, value_name = "FILE", conflicts_with_all = ["job", "all"])]
     from: Option<PathBuf>,
@@ -55,7 +63,17 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     }
     match args.json {
         true => anstream::println!("{}", serde_json::to_string_pretty(&replies)?),
-        false => replies.iter().try_for_each(|reply| print(reply, prices))?,
+        false => {
+            let charts = args.chart || args.job.is_some();
+            replies
+                .iter()
+                .try_for_each(|reply| print(reply, prices, charts))?;
+        }
+    }
+    if let (Some(file), Some(reply)) = (&args.svg, replies.first()) {
+        let drawn = svg::draw(reply, &chart::curves(reply, suggestion(reply).as_ref()));
+        let writing = || format!("writing the chart to {}", file.display());
+        std::fs::write(file, drawn).with_context(writing)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -92,15 +110,10 @@ fn read_replies(file: &Path) -> anyhow::Result<Vec<UsageReply>> {
 
 fn found(reply: &UsageReply, prices: Option<Prices>) -> Result<write::Found, PriceHole> {
     let suggestion = suggestion(reply);
-    let saved = match suggestion {
-        Some(found) => saved(reply, &found, prices)?,
-        None => None,
-    };
-    let saved = saved.map_or_else(String::new, |saved| format!("; {saved}"));
     Ok(write::Found {
         job: reply.job.clone(),
         suggestion,
-        evidence: format!("{}{saved}", evidence(reply)),
+        evidence: evidence(reply, suggestion.as_ref(), prices)?,
     })
 }
 
@@ -111,42 +124,79 @@ fn request(reply: &UsageReply) -> LimitSet {
     }
 }
 
-/// What would fit every task of the job; none while there is too little history.
+/// What would fit every task of the job; none while there is too little history. What the controller knows of all
+/// machines counts, else what the machines of the running tasks found each.
 fn suggestion(reply: &UsageReply) -> Option<Suggestion> {
-    let cpu = reply.tasks.iter().filter_map(|task| task.cpu_recommended);
-    let memory = reply
-        .tasks
-        .iter()
-        .filter_map(|task| task.memory_recommended);
-    let wanted = LimitSet {
-        cpu: cpu.max()?,
-        memory: memory.max()?,
+    let known = reply.history.as_ref().and_then(|history| {
+        Some(LimitSet {
+            cpu: history.cpu_recommended?,
+            memory: history.memory_recommended?,
+        })
+    });
+    let found = || {
+        let cpu = reply.tasks.iter().filter_map(|task| task.cpu_recommended);
+        let memory = reply
+            .tasks
+            .iter()
+            .filter_map(|task| task.memory_recommended);
+        Some(LimitSet {
+            cpu: cpu.max()?,
+            memory: memory.max()?,
+        })
     };
-    Some(Suggestion::of(request(reply), wanted))
+    Some(Suggestion::of(request(reply), known.or_else(found)?))
 }
 
-fn print(reply: &UsageReply, prices: Option<Prices>) -> Result<(), PriceHole> {
-    anstream::println!("{BOLD}{}{BOLD:#}", reply.job);
-    if reply.tasks.is_empty() {
-        anstream::println!("  no task is running");
+fn print(reply: &UsageReply, prices: Option<Prices>, charts: bool) -> Result<(), PriceHole> {
+    let found = suggestion(reply);
+    let confidence = match (&reply.history, &found) {
+        (Some(history), Some(_)) => format!(" {DIM}confidence {}{DIM:#}", history.confidence),
+        _ => String::new(),
+    };
+    anstream::println!("{BOLD}{}{BOLD:#}{confidence}", reply.job);
+    if reply.tasks.is_empty() && reply.history.is_none() {
+        anstream::println!("  no task is running, and nothing is known of earlier ones");
         return Ok(());
     }
     let request = request(reply);
-    match suggestion(reply) {
+    let reasons = reply.history.as_ref().filter(|_| found.is_some());
+    match &found {
         Some(found) => {
             print_advice("cpu", request.cpu, found.cpu);
+            print_reason(reasons.map(|history| history.cpu_reason.as_str()));
             print_advice("memory", request.memory, found.memory);
-            if let Some(saved) = saved(reply, &found, prices)? {
-                anstream::println!("  {saved}");
-            }
+            print_reason(reasons.map(|history| history.memory_reason.as_str()));
         }
         None => {
             anstream::println!("  cpu: {}, no suggestion yet", request.cpu);
             anstream::println!("  memory: {}, no suggestion yet", request.memory);
         }
     }
-    anstream::println!("  {DIM}{}{DIM:#}", evidence(reply));
+    anstream::println!("  {}", evidence(reply, found.as_ref(), prices)?);
+    let mut notes: Vec<&String> = reply
+        .tasks
+        .iter()
+        .filter_map(|task| task.note.as_ref())
+        .collect();
+    notes.dedup();
+    for note in notes {
+        anstream::println!("  {YELLOW}{note}{YELLOW:#}");
+    }
+    if charts {
+        for curve in chart::curves(reply, found.as_ref()) {
+            anstream::println!();
+            chart::lines(&curve)
+                .iter()
+                .for_each(|line| anstream::println!("  {line}"));
+        }
+    }
     Ok(())
+}
+
+fn print_reason(reason: Option<&str>) {
+    if let Some((_, found)) = reason.and_then(|reason| reason.split_once(": ")) {
+        anstream::println!("    {DIM}{found}{DIM:#}");
+    }
 }
 
 fn print_advice<T: std::fmt::Display + Copy>(name: &str, request: T, advice: Advice<T>) {
@@ -159,15 +209,15 @@ fn print_advice<T: std::fmt::Display + Copy>(name: &str, request: T, advice: Adv
     }
 }
 
-/// What all running tasks together would need less, and what that costs in a month.
+/// What the job's tasks together would need less, and what that costs in a month.
 fn saved(
     reply: &UsageReply,
     found: &Suggestion,
     prices: Option<Prices>,
 ) -> Result<Option<String>, PriceHole> {
+    let tasks = tasks(reply) as u64;
     let less = |request: u64, suggested: Option<u64>| {
-        let saved = request.saturating_sub(suggested.unwrap_or(request));
-        saved * reply.tasks.len() as u64
+        request.saturating_sub(suggested.unwrap_or(request)) * tasks
     };
     let cpu = Cores(less(
         reply.cpu_request_millicores,
@@ -177,9 +227,12 @@ fn saved(
         reply.memory_request_bytes,
         found.memory.suggested().map(|bytes| bytes.0),
     ));
-    if cpu == Cores::ZERO && memory == Bytes::ZERO {
-        return Ok(None);
-    }
+    let saved = match (cpu, memory) {
+        (Cores::ZERO, Bytes::ZERO) => return Ok(None),
+        (Cores::ZERO, memory) => format!("saves {memory}"),
+        (cpu, Bytes::ZERO) => format!("saves {cpu} cores"),
+        (cpu, memory) => format!("saves {cpu} cores and {memory}"),
+    };
     let money = match prices {
         Some(prices) => {
             let month = prices.month(cpu.0 as i64, memory.0 as i64, 0)?;
@@ -187,28 +240,140 @@ fn saved(
         }
         None => String::new(),
     };
-    Ok(Some(format!("saves {cpu} cores and {memory}{money}")))
+    Ok(Some(format!("{saved}{money}")))
 }
 
-fn evidence(reply: &UsageReply) -> String {
-    let history = Millis(
-        reply
-            .tasks
-            .iter()
-            .map(|task| task.history_ms)
-            .max()
-            .unwrap_or(0),
-    );
-    let samples: u64 = reply.tasks.iter().map(|task| task.samples).sum();
-    let ooms: u64 = reply.tasks.iter().map(|task| task.ooms).sum();
-    let wait = Millis(reply.history_min_ms).saturating_sub(history);
-    let waiting = match wait.0 {
-        0 => String::new(),
-        _ => format!(
-            "; a suggestion needs {}, {wait} to go",
-            Millis(reply.history_min_ms)
+/// Running tasks, or else as many as the job is to have.
+fn tasks(reply: &UsageReply) -> usize {
+    match reply.tasks.len() {
+        0 => reply.replicas as usize,
+        running => running,
+    }
+}
+
+/// How much is known, what the suggestion would have done, and what it saves.
+fn evidence(
+    reply: &UsageReply,
+    found: Option<&Suggestion>,
+    prices: Option<Prices>,
+) -> Result<String, PriceHole> {
+    let longest = reply.tasks.iter().map(|task| task.history_ms).max();
+    let (span, samples, ooms) = match &reply.history {
+        Some(history) => (Millis(history.span_ms), history.samples, history.ooms),
+        None => (
+            Millis(longest.unwrap_or(0)),
+            reply.tasks.iter().map(|task| task.samples).sum(),
+            reply.tasks.iter().map(|task| task.ooms).sum(),
         ),
     };
-    let tasks = crate::text::count(reply.tasks.len(), "task");
-    format!("{history} of history, {tasks}, {samples} samples, {ooms} times out of memory{waiting}")
+    let mut said = vec![format!(
+        "{}, {}, {} samples",
+        long(span),
+        crate::text::count(tasks(reply), "task"),
+        with_commas(samples)
+    )];
+    if found.is_some() {
+        said.extend(reply.history.as_ref().map(exceeded));
+    }
+    if ooms > 0 {
+        said.push(format!("ran out of memory {}", times(ooms)));
+    }
+    if let Some(found) = found {
+        said.extend(saved(reply, found, prices)?);
+    }
+    let wait = Millis(reply.history_min_ms).saturating_sub(span);
+    if found.is_none() && wait > Millis(0) {
+        said.push(format!(
+            "a suggestion needs {} of history: {} to go",
+            long(Millis(reply.history_min_ms)),
+            long(wait)
+        ));
+    }
+    Ok(said.join("; "))
+}
+
+/// What would have happened under the suggested values.
+fn exceeded(history: &JobHistory) -> String {
+    let memory = format!(
+        "would have been exceeded {}",
+        times(history.memory_exceeded)
+    );
+    match history.cpu_exceeded {
+        0 => memory,
+        above => format!(
+            "{memory}, CPU in {:.2}% of the time",
+            above as f64 * 100.0 / history.cpu_samples.max(1) as f64
+        ),
+    }
+}
+
+fn times(number: u64) -> String {
+    match number {
+        1 => "once".to_owned(),
+        _ => format!("{} times", with_commas(number)),
+    }
+}
+
+/// A length of time as people say it: whole days, hours or minutes.
+fn long(span: Millis) -> String {
+    let units = [
+        (86_400_000, "day"),
+        (3_600_000, "hour"),
+        (60_000, "minute"),
+        (1000, "second"),
+    ];
+    let unit = units.iter().find(|(length, _)| span.0 >= *length);
+    unit.map_or_else(
+        || "no time".to_owned(),
+        |(length, name)| {
+            crate::text::count((span.0 as f64 / *length as f64).round() as usize, name)
+        },
+    )
+}
+
+/// `4,032`.
+fn with_commas(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_reads_as_a_sentence() {
+        let reply: UsageReply = serde_json::from_value(serde_json::json!({
+            "version": 1, "job": "web", "cpu_request_millicores": 1000,
+            "memory_request_bytes": 3_u64 << 30, "history_min_ms": 86_400_000_u64,
+            "replicas": 3, "tasks": [],
+            "history": {
+                "span_ms": 14_u64 * 86_400_000, "samples": 4032, "confidence": "high",
+                "cpu_recommended": 990, "memory_recommended": 1_u64 << 30,
+                "cpu_reason": "", "memory_reason": "", "memory_exceeded": 0,
+                "cpu_exceeded": 0, "cpu_samples": 40320, "ooms": 0, "measured": [], "points": [],
+            },
+        }))
+        .unwrap();
+        let found = suggestion(&reply);
+        assert_eq!(
+            evidence(&reply, found.as_ref(), None).unwrap(),
+            "14 days, 3 tasks, 4,032 samples; would have been exceeded 0 times; saves 6 GiB"
+        );
+    }
+
+    #[test]
+    fn the_wait_is_told_in_whole_units() {
+        assert_eq!(long(Millis::hours(23)), "23 hours");
+        assert_eq!(long(Millis(90_000)), "2 minutes");
+        assert_eq!(long(Millis(86_400_000)), "1 day");
+        assert_eq!(with_commas(1_234_567), "1,234,567");
+    }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::response::IntoResponse;
 use serde::Deserialize;
-use tw_api::{ErrorBody, Heartbeat, HeartbeatReply, PROTO, PROTO_OLDEST, Register, Registered};
-use tw_model::Code;
+use tw_api::{
+    ErrorBody, Heartbeat, HeartbeatReply, PROTO, PROTO_OLDEST, Register, Registered, UsageReports,
+};
+use tw_model::{Code, MachineId};
 
 use crate::app::App;
 use crate::clock;
@@ -51,14 +53,41 @@ pub(super) async fn heartbeat(
     Reply(heartbeat): Reply<Heartbeat>,
 ) -> Answer<HeartbeatReply> {
     let machine = name(&machine)?;
-    let usage = heartbeat.usage;
+    let (usage, history) = (heartbeat.usage, heartbeat.history);
     let acknowledged_seq = app
         .driver
         .heartbeat(machine.clone(), heartbeat.epoch, heartbeat.reports)
         .await?;
-    app.usage.note(clock::wall(), usage.clone());
     app.hub.note_usage(&machine, usage);
-    Ok(Reply(HeartbeatReply { acknowledged_seq }))
+    let acknowledged_history = match history.reports.is_empty() {
+        true => 0,
+        false => keep(&app, &machine, history).await,
+    };
+    Ok(Reply(HeartbeatReply {
+        acknowledged_seq,
+        acknowledged_history,
+    }))
+}
+
+/// Keeps what a machine reports of the past; what could not be written is sent again.
+async fn keep(app: &App, machine: &MachineId, reports: UsageReports) -> u64 {
+    let capacity = app
+        .hub
+        .read(|view| view.machine(machine).map(|record| record.capacity.clone()));
+    let log = app.usage.clone();
+    let kept =
+        tokio::task::spawn_blocking(move || log.keep(clock::wall(), capacity.as_ref(), &reports));
+    match kept.await {
+        Ok(Ok(seq)) => seq,
+        Ok(Err(cause)) => {
+            tracing::warn!(%cause, "what jobs used is not kept");
+            0
+        }
+        Err(cause) => {
+            tracing::error!(%cause, "the usage history failed");
+            0
+        }
+    }
 }
 
 #[derive(Deserialize)]

@@ -15,6 +15,7 @@ use tw_scheduler::RolloutOrder;
 
 use crate::app::App;
 use crate::caller::Caller;
+use crate::clock;
 use crate::reply::{Answer, Asked, Reply, invalid, job_id, job_not_found};
 use crate::status::{self, SHAPE};
 
@@ -89,16 +90,27 @@ pub(super) async fn usage(
             .values()
             .filter_map(|row| usage.get(&row.id).cloned())
             .collect();
-        Some(UsageReply {
+        let reply = UsageReply {
             version: SHAPE,
             job: id.clone(),
             cpu_request_millicores: spec.resources.cpu.0,
             memory_request_bytes: spec.resources.memory.0,
             history_min_ms: spec.limits.history_min.0,
+            replicas: spec.replicas,
             tasks,
-        })
+            history: None,
+        };
+        Some((reply, spec.clone()))
     });
-    Ok(Reply(reply.ok_or_else(|| job_not_found(&id))?))
+    let (mut reply, spec) = reply.ok_or_else(|| job_not_found(&id))?;
+    let log = app.usage.clone();
+    let reviewed = tokio::task::spawn_blocking(move || log.review(&id, &spec, clock::wall())).await;
+    match reviewed {
+        Ok(Ok(history)) => reply.history = history,
+        Ok(Err(cause)) => tracing::warn!(%cause, "cannot read the usage history"),
+        Err(cause) => tracing::error!(%cause, "the usage history failed"),
+    }
+    Ok(Reply(reply))
 }
 
 #[derive(Deserialize)]

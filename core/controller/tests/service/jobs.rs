@@ -1,9 +1,10 @@
 //! What people see and ask for.
 
 use serde_json::{Value, json};
-use tw_api::{EventsReply, HealthReply, SpecReply, UsageReply};
-use tw_model::{Bytes, Code, Cores, Desired, EventRecord, MetricSelector, TaskUsage};
-use tw_store::history::{History, HistoryOptions};
+use tw_api::{EventsReply, HealthReply, SpecReply, UsageReply, UsageReport, UsageReports};
+use tw_model::{
+    Bytes, Code, Cores, Desired, EventRecord, MetricSelector, TaskUsage, Timestamp, UsageSum,
+};
 
 use crate::support::*;
 
@@ -100,7 +101,7 @@ async fn specs_versions_and_events_of_a_job_can_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn usage_is_kept_in_memory_and_in_the_history_alone() {
+async fn what_tasks_use_now_is_kept_in_memory_alone() {
     let folder = Folder::new();
     let server = Server::start(config(&folder.state())).await;
     let mut agent = Agent::start(&server.client, "m1").await;
@@ -123,6 +124,7 @@ async fn usage_is_kept_in_memory_and_in_the_history_alone() {
         history_ms: 1000,
         samples: number,
         ooms: 0,
+        note: None,
     };
     for number in 1..=3 {
         agent.send(Vec::new(), vec![sample(number)]).await.unwrap();
@@ -139,15 +141,85 @@ async fn usage_is_kept_in_memory_and_in_the_history_alone() {
         Some(sample(3))
     );
     server.stop().await;
+}
 
-    let path = folder.state().join("history.db");
-    let history = History::open(&path, HistoryOptions::default()).unwrap();
-    let buckets = history.range("default/web", 0, i64::MAX).unwrap();
-    assert_eq!(buckets.iter().map(|bucket| bucket.samples).sum::<u64>(), 3);
-    assert_eq!(
-        buckets.iter().map(|bucket| bucket.cpu_max_millicores).max(),
-        Some(73)
+/// Five-minute reports of a job for so many days, a task using half a core and 100 MiB, numbered from 1.
+fn reports(days: u64) -> UsageReports {
+    let now = Timestamp(
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_micros() as i64,
     );
+    let slots = days * 288;
+    let report = |slot: u64| UsageReport {
+        job: "web".parse().unwrap(),
+        version: 1,
+        start: Timestamp(now.0 - (slots - slot) as i64 * 300_000_000),
+        width_ms: 300_000,
+        usage: (0..10).fold(UsageSum::default(), |mut sum, _| {
+            sum.merge(&UsageSum::sample(500, 100 << 20));
+            sum
+        }),
+    };
+    UsageReports {
+        origin: "m1-history".to_owned(),
+        reports: (0..slots).map(|slot| (slot + 1, report(slot))).collect(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_machines_report_late_and_twice_is_one_history_with_its_advice() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    let agent = Agent::start(&server.client, "m1").await;
+    let resources = json!({"cpu_millicores": 4000, "memory_bytes": 2_u64 << 30});
+    apply(
+        &server.client,
+        &[job("web", json!({"resources": resources}))],
+    )
+    .await;
+    let usage = async || -> UsageReply {
+        let path = "/v1/jobs/default/web/usage";
+        server.client.get(path).await.unwrap()
+    };
+    assert_eq!(usage().await.history, None);
+
+    let mut all = reports(8);
+    let last = all.reports.len() as u64;
+    // A machine whose clock is years ahead is not believed, and not asked again either.
+    let mut ahead = all.reports[0].1.clone();
+    ahead.start = Timestamp(i64::MAX / 2);
+    all.reports.push((last + 1, ahead));
+    for part in all.reports.chunks(100) {
+        let part = UsageReports {
+            origin: all.origin.clone(),
+            reports: part.to_vec(),
+        };
+        let kept = agent.report_use(part.clone()).await;
+        assert_eq!(kept, part.reports.last().unwrap().0);
+        assert_eq!(agent.report_use(part).await, kept, "sent again");
+    }
+    let history = usage().await.history.unwrap();
+    // Hours that began before the first report count whole.
+    assert!(history.samples.abs_diff(last) <= 24, "{}", history.samples);
+    assert_eq!(history.confidence, "high");
+    assert_eq!((history.memory_exceeded, history.cpu_exceeded), (0, 0));
+    let memory = history.memory_recommended.unwrap();
+    assert!(
+        memory > Bytes::mib(100) && memory < Bytes::mib(200),
+        "{memory}"
+    );
+    let cpu = history.cpu_recommended.unwrap();
+    assert!(cpu >= Cores(500) && cpu < Cores(700), "{cpu}");
+    assert!(history.points.len() <= 168 && history.points.len() > 80);
+    assert_eq!(history.measured.len(), 1);
+    assert!(
+        history.measured[0].starts_with("v1 on "),
+        "{:?}",
+        history.measured
+    );
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

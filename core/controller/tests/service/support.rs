@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use tw_api::{
     AgentEvent, ApiEndpoint, ApplyReply, ApplyRequest, Assignment, Client, ClientError, ErrorBody,
     EventStream, Heartbeat, HeartbeatReply, JobStatus, PlanRequest, Register, Registered,
-    SubmittedJob,
+    SubmittedJob, UsageReports,
 };
 use tw_controller::{Controller, ControllerConfig, RunError};
 use tw_model::{
@@ -270,8 +270,24 @@ impl Agent {
             epoch: self.epoch,
             reports,
             usage,
+            history: UsageReports::default(),
         };
         self.client.post(&path, &heartbeat).await
+    }
+}
+
+impl Agent {
+    /// Sends what jobs used; returns up to where it is kept.
+    pub(crate) async fn report_use(&self, history: UsageReports) -> u64 {
+        let path = format!("/v1/agents/{}/heartbeat", self.machine);
+        let heartbeat = Heartbeat {
+            epoch: self.epoch,
+            reports: Vec::new(),
+            usage: Vec::new(),
+            history,
+        };
+        let reply: HeartbeatReply = self.client.post(&path, &heartbeat).await.expect("taken");
+        reply.acknowledged_history
     }
 }
 
