@@ -115,18 +115,18 @@ async fn beat(agent: &Agent, registered: &Registered) -> Result<(), LinkError> {
     let mut usage_due = Instant::now();
     loop {
         // There is nothing new between two samples, however often something is reported.
-        let usage = match usage_due <= Instant::now() {
+        let (usage, history) = match usage_due <= Instant::now() {
             true => {
                 usage_due = Instant::now() + SAMPLE_EVERY;
-                agent.resources.usage()
+                (agent.resources.usage(), agent.resources.reports())
             }
-            false => Vec::new(),
+            false => Default::default(),
         };
         let heartbeat = Heartbeat {
             epoch: registered.epoch,
             reports: agent.reports.pending(),
             usage,
-            history: agent.resources.reports(),
+            history,
         };
         match agent
             .client

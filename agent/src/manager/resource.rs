@@ -298,7 +298,7 @@ impl Resources {
                     usage,
                     limits: task.limits,
                     pids_max: task.spec.resources.pids,
-                    ooms: measured.jobs.get(&series(id)).map_or(0, |job| job.ooms),
+                    ooms: measured.jobs.get(&id.job).map_or(0, |job| job.ooms),
                 },
             ))
         });
