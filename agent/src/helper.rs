@@ -14,6 +14,7 @@ mod session;
 pub mod sidecar;
 mod socket;
 pub mod spare;
+mod term;
 
 pub use keeper::{HelperError, keep, lock, prepare_folder, remove_scratch};
 pub use memory::{MemoryHolder, OomRecord};

@@ -14,6 +14,7 @@ mod health;
 mod heartbeat;
 mod helper_link;
 mod launch;
+mod lease;
 mod metrics;
 mod package;
 mod report;
@@ -42,6 +43,7 @@ use crate::cgroup::CgroupTree;
 use crate::helper::spare::{SparePool, SpareRequest};
 use crate::sandbox::{UserMode, base};
 use endpoints::Endpoints;
+use lease::Grants;
 use package::{Packages, Unpacking};
 use report::Reports;
 use resource::Resources;
@@ -68,6 +70,10 @@ struct Agent {
     spares: Arc<SparePool>,
     reports: Reports,
     counts: metrics::Counts,
+    /// What the controller has granted to failover tasks.
+    grants: Grants,
+    /// The mark of the state folder.
+    mark: String,
     packages: Packages,
     volumes: Volumes,
     resources: Resources,
@@ -83,7 +89,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         .create(&config.state)
         .with_context(|| format!("cannot make {}", config.state.display()))?;
     let _lock = lock(&config)?;
-    state::claim(&config.state, &config.name)?;
+    let mark = state::claim(&config.state, &config.name)?;
     let tree: Arc<dyn CgroupTree> = Arc::from(config.tree().open()?);
     tree.create(HELPERS_LEAF)?;
     let client = Client::new(config.controller.endpoint()?);
@@ -115,6 +121,8 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         resources: Resources::open(&config.state.join("history.db"), Arc::clone(&tree))?,
         reports: Reports::default(),
         counts: metrics::Counts::default(),
+        grants: Grants::default(),
+        mark,
         endpoints: Endpoints::default(),
         helper,
         tasks: Tasks::default(),

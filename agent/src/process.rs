@@ -78,6 +78,12 @@ pub fn now_us() -> i64 {
         .map_or(0, |since| since.as_micros() as i64)
 }
 
+/// The time since boot in milliseconds, the machine's sleep included. Nobody can set it.
+pub fn boot_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec.cast_unsigned() * 1000 + now.tv_nsec.cast_unsigned() / 1_000_000
+}
+
 /// Names this boot of this kernel.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?

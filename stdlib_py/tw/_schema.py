@@ -1266,7 +1266,6 @@ class Job(Spec):
 
     A change: no task notices.
     Example: `task_control=TaskControl(port="control")`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     at_most_one: bool = False
     """Whether there must never be two running tasks of one index, not even while a machine is out of reach: the
@@ -1274,14 +1273,12 @@ class Job(Spec):
 
     A change: tasks start again.
     Example: `at_most_one=True`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     failover: Failover | None = None
     """Lets an at-most-one task that is out of reach end itself after a time, so that another can start.
 
     A change: tasks start again.
     Example: `failover=Failover(within=1 * MINUTE)`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     maintenance: Maintenance = Maintenance()
     """What becomes of a task whose machine goes into maintenance.

@@ -209,6 +209,7 @@ impl Bench {
             stop: StopRule::default(),
             hooks: Default::default(),
             sidecars: Vec::new(),
+            term: None,
         }
     }
 }

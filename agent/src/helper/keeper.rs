@@ -19,10 +19,11 @@ use super::output::Outputs;
 use super::protocol::{PROTO, Reply, Request, Status};
 use super::record::{
     self, EXIT_FILE, ExitRecord, LAUNCH_FILE, LOG_FOLDER, LaunchRecord, Outcome, RecordError,
-    SIDECARS_FOLDER, STARTED_FILE, StartedRecord,
+    SIDECARS_FOLDER, STARTED_FILE, StartedRecord, TermEnd,
 };
 use super::sidecar::{self, Sidecar};
 use super::socket::{Peer, listen};
+use super::term::{Due, Term};
 use crate::cgroup::{CgroupError, CgroupTree, MemoryWatch, Usage};
 use crate::failpoint;
 use crate::log::{LogError, LogWriter};
@@ -165,6 +166,8 @@ pub(super) fn keep_with(
     }
     record::reserve(&folder, EXIT_FILE)?;
     let tree = launch.tree.open()?;
+    let term = launch.term.map(Term::begin).transpose();
+    let term = term.map_err(system("watch the end of the task's term"))?;
     let log = LogWriter::create(&folder.join(LOG_FOLDER), launch.log)?;
     let listener = listen().map_err(system("listen on the helper's socket"))?;
     on_listening();
@@ -181,6 +184,7 @@ pub(super) fn keep_with(
         sidecars: Vec::new(),
         peers: VecDeque::new(),
         stop: Stop::default(),
+        term,
         memory: None,
         oom: None,
         hooks: Vec::new(),
@@ -354,6 +358,8 @@ struct Keeper {
     sidecars: Vec<Sidecar>,
     peers: VecDeque<Peer>,
     stop: Stop,
+    /// None where the task may run without end.
+    term: Option<Term>,
     /// None where the machine cannot tell; the kernel kills then.
     memory: Option<MemoryWatch>,
     oom: Option<Box<OomRecord>>,
@@ -393,6 +399,9 @@ impl Keeper {
             sidecar::prepare(&spec.sandbox.folder).map_err(start_failed)?;
             let started = Sidecar::start(spec, self.tree.as_ref(), &self.launch.leaf)?;
             self.sidecars.push(started);
+        }
+        if self.term.as_ref().is_some_and(Term::forbids_start) {
+            return Err(refused("its term was over before it began".to_owned()));
         }
         let sandbox = self.launch.sandbox.clone();
         self.main = Some(spawn(prepared, &sandbox, directory)?);
@@ -576,6 +585,8 @@ impl Keeper {
                 .iter()
                 .map(|peer| PollFd::new(&peer.stream, PollFlags::IN)),
         );
+        let term = self.term.as_ref().map(Term::fd);
+        polled.extend(term.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let watch = self.memory.as_ref().map(MemoryWatch::poll);
         if let Some((fd, flags)) = &watch {
             polled.push(PollFd::new(fd, *flags));
@@ -649,12 +660,53 @@ impl Keeper {
                 self.is_acknowledged = true;
                 Reply::Done
             }
+            Request::Prolong { term } => self.prolong(*term),
             Request::Kill => {
                 self.stop.was_asked = true;
                 self.stop.kill_at = Some(Instant::now());
                 Reply::Done
             }
         }
+    }
+
+    fn prolong(&mut self, end: TermEnd) -> Reply {
+        let Some(term) = &mut self.term else {
+            return Reply::Refused {
+                message: "the task has no term".to_owned(),
+            };
+        };
+        match term.prolong(end) {
+            Ok(()) => Reply::Done,
+            Err(error) => Reply::Refused {
+                message: format!("cannot watch the new end: {error}"),
+            },
+        }
+    }
+
+    /// Ends the task in time when nobody has prolonged its term.
+    fn act_on_term(&mut self) -> Result<(), HelperError> {
+        let Some(term) = &mut self.term else {
+            return Ok(());
+        };
+        match term.due() {
+            Due::Nothing => {}
+            Due::Signal => {
+                say(
+                    "the term is nearly over and nobody has prolonged it; the task is asked to end",
+                );
+                let signal = KillSignal::from_named_raw(self.launch.stop.signal);
+                if let (Some(main), Some(signal)) = (&self.main, signal) {
+                    // It may end by itself in this moment.
+                    let _gone = pidfd_send_signal(&main.task.pidfd, signal);
+                }
+            }
+            Due::Kill => {
+                self.tree.kill(&self.launch.leaf)?;
+                term.release();
+                say("the term is over; the task was killed");
+            }
+        }
+        Ok(())
     }
 
     fn arrange_stop(&mut self, signal: i32, after_ms: u64, grace_ms: u64) -> Reply {
@@ -726,6 +778,7 @@ impl Keeper {
     }
 
     fn act_on_deadlines(&mut self) -> Result<(), HelperError> {
+        self.act_on_term()?;
         let now = Instant::now();
         if let Some((_, signal)) = self.stop.signal_at.take_if(|(at, _)| *at <= now)
             && let Some(signal) = KillSignal::from_named_raw(signal)
@@ -776,8 +829,10 @@ impl Keeper {
             how,
             was_asked: self.stop.was_asked,
             was_killed: self.stop.was_killed,
+            term_over: self.term.as_ref().is_some_and(Term::is_over),
         };
-        if let Some(hook) = self.launch.hooks.post_stop.clone() {
+        let may_run_hook = !self.term.as_ref().is_some_and(Term::is_over);
+        if let Some(hook) = self.launch.hooks.post_stop.clone().filter(|_| may_run_hook) {
             // Whatever happens to the hook, the end of the command is known.
             let record = self.exit_record(outcome.clone(), ended_at_us);
             let _again_after_the_hook = record::write_durably(&self.folder, EXIT_FILE, &record);
@@ -830,6 +885,7 @@ impl Keeper {
             self.wait(Some(deadline))?;
             self.drain();
             self.serve();
+            self.act_on_term()?;
         }
         self.sidecars.iter_mut().for_each(Sidecar::end);
         self.sidecars.clear();
@@ -861,6 +917,7 @@ impl Keeper {
         tell_waiting(&self.listener, &self.launch.task, record);
         reach("helper.end_told");
         self.tree.kill(&self.launch.leaf)?;
+        self.term.iter().for_each(Term::release);
         self.tree.remove(&self.launch.leaf, CLEANUP_PATIENCE)?;
         reach("helper.leaf_removed");
         match written {

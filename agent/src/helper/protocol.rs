@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::memory::OomRecord;
-use super::record::ExitRecord;
+use super::record::{ExitRecord, TermEnd};
 use crate::log::LogCounts;
 
 /// The version this build speaks, and the oldest it understands.
-pub const PROTO: u32 = 2;
+pub const PROTO: u32 = 3;
 pub const PROTO_OLDEST: u32 = 1;
 
 /// The helper's first line.
@@ -35,6 +35,10 @@ pub enum Request {
         grace_ms: u64,
     },
     Kill,
+    /// The task may run until then; a later end counts (since 3).
+    Prolong {
+        term: TermEnd,
+    },
     /// The end is known (since 2): a helper that cannot write it down need not wait any more.
     Acknowledge,
 }

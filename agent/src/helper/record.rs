@@ -48,6 +48,16 @@ pub struct LaunchRecord {
     pub hooks: HookSet,
     #[serde(default)]
     pub sidecars: Vec<SidecarSpec>,
+    /// Until when it may run, if it may not run without end; the agent moves this on.
+    #[serde(default)]
+    pub term: Option<TermEnd>,
+}
+
+/// When a helper ends its task if it hears nothing until then, in milliseconds since boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TermEnd {
+    pub signal_at_ms: u64,
+    pub kill_at_ms: u64,
 }
 
 /// How a task is asked to end.
@@ -113,6 +123,9 @@ pub enum Outcome {
         was_asked: bool,
         /// Whether its grace ran out.
         was_killed: bool,
+        /// Whether its term was over, and nobody had prolonged it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        term_over: bool,
     },
 }
 

@@ -8,7 +8,7 @@ use tw_model::Code;
 
 use super::resource::SAMPLE_EVERY;
 use super::{Agent, session, task};
-use crate::process::boot_id;
+use crate::process::{boot_id, boot_ms};
 
 /// The waits between attempts to reach a controller.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -56,6 +56,7 @@ async fn register(agent: &Agent) -> Result<Registered, LinkError> {
         proto: PROTO,
         machine: agent.config.name.clone(),
         boot_id: boot_id().map_err(|cause| LinkError::Machine(cause.into()))?,
+        agent: agent.mark.clone(),
         capacity: agent.config.capacity().map_err(LinkError::Machine)?,
         facts: agent.config.facts(
             agent.tree.as_ref(),
@@ -124,10 +125,13 @@ async fn beat(agent: &Agent, registered: &Registered) -> Result<(), LinkError> {
         };
         let heartbeat = Heartbeat {
             epoch: registered.epoch,
+            session: registered.session,
             reports: agent.reports.pending(),
             usage,
             history,
         };
+        // Read before the heartbeat leaves: what is granted for it counts from here.
+        let sent_at = boot_ms();
         match agent
             .client
             .post::<_, HeartbeatReply>(&path, &heartbeat)
@@ -136,6 +140,9 @@ async fn beat(agent: &Agent, registered: &Registered) -> Result<(), LinkError> {
             Ok(reply) => {
                 agent.reports.acknowledge(reply.acknowledged_seq);
                 agent.resources.acknowledge(reply.acknowledged_history);
+                if reply.granted {
+                    agent.grants.note(sent_at);
+                }
             }
             // A decision of the controller was lost with its write; the same reports are sent again.
             Err(ClientError::Refused(body)) if body.code == Code::StoreUnavailable => {}

@@ -145,6 +145,7 @@ pub(super) fn record(
         },
         hooks: hooks(agent, assignment)?,
         sidecars,
+        term: None,
     })
 }
 

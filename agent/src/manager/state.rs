@@ -23,15 +23,20 @@ struct StateRecord {
     /// The machine's own mark, where it has one: tells a copied folder.
     #[serde(default)]
     machine_mark: String,
+    /// A mark of this folder, which no other has.
+    #[serde(default)]
+    folder_mark: String,
 }
 
 /// Refuses a folder of a newer format or of another machine, and marks a new one. A record that cannot be read is
 /// set aside: each task has records of its own.
-pub(super) fn claim(folder: &Path, machine: &MachineId) -> anyhow::Result<()> {
-    let wanted = StateRecord {
+/// Returns the mark of the folder.
+pub(super) fn claim(folder: &Path, machine: &MachineId) -> anyhow::Result<String> {
+    let mut wanted = StateRecord {
         format: FORMAT,
         machine: machine.clone(),
         machine_mark: machine_mark(),
+        folder_mark: new_mark()?,
     };
     match record::read::<serde_json::Value>(folder, STATE_FILE) {
         Ok(None) => {}
@@ -46,14 +51,28 @@ pub(super) fn claim(folder: &Path, machine: &MachineId) -> anyhow::Result<()> {
                 folder.display()
             );
             match serde_json::from_value::<StateRecord>(found) {
-                Ok(found) if found == wanted => return Ok(()),
-                Ok(found) => check_owner(folder, &found, &wanted)?,
+                Ok(found) => {
+                    check_owner(folder, &found, &wanted)?;
+                    if !found.folder_mark.is_empty() {
+                        wanted.folder_mark.clone_from(&found.folder_mark);
+                    }
+                    if found == wanted {
+                        return Ok(wanted.folder_mark);
+                    }
+                }
                 Err(cause) => set_aside(folder, &cause)?,
             }
         }
         Err(cause) => set_aside(folder, &cause)?,
     }
-    Ok(record::write_durably(folder, STATE_FILE, &wanted)?)
+    record::write_durably(folder, STATE_FILE, &wanted)?;
+    Ok(wanted.folder_mark)
+}
+
+/// A mark that nobody else makes.
+fn new_mark() -> anyhow::Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/uuid").context("cannot make a mark")?;
+    Ok(text.trim().to_owned())
 }
 
 fn check_owner(folder: &Path, found: &StateRecord, wanted: &StateRecord) -> anyhow::Result<()> {
@@ -106,8 +125,8 @@ mod tests {
     fn a_folder_of_another_machine_or_a_newer_format_is_refused_and_half_a_record_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        claim(path, &name("one")).unwrap();
-        claim(path, &name("one")).unwrap();
+        let mark = claim(path, &name("one")).unwrap();
+        assert_eq!(claim(path, &name("one")).unwrap(), mark);
         let refusal = claim(path, &name("two")).unwrap_err().to_string();
         assert!(
             refusal.contains("belongs to machine 'one'") && refusal.contains("--name one"),
@@ -133,6 +152,6 @@ mod tests {
         fs::write(path.join(STATE_FILE), &written[..written.len() / 2]).unwrap();
         claim(path, &name("one")).unwrap();
         assert!(path.join("damaged-state.json").exists());
-        assert_eq!(fs::read_to_string(path.join(STATE_FILE)).unwrap(), written);
+        assert!(claim(path, &name("two")).is_err());
     }
 }

@@ -15,12 +15,15 @@ use tw_model::{Code, Desired, Digest, Exit, Image, Phase, TaskId, TaskState, Tim
 use super::folder::{self, TaskFolder};
 use super::helper_link::{self, HelperLink};
 use super::launch::{self, Refusal};
-use super::{Agent, HELPERS_LEAF, health};
+use super::{Agent, HELPERS_LEAF, health, lease};
 use crate::failpoint;
 use crate::helper::protocol::{Reply, Request};
-use crate::helper::record::{self, EXIT_FILE, ExitRecord, Outcome, STARTED_FILE, StartedRecord};
+use crate::helper::record::{
+    self, EXIT_FILE, ExitRecord, Outcome, STARTED_FILE, StartedRecord, TermEnd,
+};
 use crate::helper::{lock, prepare_folder, spare};
 use crate::log::LogCounts;
+use crate::process::boot_ms;
 use crate::sandbox::{Ended, Stage, StartError};
 
 /// How long killed processes may take to be gone.
@@ -270,6 +273,7 @@ impl Actor {
         let orders = self.orders.borrow().clone();
         let assignment = orders.assignment.clone()?;
         if assignment.task.state == TaskState::Running {
+            self.kill_leaf_surely().await;
             self.report(lost("its folder on this machine is gone"));
             return None;
         }
@@ -309,7 +313,9 @@ impl Actor {
             self.agent.packages.get(&archive.digest).await?;
         }
         self.wait_for_services(assignment).await;
-        let record = launch::record(&self.agent, assignment, self.folder.path(), &packages)?;
+        let term = self.wait_for_grant(assignment).await?;
+        let mut record = launch::record(&self.agent, assignment, self.folder.path(), &packages)?;
+        record.term = term;
         self.folder.create(&assignment.spec)?;
         let prepared = prepare_folder(self.folder.path(), &record).map_err(anyhow::Error::from);
         prepared
@@ -343,6 +349,37 @@ impl Actor {
     fn count_start_failure(&self) {
         let failures = &self.agent.counts.start_failures;
         failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A task that fails over begins only while it may run: under a grant of the controller.
+    async fn wait_for_grant(&self, assignment: &Assignment) -> Result<Option<TermEnd>, Refusal> {
+        let grants = self.agent.grants.follow();
+        loop {
+            let granted = *grants.borrow();
+            match lease::term_end(&assignment.spec, granted.unwrap_or(0)) {
+                None => return Ok(None),
+                Some(end) if boot_ms() < end.signal_at_ms => return Ok(Some(end)),
+                Some(_) if self.orders.borrow().wants_stop() => {
+                    return Err(Refusal::new(
+                        Code::TaskStartFailed,
+                        "it was stopped before it began",
+                    ));
+                }
+                Some(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// Passes a grant on to the helper of a task that fails over.
+    async fn prolong(&self, link: &mut HelperLink, orders: &Orders, granted: Option<u64>) {
+        let Some((assignment, granted)) = orders.assignment.as_ref().zip(granted) else {
+            return;
+        };
+        if let Some(term) = lease::term_end(&assignment.spec, granted)
+            && link.proto >= 3
+        {
+            let _helper_may_be_gone = link.send(&Request::Prolong { term }).await;
+        }
     }
 
     fn never_started(&self, refusal: Refusal) {
@@ -390,6 +427,8 @@ impl Actor {
             checks = Some(self.become_ready(&applied));
         }
         let mut asked = Asked::Nothing;
+        let mut grants = self.agent.grants.follow();
+        grants.mark_changed();
         let end = loop {
             asked = self.ask_to_end(link, &applied, asked).await;
             tokio::select! {
@@ -405,6 +444,10 @@ impl Actor {
                     }
                     Ok(Some(_)) => {}
                 },
+                Ok(()) = grants.changed() => {
+                    let granted = *grants.borrow_and_update();
+                    self.prolong(link, &applied, granted).await;
+                }
                 changed = self.orders.changed() => {
                     if changed.is_err() {
                         break None;
@@ -485,7 +528,7 @@ impl Actor {
         if held.is_none() {
             self.kill_helper();
         }
-        self.kill_leaf().await;
+        self.kill_leaf_surely().await;
         tracing::warn!(task = %self.task, ?outcome, "its helper is gone, and the task with it");
         let record = ExitRecord {
             proto: crate::helper::protocol::PROTO,
@@ -534,14 +577,34 @@ impl Actor {
         }
     }
 
-    async fn kill_leaf(&self) {
+    /// As [`Actor::kill_leaf`], and does not go on before nothing is left of a task of which there must not be two: its
+    /// end is about to be told.
+    async fn kill_leaf_surely(&self) {
+        let only_one = self
+            .orders
+            .borrow()
+            .assignment
+            .as_ref()
+            .is_none_or(|it| it.spec.at_most_one);
+        while !self.kill_leaf().await && only_one {
+            tokio::time::sleep(KILL_PATIENCE).await;
+        }
+    }
+
+    /// Answers whether nothing is left of the task.
+    async fn kill_leaf(&self) -> bool {
         let (tree, leaf) = (Arc::clone(&self.agent.tree), self.task.folder_name());
         let killed = tokio::task::spawn_blocking(move || {
             tree.kill(&leaf)?;
             tree.remove(&leaf, KILL_PATIENCE)
         });
-        if let Ok(Err(cause)) = killed.await {
-            tracing::warn!(task = %self.task, %cause, "cannot end what is left of it");
+        match killed.await {
+            Ok(Ok(())) => true,
+            Ok(Err(cause)) => {
+                tracing::warn!(task = %self.task, %cause, "cannot end what is left of it");
+                false
+            }
+            Err(_) => false,
         }
     }
 
@@ -645,7 +708,10 @@ fn phase_of(record: &ExitRecord) -> Phase {
             ),
         },
         Outcome::Ended {
-            how, was_killed, ..
+            how,
+            was_killed,
+            term_over,
+            ..
         } => {
             let (code, signal) = match how {
                 Ended::Code(code) => (Some(i32::from(*code)), None),
@@ -658,10 +724,13 @@ fn phase_of(record: &ExitRecord) -> Phase {
             };
             let oom = record.oom.iter().map(ToString::to_string);
             let failed_hooks = record.hooks.iter().filter(|hook| !hook.is_success());
-            let words: Vec<String> = oom
-                .chain(failed_hooks.map(ToString::to_string))
-                .chain((!killed.is_empty()).then(|| killed.to_owned()))
-                .collect();
+            let words: Vec<String> =
+                oom.chain(failed_hooks.map(ToString::to_string))
+                    .chain((!killed.is_empty()).then(|| killed.to_owned()))
+                    .chain(term_over.then(|| {
+                        "its term was over: the controller could not be reached".to_owned()
+                    }))
+                    .collect();
             let detail = words.join("; ");
             Phase::Exited {
                 exit: Exit {

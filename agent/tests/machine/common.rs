@@ -116,6 +116,7 @@ impl Task {
             stop: StopRule::default(),
             hooks: Default::default(),
             sidecars: Vec::new(),
+            term: None,
         };
         Task {
             subtree,

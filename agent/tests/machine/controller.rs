@@ -31,6 +31,8 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// What the test and the server share.
 #[derive(Default)]
 struct Shared {
+    /// Whether answers to heartbeats grant terms.
+    grants: bool,
     reports: Vec<TaskReport>,
     usage: Vec<TaskUsage>,
     registrations: Vec<Register>,
@@ -200,6 +202,7 @@ async fn answer(
             reply(&Registered {
                 proto: PROTO,
                 epoch: 1,
+                session: 1,
                 heartbeat_every_ms: shared.heartbeat_every_ms,
             })
         }
@@ -218,6 +221,7 @@ async fn answer(
             reply(&HeartbeatReply {
                 acknowledged_seq,
                 acknowledged_history: 0,
+                granted: shared.grants,
             })
         }
         ["agents", _, "stream"] => {

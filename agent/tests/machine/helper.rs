@@ -28,7 +28,8 @@ fn a_stopped_task_gets_its_signal_and_ends_by_itself() {
         Outcome::Ended {
             how: Ended::Code(3),
             was_asked: true,
-            was_killed: false
+            was_killed: false,
+            term_over: false,
         }
     );
     assert_eq!(task.stdout(), "ready\nbye\n");
@@ -65,7 +66,8 @@ fn a_task_that_ignores_its_signal_is_killed_after_the_grace() {
         Outcome::Ended {
             how: Ended::Signal(9),
             was_asked: true,
-            was_killed: true
+            was_killed: true,
+            term_over: false,
         }
     );
 }

@@ -21,6 +21,9 @@ pub struct Register {
     pub proto: u32,
     pub machine: MachineId,
     pub boot_id: String,
+    /// The mark of the agent's state folder: tells two agents that go by one name.
+    #[serde(default)]
+    pub agent: String,
     pub capacity: Capacity,
     pub facts: MachineFacts,
     /// The newest report of every task that the agent holds.
@@ -33,6 +36,10 @@ pub struct Registered {
     pub proto: u32,
     /// Goes with every later message of this agent.
     pub epoch: u64,
+    /// Goes with every heartbeat: what was sent before a newer registration is not listened to. 0 from a controller
+    /// that counts none.
+    #[serde(default)]
+    pub session: u64,
     pub heartbeat_every_ms: u64,
 }
 
@@ -40,6 +47,9 @@ pub struct Registered {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Heartbeat {
     pub epoch: u64,
+    /// As in [`Registered`]; 0 from an agent that was given none.
+    #[serde(default)]
+    pub session: u64,
     /// Every report that is not acknowledged yet, oldest first.
     pub reports: Vec<TaskReport>,
     pub usage: Vec<TaskUsage>,
@@ -75,6 +85,9 @@ pub struct HeartbeatReply {
     /// The history is kept up to and including this number.
     #[serde(default)]
     pub acknowledged_history: u64,
+    /// Failover tasks may run for their terms, counted from before the heartbeat was sent.
+    #[serde(default)]
+    pub granted: bool,
 }
 
 /// A task that the agent is to run, keep running, or stop.

@@ -32,6 +32,9 @@ pub struct PlanRequest {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ApplyRequest {
     pub jobs: Vec<SubmittedJob>,
+    /// The beginning of the digest once more, from someone who has seen that the plan ends many tasks.
+    #[serde(default)]
+    pub confirm_destructive: Option<String>,
     /// Jobs that are wanted no more.
     #[serde(default)]
     pub remove: Vec<JobId>,
@@ -237,6 +240,15 @@ pub struct DrainReply {
     pub version: u32,
     pub machines: Vec<MachineId>,
     /// How many tasks were there.
+    pub tasks: u32,
+}
+
+/// The answer to `POST /v1/machines/{machine}/fence`, once it is durable.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FenceReply {
+    pub version: u32,
+    pub machine: MachineId,
+    /// How many tasks counted as alive there.
     pub tasks: u32,
 }
 

@@ -18,11 +18,11 @@ pub use agent::{
 pub use client::{Client, ClientError, Connection, Endpoint as ApiEndpoint, EventStream};
 pub use error::ErrorBody;
 pub use jobs::{
-    AppliedJob, ApplyReply, ApplyRequest, DrainReply, DrainRequest, EventsReply, HealthReply,
-    JobHistory, JobStatus, JobSummary, JobsReply, MachineStatus, MachinesReply, PackageReply,
-    PlanRequest, Reserved, RolloutReply, RolloutRequest, RolloutStatus, ScheduleStatus,
-    ServicesReply, SpecReply, SubmittedJob, TaskStatus, UsagePoint, UsageReply, VersionSummary,
-    WaitingTasks, WhyReply,
+    AppliedJob, ApplyReply, ApplyRequest, DrainReply, DrainRequest, EventsReply, FenceReply,
+    HealthReply, JobHistory, JobStatus, JobSummary, JobsReply, MachineStatus, MachinesReply,
+    PackageReply, PlanRequest, Reserved, RolloutReply, RolloutRequest, RolloutStatus,
+    ScheduleStatus, ServicesReply, SpecReply, SubmittedJob, TaskStatus, UsagePoint, UsageReply,
+    VersionSummary, WaitingTasks, WhyReply,
 };
 pub use review::{
     ApproveReply, DecideRequest, PageReply, PageRequest, PlanReply, PlansReply, RepositoriesReply,

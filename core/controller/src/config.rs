@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tw_model::{FollowMode, Name};
+use tw_scheduler::{ConfirmRule, StopLimits};
 use tw_spec::Remote;
 
 /// How a controller runs. [`ControllerConfig::new`] has the defaults.
@@ -26,6 +27,10 @@ pub struct ControllerConfig {
     pub package_bytes_max: u64,
     /// How long a session waits for its agent.
     pub dial_timeout: Duration,
+    /// How fast tasks may be stopped.
+    pub stop_limits: StopLimits,
+    /// Which changes have to be confirmed.
+    pub confirm: ConfirmRule,
     /// Branches that are followed, each by a name of its own.
     pub repositories: Vec<RepositoryConfig>,
 }
@@ -55,6 +60,8 @@ impl ControllerConfig {
             tick_every: Duration::from_millis(200),
             package_bytes_max: 1 << 30,
             dial_timeout: Duration::from_secs(5),
+            stop_limits: StopLimits::default(),
+            confirm: ConfirmRule::default(),
             repositories: Vec::new(),
         }
     }

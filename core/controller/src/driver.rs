@@ -7,6 +7,7 @@
 mod recover;
 mod request;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,8 +18,11 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::Span;
 use tw_api::ErrorBody;
-use tw_model::{Code, Millis, Record};
-use tw_scheduler::{Broker, Decision, Event, Op, SchedulerConfig, State, Txn, step};
+use tw_model::{Code, MachineId, Millis, Record};
+use tw_scheduler::lease::Tenure;
+use tw_scheduler::{
+    Broker, ConfirmRule, Decision, Event, Op, SchedulerConfig, State, StopLimiter, Txn, step,
+};
 use tw_store::{BoxFuture, Commit, CommitError, Pipeline, Rev, Store};
 
 use crate::clock;
@@ -51,8 +55,12 @@ pub(crate) async fn start(
     };
     let mut core = Core {
         pipeline: Pipeline::new(Arc::clone(&store)),
-        // Nobody could be heard while there was no controller: silence counts from now.
-        broker: Broker::new(&scheduler, tick_ms()),
+        // Nobody could be heard while there was no controller: silence counts from now. No other can be there as
+        // long as this process holds the lock of its store.
+        broker: Broker::new(&scheduler, Tenure::WhileAlive, tick_ms()),
+        sessions: HashMap::new(),
+        limiter: StopLimiter::new(config.stop_limits, tick_ms()),
+        confirm: config.confirm,
         state: State::default(),
         queued: FuturesOrdered::new(),
         plans: Plans::default(),
@@ -73,6 +81,10 @@ pub(crate) struct Core {
     hub: Arc<Hub>,
     inbox: mpsc::Receiver<Request>,
     broker: Broker,
+    limiter: StopLimiter,
+    confirm: ConfirmRule,
+    /// The session of the newest registration of each machine.
+    sessions: HashMap<MachineId, u64>,
     state: State,
     /// What the store was given and has not answered, oldest first.
     queued: FuturesOrdered<BoxFuture<'static, Answered>>,
@@ -114,10 +126,18 @@ impl Core {
     }
 
     fn tick(&mut self) {
-        for machine in self.broker.silent(&self.state, tick_ms()) {
-            let silence = self.broker.silence(&machine, tick_ms());
-            tracing::warn!(%machine, %silence, "a machine is lost");
-            let decision = self.step(&Event::MachineLost { machine });
+        for event in self.broker.due(&self.state, tick_ms()) {
+            match &event {
+                Event::MachineLost { machine } => {
+                    let silence = self.broker.silence(machine, tick_ms());
+                    tracing::warn!(%machine, %silence, "a machine is lost");
+                }
+                Event::TermsOver { machine, silence } => {
+                    tracing::warn!(%machine, %silence, "terms of tasks are over");
+                }
+                _ => {}
+            }
+            let decision = self.step(&event);
             self.commit(decision.txns, None);
         }
         let decision = self.step(&Event::Tick);
@@ -129,7 +149,11 @@ impl Core {
     }
 
     /// Applies and queues a decision. The reply waits until it, and all that it rests on, is durable.
-    fn commit(&mut self, txns: Vec<Txn>, reply: Option<Reply>) {
+    fn commit(&mut self, mut txns: Vec<Txn>, reply: Option<Reply>) {
+        let withheld = self.limiter.admit(&self.state, &mut txns, tick_ms());
+        if withheld > 0 {
+            tracing::info!(withheld, "tasks run on for now: stops come too fast");
+        }
         let mut reply = reply;
         let last = txns.len().saturating_sub(1);
         for (number, txn) in txns.into_iter().enumerate() {

@@ -7,6 +7,7 @@ mod app;
 mod caller;
 mod clock;
 mod config;
+mod control;
 mod driver;
 mod error;
 mod follow;
@@ -156,6 +157,7 @@ impl Controller {
         } = self;
         let stopping = app.stopping.clone();
         let sweeper = sweep(Arc::clone(&app.registry), Arc::clone(&hub));
+        let control = control::run(Arc::clone(&app));
         let router = routes::router(app);
         let server = server::serve(&socket.listener, tcp, doors, router, stopping);
         let stop = async {
@@ -171,6 +173,7 @@ impl Controller {
             ended = core.run() => ended,
             () = sweeper => Ok(()),
             () = followers.run() => Ok(()),
+            () = control => Ok(()),
         }
     }
 }

@@ -71,6 +71,7 @@ fn people() -> Router<Arc<App>> {
         .nest("/v1/jobs/{namespace}/{name}", job)
         .route("/v1/events/stream", get(events::stream))
         .route("/v1/machines", get(machines::list))
+        .route("/v1/machines/{machine}/fence", post(machines::fence))
         .route("/v1/drain", post(machines::drain))
         .route(
             "/v1/services/{namespace}/{name}/{port}",

@@ -116,6 +116,8 @@ codes! {
     RepositoryBroken = "repository.broken",
     /// The commit is not one of the branch that is followed, or not there at all.
     RepositoryNoCommit = "repository.no_commit",
+    /// The plan ends so many tasks that someone has to confirm it.
+    PlanDestructive = "plan.destructive",
     /// The caller did not say who it is, or may not do this.
     AuthDenied = "auth.denied",
     /// The request is not of the form that this address takes.
@@ -126,6 +128,10 @@ codes! {
     ProtoUnsupported = "proto.unsupported",
     /// The machine's epoch is over; it has to register again.
     AgentFenced = "agent.fenced",
+    /// Another agent, or an earlier boot of the machine, goes by the same name.
+    AgentIdentity = "agent.identity",
+    /// What a machine says of itself cannot be true.
+    AgentNonsense = "agent.nonsense",
     /// The agent that runs the task is not connected.
     AgentUnreachable = "agent.unreachable",
     /// The store cannot be read as it is.

@@ -326,6 +326,9 @@ pub struct TaskRecord {
     /// A daemon's task whose machine is to have none any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retired: bool,
+    /// What its application is asked about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offer: Option<OfferRecord>,
     /// Starts of this index that were not asked for: failures and lost machines, not updates.
     pub restarts: u32,
     /// Failures in a row, for the backoff.
@@ -354,6 +357,7 @@ impl TaskRecord {
             reason: String::new(),
             not_before: None,
             comes_back: false,
+            offer: None,
             run: 0,
             overdue: false,
             meant_for: None,
@@ -370,6 +374,42 @@ impl TaskRecord {
 
 fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+/// What may be done to a task of which its application has a say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// Someone wants all tasks of the job to start again.
+    Restart,
+    /// It makes way for a new version.
+    Update,
+    /// It goes to another machine.
+    Move,
+    /// Its machine is taken out of service.
+    Maintenance,
+}
+
+impl std::fmt::Display for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Operation::Restart => "restart",
+            Operation::Update => "update",
+            Operation::Move => "move",
+            Operation::Maintenance => "maintenance",
+        })
+    }
+}
+
+/// An operation that waits for the word of the application.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfferRecord {
+    pub operation: Operation,
+    /// Its deadline counts from here.
+    pub since: Timestamp,
+    /// Its place among those that the application approved last; none where it did not.
+    pub approved: Option<u32>,
 }
 
 /// What a machine can give to tasks.
@@ -417,6 +457,27 @@ pub struct MachineRecord {
     /// Set while it is to be emptied, and kept empty.
     #[serde(default)]
     pub drain: Option<DrainRecord>,
+    /// Which boot and which agent go by its name.
+    #[serde(default)]
+    pub identity: Box<MachineIdentity>,
+}
+
+/// How many earlier boots of a machine are remembered.
+pub const FORMER_BOOTS_KEPT: usize = 16;
+
+/// Who goes by a machine's name, and what is known to have ended there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineIdentity {
+    /// The mark of the agent's state folder; empty where the agent named none.
+    pub agent: String,
+    /// Boots that are over, the newest last. Whoever names one of them is not this machine, or is late.
+    pub former_boots: Vec<String>,
+    /// Nothing that was placed there in an epoch below this one runs: the machine restarted since, or someone
+    /// vouched for its end.
+    pub ended_below: u64,
+    /// The first epoch of this agent's state folder. Of what was placed before, this agent knows nothing.
+    pub agent_since: u64,
 }
 
 impl MachineRecord {

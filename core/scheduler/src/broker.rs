@@ -1,41 +1,78 @@
-//! Who has been heard of lately. Soft state: it is never stored, and a restarted controller begins it anew.
+//! Who has been heard of lately, and who was granted what. Soft state: it is never stored, and a restarted controller
+//! begins it anew.
 
 use std::collections::BTreeMap;
 
 use tw_model::{MachineId, MachineState, Millis};
 
-use crate::{SchedulerConfig, State};
+use crate::lease::Tenure;
+use crate::{Event, SchedulerConfig, State, reach};
 
 /// A monotonic moment in milliseconds, from any origin; only compared within one process.
 pub type TickMs = u64;
 
-/// When each machine was last heard of.
+/// The moment in which a heartbeat was received, noted before anything else was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Receipt(TickMs);
+
+impl Receipt {
+    /// Notes a receipt.
+    pub fn at(now: TickMs) -> Receipt {
+        Receipt(now)
+    }
+}
+
+/// When each machine was last heard of, and last granted a term.
 #[derive(Clone, Debug)]
 pub struct Broker {
     lost_after: Millis,
-    /// Nobody can have been heard before this; silence counts from here at the earliest.
+    /// Nobody can have been heard before this, and whatever was granted was granted before: silence counts from here
+    /// at the earliest.
     since: TickMs,
+    tenure: Tenure,
     last_heard: BTreeMap<MachineId, TickMs>,
+    last_granted: BTreeMap<MachineId, TickMs>,
 }
 
 impl Broker {
-    /// A broker that begins to listen at `now`: when the controller has recovered.
-    pub fn new(config: &SchedulerConfig, now: TickMs) -> Broker {
+    /// A broker that begins to listen at `now`: when it has become the only one, and has recovered.
+    pub fn new(config: &SchedulerConfig, tenure: Tenure, now: TickMs) -> Broker {
         Broker {
             lost_after: config.lost_after,
             since: now,
+            tenure,
             last_heard: BTreeMap::new(),
+            last_granted: BTreeMap::new(),
         }
+    }
+
+    /// The store has confirmed that nobody else can be the broker until then.
+    pub fn renew(&mut self, tenure: Tenure) {
+        self.tenure = tenure;
     }
 
     /// A registration or a heartbeat of the current epoch arrived.
     pub fn heard(&mut self, machine: &MachineId, now: TickMs) {
-        match self.last_heard.get_mut(machine) {
-            Some(last) => *last = now.max(*last),
-            None => {
-                self.last_heard.insert(machine.clone(), now);
-            }
+        note(&mut self.last_heard, machine, now);
+    }
+
+    /// Answers a heartbeat of the current epoch: whether the failover tasks of its machine may run for their terms,
+    /// counted from before the heartbeat was sent.
+    ///
+    /// The receipt is older than `now`, at which the tenure is looked at; a broker that was replaced in between grants
+    /// nothing, and one that is replaced afterwards had noted the receipt before its successor began to count.
+    pub fn grant(&mut self, machine: &MachineId, received: Receipt, now: TickMs) -> bool {
+        let granted = self.tenure.is_held(now);
+        if granted {
+            note(&mut self.last_granted, machine, received.0);
         }
+        granted
+    }
+
+    /// How long ago a machine was heard of; none where this broker never did.
+    pub fn heard_ago(&self, machine: &MachineId, now: TickMs) -> Option<Millis> {
+        let last = self.last_heard.get(machine)?;
+        Some(Millis(now.saturating_sub(*last)))
     }
 
     /// How long a machine has been silent.
@@ -44,12 +81,34 @@ impl Broker {
         Millis(now.saturating_sub(last))
     }
 
-    /// The machines that count as up and have been silent for too long. Each deserves an
-    /// [`Event::MachineLost`](crate::Event::MachineLost).
-    pub fn silent(&self, state: &State, now: TickMs) -> Vec<MachineId> {
-        let up = state.machines().filter(|row| {
-            row.state == MachineState::Up && self.silence(&row.id, now) > self.lost_after
-        });
-        up.map(|row| row.id.clone()).collect()
+    /// How long ago a machine was granted a term for the last time.
+    pub fn ungranted(&self, machine: &MachineId, now: TickMs) -> Millis {
+        let last = self.last_granted.get(machine).copied();
+        Millis(now.saturating_sub(last.unwrap_or(self.since).max(self.since)))
+    }
+
+    /// What follows from silence: machines that are lost, and tasks on lost machines whose terms are over.
+    pub fn due(&self, state: &State, now: TickMs) -> Vec<Event> {
+        let rows = state.machines();
+        rows.filter_map(|row| {
+            let machine = row.id.clone();
+            let silence = self.ungranted(&row.id, now);
+            match row.state {
+                MachineState::Up => (self.silence(&row.id, now) > self.lost_after)
+                    .then_some(Event::MachineLost { machine }),
+                MachineState::Lost => reach::has_lapsed(state, row, silence)
+                    .then_some(Event::TermsOver { machine, silence }),
+            }
+        })
+        .collect()
+    }
+}
+
+fn note(moments: &mut BTreeMap<MachineId, TickMs>, machine: &MachineId, now: TickMs) {
+    match moments.get_mut(machine) {
+        Some(last) => *last = now.max(*last),
+        None => {
+            moments.insert(machine.clone(), now);
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The state below stays untouched, so a dry run is a draft that nobody applies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tw_model::{
@@ -46,6 +46,8 @@ pub(crate) struct Draft<'a> {
     overlay: Overlay,
     /// Rows of what is followed and reviewed, which go last: they say that all of the rest is done.
     review: Vec<Op>,
+    /// The tasks whose applications are asked about them in the look at their job that is under way.
+    pub(crate) asked: BTreeSet<TaskId>,
 }
 
 impl<'a> Draft<'a> {
@@ -58,6 +60,7 @@ impl<'a> Draft<'a> {
             machines: BTreeMap::new(),
             overlay: Overlay::default(),
             review: Vec::new(),
+            asked: BTreeSet::new(),
         }
     }
 

@@ -7,15 +7,15 @@
 use std::collections::BTreeSet;
 
 use tw_model::{
-    Code, Desired, DrainRecord, JobId, Kind, MachineId, MachineRecord, Millis, TaskRecord,
-    Timestamp,
+    Code, Desired, DrainRecord, JobId, Kind, MachineId, MachineRecord, Millis, Operation,
+    TaskRecord, Timestamp,
 };
 
 use crate::allocate::{Placer, View, Wish};
 use crate::draft::Draft;
 use crate::lifecycle::{Details, TaskEvent};
 use crate::step::{Refusal, Reply};
-use crate::{JobState, budget, reconcile};
+use crate::{JobState, budget, control, reconcile};
 
 /// What is wanted of some machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,15 +95,21 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
         return;
     }
     let mut spare = budget::spare(draft, job);
+    let mut leaving = leaving;
+    leaving.sort_by_key(|(row, _)| control::rank(row));
+    let mut done = false;
     for (mut row, drain) in leaving {
         let Some(job) = draft.job(id) else {
             return;
         };
         let available = budget::is_available(job, &row, draft.now);
         let must = is_due(job, &row, &drain, draft.now);
-        let may = job.spec_of(&row).kind != Kind::Batch
-            && (!available || spare > 0)
-            && has_room_elsewhere(draft, job, &row);
+        let has_room =
+            job.spec_of(&row).kind != Kind::Batch && has_room_elsewhere(draft, job, &row);
+        let within_budget = !available || spare > 0;
+        // Asked in time, also where the budget has to wait.
+        let approved = has_room && control::ask(draft, &row, Operation::Maintenance);
+        let may = has_room && within_budget && approved;
         if !must && !may {
             continue;
         }
@@ -114,6 +120,10 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
             false => format!("its machine is being drained: {}", drain.reason),
         };
         reconcile::tell(draft, &row, TaskEvent::StopAsked, &Details::because(why));
+        done = true;
+    }
+    if done {
+        control::note_done(draft, id);
     }
 }
 

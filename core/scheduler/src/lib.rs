@@ -10,6 +10,7 @@ mod assignments;
 mod broker;
 mod budget;
 mod caveat;
+mod control;
 mod daemon;
 mod dependency;
 mod domains;
@@ -21,14 +22,18 @@ mod endpoints;
 mod escalate;
 mod fleet;
 mod forecast;
+mod identity;
 mod index;
+pub mod lease;
 pub mod lifecycle;
+mod limiter;
 pub mod limits;
 mod neighbours;
 mod overlay;
 mod plan;
 mod preempt;
 mod ranked;
+mod reach;
 pub mod recommend;
 mod reconcile;
 mod remedy;
@@ -46,12 +51,14 @@ mod unsettled;
 mod why;
 
 pub use assignments::{assignment, assignments};
-pub use broker::{Broker, TickMs};
+pub use broker::{Broker, Receipt, TickMs};
 pub use caveat::Caveat;
+pub use control::{Consultation, PendingOperation, consultations};
 pub use drain::DrainOrder;
 pub use drift::{Drift, DriftKind};
 pub use endpoints::{Service, endpoints, job_endpoints, serves};
 pub use fleet::Request;
+pub use limiter::{ConfirmRule, StopLimiter, StopLimits, StopRate};
 pub use plan::{
     CapacityDelta, Destruction, ExpectedPlan, JobPlan, Plan, PlanBasis, Submission, SubmittedJob,
     TaskCounts, TaskPlan, Verdict, moved_between, plan,

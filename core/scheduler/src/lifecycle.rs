@@ -31,10 +31,14 @@ pub enum TaskEvent {
     NeverStarted,
     /// Its machine was declared lost, restarted, or no longer knows it.
     MachineLost,
+    /// Its machine is silent; there must not be two of it, so that it counts as alive.
+    OutOfReach,
+    /// Its machine is back, and so is it.
+    BackInReach,
 }
 
 impl TaskEvent {
-    pub const ALL: [TaskEvent; 13] = [
+    pub const ALL: [TaskEvent; 15] = [
         TaskEvent::Placed,
         TaskEvent::Preparing,
         TaskEvent::Started,
@@ -48,6 +52,8 @@ impl TaskEvent {
         TaskEvent::EndedOverdue,
         TaskEvent::NeverStarted,
         TaskEvent::MachineLost,
+        TaskEvent::OutOfReach,
+        TaskEvent::BackInReach,
     ];
 
     /// What a report means for a task of this kind of job, which may have been asked to end because it is overdue.
@@ -85,6 +91,10 @@ pub enum SideEffect {
     AskAgent,
     /// Its end will count as a failure.
     NoteOverdue,
+    /// Nobody can reach it.
+    NoteSilence,
+    /// It can be reached again.
+    NoteReturn,
 }
 
 /// What an event does in a state.
@@ -112,7 +122,7 @@ pub fn transition(state: TaskState, event: TaskEvent) -> Transition {
 
         (Pending, Placed) => To(Starting, &[]),
         (Pending, StopAsked) => To(Done, &[NoteEnd]),
-        (Pending, MachineLost) => Nothing,
+        (Pending, MachineLost | OutOfReach | BackInReach) => Nothing,
         (Pending, _) => Refused(NEVER_PLACED),
 
         (Starting | Running | Stopping, Placed) => Refused("the task has a machine already"),
@@ -132,8 +142,14 @@ pub fn transition(state: TaskState, event: TaskEvent) -> Transition {
         (Starting | Running, Succeeded) => To(Done, &[NoteEnd]),
         (Starting | Running, Ended | NeverStarted) => To(Failed, &[NoteEnd, CountFailure]),
         (Starting | Running, MachineLost) => To(Lost, &[NoteEnd]),
+        (Starting, OutOfReach) => To(Starting, &[NoteSilence]),
+        (Running, OutOfReach) => To(Running, &[NoteSilence]),
+        (Starting, BackInReach) => To(Starting, &[NoteReturn]),
+        (Running, BackInReach) => To(Running, &[NoteReturn]),
 
         (Stopping, Preparing | Healthy | Unhealthy | StopAsked | TimedOut | StopBegun) => Nothing,
+        (Stopping, OutOfReach) => To(Stopping, &[NoteSilence]),
+        (Stopping, BackInReach) => To(Stopping, &[NoteReturn]),
         (Stopping, Started) => To(Stopping, &[NoteStart]),
         // It ended on request: the exit code of a task that was sent a signal says nothing.
         (Stopping, Succeeded | Ended | NeverStarted) => To(Done, &[NoteEnd]),
@@ -223,6 +239,21 @@ pub(crate) fn carry_out(
                     _ if row.comes_back && !row.reason.is_empty() => row.reason.clone(),
                     _ => details.reason.clone(),
                 };
+            }
+            SideEffect::NoteSilence => {
+                if row.state == TaskState::Running {
+                    row.healthy = Some(false);
+                    row.healthy_since = Some(now);
+                }
+                row.reason = details.reason.clone();
+            }
+            SideEffect::NoteReturn => {
+                if row.state == TaskState::Running {
+                    // Its checks speak up again; until then it counts as a task that has just started.
+                    row.healthy = None;
+                    row.healthy_since = Some(now);
+                }
+                row.reason = String::new();
             }
             SideEffect::AskAgent => {
                 row.desired = Desired::Stop;

@@ -3,8 +3,8 @@
 //! Works from the rows alone, so that any prefix of an earlier decision is a fine place to go on from.
 
 use tw_model::{
-    Desired, ENDED_TASKS_KEPT, JobId, JobRecord, Kind, MachineId, MachineState, Millis,
-    RolloutState, TaskId, TaskRecord, TaskState, Timestamp, Version,
+    Desired, ENDED_TASKS_KEPT, JobId, JobRecord, Kind, MachineId, Millis, Operation, RolloutState,
+    TaskId, TaskRecord, TaskState, Timestamp, Version,
 };
 
 use crate::allocate::{self, Placer, View, Wish};
@@ -13,8 +13,9 @@ use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::fleet::Request;
 use crate::lifecycle::{self, Details, TaskEvent};
+use crate::reach::is_orphan;
 use crate::requires::unmet;
-use crate::{JobState, daemon, drain, preempt, remedy, rollout, runs, seed, why};
+use crate::{JobState, control, daemon, drain, preempt, remedy, rollout, runs, seed, why};
 
 /// Brings one job closer to what is wanted of it, as far as that is possible now.
 pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
@@ -32,6 +33,7 @@ pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
         place_pending(draft, id);
     }
     leave_unfit(draft, id);
+    control::withdraw(draft, id);
     note_stable(draft, id);
     trim(draft, id);
 }
@@ -108,20 +110,14 @@ fn lose_orphans(draft: &mut Draft, id: &JobId) {
         return;
     };
     let live = job.tasks().filter(|row| !row.state.is_terminal());
-    let orphans: Vec<TaskRecord> = live.filter(|row| is_orphan(draft, row)).cloned().collect();
+    let orphans = live.filter(|row| {
+        let machine = row.machine.as_ref();
+        machine.is_some_and(|id| is_orphan(row, job.spec_of(row), draft.machine(id)))
+    });
+    let orphans: Vec<TaskRecord> = orphans.cloned().collect();
     for row in orphans {
         let why = Details::because("its machine was lost or restarted");
         tell(draft, &row, TaskEvent::MachineLost, &why);
-    }
-}
-
-fn is_orphan(draft: &Draft, row: &TaskRecord) -> bool {
-    let Some(machine) = &row.machine else {
-        return false;
-    };
-    match draft.machine(machine) {
-        Some(machine) => machine.state == MachineState::Lost || machine.epoch != row.machine_epoch,
-        None => true,
     }
 }
 
@@ -200,6 +196,9 @@ fn leave_unfit(draft: &mut Draft, id: &JobId) {
     let why = Details::because("its machine is not what the job requires any more");
     for mut row in unfit {
         row.comes_back = true;
+        if !control::ask(draft, &row, Operation::Move) {
+            continue;
+        }
         if placer.place(View::of(draft), Wish::default()).is_some() {
             tell(draft, &row, TaskEvent::StopAsked, &why);
         }

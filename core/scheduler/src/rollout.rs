@@ -19,16 +19,16 @@ mod order;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tw_model::{
-    Desired, Effect, HealthCheck, JobId, JobSpec, Kind, Millis, OnFailure, RolloutRecord,
-    RolloutState, TaskRecord, TaskState, Timestamp, Version, diff_jobs,
+    Desired, Effect, HealthCheck, JobId, JobSpec, Kind, Millis, OnFailure, Operation,
+    RolloutRecord, RolloutState, TaskRecord, TaskState, Timestamp, Version, diff_jobs,
 };
 
-use crate::JobState;
 use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::escalate::escalate;
 use crate::lifecycle::{Details, TaskEvent};
 use crate::reconcile::{self, exhausted};
+use crate::{JobState, control};
 
 pub use order::RolloutOrder;
 pub(crate) use order::order;
@@ -378,9 +378,17 @@ fn replace_within(
     };
     let mut down = members.iter().filter(|member| !member.available).count();
     let mut waiting: Vec<&Member> = members.iter().filter(|member| !member.reached).collect();
-    waiting.sort_by_key(|member| (member.available, member.row.id.index));
+    waiting.retain(|member| may_replace(draft, rollout, member));
+    waiting.sort_by_key(|member| {
+        (
+            member.available,
+            control::rank(&member.row),
+            member.row.id.index,
+        )
+    });
     let mut moves = Vec::new();
     let mut changed = false;
+    let mut stopped = false;
     for member in waiting {
         if room == 0 {
             break;
@@ -400,9 +408,27 @@ fn replace_within(
         }
         replace(draft, id, rollout, &member.row, effect);
         changed = true;
+        stopped |= effect.replaces_task();
+    }
+    if stopped {
+        control::note_done(draft, id);
     }
     note_progress(draft, id, moves, changed);
     changed
+}
+
+/// Whether the application has nothing against a member being replaced now; asks it where it has a say.
+fn may_replace(draft: &mut Draft, rollout: &RolloutRecord, member: &Member) -> bool {
+    if !member.effect.replaces_task() {
+        return true;
+    }
+    let moves = rollout.moves.contains(&member.row.id.index) || member.effect == Effect::Move;
+    let operation = match rollout.restart {
+        _ if moves => Operation::Move,
+        true => Operation::Restart,
+        false => Operation::Update,
+    };
+    control::ask(draft, &member.row, operation)
 }
 
 /// What to do to a member now, given its machine; none where room for it is about to be free.

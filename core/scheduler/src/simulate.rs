@@ -99,10 +99,24 @@ pub enum Sabotage {
     TwoDaemons,
     /// After its second run a job waits for a moment that has passed.
     ForgetNextRun,
+    /// A failover task is replaced as soon as its machine is lost.
+    ForgetTerm,
+    /// A broker reads heartbeats after it has looked whether it may still grant.
+    GrantAfterCheck,
+    /// Agents forget tasks that never started.
+    LostTombstone,
+    /// Agents are given rows of an older epoch of their machine.
+    OldEpochRow,
+    /// Helpers end their tasks a minute too late.
+    LateKill,
+    /// The limiter of stops lets one more through.
+    RateLimitOffByOne,
+    /// Machines that are lost are fenced although nobody looked at them.
+    HastyFence,
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 17] = [
+    pub const ALL: [Sabotage; 24] = [
         Sabotage::ReplyBeforeDurable,
         Sabotage::PublishBeforeDurable,
         Sabotage::LostCommit,
@@ -120,6 +134,13 @@ impl Sabotage {
         Sabotage::OutOfTurn,
         Sabotage::TwoDaemons,
         Sabotage::ForgetNextRun,
+        Sabotage::ForgetTerm,
+        Sabotage::GrantAfterCheck,
+        Sabotage::LostTombstone,
+        Sabotage::OldEpochRow,
+        Sabotage::LateKill,
+        Sabotage::RateLimitOffByOne,
+        Sabotage::HastyFence,
     ];
 }
 

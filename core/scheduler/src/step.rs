@@ -5,19 +5,21 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use tw_model::{
-    Approval, Capacity, Code, Effect, JobId, Kind, MachineFacts, MachineId, MachineRecord,
-    MachineState, Millis, Phase, TaskId, TaskRecord, TaskReport, TaskState, Timestamp, Version,
+    Approval, Capacity, Code, Effect, JobId, Kind, MachineFacts, MachineId, MachineIdentity,
+    MachineRecord, MachineState, Millis, Phase, TaskId, TaskRecord, TaskReport, TaskState,
+    Timestamp, Version,
 };
 
 use crate::draft::Draft;
 use crate::drain::{self, DrainOrder};
+use crate::identity::Standing;
 use crate::lifecycle::{self, Details, TaskEvent, Transition};
 use crate::plan::{self, ExpectedPlan, JobPlan, Plan, Submission, SubmittedJob, Wanted};
 use crate::reconcile::{edit, reconcile, tell};
 use crate::review::{self, Review};
 use crate::rollout::{self, RolloutOrder, task_effect};
 use crate::unsettled::unsettled;
-use crate::{JobState, State, Txn, dependency, runs};
+use crate::{JobState, State, Txn, control, dependency, identity, reach, runs};
 
 /// How many versions of a job are kept beside those that are in use.
 const VERSIONS_KEPT: usize = 10;
@@ -64,8 +66,12 @@ pub enum Event {
     AgentRegistered {
         machine: MachineId,
         boot_id: String,
+        /// The mark of the agent's state folder; empty where it has none.
+        agent: String,
         capacity: Capacity,
-        facts: MachineFacts,
+        facts: Box<MachineFacts>,
+        /// How long ago the machine was heard of; none where this controller never did.
+        heard_ago: Option<Millis>,
         /// The newest report of every task that the agent holds.
         reports: Vec<TaskReport>,
     },
@@ -90,6 +96,12 @@ pub enum Event {
     },
     /// A machine was silent for too long; see [`crate::Broker`].
     MachineLost { machine: MachineId },
+    /// A lost machine was granted no term for so long; see [`crate::Broker`].
+    TermsOver { machine: MachineId, silence: Millis },
+    /// Someone vouches that nothing runs any more on a machine that is lost.
+    Fence { machine: MachineId, by: String },
+    /// The application of a job has answered: it approves these operations, in this order, and no others.
+    TaskControl { job: JobId, approved: Vec<String> },
     /// Time has passed. At least once a second, and at once after a recovery.
     Tick,
     /// The rows of every job are looked at, also where nothing is due. Now and then, in case that an index was wrong.
@@ -127,6 +139,14 @@ pub enum Reply {
     /// The order is carried out; so many tasks were there.
     Drain {
         tasks: u32,
+    },
+    /// The machine is fenced; so many tasks counted as alive there.
+    Fence {
+        tasks: u32,
+    },
+    /// The answer counts, as far as it names operations that were offered.
+    Controlled {
+        unknown: Vec<String>,
     },
     /// The epoch of everything that the machine runs from now on.
     Registered {
@@ -210,8 +230,10 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
         Event::AgentRegistered {
             machine,
             boot_id,
+            agent,
             capacity,
             facts,
+            heard_ago,
             reports,
         } => {
             let row = MachineRecord {
@@ -220,12 +242,16 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
                 boot_id: boot_id.clone(),
                 state: MachineState::Up,
                 capacity: capacity.clone(),
-                facts: facts.clone(),
+                facts: (**facts).clone(),
                 registered_at: now,
                 changed_at: now,
                 drain: None,
+                identity: Box::new(MachineIdentity {
+                    agent: agent.clone(),
+                    ..MachineIdentity::default()
+                }),
             };
-            register(&mut draft, row, reports)
+            register(&mut draft, row, *heard_ago, reports)
         }
         Event::Reports {
             machine,
@@ -241,6 +267,12 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             lose(&mut draft, machine);
             Reply::None
         }
+        Event::TermsOver { machine, silence } => {
+            reach::end_lapsed(&mut draft, machine, *silence);
+            Reply::None
+        }
+        Event::Fence { machine, by } => reach::fence(&mut draft, machine, by),
+        Event::TaskControl { job, approved } => control::answer(&mut draft, job, approved),
         Event::Tick => {
             let due = state.alarms.iter().take_while(|(due, _)| *due <= now);
             let due: BTreeSet<JobId> = due
@@ -458,15 +490,23 @@ fn forget_versions(draft: &mut Draft, id: &JobId) {
     }
 }
 
-fn register(draft: &mut Draft, said: MachineRecord, reports: &[TaskReport]) -> Reply {
+fn register(
+    draft: &mut Draft,
+    said: MachineRecord,
+    heard_ago: Option<Millis>,
+    reports: &[TaskReport],
+) -> Reply {
     let known = draft.machine(&said.id).cloned();
-    let rebooted = known
-        .as_ref()
-        .is_some_and(|row| row.boot_id != said.boot_id);
+    let standing = match identity::compare(known.as_ref(), &said, heard_ago) {
+        Ok(standing) => standing,
+        Err(refusal) => return Reply::Refused(refusal),
+    };
+    let rebooted = standing == Standing::Rebooted;
     let row = match known.clone() {
         None => said,
         Some(known) => MachineRecord {
-            epoch: known.epoch + u64::from(rebooted),
+            epoch: known.epoch + u64::from(standing != Standing::Same),
+            identity: identity::follow(&known, &said, standing),
             registered_at: known.registered_at,
             drain: known.drain,
             changed_at: match known.state == MachineState::Up && !rebooted {
@@ -478,13 +518,25 @@ fn register(draft: &mut Draft, said: MachineRecord, reports: &[TaskReport]) -> R
     };
     let (machine, epoch) = (row.id.clone(), row.epoch);
     if known.as_ref() != Some(&row) {
-        draft.put_machine(row);
+        draft.put_machine(row.clone());
     }
     let mut touched = BTreeSet::new();
-    if rebooted {
-        touched.extend(end_tasks(draft, &machine, "its machine restarted"));
-    } else {
-        touched.extend(forgotten(draft, &machine, reports));
+    match standing {
+        Standing::Rebooted => {
+            let all = reach::live_on(draft, &machine);
+            touched.extend(end_tasks(draft, all, "its machine restarted"));
+        }
+        Standing::OtherAgent => {
+            touched.extend(leave_behind(
+                draft,
+                &machine,
+                "its machine has another agent now",
+            ));
+        }
+        Standing::Same => {
+            touched.extend(reach::adopt(draft, &row));
+            touched.extend(forgotten(draft, &machine, reports));
+        }
     }
     for report in in_order(reports) {
         count_anew(draft, report);
@@ -515,7 +567,10 @@ fn count_anew(draft: &mut Draft, report: &TaskReport) {
 fn forgotten(draft: &mut Draft, machine: &MachineId, reports: &[TaskReport]) -> BTreeSet<JobId> {
     let known: BTreeSet<&TaskId> = reports.iter().map(|report| &report.task).collect();
     let rows = draft.base().tasks_on(machine);
-    let lost = rows.filter(|row| !known.contains(&row.id) && row.started_at.is_some());
+    // The agent is given those of which there must not be two once more, and says what it found of them.
+    let lost = rows.filter(|row| {
+        !known.contains(&row.id) && row.started_at.is_some() && !reach::is_only_one(draft, row)
+    });
     let lost: Vec<TaskRecord> = lost.cloned().collect();
     let why = Details::because("the machine's agent came back without it");
     for row in &lost {
@@ -661,7 +716,7 @@ fn note_done(draft: &mut Draft, id: &JobId) {
     }
 }
 
-/// Declares everything on a machine ended, and lets nothing of its old epoch count any more.
+/// Declares everything on a machine ended of which there may be two, and lets nothing of its old epoch count any more.
 fn lose(draft: &mut Draft, machine: &MachineId) {
     let up = draft
         .machine(machine)
@@ -673,7 +728,7 @@ fn lose(draft: &mut Draft, machine: &MachineId) {
     row.epoch += 1;
     row.changed_at = draft.now;
     draft.put_machine(row);
-    let touched = end_tasks(draft, machine, "its machine was lost");
+    let touched = leave_behind(draft, machine, "its machine was lost");
     for id in &touched {
         let message = format!("machine {machine} was lost");
         draft.note(id, "machine.lost", (None, Some(machine.clone())), message);
@@ -681,9 +736,20 @@ fn lose(draft: &mut Draft, machine: &MachineId) {
     reconcile_all(draft, touched);
 }
 
-/// Ends all live tasks of a machine as lost. Returns their jobs.
-fn end_tasks(draft: &mut Draft, machine: &MachineId, why: &str) -> BTreeSet<JobId> {
-    let rows: Vec<TaskRecord> = draft.base().tasks_on(machine).cloned().collect();
+/// Ends the tasks of a machine that may be replaced at once; the others are out of reach. Returns the jobs of both.
+fn leave_behind(draft: &mut Draft, machine: &MachineId, why: &str) -> BTreeSet<JobId> {
+    let (only_ones, others): (Vec<TaskRecord>, Vec<TaskRecord>) = reach::live_on(draft, machine)
+        .into_iter()
+        .partition(|row| reach::is_only_one(draft, row));
+    let held = only_ones.iter();
+    held.for_each(|row| reach::lose_sight(draft, row));
+    let mut jobs = end_tasks(draft, others, why);
+    jobs.extend(only_ones.into_iter().map(|row| row.id.job));
+    jobs
+}
+
+/// Ends tasks as lost. Returns their jobs.
+fn end_tasks(draft: &mut Draft, rows: Vec<TaskRecord>, why: &str) -> BTreeSet<JobId> {
     let details = Details::because(why);
     for row in &rows {
         tell(draft, row, TaskEvent::MachineLost, &details);

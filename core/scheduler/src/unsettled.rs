@@ -12,6 +12,7 @@ use tw_model::{
 };
 
 use crate::draft::Draft;
+use crate::reach::is_orphan;
 use crate::reconcile::{is_surplus, missing_version, reconcile};
 use crate::requires::unmet;
 use crate::{JobState, State, daemon, runs};
@@ -59,8 +60,8 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
                 unmet(&job.spec_of(row).requires, facts).is_some()
             };
             leaves
-                || standing.lost
-                || standing.epoch != row.machine_epoch
+                || (standing.lost || standing.epoch != row.machine_epoch)
+                    && is_orphan(row, job.spec_of(row), Some(&state.fleet.host(slot).row))
                 || choosy.asks(job, row) && unfit()
         });
     }

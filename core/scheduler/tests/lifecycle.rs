@@ -19,6 +19,8 @@ Ended         x         failed    failed    done      .     .       .
 EndedOverdue  x         x         x         failed    .     .       .
 NeverStarted  x         failed    failed    done      .     .       .
 MachineLost   .         lost      lost      lost      .     .       .
+OutOfReach    .         starting  running   stopping  .     .       .
+BackInReach   .         starting  running   stopping  .     .       .
 ";
 
 #[test]

@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Apply only if this is still the plan, by its digest; does not ask
     #[arg(long, value_name = "DIGEST")]
     pub(super) plan: Option<String>,
+    /// Confirm that many tasks end, by the beginning of the plan's digest
+    #[arg(long, value_name = "DIGEST")]
+    pub(super) confirm_destructive: Option<String>,
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
@@ -49,6 +52,7 @@ pub(crate) async fn apply(
             what: What::of(paths, rev),
             auto_approve: true,
             plan: None,
+            confirm_destructive: None,
         },
         context,
     )
@@ -103,6 +107,7 @@ pub(crate) async fn submit(args: &Args, context: &Context) -> anyhow::Result<Sub
         remove: planned.request.remove.clone(),
         policy: planned.request.policy.clone(),
         digest,
+        confirm_destructive: args.confirm_destructive.clone(),
         approval: match args.auto_approve && from_file.is_none() {
             true => Approval::Auto,
             false => Approval::Seen,

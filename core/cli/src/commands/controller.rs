@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use tw_scheduler::{ConfirmRule, StopLimits, StopRate};
+
 use crate::context::{Context, SOCKET};
 
 /// Run a controller in the foreground
@@ -17,6 +19,32 @@ pub(crate) struct Args {
     /// How long a machine may be silent before its tasks are placed elsewhere, in seconds [default: 10]
     #[arg(long, env = "TW_LOST_AFTER", value_name = "SECONDS")]
     lost_after: Option<f64>,
+    /// How many tasks may be stopped at once, and how many a second after that, of one job and of all together
+    #[arg(long, value_name = "JOB,JOB/S,ALL,ALL/S", value_parser = parse_stops, default_value = "100,20,300,50")]
+    stop_limits: StopLimits,
+    /// A change that ends a larger share of all tasks has to be confirmed, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = ConfirmRule::default().share_percent)]
+    confirm_share: u32,
+}
+
+fn parse_stops(text: &str) -> Result<StopLimits, String> {
+    let refuse = || format!("'{text}' is not four numbers such as 100,20,300,50, each 1 or more");
+    let numbers: Result<Vec<u32>, _> = text.split(',').map(str::parse).collect();
+    match numbers.map_err(|_| refuse())?[..] {
+        [job, job_rate, all, all_rate] if job.min(job_rate).min(all).min(all_rate) > 0 => {
+            Ok(StopLimits {
+                job: StopRate {
+                    burst: job,
+                    per_second: job_rate,
+                },
+                total: StopRate {
+                    burst: all,
+                    per_second: all_rate,
+                },
+            })
+        }
+        _ => Err(refuse()),
+    }
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
@@ -34,6 +62,8 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     if let Some(lost_after) = lost_after.or(file.lost_after) {
         config.lost_after = lost_after;
     }
+    config.stop_limits = args.stop_limits;
+    config.confirm.share_percent = args.confirm_share.min(100);
     tw_controller::run(config, shutdown()).await?;
     Ok(ExitCode::SUCCESS)
 }

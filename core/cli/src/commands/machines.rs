@@ -1,23 +1,88 @@
 //! `tw machines`
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use tw_api::MachinesReply;
-use tw_model::{Bytes, Cores, MachineState};
+use tw_api::{FenceReply, MachinesReply};
+use tw_model::{Bytes, Cores, MachineId, MachineState};
 
 use crate::context::Context;
+use crate::failure::advice;
 use crate::table::Table;
 use crate::text::{GREEN, RED, YELLOW, painted};
 
 /// List the machines: capacity, what is given out, and whether they are there
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    order: Option<Order>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Order {
+    /// Vouch that nothing runs any more on a lost machine, so that its at-most-one tasks start elsewhere
+    ///
+    /// Twill never replaces such a task while it may still run. Make sure first that the machine is off, or cut off
+    /// from all that its tasks could harm: afterwards there may be two of them.
+    Fence(FenceArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct FenceArgs {
+    /// The machine, as `tw machines` lists it
+    machine: MachineId,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+async fn fence(args: FenceArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let machine = &args.machine;
+    let question = format!(
+        "Is {machine} off, or cut off from everything that its tasks could harm? Tasks of which there must not be \
+         two start elsewhere at once."
+    );
+    if !args.yes && !confirm(&question)? {
+        return Err(advice(
+            "nothing was fenced".to_owned(),
+            "answer yes on a terminal, or add --yes".to_owned(),
+        ));
+    }
+    let path = format!("/v1/machines/{machine}/fence");
+    let reply: FenceReply = context
+        .client()?
+        .post(&path, &serde_json::json!({}))
+        .await?;
+    if args.json {
+        anstream::println!("{}", serde_json::to_string(&reply)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    anstream::println!("{machine}: {} tasks count as ended", reply.tasks);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks on a terminal; elsewhere the answer is no.
+fn confirm(question: &str) -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    anstream::eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "yes"))
+}
+
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    if let Some(Order::Fence(args)) = args.order {
+        return fence(args, context).await;
+    }
     let reply: MachinesReply = context.client()?.get("/v1/machines").await?;
     if args.json {
         anstream::println!("{}", serde_json::to_string_pretty(&reply)?);

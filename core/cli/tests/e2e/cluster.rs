@@ -102,6 +102,11 @@ impl Cluster {
         self.tw(&["dev", "--stop"]).exits(0);
     }
 
+    /// The cgroup subtree of everything it starts.
+    pub(crate) fn cgroup(&self) -> String {
+        cgroup(&self.state())
+    }
+
     pub(crate) fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }

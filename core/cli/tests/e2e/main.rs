@@ -4,12 +4,14 @@
 
 mod authors;
 mod cluster;
+mod etcd;
 mod examples;
 mod faults;
 mod following;
 mod inside;
 mod kills;
 mod mistakes;
+mod once;
 mod plans;
 mod probe;
 mod replay;

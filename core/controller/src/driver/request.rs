@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 use tw_api::{
-    AppliedJob, ApplyReply, ApplyRequest, ErrorBody, PlanRequest, Register, SubmittedJob,
+    AppliedJob, ApplyReply, ApplyRequest, ErrorBody, Heartbeat, HeartbeatReply, PlanRequest,
+    Register, SubmittedJob,
 };
-use tw_model::{Approval, Code, JobId, MachineId, TaskId, TaskReport, Version};
+use tw_model::{Approval, Code, JobId, MachineId, TaskId, Version};
 use tw_scheduler::{
-    Decision, DrainOrder, Event, ExpectedPlan, PendingWhy, Plan, Reply as Decided, Review,
-    RolloutOrder, Submission,
+    Consultation, Decision, DrainOrder, Event, ExpectedPlan, PendingWhy, Plan, Receipt,
+    Reply as Decided, Review, RolloutOrder, Submission,
 };
 
 use super::{Core, seed, tick_ms};
@@ -33,13 +34,25 @@ pub(super) struct Request {
 enum What {
     Register {
         register: Box<Register>,
-        answer: Answer<u64>,
+        answer: Answer<Admission>,
     },
     Heartbeat {
         machine: MachineId,
-        epoch: u64,
-        reports: Vec<TaskReport>,
-        answer: Answer<u64>,
+        heartbeat: Box<Heartbeat>,
+        answer: Answer<HeartbeatReply>,
+    },
+    Fence {
+        machine: MachineId,
+        by: String,
+        answer: Answer<u32>,
+    },
+    Consultations {
+        answer: Answer<Vec<Consultation>>,
+    },
+    TaskControl {
+        job: JobId,
+        approved: Vec<String>,
+        answer: Answer<Vec<String>>,
     },
     Plan {
         request: PlanRequest,
@@ -92,6 +105,13 @@ enum What {
     },
 }
 
+/// What a machine that registered is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Admission {
+    pub(crate) epoch: u64,
+    pub(crate) session: u64,
+}
+
 /// The handle of the driver. Its answers are durable.
 #[derive(Clone)]
 pub(crate) struct Driver {
@@ -109,23 +129,51 @@ impl Driver {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Takes a machine in, with what its agent knows. Returns its epoch.
-    pub(crate) async fn register(&self, register: Register) -> Result<u64, ErrorBody> {
+    /// Takes a machine in, with what its agent knows.
+    pub(crate) async fn register(&self, register: Register) -> Result<Admission, ErrorBody> {
         let register = Box::new(register);
         self.ask(|answer| What::Register { register, answer }).await
     }
 
-    /// Takes an agent's reports. Returns the highest number among them.
+    /// Takes an agent's reports, and grants its machine another term.
     pub(crate) async fn heartbeat(
         &self,
         machine: MachineId,
-        epoch: u64,
-        reports: Vec<TaskReport>,
-    ) -> Result<u64, ErrorBody> {
+        heartbeat: Heartbeat,
+    ) -> Result<HeartbeatReply, ErrorBody> {
+        let heartbeat = Box::new(heartbeat);
         self.ask(|answer| What::Heartbeat {
             machine,
-            epoch,
-            reports,
+            heartbeat,
+            answer,
+        })
+        .await
+    }
+
+    /// What applications are to be asked now.
+    pub(crate) async fn consultations(&self) -> Result<Vec<Consultation>, ErrorBody> {
+        self.ask(|answer| What::Consultations { answer }).await
+    }
+
+    /// Takes an application's answer. Returns what of it was never offered.
+    pub(crate) async fn task_control(
+        &self,
+        job: JobId,
+        approved: Vec<String>,
+    ) -> Result<Vec<String>, ErrorBody> {
+        self.ask(|answer| What::TaskControl {
+            job,
+            approved,
+            answer,
+        })
+        .await
+    }
+
+    /// Ends everything that counts as alive on a machine nobody can reach. Returns how many tasks that were.
+    pub(crate) async fn fence(&self, machine: MachineId, by: String) -> Result<u32, ErrorBody> {
+        self.ask(|answer| What::Fence {
+            machine,
+            by,
             answer,
         })
         .await
@@ -248,10 +296,28 @@ impl Core {
             What::Register { register, answer } => self.register(*register, answer),
             What::Heartbeat {
                 machine,
-                epoch,
-                reports,
+                heartbeat,
                 answer,
-            } => self.heartbeat(machine, epoch, reports, answer),
+            } => self.heartbeat(machine, *heartbeat, answer),
+            What::Fence {
+                machine,
+                by,
+                answer,
+            } => self.fence(machine, by, answer),
+            What::Consultations { answer } => {
+                let _ = answer.send(Ok(tw_scheduler::consultations(&self.state)));
+            }
+            What::TaskControl {
+                job,
+                approved,
+                answer,
+            } => {
+                let decision = self.step(&Event::TaskControl { job, approved });
+                self.settle(decision, answer, |reply| match reply {
+                    Decided::Controlled { unknown } => Ok(unknown),
+                    other => Err(unexpected(other)),
+                });
+            }
             What::Plan { request, answer } => {
                 let _ = answer.send(self.plan(request));
             }
@@ -301,20 +367,28 @@ impl Core {
         self.settle(decision, answer, |_| Ok(()));
     }
 
-    fn register(&mut self, register: Register, answer: Answer<u64>) {
+    fn register(&mut self, register: Register, answer: Answer<Admission>) {
         let machine = register.machine.clone();
+        let heard_ago = self.broker.heard_ago(&machine, tick_ms());
         let decision = self.step(&Event::AgentRegistered {
             machine: register.machine,
             boot_id: register.boot_id,
+            agent: register.agent,
+            heard_ago,
             capacity: register.capacity,
-            facts: register.facts,
+            facts: Box::new(register.facts),
             reports: register.reports,
         });
-        self.broker.heard(&machine, tick_ms());
+        // A number that no earlier life of the controller has given out.
+        let session = seed().max(1);
+        if matches!(decision.reply, Decided::Registered { .. }) {
+            self.broker.heard(&machine, tick_ms());
+            self.sessions.insert(machine.clone(), session);
+        }
         self.settle(decision, answer, |reply| match reply {
             Decided::Registered { epoch } => {
                 tracing::info!(%machine, epoch, "a machine registered");
-                Ok(epoch)
+                Ok(Admission { epoch, session })
             }
             other => Err(unexpected(other)),
         });
@@ -323,30 +397,56 @@ impl Core {
     fn heartbeat(
         &mut self,
         machine: MachineId,
-        epoch: u64,
-        reports: Vec<TaskReport>,
-        answer: Answer<u64>,
+        heartbeat: Heartbeat,
+        answer: Answer<HeartbeatReply>,
     ) {
+        // Before anything else: what is granted counts from here.
+        let received = Receipt::at(tick_ms());
+        let Heartbeat {
+            epoch,
+            session,
+            reports,
+            ..
+        } = heartbeat;
+        // A message that was under way when its agent began anew must not speak for the one that runs now.
+        if session != 0 && self.sessions.get(&machine) != Some(&session) {
+            let refusal = fenced(format!("machine {machine} has registered again since"));
+            let _ = answer.send(Err(refusal));
+            return;
+        }
         let acknowledged_seq = reports.iter().map(|report| report.seq).max().unwrap_or(0);
         let decision = self.step(&Event::Reports {
             machine: machine.clone(),
             epoch,
             reports,
         });
+        let mut granted = false;
         if matches!(decision.reply, Decided::Reported { .. }) {
             self.broker.heard(&machine, tick_ms());
+            granted = self.broker.grant(&machine, received, tick_ms());
         }
         self.settle(decision, answer, |reply| match reply {
             Decided::Reported { refused } => {
                 for report in refused {
                     tracing::debug!(task = %report.task, why = report.why, "a report is of no use");
                 }
-                Ok(acknowledged_seq)
+                Ok(HeartbeatReply {
+                    acknowledged_seq,
+                    granted,
+                })
             }
             Decided::Fenced { epoch: found } => Err(fenced(format!(
                 "machine {machine} is at epoch {found}, not {epoch}"
             ))),
             Decided::Refused(refusal) => Err(fenced(refusal.message)),
+            other => Err(unexpected(other)),
+        });
+    }
+
+    fn fence(&mut self, machine: MachineId, by: String, answer: Answer<u32>) {
+        let decision = self.step(&Event::Fence { machine, by });
+        self.settle(decision, answer, |reply| match reply {
+            Decided::Fence { tasks } => Ok(tasks),
             other => Err(unexpected(other)),
         });
     }
@@ -390,6 +490,7 @@ impl Core {
     }
 
     fn apply(&mut self, request: ApplyRequest, by: String, answer: Answer<ApplyReply>) {
+        let confirmed = request.confirm_destructive.clone();
         let decision = self.step(&Event::Submit {
             submission: self.typed(Submission {
                 jobs: submitted(request.jobs),
@@ -400,6 +501,12 @@ impl Core {
             }),
             expected: Some(self.plans.expected(request.digest)),
         });
+        if let Decided::Submitted(plan) = &decision.reply
+            && let Err(refusal) = self.confirm.check(&self.state, plan, confirmed.as_deref())
+        {
+            let _ = answer.send(Err(refused(refusal)));
+            return;
+        }
         let versions: BTreeMap<JobId, Version> = match &decision.reply {
             Decided::Submitted(plan) => plan
                 .unchanged

@@ -23,10 +23,11 @@ pub(super) async fn register(
     check_proto(&value)?;
     let register: Register = serde_json::from_value(value)
         .map_err(|cause| invalid(&format!("the body is not what this address takes: {cause}")))?;
-    let epoch = app.driver.register(register).await?;
+    let admission = app.driver.register(register).await?;
     Ok(Reply(Registered {
         proto: PROTO,
-        epoch,
+        epoch: admission.epoch,
+        session: admission.session,
         heartbeat_every_ms: u64::try_from(app.heartbeat_every.as_millis()).unwrap_or(u64::MAX),
     }))
 }
@@ -50,23 +51,18 @@ fn check_proto(value: &serde_json::Value) -> Result<(), ErrorBody> {
 pub(super) async fn heartbeat(
     State(app): State<Arc<App>>,
     Path(machine): Path<String>,
-    Reply(heartbeat): Reply<Heartbeat>,
+    Reply(mut heartbeat): Reply<Heartbeat>,
 ) -> Answer<HeartbeatReply> {
     let machine = name(&machine)?;
-    let (usage, history) = (heartbeat.usage, heartbeat.history);
-    let acknowledged_seq = app
-        .driver
-        .heartbeat(machine.clone(), heartbeat.epoch, heartbeat.reports)
-        .await?;
+    let usage = std::mem::take(&mut heartbeat.usage);
+    let history = std::mem::take(&mut heartbeat.history);
+    let mut reply = app.driver.heartbeat(machine.clone(), heartbeat).await?;
     app.hub.note_usage(&machine, usage);
-    let acknowledged_history = match history.reports.is_empty() {
+    reply.acknowledged_history = match history.reports.is_empty() {
         true => 0,
         false => keep(&app, &machine, history).await,
     };
-    Ok(Reply(HeartbeatReply {
-        acknowledged_seq,
-        acknowledged_history,
-    }))
+    Ok(Reply(reply))
 }
 
 /// Keeps what a machine reports of the past; what could not be written is sent again.

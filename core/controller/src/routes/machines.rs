@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Path, State};
-use tw_api::{DrainReply, DrainRequest, MachinesReply, ServicesReply};
+use tw_api::{DrainReply, DrainRequest, FenceReply, MachinesReply, ServicesReply};
 use tw_model::Millis;
 use tw_scheduler::DrainOrder;
 
@@ -42,6 +42,23 @@ pub(super) async fn service(
     Ok(Reply(ServicesReply {
         version: SHAPE,
         endpoints: endpoints.ok_or_else(|| job_not_found(&id))?,
+    }))
+}
+
+pub(super) async fn fence(
+    State(app): State<Arc<App>>,
+    Path(machine): Path<String>,
+    Extension(caller): Extension<Caller>,
+) -> Answer<FenceReply> {
+    let machine = name(&machine)?;
+    let tasks = app
+        .driver
+        .fence(machine.clone(), caller.to_string())
+        .await?;
+    Ok(Reply(FenceReply {
+        version: SHAPE,
+        machine,
+        tasks,
     }))
 }
 

@@ -168,6 +168,7 @@ pub(crate) fn register_message(machine: &str, boot_id: &str, reports: Vec<TaskRe
         proto: tw_api::PROTO,
         machine: machine.parse().expect("a name"),
         boot_id: boot_id.to_owned(),
+        agent: String::new(),
         capacity: Capacity {
             cpu: Cores(4000),
             memory: Bytes::gib(4),
@@ -268,6 +269,7 @@ impl Agent {
         let path = format!("/v1/agents/{}/heartbeat", self.machine);
         let heartbeat = Heartbeat {
             epoch: self.epoch,
+            session: 0,
             reports,
             usage,
             history: UsageReports::default(),

@@ -14,9 +14,6 @@ pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &[
     "autoscale",
     "allowance",
     "rollout.max_surge",
-    "task_control",
-    "at_most_one",
-    "failover",
     "maintenance",
 ];
 

@@ -103,6 +103,7 @@ pub(crate) fn fleet(machines: u32) -> State {
             registered_at: NOW,
             changed_at: NOW,
             drain: None,
+            identity: Box::default(),
         }))
     });
     let rows: Vec<Op> = rows.collect();

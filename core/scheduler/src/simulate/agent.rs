@@ -10,6 +10,7 @@ use tw_model::{
 
 use super::rng::Rng;
 use super::workload::Behaviour;
+use crate::lease::{Deadlines, term_of};
 
 /// A task as an agent is told of it.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub(super) enum FromAgent {
     Beat {
         epoch: u64,
         reports: Vec<TaskReport>,
+        /// The machine's clock before it was sent.
+        clock: u64,
     },
 }
 
@@ -39,7 +42,7 @@ pub(super) enum FromAgent {
 pub(super) enum ToAgent {
     Registered { epoch: u64 },
     Fenced,
-    Acknowledged { seq: u64 },
+    Acknowledged { seq: u64, granted: Option<u64> },
     Snapshot { assigned: Vec<Assigned> },
     Assign { assigned: Assigned },
     Forget { task: TaskId },
@@ -52,6 +55,13 @@ pub(super) enum Process {
     Running,
     Stopping,
     Over,
+}
+
+impl Process {
+    /// Whether the program may do something.
+    pub(super) fn is_alive(self) -> bool {
+        matches!(self, Process::Running | Process::Stopping)
+    }
 }
 
 /// A task on a machine. Outlives the agent, not the machine.
@@ -87,6 +97,10 @@ pub(super) struct Machine {
     /// Whether it holds a stream, as far as it knows.
     pub(super) streaming: bool,
     pub(super) tasks: BTreeMap<TaskId, Local>,
+    /// What agents with other state folders have started; it runs, and nobody speaks to it.
+    pub(super) strays: BTreeMap<TaskId, Local>,
+    /// Counts the state folders.
+    pub(super) folder: u64,
     pub(super) unacknowledged: Vec<TaskReport>,
     pub(super) seq: u64,
     /// Until when nothing gets through.
@@ -95,6 +109,12 @@ pub(super) struct Machine {
     pub(super) repeats_until: u64,
     /// When it last heard anything, in milliseconds.
     pub(super) heard_at: u64,
+    /// How much faster than time its clock goes.
+    pub(super) clock_ppm: i64,
+    /// The newest grant that its helpers have, on its own clock.
+    pub(super) granted_at: Option<u64>,
+    /// Whether a helper's deadline is on the agenda.
+    pub(super) lapse_planned: bool,
 }
 
 /// What follows from what an agent did: tasks that do something after so many milliseconds.
@@ -119,12 +139,17 @@ impl Machine {
             epoch: None,
             streaming: false,
             tasks: BTreeMap::new(),
+            strays: BTreeMap::new(),
+            folder: 1,
             unacknowledged: Vec::new(),
             seq: 0,
             cut_until: 0,
             slow_until: 0,
             repeats_until: 0,
             heard_at: 0,
+            clock_ppm: rng.range(0, 20_001) as i64 - 10_000,
+            granted_at: None,
+            lapse_planned: false,
         }
     }
 
@@ -138,6 +163,50 @@ impl Machine {
         }
     }
 
+    /// What its clock shows.
+    pub(super) fn clock(&self, at: u64) -> u64 {
+        (at as i64 * (1_000_000 + self.clock_ppm) / 1_000_000) as u64
+    }
+
+    /// When its clock will show that.
+    pub(super) fn when(&self, clock: u64) -> u64 {
+        (clock as i64 * 1_000_000).div_euclid(1_000_000 + self.clock_ppm) as u64 + 1
+    }
+
+    /// When a helper ends its task unless something is heard, on the machine's clock; none for tasks that wait for
+    /// ever, 0 for those that were granted nothing yet.
+    fn kill_at(&self, spec: &JobSpec) -> Option<u64> {
+        let term = term_of(spec)?;
+        let granted = self.granted_at;
+        Some(granted.map_or(0, |at| Deadlines::of(at, term, spec.stop.grace).kill_at))
+    }
+
+    /// The next deadline of a task that runs.
+    pub(super) fn next_kill_at(&self) -> Option<u64> {
+        let all = self.tasks.values().chain(self.strays.values());
+        let alive = all.filter(|local| local.process.is_alive());
+        alive.filter_map(|local| self.kill_at(&local.spec)).min()
+    }
+
+    /// The helpers whose deadline has passed end their tasks.
+    pub(super) fn lapse(&mut self, at: u64, now: Timestamp) {
+        let clock = self.clock(at);
+        let over = self.tasks.iter().filter(|(_, local)| {
+            local.process.is_alive() && self.kill_at(&local.spec).is_some_and(|kill| kill <= clock)
+        });
+        let over: Vec<TaskId> = over.map(|(id, _)| id.clone()).collect();
+        let mut strays = std::mem::take(&mut self.strays);
+        strays.retain(|_, local| self.kill_at(&local.spec).is_none_or(|kill| kill > clock));
+        self.strays = strays;
+        for id in over {
+            let exit = Exit {
+                signal: Some(9),
+                ..Exit::default()
+            };
+            self.exit(&id, exit, now);
+        }
+    }
+
     pub(super) fn connected(&self, at: u64) -> bool {
         self.up && self.agent.is_some() && at >= self.cut_until
     }
@@ -147,6 +216,20 @@ impl Machine {
         self.up = false;
         self.agent = None;
         self.tasks.clear();
+        self.strays.clear();
+        self.granted_at = None;
+        self.forget_session();
+    }
+
+    /// The state folder is lost, and with it all knowledge of what runs.
+    pub(super) fn lose_folder(&mut self) {
+        let tasks = std::mem::take(&mut self.tasks);
+        let alive = tasks
+            .into_iter()
+            .filter(|(_, local)| local.process.is_alive());
+        self.strays.extend(alive);
+        self.folder += 1;
+        self.agent = None;
         self.forget_session();
     }
 
@@ -262,7 +345,7 @@ impl Machine {
         &mut self,
         id: &TaskId,
         doing: Doing,
-        now: Timestamp,
+        (at, now): (u64, Timestamp),
         rng: &mut Rng,
         plans: &mut Plans,
     ) {
@@ -270,7 +353,15 @@ impl Machine {
             return;
         };
         match (doing, local.process) {
-            (Doing::Start, Process::Starting) => self.start(id, now, rng, plans),
+            (Doing::Start, Process::Starting) => {
+                let clock = self.clock(at);
+                let spec = &local.spec;
+                // It begins only under a grant.
+                match self.kill_at(spec).is_some_and(|kill| kill <= clock) {
+                    true => plans.push((500, id.clone(), Doing::Start)),
+                    false => self.start(id, now, rng, plans),
+                }
+            }
             (Doing::Health(healthy), Process::Running) if !local.spec.health.is_empty() => {
                 let detail = String::new();
                 self.report(

@@ -8,9 +8,62 @@ use tw_model::{
 };
 
 use super::client::Client;
-use super::controller::Durable;
+use super::controller::{Durable, STOP_LIMITS};
 use crate::unsettled::overlooked;
-use crate::{JobState, Op, State, Txn, serves};
+use crate::{JobState, Op, State, StopRate, Txn, serves};
+
+/// Counts how fast tasks are stopped, without the limiter's own words: what was stopped drains away at the allowed
+/// rate, and what has not drained yet is never more than may be stopped at once.
+#[derive(Debug, Default)]
+pub(super) struct StopMeter {
+    total: Level,
+    jobs: BTreeMap<JobId, Level>,
+}
+
+#[derive(Debug, Default)]
+struct Level {
+    stops: f64,
+    at: u64,
+}
+
+impl Level {
+    fn add(&mut self, rate: StopRate, at: u64) -> Result<(), String> {
+        let drained = (at - self.at) as f64 / 1000.0 * f64::from(rate.per_second);
+        self.stops = (self.stops - drained).max(0.0) + 1.0;
+        self.at = at;
+        match self.stops > f64::from(rate.burst) + 0.001 {
+            true => Err(format!(
+                "{:.1} tasks were stopped where {} may be at once",
+                self.stops, rate.burst
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+impl StopMeter {
+    /// Counts the tasks that a decision asks to end, before it is applied.
+    pub(super) fn count(&mut self, state: &State, txns: &[Txn], at: u64) -> Result<(), String> {
+        for op in txns.iter().flat_map(|txn| &txn.ops) {
+            let Op::Put(Record::Task(row)) = op else {
+                continue;
+            };
+            let stops = |before: &&TaskRecord| {
+                before.desired == Desired::Run
+                    && before.machine.is_some()
+                    && !before.state.is_terminal()
+            };
+            if row.desired == Desired::Run || state.task(&row.id).filter(stops).is_none() {
+                continue;
+            }
+            let job = self.jobs.entry(row.id.job.clone()).or_default();
+            job.add(STOP_LIMITS.job, at)
+                .map_err(|what| format!("{}: {what}", row.id.job))?;
+            self.total.add(STOP_LIMITS.total, at)?;
+        }
+        Ok(())
+    }
+}
 
 /// A job of which a decision stops tasks that serve.
 pub(super) struct Disturbed {

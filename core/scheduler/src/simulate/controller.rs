@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tw_model::{JobId, MachineId, Name, Record, RecordKey, TaskId, TaskRecord};
 
 use super::agent::Assigned;
-use crate::{Broker, Op, Reply, SchedulerConfig, State, Txn};
+use crate::lease::Tenure;
+use crate::{Broker, Op, Reply, SchedulerConfig, State, StopLimiter, StopLimits, StopRate, Txn};
 
 /// Someone who waits for an answer.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub(super) enum Waiter {
         machine: usize,
         run: u64,
         seq: u64,
+        /// The agent's clock before it sent a heartbeat, where that grants its machine another term.
+        granted: Option<u64>,
     },
     /// The number of the request.
     Client(u64),
@@ -83,6 +86,7 @@ impl Durable {
 pub(super) struct Controller {
     pub(super) state: State,
     pub(super) broker: Broker,
+    pub(super) limiter: StopLimiter,
     pub(super) queue: VecDeque<Queued>,
     /// The agents that hold a stream, and where the row of each task was last shown.
     pub(super) streams: BTreeMap<usize, u64>,
@@ -91,11 +95,12 @@ pub(super) struct Controller {
 }
 
 impl Controller {
-    /// Begins from what is durable.
-    pub(super) fn recover(durable: &Durable, at: u64) -> Controller {
+    /// Begins from what is durable, as the only controller there is.
+    pub(super) fn recover(durable: &Durable, at: u64, limits: StopLimits) -> Controller {
         Controller {
             state: State::from_records(durable.rows.values().cloned()),
-            broker: Broker::new(&SchedulerConfig::default(), at),
+            broker: Broker::new(&SchedulerConfig::default(), tenure(at), at),
+            limiter: StopLimiter::new(limits, at),
             queue: VecDeque::new(),
             streams: BTreeMap::new(),
             stream_tail: BTreeMap::new(),
@@ -103,13 +108,44 @@ impl Controller {
     }
 }
 
+/// How fast tasks may be stopped in a simulated cluster.
+pub(super) const STOP_LIMITS: StopLimits = StopLimits {
+    job: StopRate {
+        burst: 8,
+        per_second: 2,
+    },
+    total: StopRate {
+        burst: 30,
+        per_second: 10,
+    },
+};
+
+/// How long the lease of a broker lasts in the store.
+pub(super) const LEASE_MS: u64 = 10_000;
+
+/// Until when a broker that renewed its lease just now may grant: the lease, less what its clock may be slow.
+pub(super) fn tenure(at: u64) -> Tenure {
+    Tenure::Until(at + LEASE_MS * 98 / 100)
+}
+
+/// A broker that was paused while it had heartbeats to answer, and is not the only one any more when it wakes.
+#[derive(Clone, Debug)]
+pub(super) struct Former {
+    pub(super) broker: Broker,
+    pub(super) paused_at: u64,
+    /// The machines whose connection is to it.
+    pub(super) stuck: Vec<usize>,
+    /// What they have sent: machine, run of its agent, the agent's clock before that.
+    pub(super) inbox: Vec<(usize, u64, u64)>,
+}
+
 /// What an agent is shown: only durable rows count.
-pub(super) fn assigned(durable: &Durable, row: &TaskRecord) -> Option<Assigned> {
+pub(super) fn assigned(durable: &Durable, row: &TaskRecord, old_epochs: bool) -> Option<Assigned> {
     let machine = row.machine.as_ref()?;
     let Some(Record::Machine(host)) = durable.rows.get(&RecordKey::Machine(machine.clone())) else {
         return None;
     };
-    if row.state.is_terminal() || host.epoch != row.machine_epoch {
+    if row.state.is_terminal() || host.epoch != row.machine_epoch && !old_epochs {
         return None;
     }
     let key = RecordKey::Version(row.id.job.clone(), row.version);
@@ -123,12 +159,14 @@ pub(super) fn assigned(durable: &Durable, row: &TaskRecord) -> Option<Assigned> 
 }
 
 /// All that is assigned to a machine.
-pub(super) fn snapshot(durable: &Durable, machine: &MachineId) -> Vec<Assigned> {
+pub(super) fn snapshot(durable: &Durable, machine: &MachineId, old_epochs: bool) -> Vec<Assigned> {
     let is_task = |key: &RecordKey| matches!(key, RecordKey::Task(_));
     let rows = durable.rows.range(first_task()..);
     rows.take_while(|(key, _)| is_task(key))
         .filter_map(|(_, record)| match record {
-            Record::Task(row) if row.machine.as_ref() == Some(machine) => assigned(durable, row),
+            Record::Task(row) if row.machine.as_ref() == Some(machine) => {
+                assigned(durable, row, old_epochs)
+            }
             _ => None,
         })
         .collect()

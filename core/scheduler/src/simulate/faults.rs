@@ -5,10 +5,15 @@
 pub enum Fault {
     /// The controller dies with all that is not durable, and comes back.
     ControllerCrash,
+    /// The controller stands still while agents talk to it; another one takes its place before it goes on.
+    ControllerPaused,
     /// The store refuses a commit; the controller lists again.
     StoreFails,
     /// An agent dies and comes back; the tasks run on.
     AgentCrash,
+    /// An agent comes back with an empty state folder and does not know what runs; later the machine is switched off
+    /// and on.
+    AgentReplaced,
     /// A machine restarts within seconds; nothing of what ran is left.
     MachineReboots,
     /// A machine is gone for minutes, then starts anew.
@@ -28,10 +33,12 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 11] = [
+    pub const ALL: [Fault; 13] = [
         Fault::ControllerCrash,
+        Fault::ControllerPaused,
         Fault::StoreFails,
         Fault::AgentCrash,
+        Fault::AgentReplaced,
         Fault::MachineReboots,
         Fault::MachineDies,
         Fault::MachineCutOff,

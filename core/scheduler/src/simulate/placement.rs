@@ -279,6 +279,7 @@ fn record(number: usize, machine: &TraceMachines, scale: (f64, f64)) -> MachineR
             ..MachineFacts::default()
         },
         drain: None,
+        identity: Box::default(),
         registered_at: begin,
         changed_at: begin,
     }

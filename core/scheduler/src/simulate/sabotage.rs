@@ -1,9 +1,11 @@
 //! Bugs of the allocator, planted into what it decided.
 
-use tw_model::{JobRecord, Kind, MachineId, MachineRecord, Record, TaskRecord, TaskState};
+use tw_model::{
+    JobRecord, Kind, MachineId, MachineRecord, MachineState, Millis, Record, TaskRecord, TaskState,
+};
 
 use super::Sabotage;
-use crate::{Op, State, Txn};
+use crate::{Event, Op, State, Txn};
 
 /// Spoils the placements of a decision.
 pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
@@ -65,6 +67,25 @@ fn spoil_runs(bug: Sabotage, row: &mut JobRecord) {
         Sabotage::ForgetNextRun if runs.newest.len() > 1 => {
             runs.next_at = runs.newest.last().map(|run| run.due_at);
         }
+        _ => {}
+    }
+}
+
+/// Does not wait for terms to be over, or believes tasks ended of which nothing is known.
+pub(super) fn hurry(bug: Option<Sabotage>, state: &State, due: &mut Vec<Event>) {
+    let lost = state
+        .machines()
+        .filter(|row| row.state == MachineState::Lost);
+    let lost = lost.map(|row| row.id.clone());
+    match bug {
+        Some(Sabotage::ForgetTerm) => due.extend(lost.map(|machine| Event::TermsOver {
+            machine,
+            silence: Millis(u64::MAX),
+        })),
+        Some(Sabotage::HastyFence) => due.extend(lost.map(|machine| Event::Fence {
+            machine,
+            by: "nobody".to_owned(),
+        })),
         _ => {}
     }
 }

@@ -98,6 +98,16 @@ fn job(rng: &mut Rng, number: usize, replicas: u32, depends: Option<u64>) -> Job
         value["ports"] = json!([]);
         value["health"] = json!([]);
     }
+    let daemon = value["kind"] == "daemon";
+    if checked && !daemon && rng.chance(0.3) {
+        value["task_control"] = json!({"port": "http", "deadline_ms": rng.range(5, 60) * 1000});
+    }
+    if !batch && !daemon && rng.chance(0.3) {
+        value["at_most_one"] = json!(true);
+        if rng.chance(0.6) {
+            value["failover"] = json!({"within_ms": rng.range(15, 120) * 1000});
+        }
+    }
     serde_json::from_value(value).expect("the workload is made of right specs")
 }
 

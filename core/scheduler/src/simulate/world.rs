@@ -3,14 +3,16 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-use tw_model::{Millis, Record, RolloutState, TaskId, TaskState, Timestamp};
+use tw_model::{MachineState, Millis, Record, RolloutState, TaskId, TaskState, Timestamp};
 
-use super::agent::{Doing, FromAgent, Machine, Plans, Process, ToAgent};
+use super::agent::{Doing, FromAgent, Local, Machine, Plans, Process, ToAgent};
+use super::checks::StopMeter;
 use super::client::{Client, Promise, Request};
-use super::controller::{self, Controller, Durable, Queued, Waiter};
+use super::controller::{self, Controller, Durable, Former, LEASE_MS, Queued, STOP_LIMITS, Waiter};
 use super::rng::Rng;
 use super::{Coverage, Fault, Sabotage, SimulationConfig, Violation, checks, sabotage, workload};
-use crate::{Event, Op, Reply, Txn, assignment, step};
+use crate::lease::KILL_WITHIN;
+use crate::{Event, Op, Receipt, Reply, StopLimits, Txn, assignment, consultations, step};
 
 /// The moment at which every history begins.
 const BEGIN: Timestamp = Timestamp(1_700_000_000_000_000);
@@ -51,7 +53,20 @@ enum Action {
     Asks,
     AskArrives(u64),
     Strike,
+    /// A helper's deadline on this boot of a machine.
+    Lapse {
+        machine: usize,
+        boot: u64,
+    },
+    /// A controller that was replaced goes on.
+    FormerWakes,
+    CutOff {
+        machine: usize,
+        length: u64,
+    },
     PowerOn(usize),
+    /// Whoever finds a machine with tasks that nobody speaks to switches it off and on.
+    PowerCycle(usize),
     AgentUp(usize),
     ControllerUp,
     Calm,
@@ -105,6 +120,8 @@ struct World {
     registrations: Vec<u64>,
     durable: Durable,
     controller: Option<Controller>,
+    former: Option<Former>,
+    stops: StopMeter,
     /// Counts the controller's lives; a commit of an earlier one never happens.
     life: u64,
     client: Client,
@@ -126,7 +143,9 @@ impl World {
         let durable = Durable::default();
         let mut world = World {
             registrations: vec![0; machines.len()],
-            controller: Some(Controller::recover(&durable, 0)),
+            controller: Some(Controller::recover(&durable, 0, limits(&config))),
+            stops: StopMeter::default(),
+            former: None,
             config,
             rng,
             at: 0,
@@ -265,7 +284,11 @@ impl World {
             Action::AskArrives(0) => self.think(),
             Action::AskArrives(number) => self.ask_arrives(number),
             Action::Strike => self.strike(),
+            Action::Lapse { machine, boot } => self.lapse(machine, boot),
+            Action::FormerWakes => self.former_wakes(),
+            Action::CutOff { machine, length } => self.cut_off(machine, length),
             Action::PowerOn(machine) => self.power_on(machine),
+            Action::PowerCycle(machine) => self.power_cycle(machine),
             Action::AgentUp(machine) => self.agent_up(machine),
             Action::ControllerUp => self.controller_up(),
             Action::Calm => self.calm_down(),
@@ -276,12 +299,16 @@ impl World {
     fn tick(&mut self) -> Outcome {
         self.after(TICK_MS, Action::Tick);
         let at = self.at;
-        let Some(controller) = &self.controller else {
+        let Some(controller) = &mut self.controller else {
             return Ok(());
         };
-        for machine in controller.broker.silent(&controller.state, at) {
-            self.decide(Event::MachineLost { machine }, Waiter::Nobody)?;
+        controller.broker.renew(controller::tenure(at));
+        let mut due = controller.broker.due(&controller.state, at);
+        sabotage::hurry(self.config.sabotage, &controller.state, &mut due);
+        for event in due {
+            self.decide(event, Waiter::Nobody)?;
         }
+        self.applications_answer()?;
         if self.config.sabotage == Some(Sabotage::ForgetUnsettled) {
             return Ok(());
         }
@@ -291,6 +318,28 @@ impl World {
             Some(controller) => checks::on_time(&controller.state, now),
             None => Ok(()),
         }
+    }
+
+    /// Some applications answer what they are asked: reasonably, all at once, or with what they were never asked.
+    fn applications_answer(&mut self) -> Outcome {
+        let state = self.controller.as_ref().map(|controller| &controller.state);
+        let asked = state.map(consultations).unwrap_or_default();
+        for one in asked {
+            if !self.rng.chance(if self.calm { 0.9 } else { 0.3 }) {
+                continue;
+            }
+            let share = *self.rng.pick(&[0.0, 0.3, 1.0]);
+            let mut approved = vec!["web.0#1/update/v1".to_owned()];
+            for operation in one.operations {
+                if self.calm || self.rng.chance(share) {
+                    approved.push(operation.id);
+                }
+            }
+            let job = one.job;
+            self.coverage.count("answers of applications");
+            self.decide(Event::TaskControl { job, approved }, Waiter::Nobody)?;
+        }
+        Ok(())
     }
 
     fn audit(&mut self) -> Outcome {
@@ -316,6 +365,14 @@ impl World {
         if let Some(bug) = self.config.sabotage {
             sabotage::spoil(bug, &controller.state, &mut decision.txns);
         }
+        let withheld = controller
+            .limiter
+            .admit(&controller.state, &mut decision.txns, self.at);
+        if withheld > 0 {
+            self.coverage.count("stops held back");
+        }
+        self.stops
+            .count(&controller.state, &decision.txns, self.at)?;
         let disturbed = checks::disturbed(&controller.state, &decision.txns);
         count(&mut self.coverage, &controller.state, &decision.txns);
         decision
@@ -394,10 +451,11 @@ impl World {
     /// Drops everything that is not durable, and lists again. Nobody who waited is answered.
     fn store_failed(&mut self) -> Outcome {
         self.life += 1;
-        let mut fresh = Controller::recover(&self.durable, self.at);
+        let mut fresh = Controller::recover(&self.durable, self.at, limits(&self.config));
         if let Some(old) = self.controller.take() {
             // The connections stay, and so does what was heard; what was shown was durable.
             fresh.broker = old.broker;
+            fresh.limiter = old.limiter;
             if self.config.sabotage == Some(Sabotage::KeepRefused) {
                 fresh.state = old.state;
             }
@@ -430,19 +488,32 @@ impl World {
     /// Shows the durable rows to the agents that they concern.
     fn publish(&mut self, txn: &Txn) {
         for op in &txn.ops {
+            if let Op::Put(Record::Machine(row)) = op
+                && let Some(machine) = self.number(&row.id)
+            {
+                self.end_old_stream(machine, row.epoch);
+            }
             let Op::Put(Record::Task(row)) = op else {
                 continue;
             };
             let Some(machine) = row.machine.as_ref().and_then(|id| self.number(id)) else {
                 continue;
             };
-            let message = match controller::assigned(&self.durable, row) {
+            let old_epochs = self.config.sabotage == Some(Sabotage::OldEpochRow);
+            let message = match controller::assigned(&self.durable, row, old_epochs) {
                 Some(assigned) => ToAgent::Assign { assigned },
                 None => ToAgent::Forget {
                     task: row.id.clone(),
                 },
             };
             self.show(machine, message);
+        }
+    }
+
+    /// A stream shows rows of one epoch of its machine.
+    fn end_old_stream(&mut self, machine: usize, epoch: u64) {
+        if self.machines[machine].epoch != Some(epoch) {
+            self.close_stream(machine);
         }
     }
 
@@ -501,11 +572,16 @@ impl World {
     fn answer(&mut self, waiter: Waiter, reply: Reply) -> Outcome {
         match waiter {
             Waiter::Nobody => Ok(()),
-            Waiter::Agent { machine, run, seq } => {
+            Waiter::Agent {
+                machine,
+                run,
+                seq,
+                granted,
+            } => {
                 let message = match reply {
                     Reply::Registered { epoch } => ToAgent::Registered { epoch },
                     Reply::Fenced { .. } => ToAgent::Fenced,
-                    Reply::Reported { .. } => ToAgent::Acknowledged { seq },
+                    Reply::Reported { .. } => ToAgent::Acknowledged { seq, granted },
                     // A machine that the controller does not know has to register as well.
                     _ => ToAgent::Fenced,
                 };
@@ -547,9 +623,23 @@ impl World {
     fn arrives(&mut self, machine: usize, run: u64, number: u64, message: FromAgent) -> Outcome {
         let at = self.at;
         let here = &self.machines[machine];
-        if self.controller.is_none() || !here.connected(at) || here.agent != Some(run) {
+        if !here.connected(at) || here.agent != Some(run) {
             return Ok(());
         }
+        if let Some(former) = self
+            .former
+            .as_mut()
+            .filter(|it| it.stuck.contains(&machine))
+        {
+            if let FromAgent::Beat { clock, .. } = message {
+                former.inbox.push((machine, run, clock));
+            }
+            return Ok(());
+        }
+        let Some(controller) = &self.controller else {
+            return Ok(());
+        };
+        let heard_ago = controller.broker.heard_ago(&here.id, at);
         let id = here.id.clone();
         match message {
             FromAgent::Register { boot, reports } => {
@@ -559,44 +649,70 @@ impl World {
                 let event = Event::AgentRegistered {
                     machine: id.clone(),
                     boot_id: format!("boot-{boot}"),
+                    agent: format!("folder-{}", here.folder),
+                    heard_ago,
                     capacity: here.capacity.clone(),
-                    facts: here.facts(),
+                    facts: Box::new(here.facts()),
                     reports,
                 };
                 self.heard(&id);
-                let seq = 0;
-                self.decide(event, Waiter::Agent { machine, run, seq })
+                let waiter = Waiter::Agent {
+                    machine,
+                    run,
+                    seq: 0,
+                    granted: None,
+                };
+                self.decide(event, waiter)
             }
             FromAgent::Stream { epoch } => {
                 self.open_stream(machine, run, epoch);
                 Ok(())
             }
-            FromAgent::Beat { epoch, reports } => self.heartbeat(machine, run, epoch, reports),
+            FromAgent::Beat {
+                epoch,
+                reports,
+                clock,
+            } => self.heartbeat((machine, run), epoch, reports, clock),
         }
     }
 
     fn heartbeat(
         &mut self,
-        machine: usize,
-        run: u64,
+        (machine, run): (usize, u64),
         epoch: u64,
         reports: Vec<tw_model::TaskReport>,
+        clock: u64,
     ) -> Outcome {
+        let (received, at) = (Receipt::at(self.at), self.at);
         let id = self.machines[machine].id.clone();
         let row = self
             .controller
             .as_ref()
             .and_then(|controller| controller.state.machine(&id));
-        if row.is_some_and(|row| row.epoch == epoch) {
+        let current = row.is_some_and(|row| row.epoch == epoch && row.state == MachineState::Up);
+        if current {
             self.heard(&id);
         }
+        let granted = match &mut self.controller {
+            Some(controller) if current => {
+                let broker = &mut controller.broker;
+                broker.grant(&id, received, at).then_some(clock)
+            }
+            _ => None,
+        };
         let seq = reports.iter().map(|report| report.seq).max().unwrap_or(0);
         let event = Event::Reports {
             machine: id,
             epoch,
             reports,
         };
-        self.decide(event, Waiter::Agent { machine, run, seq })
+        let waiter = Waiter::Agent {
+            machine,
+            run,
+            seq,
+            granted,
+        };
+        self.decide(event, waiter)
     }
 
     fn heard(&mut self, id: &tw_model::MachineId) {
@@ -615,7 +731,8 @@ impl World {
         if row.epoch != epoch {
             return;
         }
-        let assigned = controller::snapshot(&self.durable, &id);
+        let old_epochs = self.config.sabotage == Some(Sabotage::OldEpochRow);
+        let assigned = controller::snapshot(&self.durable, &id, old_epochs);
         if let Some(controller) = &mut self.controller {
             controller.streams.insert(machine, run);
         }
@@ -640,8 +757,9 @@ impl World {
             }
             ToAgent::Fenced if self.config.sabotage == Some(Sabotage::IgnoreFence) => {}
             ToAgent::Fenced => here.forget_session(),
-            ToAgent::Acknowledged { seq } => {
+            ToAgent::Acknowledged { seq, granted } => {
                 here.unacknowledged.retain(|report| report.seq > seq);
+                here.granted_at = here.granted_at.max(granted);
             }
             ToAgent::Snapshot { assigned } => {
                 here.streaming = holds;
@@ -689,7 +807,7 @@ impl World {
     }
 
     fn acts(&mut self, machine: usize, boot: u64, task: &TaskId, doing: Doing) -> Outcome {
-        let now = self.now();
+        let (at, now) = (self.at, self.now());
         // When all is calm, nothing fails that could succeed.
         let doing = match doing {
             Doing::Exit(code) if self.calm && code < 100 => Doing::Exit(0),
@@ -704,9 +822,122 @@ impl World {
         let mut plans = Plans::new();
         let here = &mut self.machines[machine];
         if here.up && here.boot == boot {
-            here.act(task, doing, now, &mut self.rng, &mut plans);
+            here.act(task, doing, (at, now), &mut self.rng, &mut plans);
+            if self.config.sabotage == Some(Sabotage::LostTombstone) {
+                here.tasks
+                    .retain(|_, local| !matches!(local.last, tw_model::Phase::NeverStarted { .. }));
+            }
         }
         self.plan(machine, plans);
+        self.plan_lapse(machine);
+        match doing {
+            Doing::Start => self.only_instance(machine, task),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing else of the task's index runs anywhere, where there must not be two.
+    fn only_instance(&self, machine: usize, task: &TaskId) -> Outcome {
+        let runs = |local: &Local| local.process.is_alive() && local.spec.at_most_one;
+        if !self.machines[machine].tasks.get(task).is_some_and(runs) {
+            return Ok(());
+        }
+        let of_index = |incarnation| TaskId::new(task.job.clone(), task.index, incarnation);
+        for other in &self.machines {
+            let range = of_index(0)..=of_index(u64::MAX);
+            let rows = other.tasks.range(range.clone());
+            let rows = rows.chain(other.strays.range(range));
+            let mut alive = rows.filter(|(id, local)| *id != task && local.process.is_alive());
+            if let Some((id, _)) = alive.next() {
+                return Err(format!(
+                    "{task} runs on {}, and {id} still runs on {}",
+                    self.machines[machine].id, other.id
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the next deadline of a machine's helpers onto the agenda. A kill takes up to a second.
+    fn plan_lapse(&mut self, machine: usize) {
+        let late = match self.config.sabotage {
+            Some(Sabotage::LateKill) => 60_000,
+            _ => self.rng.range(0, KILL_WITHIN.0),
+        };
+        let here = &mut self.machines[machine];
+        let (at, boot) = (self.at, here.boot);
+        let Some(kill_at) = here.next_kill_at().filter(|_| !here.lapse_planned) else {
+            return;
+        };
+        here.lapse_planned = true;
+        let delay = here.when(kill_at).saturating_sub(at) + late;
+        self.after(delay, Action::Lapse { machine, boot });
+    }
+
+    fn lapse(&mut self, machine: usize, boot: u64) -> Outcome {
+        let (at, now) = (self.at, self.now());
+        let here = &mut self.machines[machine];
+        here.lapse_planned = false;
+        if here.up && here.boot == boot {
+            here.lapse(at, now);
+        }
+        self.plan_lapse(machine);
+        Ok(())
+    }
+
+    fn pause_controller(&mut self) {
+        let Some(old) = self.controller.take().filter(|_| self.former.is_none()) else {
+            return;
+        };
+        self.life += 1;
+        let first = self.rng.range(0, self.machines.len() as u64) as usize;
+        let stuck = (0..3).map(|n| (first + n) % self.machines.len()).collect();
+        self.former = Some(Former {
+            broker: old.broker,
+            paused_at: self.at,
+            stuck,
+            inbox: Vec::new(),
+        });
+        self.drop_streams();
+        // Nobody else wins the lease before it is over.
+        let taken_over = self.rng.range(LEASE_MS, LEASE_MS + 4000);
+        self.after(taken_over, Action::ControllerUp);
+        let pause = self.rng.range(taken_over, 60_000);
+        self.after(pause, Action::FormerWakes);
+    }
+
+    /// Answers what has waited, as far as it still may, and is gone.
+    fn former_wakes(&mut self) -> Outcome {
+        let at = self.at;
+        let Some(mut former) = self.former.take() else {
+            return Ok(());
+        };
+        let checked = match self.config.sabotage {
+            Some(Sabotage::GrantAfterCheck) => former.paused_at,
+            _ => at,
+        };
+        for (machine, run, clock) in former.inbox {
+            let id = self.machines[machine].id.clone();
+            if former.broker.grant(&id, Receipt::at(at), checked) {
+                let message = ToAgent::Acknowledged {
+                    seq: 0,
+                    granted: Some(clock),
+                };
+                let hears = Action::Hears {
+                    machine,
+                    run,
+                    message,
+                };
+                self.after(1, hears);
+            }
+        }
+        // What had held up the controller may hold up the network as well.
+        if self.rng.chance(0.5) {
+            for machine in former.stuck {
+                let length = self.rng.range(60_000, 200_000);
+                self.after(2, Action::CutOff { machine, length });
+            }
+        }
         Ok(())
     }
 
@@ -727,7 +958,13 @@ impl World {
             Some(epoch) => {
                 let reports = here.unacknowledged.clone();
                 let streaming = here.streaming;
-                self.send(machine, run, FromAgent::Beat { epoch, reports });
+                let clock = here.clock(at);
+                let beat = FromAgent::Beat {
+                    epoch,
+                    reports,
+                    clock,
+                };
+                self.send(machine, run, beat);
                 if !streaming {
                     self.send(machine, run, FromAgent::Stream { epoch });
                 }
@@ -817,6 +1054,12 @@ impl World {
                 let pause = self.rng.range(500, 20_000);
                 self.after(pause, Action::ControllerUp);
             }
+            Fault::ControllerPaused => {
+                if self.controller.is_none() || self.former.is_some() {
+                    return Ok(());
+                }
+                self.pause_controller();
+            }
             Fault::StoreFails => self.commit_fails = true,
             Fault::AgentCrash => {
                 if !here.up || here.agent.take().is_none() {
@@ -829,6 +1072,17 @@ impl World {
                 self.close_stream(machine);
                 let pause = self.rng.range(500, 8000);
                 self.after(pause, Action::AgentUp(machine));
+            }
+            Fault::AgentReplaced => {
+                if !here.up || here.agent.is_none() {
+                    return Ok(());
+                }
+                here.lose_folder();
+                self.close_stream(machine);
+                let pause = self.rng.range(500, 8000);
+                self.after(pause, Action::AgentUp(machine));
+                let cycle = self.rng.range(60_000, 300_000);
+                self.after(cycle, Action::PowerCycle(machine));
             }
             Fault::MachineReboots | Fault::MachineDies => {
                 if !here.up {
@@ -847,9 +1101,7 @@ impl World {
                     Fault::MachineCutOff => self.rng.range(15_000, 300_000),
                     _ => self.rng.range(500, 6000),
                 };
-                self.machines[machine].cut_until = at + length;
-                self.machines[machine].streaming = false;
-                self.close_stream(machine);
+                self.cut_off(machine, length)?;
             }
             Fault::NetworkSlow => here.slow_until = at + self.rng.range(30_000, 300_000),
             Fault::NetworkRepeats => here.repeats_until = at + self.rng.range(30_000, 600_000),
@@ -876,6 +1128,15 @@ impl World {
         Ok(())
     }
 
+    fn cut_off(&mut self, machine: usize, length: u64) -> Outcome {
+        if !self.calm {
+            self.machines[machine].cut_until = self.at + length;
+            self.machines[machine].streaming = false;
+            self.close_stream(machine);
+        }
+        Ok(())
+    }
+
     fn close_stream(&mut self, machine: usize) {
         if let Some(controller) = &mut self.controller {
             controller.streams.remove(&machine);
@@ -888,6 +1149,15 @@ impl World {
             let run = self.next_run();
             self.machines[machine].power_on(run);
             self.machines[machine].seq = 0;
+        }
+        Ok(())
+    }
+
+    fn power_cycle(&mut self, machine: usize) -> Outcome {
+        if self.machines[machine].up && !self.machines[machine].strays.is_empty() {
+            self.machines[machine].power_off();
+            self.close_stream(machine);
+            self.after(4000, Action::PowerOn(machine));
         }
         Ok(())
     }
@@ -909,7 +1179,8 @@ impl World {
 
     fn controller_up(&mut self) -> Outcome {
         if self.controller.is_none() {
-            self.controller = Some(Controller::recover(&self.durable, self.at));
+            let limits = limits(&self.config);
+            self.controller = Some(Controller::recover(&self.durable, self.at, limits));
             return self.recovered();
         }
         Ok(())
@@ -919,8 +1190,10 @@ impl World {
     fn calm_down(&mut self) -> Outcome {
         self.calm = true;
         self.commit_fails = false;
+        self.former = None;
         self.controller_up()?;
         for machine in 0..self.machines.len() {
+            self.power_cycle(machine)?;
             self.power_on(machine)?;
             self.agent_up(machine)?;
             let here = &mut self.machines[machine];
@@ -945,6 +1218,15 @@ impl World {
         self.after(1, Action::Asks);
         Ok(())
     }
+}
+
+/// How fast the controllers of a history may stop tasks.
+fn limits(config: &SimulationConfig) -> StopLimits {
+    let mut limits = STOP_LIMITS;
+    if config.sabotage == Some(Sabotage::RateLimitOffByOne) {
+        limits.job.burst += 1;
+    }
+    limits
 }
 
 /// Cuts portions smaller than any store asks for, so that many crashes fall between two.

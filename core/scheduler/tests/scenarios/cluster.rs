@@ -86,6 +86,8 @@ impl Cluster {
         self.decide(Event::AgentRegistered {
             machine: machine.parse().expect("it is a name"),
             boot_id: boot.to_owned(),
+            agent: "agent".to_owned(),
+            heard_ago: None,
             capacity: Capacity {
                 cpu: Cores(cores * 1000),
                 memory: Bytes::mib(memory_mib),
@@ -94,10 +96,10 @@ impl Cluster {
                 port_first: 20_000,
                 port_last: 20_099,
             },
-            facts: MachineFacts {
+            facts: Box::new(MachineFacts {
                 address: format!("{machine}.example"),
                 ..facts
-            },
+            }),
             reports,
         })
     }

@@ -5,6 +5,7 @@ use serde_json::json;
 use tw_model::{
     Code, EVENTS_KEPT, Kind, MachineState, Millis, Phase, TaskId, TaskReport, TaskState,
 };
+use tw_scheduler::lease::Tenure;
 use tw_scheduler::{
     Broker, Event, PendingWhy, Reply, SchedulerConfig, State, Submission, assignments, endpoints,
     step, why_pending,
@@ -180,10 +181,14 @@ fn a_task_that_its_agent_lost_is_replaced() {
 fn silence_counts_from_the_recovery() {
     let cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
     let (m0, m1) = ("m0".parse().unwrap(), "m1".parse().unwrap());
-    let mut broker = Broker::new(&SchedulerConfig::default(), 50_000);
-    assert_eq!(broker.silent(&cluster.state, 60_000), vec![]);
+    let mut broker = Broker::new(&SchedulerConfig::default(), Tenure::WhileAlive, 50_000);
+    assert!(broker.due(&cluster.state, 60_000).is_empty());
     broker.heard(&m0, 55_000);
-    assert_eq!(broker.silent(&cluster.state, 60_001), vec![m1]);
+    let due = broker.due(&cluster.state, 60_001);
+    assert!(
+        matches!(&due[..], [Event::MachineLost { machine }] if *machine == m1),
+        "{due:?}"
+    );
     assert_eq!(broker.silence(&m0, 60_001), Millis(5_001));
 }
 

@@ -2,9 +2,11 @@
 
 mod cluster;
 mod constraints;
+mod control;
 mod daemons;
 mod drains;
 mod jobs;
+mod once;
 mod orders;
 mod priorities;
 mod remedies;

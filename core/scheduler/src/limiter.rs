@@ -1,0 +1,234 @@
+//! How fast tasks may be stopped, whatever has decided it: the last thing that a decision passes before it counts.
+//!
+//! Two token buckets, one for each job and one for all, count the rows that go from run to stop. What exceeds them is
+//! taken out of the decision; what is left is the decision of someone who has not got round to the rest yet, and the
+//! next look at the job takes it up again. A controller begins with empty buckets, so that one that dies again and
+//! again stops no more than one that lives.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tw_model::{Code, Desired, Effect, JobId, Record, RecordKey, TaskId};
+
+use crate::{Op, Plan, Refusal, State, TickMs, Txn};
+
+/// How many stops a second, and how many at once after a quiet time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopRate {
+    pub burst: u32,
+    pub per_second: u32,
+}
+
+/// How fast tasks may be stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopLimits {
+    /// Of any one job.
+    pub job: StopRate,
+    /// Of all jobs together.
+    pub total: StopRate,
+}
+
+impl Default for StopLimits {
+    fn default() -> StopLimits {
+        StopLimits {
+            job: StopRate {
+                burst: 100,
+                per_second: 20,
+            },
+            total: StopRate {
+                burst: 300,
+                per_second: 50,
+            },
+        }
+    }
+}
+
+/// Counts stops and holds back those that come too fast.
+#[derive(Clone, Debug)]
+pub struct StopLimiter {
+    limits: StopLimits,
+    total: Bucket,
+    jobs: BTreeMap<JobId, Bucket>,
+    since: TickMs,
+}
+
+/// Thousandths of tokens at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    filled: u64,
+    at: TickMs,
+}
+
+impl Bucket {
+    fn empty(now: TickMs) -> Bucket {
+        Bucket { filled: 0, at: now }
+    }
+
+    fn fill(&mut self, rate: StopRate, now: TickMs) {
+        let grown = now.saturating_sub(self.at) * u64::from(rate.per_second);
+        self.filled = (self.filled + grown).min(u64::from(rate.burst) * 1000);
+        self.at = self.at.max(now);
+    }
+
+    fn has_token(&self) -> bool {
+        self.filled >= 1000
+    }
+
+    fn is_full(&self, rate: StopRate) -> bool {
+        self.filled >= u64::from(rate.burst) * 1000
+    }
+}
+
+impl StopLimiter {
+    /// A limiter that has granted nothing and may grant nothing yet.
+    pub fn new(limits: StopLimits, now: TickMs) -> StopLimiter {
+        StopLimiter {
+            limits,
+            total: Bucket::empty(now),
+            jobs: BTreeMap::new(),
+            since: now,
+        }
+    }
+
+    /// Takes out of a decision on `state` what would stop tasks too fast. Returns how many tasks run on for now.
+    pub fn admit(&mut self, state: &State, txns: &mut Vec<Txn>, now: TickMs) -> u32 {
+        let mut withheld = BTreeSet::new();
+        for op in txns.iter().flat_map(|txn| &txn.ops) {
+            if let Some(task) = stopped_by(state, op)
+                && !self.take(&task.job, now)
+            {
+                withheld.insert(task);
+            }
+        }
+        if withheld.is_empty() {
+            return 0;
+        }
+        for txn in txns.iter_mut() {
+            txn.ops.retain(|op| !concerns(op, &withheld));
+        }
+        txns.retain(|txn| !txn.ops.is_empty());
+        withheld.len() as u32
+    }
+
+    fn take(&mut self, job: &JobId, now: TickMs) -> bool {
+        self.forget_full(now);
+        // A job that nobody has counted has been quiet since the limiter began.
+        let since = self.since;
+        let bucket = self.jobs.entry(job.clone());
+        let bucket = bucket.or_insert_with(|| Bucket::empty(since));
+        bucket.fill(self.limits.job, now);
+        self.total.fill(self.limits.total, now);
+        let granted = bucket.has_token() && self.total.has_token();
+        if granted {
+            bucket.filled -= 1000;
+            self.total.filled -= 1000;
+        }
+        granted
+    }
+
+    /// A full bucket says no more than none: the job has been quiet.
+    fn forget_full(&mut self, now: TickMs) {
+        const BUCKETS_MAX: usize = 4096;
+        if self.jobs.len() > BUCKETS_MAX {
+            let rate = self.limits.job;
+            self.jobs.retain(|_, bucket| {
+                bucket.fill(rate, now);
+                !bucket.is_full(rate)
+            });
+        }
+    }
+}
+
+/// The task that runs and that an operation asks to end.
+fn stopped_by(state: &State, op: &Op) -> Option<TaskId> {
+    let id = match op {
+        Op::Put(Record::Task(row)) if row.desired == Desired::Stop => &row.id,
+        Op::Delete(RecordKey::Task(id)) => id,
+        _ => return None,
+    };
+    let before = state.task(id)?;
+    let runs =
+        before.desired == Desired::Run && !before.state.is_terminal() && before.machine.is_some();
+    runs.then(|| id.clone())
+}
+
+/// Whether an operation asks one of these tasks to end, or tells of it.
+fn concerns(op: &Op, tasks: &BTreeSet<TaskId>) -> bool {
+    match op {
+        Op::Put(Record::Task(row)) => tasks.contains(&row.id),
+        Op::Delete(RecordKey::Task(id)) => tasks.contains(id),
+        Op::Put(Record::Event(event)) => {
+            event.kind == "task.stopping"
+                && event.task.as_ref().is_some_and(|task| tasks.contains(task))
+        }
+        _ => false,
+    }
+}
+
+/// From what share of all tasks on a change has to be confirmed by someone who has seen its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfirmRule {
+    /// In percent of the tasks that are to run now.
+    pub share_percent: u32,
+    /// A change that ends no more tasks than this needs no confirmation.
+    pub tasks_min: u32,
+}
+
+impl Default for ConfirmRule {
+    fn default() -> ConfirmRule {
+        ConfirmRule {
+            share_percent: 30,
+            tasks_min: 10,
+        }
+    }
+}
+
+/// The fewest characters of a digest that confirm its plan.
+const CONFIRMED_BY: usize = 8;
+
+impl ConfirmRule {
+    /// Refuses a plan that ends many tasks unless `confirmed` begins the plan's digest.
+    pub fn check(
+        &self,
+        state: &State,
+        plan: &Plan,
+        confirmed: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let ended = ended_by(plan);
+        let all = wanted(state);
+        let share = u64::from(ended) * 100 / u64::from(all.max(1));
+        if ended <= self.tasks_min || share <= u64::from(self.share_percent) {
+            return Ok(());
+        }
+        let confirms = |text: &str| text.len() >= CONFIRMED_BY && plan.digest.starts_with(text);
+        if confirmed.is_some_and(confirms) {
+            return Ok(());
+        }
+        let found = match confirmed {
+            Some(text) => format!(", and '{text}' confirms another plan"),
+            None => String::new(),
+        };
+        Err(Refusal::new(
+            Code::PlanDestructive,
+            format!("this ends {ended} of {all} tasks, {share}%{found}"),
+            &format!(
+                "look at `tw plan`; if it is meant, add --confirm-destructive {}",
+                &plan.digest[..CONFIRMED_BY]
+            ),
+        ))
+    }
+}
+
+/// How many tasks a plan ends without replacing them one by one.
+fn ended_by(plan: &Plan) -> u32 {
+    let ended = plan.jobs.iter().map(|job| match job.effect {
+        Effect::Recreate => job.counts.stopped + job.counts.restarted + job.counts.moved,
+        _ => job.counts.stopped,
+    });
+    ended.sum()
+}
+
+/// How many tasks all jobs want together.
+fn wanted(state: &State) -> u32 {
+    let wanted = state.jobs().map(|job| job.wanted());
+    wanted.fold(0, u32::saturating_add)
+}

@@ -1,0 +1,260 @@
+//! Tasks of which there must never be two, and who may speak for a machine.
+
+use serde_json::json;
+use tw_model::{Code, JobSpec, MachineId, Millis, TaskState};
+use tw_scheduler::{Event, Reply};
+
+use crate::cluster::{Cluster, id, service, spec};
+
+fn name(machine: &str) -> MachineId {
+    machine.parse().expect("a name")
+}
+
+/// One task of each kind, all on `m0`; `m1` has room for all of them.
+fn cluster() -> Cluster {
+    let mut cluster = Cluster::new(&[(8, 8192)]);
+    cluster.submit(&[plain(), waits(), fails_over()]);
+    for job in ["plain", "waits", "fails-over"] {
+        cluster.settle(job);
+    }
+    cluster.register("m1", "boot-1", (8, 8192), Vec::new());
+    cluster
+}
+
+fn plain() -> JobSpec {
+    service("plain", 1, "one")
+}
+
+fn waits() -> JobSpec {
+    JobSpec {
+        at_most_one: true,
+        ..service("waits", 1, "one")
+    }
+}
+
+fn fails_over() -> JobSpec {
+    let failover = json!({
+        "name": "x", "command": ["x"], "at_most_one": true, "failover": {"within_ms": 30_000}
+    });
+    JobSpec {
+        at_most_one: true,
+        failover: spec(failover).failover,
+        ..service("fails-over", 1, "one")
+    }
+}
+
+fn lose(cluster: &mut Cluster, machine: &str) {
+    cluster.silent.push(machine.to_owned());
+    cluster.decide(Event::MachineLost {
+        machine: name(machine),
+    });
+}
+
+fn terms_over(cluster: &mut Cluster, machine: &str, silence: Millis) {
+    cluster.decide(Event::TermsOver {
+        machine: name(machine),
+        silence,
+    });
+}
+
+fn incarnation(cluster: &Cluster, job: &str) -> u64 {
+    cluster.task(job, 0).id.incarnation
+}
+
+#[test]
+fn silence_replaces_some_and_the_end_of_a_term_others_and_a_fence_the_rest() {
+    let mut cluster = cluster();
+    lose(&mut cluster, "m0");
+    cluster.until("the plain task is replaced", |cluster| {
+        incarnation(cluster, "plain") == 2
+    });
+    let task = cluster.task("waits", 0);
+    assert_eq!(
+        (task.state, task.healthy),
+        (TaskState::Running, Some(false))
+    );
+    assert!(task.reason.contains("tw machines fence"), "{}", task.reason);
+
+    terms_over(&mut cluster, "m0", Millis(29_000));
+    assert_eq!(incarnation(&cluster, "fails-over"), 1, "its term may go on");
+    terms_over(&mut cluster, "m0", Millis(30_000));
+    cluster.settle("fails-over");
+    assert_eq!(cluster.machine_of("fails-over", 0), "m1");
+
+    cluster.pass(Millis::minutes(30));
+    assert_eq!(incarnation(&cluster, "waits"), 1, "nobody vouched for it");
+    let fence = |machine: &str| Event::Fence {
+        machine: name(machine),
+        by: "ann".to_owned(),
+    };
+    let Reply::Refused(refusal) = cluster.decide(fence("m1")) else {
+        panic!("a machine that is there was fenced");
+    };
+    assert!(refusal.message.contains("within reach"), "{refusal}");
+    let reply = cluster.decide(fence("m0"));
+    assert!(matches!(reply, Reply::Fence { tasks: 1 }), "{reply:?}");
+    cluster.settle("waits");
+    assert_eq!(cluster.machine_of("waits", 0), "m1");
+}
+
+#[test]
+fn a_task_goes_on_when_its_machine_comes_back_and_ends_when_that_has_restarted() {
+    let mut cluster = cluster();
+    lose(&mut cluster, "m0");
+    cluster.pass(Millis::minutes(5));
+    cluster.silent.clear();
+    cluster.register("m0", "boot-1", (8, 8192), Vec::new());
+    cluster.settle("waits");
+    assert_eq!(
+        (
+            incarnation(&cluster, "waits"),
+            cluster.task("waits", 0).restarts
+        ),
+        (1, 0)
+    );
+    // Its end of an earlier silence says nothing of a machine that is back.
+    terms_over(&mut cluster, "m0", Millis::hours(1));
+    assert_eq!(incarnation(&cluster, "fails-over"), 1);
+
+    lose(&mut cluster, "m0");
+    cluster.silent.clear();
+    cluster.register("m0", "boot-2", (8, 8192), Vec::new());
+    cluster.settle("waits");
+    cluster.settle("fails-over");
+    assert_eq!(
+        (
+            incarnation(&cluster, "waits"),
+            incarnation(&cluster, "fails-over")
+        ),
+        (2, 2)
+    );
+}
+
+#[test]
+fn a_stop_waits_for_a_task_that_is_out_of_reach() {
+    let mut cluster = cluster();
+    lose(&mut cluster, "m0");
+    cluster.decide(Event::Stop {
+        job: id("waits"),
+        by: "ann".to_owned(),
+    });
+    cluster.pass(Millis::minutes(1));
+    assert_eq!(cluster.task("waits", 0).state, TaskState::Stopping);
+    cluster.silent.clear();
+    cluster.register("m0", "boot-1", (8, 8192), Vec::new());
+    cluster.until("it ends", |cluster| {
+        cluster.task("waits", 0).state == TaskState::Done
+    });
+}
+
+/// What becomes of a registration of `m0`.
+fn registers(
+    cluster: &mut Cluster,
+    boot: &str,
+    agent: &str,
+    heard_ago: Option<Millis>,
+    ports: (u16, u16),
+) -> Reply {
+    let capacity = cluster
+        .state
+        .machine(&name("m0"))
+        .expect("it is there")
+        .capacity
+        .clone();
+    cluster.decide(Event::AgentRegistered {
+        machine: name("m0"),
+        boot_id: boot.to_owned(),
+        agent: agent.to_owned(),
+        capacity: tw_model::Capacity {
+            port_first: ports.0,
+            port_last: ports.1,
+            ..capacity
+        },
+        facts: Box::default(),
+        heard_ago,
+        reports: Vec::new(),
+    })
+}
+
+const PORTS: (u16, u16) = (20_000, 20_099);
+
+#[test]
+fn two_that_go_by_one_name_are_told_apart() {
+    let mut cluster = cluster();
+    let now = Some(Millis(500));
+    let before = cluster.state.clone();
+    for (boot, agent) in [("boot-2", "agent"), ("boot-1", "another")] {
+        let Reply::Refused(refusal) = registers(&mut cluster, boot, agent, now, PORTS) else {
+            panic!("{boot} and {agent} were let in beside the one that is there");
+        };
+        assert_eq!(refusal.code, Code::AgentIdentity);
+    }
+    assert!(
+        cluster.state.records().eq(before.records()),
+        "a refusal changes nothing"
+    );
+
+    // The same agent once more is nothing new.
+    assert!(matches!(
+        registers(&mut cluster, "boot-1", "agent", now, PORTS),
+        Reply::Registered { epoch: 1 }
+    ));
+    assert!(matches!(
+        registers(&mut cluster, "boot-2", "agent", Some(Millis(9000)), PORTS),
+        Reply::Registered { epoch: 2 }
+    ));
+    let late = registers(&mut cluster, "boot-1", "agent", None, PORTS);
+    assert!(
+        matches!(late, Reply::Refused(_)),
+        "a boot never comes back: {late:?}"
+    );
+}
+
+#[test]
+fn an_agent_with_an_empty_folder_does_not_speak_for_what_ran() {
+    let mut cluster = cluster();
+    let reply = registers(&mut cluster, "boot-1", "another", Some(Millis(9000)), PORTS);
+    assert!(matches!(reply, Reply::Registered { epoch: 2 }), "{reply:?}");
+    cluster.settle("plain");
+    assert_eq!(incarnation(&cluster, "plain"), 2);
+    cluster.pass(Millis::minutes(10));
+    assert_eq!(incarnation(&cluster, "waits"), 1);
+    // The machine is there, and yet nobody can reach that task: someone who looked may vouch for its end.
+    cluster.decide(Event::Fence {
+        machine: name("m0"),
+        by: "ann".to_owned(),
+    });
+    cluster.settle("waits");
+    assert_eq!(incarnation(&cluster, "waits"), 2);
+    assert_eq!(
+        incarnation(&cluster, "plain"),
+        2,
+        "what the new agent runs goes on"
+    );
+}
+
+#[test]
+fn nonsense_is_refused_and_said() {
+    let mut cluster = cluster();
+    for (boot, ports, words) in [
+        ("", PORTS, "its boot is ''"),
+        ("boot-1", (30_000, 20_000), "its ports are 30000 to 20000"),
+        ("boot-1", (0, 20_000), "its ports are 0"),
+    ] {
+        let Reply::Refused(refusal) = registers(&mut cluster, boot, "agent", None, ports) else {
+            panic!("{words} was believed");
+        };
+        assert_eq!(refusal.code, Code::AgentNonsense);
+        assert!(refusal.message.contains(words), "{refusal}");
+    }
+    let reply = cluster.register("m9", "boot-1", (0, 8192), Vec::new());
+    assert!(
+        matches!(reply, Reply::Refused(_)),
+        "a machine without cores: {reply:?}"
+    );
+    let reply = cluster.register("m9", "boot-1", (1_000_000, 8192), Vec::new());
+    assert!(
+        matches!(reply, Reply::Refused(_)),
+        "a million cores: {reply:?}"
+    );
+}
