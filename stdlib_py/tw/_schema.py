@@ -1285,7 +1285,6 @@ class Job(Spec):
 
     A change: no task notices.
     Example: `maintenance=Maintenance(endure=15 * MINUTE)`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     ports: Sequence[str] = ()
     """Names of the TCP ports that each task listens on; the numbers are given out per task.

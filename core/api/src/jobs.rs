@@ -228,6 +228,9 @@ pub enum DrainRequest {
         /// After so long they are empty, whatever it takes.
         #[serde(default)]
         within_ms: Option<u64>,
+        /// How long the maintenance lasts; tasks that endure it come back to the machines.
+        #[serde(default)]
+        lasts_ms: Option<u64>,
     },
     End {
         machines: Vec<MachineId>,

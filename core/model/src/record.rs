@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bytes, Cores, Exit, Incarnation, JobId, JobSpec, MachineId, Name, PlanRecord, Remedy,
+    Bytes, Cores, Exit, Incarnation, JobId, JobSpec, MachineId, Millis, Name, PlanRecord, Remedy,
     RepositoryRecord, TaskId, Timestamp, Version,
 };
 
@@ -497,6 +497,9 @@ pub struct DrainRecord {
     pub since: Timestamp,
     /// When it is empty, whatever it takes.
     pub deadline: Option<Timestamp>,
+    /// How long the maintenance lasts, as it was announced; none where the machine is not to come back.
+    #[serde(default)]
+    pub lasts: Option<Millis>,
 }
 
 /// What a machine says of itself beside its capacity.

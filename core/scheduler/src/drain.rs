@@ -15,7 +15,7 @@ use crate::allocate::{Placer, View, Wish};
 use crate::draft::Draft;
 use crate::lifecycle::{Details, TaskEvent};
 use crate::step::{Refusal, Reply};
-use crate::{JobState, budget, control, reconcile};
+use crate::{JobState, budget, control, maintenance, reconcile};
 
 /// What is wanted of some machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub enum DrainOrder {
         reason: String,
         /// After so long they are empty, whatever it takes.
         within: Option<Millis>,
+        /// They are back so long after that; tasks that endure it come back with them.
+        lasts: Option<Millis>,
     },
     /// They take tasks again.
     End,
@@ -54,7 +56,12 @@ pub(crate) fn order(
     let now = draft.now;
     for mut row in rows {
         row.drain = match order {
-            DrainOrder::Begin { reason, within } => Some(DrainRecord {
+            DrainOrder::Begin {
+                reason,
+                within,
+                lasts,
+            } => Some(DrainRecord {
+                lasts: *lasts,
                 reason: reason.clone(),
                 by: by.to_owned(),
                 since: row.drain.as_ref().map_or(now, |drain| drain.since),
@@ -104,8 +111,12 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
         };
         let available = budget::is_available(job, &row, draft.now);
         let must = is_due(job, &row, &drain, draft.now);
-        let has_room =
-            job.spec_of(&row).kind != Kind::Batch && has_room_elsewhere(draft, job, &row);
+        let endures = maintenance::endures(job.spec_of(&row), &drain);
+        let has_room = match endures {
+            // The others go first: they need the time more.
+            true => !maintenance::has_movers(draft, &row),
+            false => job.spec_of(&row).kind != Kind::Batch && has_room_elsewhere(draft, job, &row),
+        };
         let within_budget = !available || spare > 0;
         // Asked in time, also where the budget has to wait.
         let approved = has_room && control::ask(draft, &row, Operation::Maintenance);
@@ -115,9 +126,13 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
         }
         spare = spare.saturating_sub(usize::from(available));
         row.comes_back = true;
+        let what = match endures {
+            true => "its machine goes into maintenance, which it waits out",
+            false => "its machine is being drained",
+        };
         let why = match drain.reason.is_empty() {
-            true => "its machine is being drained".to_owned(),
-            false => format!("its machine is being drained: {}", drain.reason),
+            true => what.to_owned(),
+            false => format!("{what}: {}", drain.reason),
         };
         reconcile::tell(draft, &row, TaskEvent::StopAsked, &Details::because(why));
         done = true;

@@ -28,6 +28,7 @@ pub mod lease;
 pub mod lifecycle;
 mod limiter;
 pub mod limits;
+mod maintenance;
 mod neighbours;
 mod overlay;
 mod plan;

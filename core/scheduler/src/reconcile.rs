@@ -15,7 +15,9 @@ use crate::fleet::Request;
 use crate::lifecycle::{self, Details, TaskEvent};
 use crate::reach::is_orphan;
 use crate::requires::unmet;
-use crate::{JobState, control, daemon, drain, preempt, remedy, rollout, runs, seed, why};
+use crate::{
+    JobState, control, daemon, drain, maintenance, preempt, remedy, rollout, runs, seed, why,
+};
 
 /// Brings one job closer to what is wanted of it, as far as that is possible now.
 pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
@@ -381,7 +383,8 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
             return;
         };
         let spec = job.spec_of(&row).clone();
-        if let Err(reason) = dependency::ready(draft, &spec) {
+        let awaited = maintenance::awaited(draft, job, &row);
+        if let Some(reason) = dependency::ready(draft, &spec).err().or(awaited) {
             wait(draft, row, reason);
             continue;
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tw_api::{Client, DrainReply, DrainRequest, MachineStatus, MachinesReply};
+use tw_api::{Client, DrainReply, DrainRequest, JobsReply, MachineStatus, MachinesReply};
 use tw_model::{MachineId, Millis, Timestamp};
 
 use crate::context::Context;
@@ -28,6 +28,18 @@ pub(crate) struct Args {
     /// When the machines must be empty, from now on, such as 30m or 2h
     #[arg(long, value_name = "TIME", conflicts_with = "cancel")]
     deadline: Option<Millis>,
+    /// All machines of a cluster
+    #[arg(long, value_name = "CLUSTER", group = "which")]
+    cluster: Vec<String>,
+    /// All machines
+    #[arg(long, group = "which")]
+    all: bool,
+    /// How long the maintenance lasts; tasks that endure it (`maintenance` of their spec) come back to their machine
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "cancel")]
+    lasts: Option<Millis>,
+    /// One machine after the other: empty it, run this command with TW_MACHINE set, let tasks in again, go on
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["cancel", "detach", "json"])]
+    each: Option<String>,
     /// Why, in words for people
     #[arg(long, default_value = "", conflicts_with = "cancel")]
     reason: String,
@@ -45,13 +57,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let client = context.client()?;
     let machines = chosen(&client, &args).await?;
+    if let Some(command) = &args.each {
+        return one_by_one(&client, &args, machines, command).await;
+    }
     let request = match args.cancel {
         true => DrainRequest::End { machines },
-        false => DrainRequest::Begin {
-            machines,
-            reason: args.reason.clone(),
-            within_ms: args.deadline.map(|deadline| deadline.0),
-        },
+        false => begin(&args, machines),
     };
     let reply: DrainReply = client.post("/v1/drain", &request).await?;
     if args.json {
@@ -71,9 +82,81 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     }
 }
 
-/// The machines that are named, and those of the racks that are.
+fn begin(args: &Args, machines: Vec<MachineId>) -> DrainRequest {
+    DrainRequest::Begin {
+        machines,
+        reason: args.reason.clone(),
+        within_ms: args.deadline.map(|deadline| deadline.0),
+        lasts_ms: args.lasts.map(|lasts| lasts.0),
+    }
+}
+
+/// Empties each machine, runs the command, and lets tasks in again, one machine after the other. Stops at the first
+/// that fails, and leaves that one drained.
+async fn one_by_one(
+    client: &Client,
+    args: &Args,
+    machines: Vec<MachineId>,
+    command: &str,
+) -> anyhow::Result<ExitCode> {
+    let count = machines.len();
+    for (number, machine) in machines.into_iter().enumerate() {
+        anstream::println!("{machine}, {} of {count}", number + 1);
+        let only = vec![machine.clone()];
+        let _: DrainReply = client.post("/v1/drain", &begin(args, only.clone())).await?;
+        let emptied = until_empty(client, &only).await?;
+        if emptied != ExitCode::SUCCESS {
+            return Ok(emptied);
+        }
+        let status = tokio::process::Command::new("sh")
+            .args(["-c", command])
+            .env("TW_MACHINE", machine.as_str())
+            .status()
+            .await?;
+        if !status.success() {
+            return Err(advice(
+                format!("the command for {machine} ended with {status}"),
+                format!("{machine} stays empty: `tw drain {machine} --cancel` lets tasks in again"),
+            ));
+        }
+        let end = DrainRequest::End { machines: only };
+        let _: DrainReply = client.post("/v1/drain", &end).await?;
+        until_well(client, &machine).await?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until a machine is there again and every job has its tasks.
+async fn until_well(client: &Client, machine: &MachineId) -> anyhow::Result<()> {
+    loop {
+        let all: MachinesReply = client.get("/v1/machines").await?;
+        let mut rows = all.machines.iter();
+        let is_back = rows.any(|row| row.id == *machine && row.connected);
+        let jobs: JobsReply = client.get("/v1/jobs").await?;
+        let mut jobs = jobs.jobs.iter();
+        let is_short = jobs.any(|job| !job.stopped && job.healthy + job.done < job.replicas);
+        if is_back && !is_short {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The machines that are named, and those of the racks and clusters that are.
 async fn chosen(client: &Client, args: &Args) -> anyhow::Result<Vec<MachineId>> {
     let mut chosen: BTreeSet<MachineId> = args.machines.iter().cloned().collect();
+    if args.all || !args.cluster.is_empty() {
+        let all: MachinesReply = client.get("/v1/machines").await?;
+        let meant = |row: &MachineStatus| args.all || args.cluster.contains(&row.facts.cluster);
+        let meant = all.machines.into_iter().filter(meant);
+        chosen.extend(meant.map(|row| row.id));
+        if chosen.is_empty() {
+            return Err(advice(
+                "no machine is meant by that".to_owned(),
+                "`tw machines --json` shows the cluster of each".to_owned(),
+            ));
+        }
+    }
     if !args.rack.is_empty() {
         let all: MachinesReply = client.get("/v1/machines").await?;
         for rack in &args.rack {

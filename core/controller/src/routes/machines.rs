@@ -72,9 +72,15 @@ pub(super) async fn drain(
             machines,
             reason,
             within_ms,
+            lasts_ms,
         } => {
             let within = within_ms.map(Millis);
-            (machines, DrainOrder::Begin { reason, within })
+            let order = DrainOrder::Begin {
+                reason,
+                within,
+                lasts: lasts_ms.map(Millis),
+            };
+            (machines, order)
         }
         DrainRequest::End { machines } => (machines, DrainOrder::End),
     };

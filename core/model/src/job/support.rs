@@ -14,7 +14,6 @@ pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &[
     "autoscale",
     "allowance",
     "rollout.max_surge",
-    "maintenance",
 ];
 
 /// The fields that this job sets and nothing acts on yet, in the schema's order.

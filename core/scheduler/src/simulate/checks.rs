@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tw_model::{
-    Desired, JobId, Kind, MachineId, MachineRecord, MachineState, Record, TaskId, TaskRecord,
-    TaskState, Timestamp,
+    Desired, JobId, Kind, MachineId, MachineRecord, MachineState, Millis, Record, TaskId,
+    TaskRecord, TaskState, Timestamp,
 };
 
 use super::client::Client;
 use super::controller::{Durable, STOP_LIMITS};
 use crate::unsettled::overlooked;
 use crate::{JobState, Op, State, StopRate, Txn, serves};
+
+/// How long a stop may be held back because others come first.
+const STOP_HELD_BACK_MAX: Millis = Millis::seconds(10);
 
 /// Counts how fast tasks are stopped, without the limiter's own words: what was stopped drains away at the allowed
 /// rate, and what has not drained yet is never more than may be stopped at once.
@@ -272,7 +275,7 @@ pub(super) fn on_time(state: &State, now: Timestamp) -> Result<(), String> {
             let end = row
                 .started_at
                 .zip(timeout)
-                .map(|(began, timeout)| began.plus(timeout));
+                .map(|(began, timeout)| began.plus(timeout + STOP_HELD_BACK_MAX));
             end.is_some_and(|end| end < now)
         });
         if let Some(task) = late.next() {

@@ -145,6 +145,7 @@ fn a_drain_asks_as_well_and_its_deadline_is_kept() {
         order: DrainOrder::Begin {
             reason: String::new(),
             within,
+            lasts: None,
         },
         by: "ann".to_owned(),
     };

@@ -40,6 +40,7 @@ fn begin() -> DrainOrder {
     DrainOrder::Begin {
         reason: String::new(),
         within: None,
+        lasts: None,
     }
 }
 

@@ -15,6 +15,7 @@ fn drain(cluster: &mut Cluster, machines: &[&str], within: Option<Millis>) -> Re
         order: DrainOrder::Begin {
             reason: "new memory".to_owned(),
             within,
+            lasts: None,
         },
         by: "someone".to_owned(),
     })
@@ -184,4 +185,80 @@ fn a_drain_outlives_a_new_registration_and_an_unknown_machine_is_refused() {
         "all machines of an order, or none"
     );
     assert!(cluster.job("web").row().id == id("web"));
+}
+
+/// A maintenance of `m0` that lasts for so long.
+fn maintain(cluster: &mut Cluster, within: Option<Millis>, lasts: Millis) {
+    cluster.decide(Event::Drain {
+        machines: vec![name("m0")],
+        order: DrainOrder::Begin {
+            reason: String::new(),
+            within,
+            lasts: Some(lasts),
+        },
+        by: "someone".to_owned(),
+    });
+}
+
+/// A job that endures ten minutes, on `m0` beside one that does not.
+fn enduring() -> Cluster {
+    let mut cluster = Cluster::new(&[(8, 8192)]);
+    let mut stateful = service("stateful", 1, "one");
+    stateful.maintenance.endure = Millis::minutes(10);
+    cluster.submit(&[stateful, service("stateless", 1, "one")]);
+    cluster.settle("stateful");
+    cluster.settle("stateless");
+    cluster.register("m1", "boot-1", (8, 8192), Vec::new());
+    cluster
+}
+
+#[test]
+fn who_endures_a_maintenance_leaves_last_and_comes_back() {
+    let mut cluster = enduring();
+    maintain(&mut cluster, None, Millis::minutes(5));
+    assert_eq!(on(&cluster, "stateful", "m0"), 1);
+    cluster.until("the stateless one has moved", |cluster| {
+        cluster.machine_of("stateless", 0) == "m1"
+    });
+    cluster.until("the machine is empty", |cluster| {
+        on(cluster, "stateful", "m0") + on(cluster, "stateless", "m0") == 0
+    });
+    cluster.pass(Millis::minutes(4));
+    let task = cluster.task("stateful", 0);
+    assert_eq!(task.state, TaskState::Pending);
+    assert!(
+        task.reason.contains("waits for m0 to come back"),
+        "{}",
+        task.reason
+    );
+    undrain(&mut cluster, "m0");
+    cluster.until("it is back", |cluster| {
+        cluster.machine_of("stateful", 0) == "m0"
+    });
+    cluster.settle("stateful");
+    assert_eq!(
+        cluster.task("stateful", 0).restarts,
+        0,
+        "a maintenance is no failure"
+    );
+}
+
+#[test]
+fn a_maintenance_that_is_too_long_or_takes_too_long_is_not_endured() {
+    let mut cluster = enduring();
+    maintain(&mut cluster, None, Millis::minutes(11));
+    cluster.settle("stateful");
+    cluster.until("it moves", |cluster| on(cluster, "stateful", "m1") == 1);
+
+    let mut cluster = enduring();
+    maintain(&mut cluster, Some(Millis::minutes(1)), Millis::minutes(10));
+    cluster.pass(Millis::minutes(1));
+    assert_eq!(on(&cluster, "stateful", "m0"), 0, "the deadline is kept");
+    cluster.pass(Millis::minutes(11));
+    cluster.settle("stateful");
+    assert_eq!(
+        cluster.machine_of("stateful", 0),
+        "m1",
+        "it has waited for long enough"
+    );
 }
