@@ -86,7 +86,9 @@ impl Rehearsal {
                 machine: machine.id.clone(),
                 boot_id: "boot".to_owned(),
                 capacity: machine.capacity.clone(),
-                facts: machine.facts.clone(),
+                agent: String::new(),
+                heard_ago: None,
+                facts: Box::new(machine.facts.clone()),
                 reports: Vec::new(),
             });
         }
