@@ -101,6 +101,8 @@ pub(super) struct Machine {
     pub(super) strays: BTreeMap<TaskId, Local>,
     /// Counts the state folders.
     pub(super) folder: u64,
+    /// Whether its folder was lost since it was switched on, so that someone has to look after what ran.
+    pub(super) needs_care: bool,
     pub(super) unacknowledged: Vec<TaskReport>,
     pub(super) seq: u64,
     /// Until when nothing gets through.
@@ -141,6 +143,7 @@ impl Machine {
             tasks: BTreeMap::new(),
             strays: BTreeMap::new(),
             folder: 1,
+            needs_care: false,
             unacknowledged: Vec::new(),
             seq: 0,
             cut_until: 0,
@@ -217,6 +220,7 @@ impl Machine {
         self.agent = None;
         self.tasks.clear();
         self.strays.clear();
+        self.needs_care = false;
         self.granted_at = None;
         self.forget_session();
     }
@@ -229,6 +233,7 @@ impl Machine {
             .filter(|(_, local)| local.process.is_alive());
         self.strays.extend(alive);
         self.folder += 1;
+        self.needs_care = true;
         self.agent = None;
         self.forget_session();
     }

@@ -1154,7 +1154,7 @@ impl World {
     }
 
     fn power_cycle(&mut self, machine: usize) -> Outcome {
-        if self.machines[machine].up && !self.machines[machine].strays.is_empty() {
+        if self.machines[machine].up && self.machines[machine].needs_care {
             self.machines[machine].power_off();
             self.close_stream(machine);
             self.after(4000, Action::PowerOn(machine));
