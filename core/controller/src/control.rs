@@ -200,7 +200,7 @@ async fn ask(address: &str, path: &str, question: &Question) -> Result<Vec<Strin
     tokio::select! {
         answered = answered => answered,
         ended = connection => match ended {
-            Ok(()) => Err(format!("{address} closed the connection")),
+            Ok(()) => Err(format!("{address} broke off: it closed the connection")),
             Err(cause) => Err(failed("broke off", &cause)),
         },
     }
