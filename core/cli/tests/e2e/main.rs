@@ -4,7 +4,6 @@
 
 mod authors;
 mod cluster;
-mod etcd;
 mod examples;
 mod faults;
 mod following;

@@ -432,6 +432,7 @@ impl Core {
                 }
                 Ok(HeartbeatReply {
                     acknowledged_seq,
+                    acknowledged_history: 0,
                     granted,
                 })
             }

@@ -284,6 +284,7 @@ impl Agent {
         let path = format!("/v1/agents/{}/heartbeat", self.machine);
         let heartbeat = Heartbeat {
             epoch: self.epoch,
+            session: 0,
             reports: Vec::new(),
             usage: Vec::new(),
             history,
