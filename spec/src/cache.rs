@@ -110,21 +110,46 @@ impl Cache {
 
     /// Returns an entry; none if there is none that can be trusted.
     pub(crate) fn get(&self, key: &Key) -> Option<Vec<u8>> {
+        self.get_all(std::slice::from_ref(key)).pop()?
+    }
+
+    /// Returns several entries; the file is asked for all of them at once.
+    pub(crate) fn get_all(&self, keys: &[Key]) -> Vec<Option<Vec<u8>>> {
+        let found = self.find(keys);
+        let checked = keys.iter().zip(found).map(|(key, found)| match found {
+            Some((Some(sum), value)) => (sum == entry::sum(key, &value)).then_some(value),
+            Some((None, value)) => Some(value),
+            None => None,
+        });
+        checked.collect()
+    }
+
+    /// The values of keys, each with the sum that it must have; none where it comes from this process.
+    fn find(&self, keys: &[Key]) -> Vec<Option<Found>> {
         let mut state = self.state();
-        let waiting = state.waiting.iter().rev().find(|(other, _)| other == key);
-        if let Some((_, value)) = waiting {
-            return Some(value.clone());
+        let now = now_s();
+        let rows = match state.connection.as_mut().map(|open| read_all(open, keys)) {
+            None => Vec::new(),
+            Some(rows) => self.noted(&mut state, rows).unwrap_or_default(),
+        };
+        let mut rows = rows.into_iter();
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            let row = rows.next().flatten();
+            let waiting = state.waiting.iter().rev().find(|(other, _)| other == key);
+            if let Some((_, value)) = waiting {
+                found.push(Some((None, value.clone())));
+                continue;
+            }
+            if let Some((_, used, _)) = &row
+                && state.is_writable
+                && now - used > USE_NOTED_EVERY_S
+            {
+                state.used.push(*key);
+            }
+            found.push(row.map(|(sum, _, value)| (Some(sum), value)));
         }
-        let found = state.connection.as_ref().map(|open| read(open, key))?;
-        let (sum, used, value) = self.noted(&mut state, found)??;
-        if sum != entry::sum(key, &value) {
-            return None;
-        }
-        let age_s = now_s() - used;
-        if state.is_writable && age_s > USE_NOTED_EVERY_S {
-            state.used.push(*key);
-        }
-        Some(value)
+        found
     }
 
     /// Keeps an entry, now or a little later.
@@ -270,8 +295,22 @@ fn remove(file: &Path) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// The sum that a value must have, none where it comes from this process, and the value.
+type Found = (Option<Vec<u8>>, Vec<u8>);
+
 /// Sum, time of the last use, value.
 type Row = (Vec<u8>, i64, Vec<u8>);
+
+/// The rows of several keys, in one transaction: each has to lock the file and look whether it has changed.
+fn read_all(connection: &mut Connection, keys: &[Key]) -> rusqlite::Result<Vec<Option<Row>>> {
+    match keys {
+        [key] => Ok(vec![read(connection, key)?]),
+        keys => {
+            let transaction = connection.transaction()?;
+            keys.iter().map(|key| read(&transaction, key)).collect()
+        }
+    }
+}
 
 fn read(connection: &Connection, key: &Key) -> rusqlite::Result<Option<Row>> {
     let mut select =

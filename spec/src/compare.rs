@@ -204,8 +204,15 @@ pub fn diff(
         detail: Detail::References,
         ..Options::default()
     };
-    let mut old = survey(evaluator, &base_tree, base.specs, Options::default())?;
-    let mut new = survey(evaluator, &head_tree, head.specs, options)?;
+    let (old, new) = std::thread::scope(|scope| {
+        let old = scope.spawn(|| survey(evaluator, &base_tree, base.specs, Options::default()));
+        let new = survey(evaluator, &head_tree, head.specs, options);
+        let old = old
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (old, new)
+    });
+    let (mut old, mut new) = (old?, new?);
     let wanted = wanted(&old.specs, &new.specs);
     let unchanged = new.specs.iter().filter(|spec| !wanted.contains(&spec.path));
     let unchanged: usize = unchanged.map(|spec| spec.summary.jobs.len()).sum();

@@ -143,6 +143,10 @@ fn services(job: &EvaluatedJob) -> Vec<(Name, Name, Location)> {
         .map(|(key, text)| (format!("env.{}", key.0), text));
     let mut found = Vec::new();
     for (path, text) in command.chain(env) {
+        // Most texts name no service, and need not be read as templates.
+        if !text.contains("service") {
+            continue;
+        }
         let Ok(template) = Template::parse(text) else {
             continue;
         };

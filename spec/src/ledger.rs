@@ -91,8 +91,12 @@ pub(crate) struct Ledger {
     specs: BTreeMap<String, Record>,
     #[serde(skip)]
     ids: HashMap<Asked, u32>,
+    /// Whether it is of another tree than the one looked at.
     #[serde(skip)]
-    is_new: bool,
+    is_other: bool,
+    /// How many records came or went.
+    #[serde(skip)]
+    news: usize,
 }
 
 /// How the questions of a ledger stand with a tree.
@@ -108,6 +112,9 @@ pub(crate) struct Standing<'a> {
 /// Paths that differ, and all folders above them.
 #[derive(Default)]
 struct Changed(BTreeSet<String>);
+
+/// News are kept where they are at least this part of all records.
+const NEWS_WORTH_KEEPING: usize = 500;
 
 const UNKNOWN: u8 = 0;
 const HOLDS: u8 = 1;
@@ -129,13 +136,14 @@ impl Ledger {
             .unwrap_or_default();
         let same = ledger.root_tree.as_ref().map(<[u8; 20]>::as_slice)
             == source.root_tree().as_ref().map(git2::Oid::as_bytes);
-        ledger.is_new = !same;
+        ledger.is_other = !same;
         ledger
     }
 
-    /// Keeps the ledger for the source's tree, if there is anything new in it.
+    /// Keeps the ledger for the source's tree, unless it is quicker to look at what is new once more.
     pub(crate) fn save(mut self, cache: &Cache, identity: &Identity, source: &Source) {
-        if !self.is_new {
+        let is_worth_it = self.news > 0 && self.news >= self.specs.len() / NEWS_WORTH_KEEPING;
+        if !self.is_other && !is_worth_it {
             return;
         }
         self.compact();
@@ -192,7 +200,7 @@ impl Ledger {
             summary,
         };
         self.specs.insert(spec.to_owned(), record);
-        self.is_new = true;
+        self.news += 1;
     }
 
     /// How many specs it knows.
@@ -202,14 +210,14 @@ impl Ledger {
 
     /// Forgets a spec whose result is not to be kept.
     pub(crate) fn forget(&mut self, spec: &str) {
-        self.is_new |= self.specs.remove(spec).is_some();
+        self.news += usize::from(self.specs.remove(spec).is_some());
     }
 
     /// Drops the records of specs that are gone.
     pub(crate) fn keep_only(&mut self, is_there: impl Fn(&str) -> bool) {
         let before = self.specs.len();
         self.specs.retain(|spec, _| is_there(spec));
-        self.is_new |= self.specs.len() != before;
+        self.news += before - self.specs.len();
     }
 
     /// Drops questions that no spec asks any more.

@@ -47,12 +47,12 @@ pub use evaluator::{
 pub use job_history::{HistoryChange, HistoryEntry, HistoryError, job_history};
 pub use mirror::{Mirror, MirrorError, Remote};
 pub use outcome::{EvaluatedJob, EvaluatedSpec, Outcome, evaluate, replay};
-pub use policy::{POLICY_FILE, PolicyError, PolicyReview, review};
+pub use policy::{POLICY_FILE, PolicyError, PolicyReview, review, review_some};
 pub use provenance::Provenance;
 pub use renames::Rename;
 pub use render::{RenderOptions, render_error, render_errors, render_warnings, visible};
 pub use rewrite::{FieldChange, Place, Refusal, RewriteError, Rewriter, Rewritten, Wanted, Wish};
 pub use running::{RunningJob, diff_with_running};
-pub use source::{Entry, EntryKind, Source, SourceError};
+pub use source::{Entry, EntryKind, Near, Source, SourceError};
 pub use survey::evaluate_strictly;
 pub use testing::{Failure, Test, TestFiles, TestOutcome, TestResult, run_tests};

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use tw_model::{
-    Code, JobSpec, Location, PolicyFinding, PolicyLevel, PolicyReport, PolicyRule, SpecType,
+    Code, JobId, JobSpec, Location, PolicyFinding, PolicyLevel, PolicyReport, PolicyRule, SpecType,
     StructInfo,
 };
 
@@ -43,15 +43,36 @@ impl PolicyReview {
 
     /// Shows errors of files, then findings, with the authors' lines.
     pub fn render(&self, source: &Source, options: RenderOptions) -> String {
-        let findings = self.report.findings.iter();
-        let shown = findings.map(|finding| render_finding(source, finding, options));
+        let mut groups: Vec<Vec<&PolicyFinding>> = Vec::new();
+        for finding in &self.report.findings {
+            match groups
+                .iter_mut()
+                .find(|group| says_the_same(group[0], finding))
+            {
+                Some(group) => group.push(finding),
+                None => groups.push(vec![finding]),
+            }
+        }
+        let shown = groups
+            .iter()
+            .map(|group| render_finding(source, group, options));
         let errors = self.errors.iter().map(|error| render_error(error, options));
         errors.chain(shown).collect::<Vec<_>>().join("\n")
     }
 }
 
-/// Shows one finding, with the author's line.
-fn render_finding(source: &Source, finding: &PolicyFinding, options: RenderOptions) -> String {
+/// Whether two findings are one about several jobs, none of whose values is at fault.
+fn says_the_same(one: &PolicyFinding, other: &PolicyFinding) -> bool {
+    one.level == other.level
+        && one.field.is_none()
+        && other.field.is_none()
+        && one.policy == other.policy
+        && one.message == other.message
+}
+
+/// Shows findings that say the same, with the author's line of the first.
+fn render_finding(source: &Source, findings: &[&PolicyFinding], options: RenderOptions) -> String {
+    let (finding, others) = (findings[0], &findings[1..]);
     let (severity, code) = match finding.level {
         PolicyLevel::Warn => (Severity::Warning, Code::PolicyWarning),
         PolicyLevel::Forbid | PolicyLevel::Require => (Severity::Error, Code::PolicyRefused),
@@ -62,6 +83,11 @@ fn render_finding(source: &Source, finding: &PolicyFinding, options: RenderOptio
     let job = match &finding.field {
         Some(field) => format!("{}, {field}", finding.job),
         None => finding.job.to_string(),
+    };
+    let job = match others {
+        [] => job,
+        [other] => format!("{job} and {}", other.job),
+        others => format!("{job} and {} others", others.len()),
     };
     let notes = [("job", job), ("policy", finding.policy.to_string())];
     render_as(severity, &error, &notes, options)
@@ -76,17 +102,42 @@ pub enum PolicyError {
     Evaluator(#[from] EvaluatorError),
 }
 
-/// Runs every policy of `source` over those of `jobs` whose specs stand below it.
+/// Runs every policy of `source` over those of `jobs` whose specs stand below it. `jobs` are all that there are.
 pub fn review(
     evaluator: &Evaluator,
     source: &Source,
     jobs: &[EvaluatedJob],
 ) -> Result<PolicyReview, PolicyError> {
+    review_files(evaluator, source, jobs, false)
+}
+
+/// As [`review`], where `jobs` are some of those that the specs of `source` export. A policy whose answer depends on
+/// which jobs there are sees all of those below its folder.
+pub fn review_some(
+    evaluator: &Evaluator,
+    source: &Source,
+    jobs: &[EvaluatedJob],
+) -> Result<PolicyReview, PolicyError> {
+    review_files(evaluator, source, jobs, true)
+}
+
+fn review_files(
+    evaluator: &Evaluator,
+    source: &Source,
+    jobs: &[EvaluatedJob],
+    has_others: bool,
+) -> Result<PolicyReview, PolicyError> {
     let mut review = PolicyReview::default();
     for file in policy_files(source, jobs)? {
         let folder = path::parent(&file);
         let below = jobs.iter().filter(|job| is_below(&job.file, folder));
-        review_file(evaluator, source, &file, below.collect(), &mut review)?;
+        let asked = Asked {
+            evaluator,
+            source,
+            file: &file,
+            has_others,
+        };
+        asked.review(below.collect(), &mut review)?;
     }
     let report = &mut review.report;
     report
@@ -109,8 +160,10 @@ fn policy_files(source: &Source, jobs: &[EvaluatedJob]) -> Result<Vec<String>, S
     }
     let mut files = Vec::new();
     for folder in folders {
+        let listed = source.folder(folder)?;
+        let is_named = listed.is_some_and(|listed| listed.get(POLICY_FILE).is_some());
         let file = path::join(folder, POLICY_FILE);
-        if source.kind(&file)?.is_some() {
+        if is_named && source.kind(&file)?.is_some() {
             files.push(file);
         }
     }
@@ -149,92 +202,198 @@ impl Answers for Jobs<'_> {
     }
 }
 
-/// A part of what a file of policies reports.
+/// A part of what a file of policies reports. A finding without a job is about all of them.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Said {
-    Ran {
-        seen: usize,
-        rules: Vec<PolicyRule>,
-        #[serde(default)]
-        reviewed: Vec<PolicyRule>,
-    },
+    Ran(Ran),
     Broken {
         rule: usize,
-        job: usize,
+        job: Option<usize>,
         error: Reported,
     },
     Found {
         rule: usize,
-        job: usize,
+        job: Option<usize>,
         level: PolicyLevel,
         message: String,
         field: Option<String>,
     },
 }
 
-fn review_file(
-    evaluator: &Evaluator,
-    source: &Source,
-    file: &str,
-    jobs: Vec<&EvaluatedJob>,
-    review: &mut PolicyReview,
-) -> Result<(), EvaluatorError> {
-    let ran = sealed::run::<Said>(evaluator, source, Role::Policy, file, &Jobs(&jobs))?;
-    if let Some(error) = ran.error {
-        review.errors.push(error);
-        return Ok(());
+/// What a file of policies did.
+#[derive(Deserialize)]
+struct Ran {
+    seen: usize,
+    rules: Vec<PolicyRule>,
+    #[serde(default)]
+    reviewed: Vec<PolicyRule>,
+    /// Whether the answer depends on which jobs there are.
+    whole: bool,
+    /// Whether a policy keeps something from one job for the next.
+    remembers: bool,
+    /// The rules over all jobs together, by their numbers.
+    over_folder: BTreeSet<usize>,
+}
+
+impl Said {
+    /// The rule, and the job that it is about.
+    fn about(&self) -> Option<(usize, Option<usize>)> {
+        match self {
+            Said::Ran(_) => None,
+            Said::Broken { rule, job, .. } | Said::Found { rule, job, .. } => Some((*rule, *job)),
+        }
     }
-    let mut said = ran.report.into_iter();
-    let (rules, reviewed) = match said.next() {
-        Some(Said::Ran {
-            seen,
-            rules,
-            reviewed,
-        }) if seen == jobs.len() => (rules, reviewed),
-        _ => {
-            let message = format!("the policies did not judge all of {} jobs", jobs.len());
-            review
-                .errors
-                .push(SpecError::of_file(Code::PolicyBroken, file, message, None));
+}
+
+/// One file of policies, and the jobs that it is asked about.
+struct Asked<'a> {
+    evaluator: &'a Evaluator,
+    source: &'a Source,
+    file: &'a str,
+    /// Whether specs below the folder may export more jobs than are asked about.
+    has_others: bool,
+}
+
+impl Asked<'_> {
+    fn review(
+        &self,
+        jobs: Vec<&EvaluatedJob>,
+        review: &mut PolicyReview,
+    ) -> Result<(), PolicyError> {
+        let Some((ran, said)) = self.run(&jobs, review)? else {
+            return Ok(());
+        };
+        if !(ran.whole && self.has_others) {
+            self.take_in(ran, said, &jobs, &jobs, review);
             return Ok(());
         }
-    };
-    for one in said {
-        match finding(one, &rules, &jobs, file) {
-            Some(found) => review.report.findings.push(found),
-            None => {
-                let message = "the policies reported what they were not asked".to_owned();
-                review
-                    .errors
-                    .push(SpecError::of_file(Code::PolicyBroken, file, message, None));
+        let specs = self
+            .source
+            .specs_if_any(&[path::parent(self.file).to_owned()])?;
+        let outcome = crate::evaluate(self.evaluator, self.source, &specs)?;
+        if let Some(first) = outcome.errors.first() {
+            review.errors.push(self.blind(first));
+            return Ok(());
+        }
+        let all: Vec<&EvaluatedJob> = outcome.jobs.iter().collect();
+        if let Some((ran, said)) = self.run(&all, review)? {
+            self.take_in(ran, said, &all, &jobs, review);
+        }
+        Ok(())
+    }
+
+    /// Has the file run over `jobs`; none if it did not judge them, which is noted.
+    fn run(
+        &self,
+        jobs: &[&EvaluatedJob],
+        review: &mut PolicyReview,
+    ) -> Result<Option<(Ran, Vec<Said>)>, EvaluatorError> {
+        let ran = sealed::run::<Said>(
+            self.evaluator,
+            self.source,
+            Role::Policy,
+            self.file,
+            &Jobs(jobs),
+        )?;
+        if let Some(error) = ran.error {
+            review.errors.push(error);
+            return Ok(None);
+        }
+        let mut said = ran.report.into_iter();
+        match said.next() {
+            Some(Said::Ran(ran)) if ran.seen == jobs.len() => Ok(Some((ran, said.collect()))),
+            _ => {
+                let message = format!("the policies did not judge all of {} jobs", jobs.len());
+                review.errors.push(self.broken(message));
+                Ok(None)
             }
         }
     }
-    review.report.policies.extend(rules);
-    // A child can only speak for the file that it was given.
-    let reviewed = reviewed.into_iter().map(|rule| PolicyRule {
-        file: file.to_owned(),
-        ..rule
-    });
-    review.report.reviewed.extend(reviewed);
-    Ok(())
+
+    /// Takes in what is said of the jobs asked about, and what depends on which jobs there are.
+    fn take_in(
+        &self,
+        ran: Ran,
+        said: Vec<Said>,
+        judged: &[&EvaluatedJob],
+        asked_about: &[&EvaluatedJob],
+        review: &mut PolicyReview,
+    ) {
+        let wanted: BTreeSet<JobId> = asked_about.iter().map(|job| job.spec.id()).collect();
+        for one in said {
+            let Some((rule, number)) = one.about() else {
+                review.errors.push(self.unasked());
+                continue;
+            };
+            let depends = ran.remembers || ran.over_folder.contains(&rule);
+            let about: Vec<&EvaluatedJob> = match number {
+                Some(number) => judged.get(number).copied().into_iter().collect(),
+                None => asked_about.to_vec(),
+            };
+            let about = about
+                .into_iter()
+                .filter(|job| depends || wanted.contains(&job.spec.id()));
+            match ran.rules.get(rule) {
+                Some(rule) if number.is_none_or(|number| number < judged.len()) => review
+                    .report
+                    .findings
+                    .extend(self.findings(&one, rule, about)),
+                _ => review.errors.push(self.unasked()),
+            }
+        }
+        review.report.policies.extend(ran.rules);
+        // A child can only speak for the file that it was given.
+        let reviewed = ran.reviewed.into_iter().map(|rule| PolicyRule {
+            file: self.file.to_owned(),
+            ..rule
+        });
+        review.report.reviewed.extend(reviewed);
+    }
+
+    fn findings<'a>(
+        &self,
+        said: &Said,
+        rule: &PolicyRule,
+        about: impl Iterator<Item = &'a EvaluatedJob>,
+    ) -> Vec<PolicyFinding> {
+        about
+            .filter_map(|job| finding(said, rule, job, self.file))
+            .collect()
+    }
+
+    fn broken(&self, message: String) -> SpecError {
+        SpecError::of_file(Code::PolicyBroken, self.file, message, None)
+    }
+
+    fn unasked(&self) -> SpecError {
+        self.broken("the policies reported what they were not asked".to_owned())
+    }
+
+    /// Policies over all jobs of a folder, of which some are not known.
+    fn blind(&self, first: &SpecError) -> SpecError {
+        let message = format!(
+            "the policies judge all jobs of the folder together, and {} has a mistake: {}",
+            first.file, first.message
+        );
+        let hint = format!("mend it first; `tw check {}` shows all of it", first.file);
+        SpecError::of_file(Code::PolicyBroken, self.file, message, Some(hint))
+    }
 }
 
 fn finding(
-    said: Said,
-    rules: &[PolicyRule],
-    jobs: &[&EvaluatedJob],
+    said: &Said,
+    policy: &PolicyRule,
+    job: &EvaluatedJob,
     file: &str,
 ) -> Option<PolicyFinding> {
     match said {
-        Said::Ran { .. } => None,
-        Said::Broken { rule, job, error } => {
-            let policy = rules.get(rule)?.clone();
-            let error = error.located(file, Role::Policy);
+        Said::Ran(_) => None,
+        Said::Broken { error, .. } => {
+            let error = error.clone().located(file, Role::Policy);
             Some(PolicyFinding {
                 level: PolicyLevel::Broken,
-                job: jobs.get(job)?.spec.id(),
+                job: job.spec.id(),
                 field: None,
                 message: match &error.hint {
                     Some(hint) => format!("the policy failed: {} ({hint})", error.message),
@@ -245,25 +404,23 @@ fn finding(
                     column: error.column.unwrap_or(1),
                     file: error.file,
                 },
-                policy,
+                policy: policy.clone(),
             })
         }
         Said::Found {
-            rule,
-            job,
             level,
             message,
             field,
+            ..
         } => {
-            let job = jobs.get(job)?;
-            let field = field.map(|field| json_path(&field));
+            let field = field.as_deref().map(json_path);
             Some(PolicyFinding {
-                level,
-                policy: rules.get(rule)?.clone(),
+                level: *level,
+                policy: policy.clone(),
                 job: job.spec.id(),
                 at: place(job, field.as_deref()),
                 field,
-                message,
+                message: message.clone(),
             })
         }
     }

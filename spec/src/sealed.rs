@@ -64,7 +64,7 @@ fn of_role(mut error: SpecError, role: Role) -> SpecError {
 }
 
 /// An error as a child words it inside its report.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub(crate) struct Reported {
     #[serde(flatten)]
     error: serde_json::Map<String, Value>,

@@ -1,6 +1,8 @@
 //! Where specs are read from: a work tree, or a git revision without a checkout.
 
+mod changed;
 mod ignore;
+mod near;
 pub(crate) mod path;
 mod revision;
 mod scan;
@@ -15,6 +17,8 @@ use git2::Repository;
 use serde::{Deserialize, Serialize};
 
 use crate::Cache;
+use crate::cache::Key;
+pub use near::Near;
 use revision::Revision;
 pub(crate) use scan::Folder;
 pub(crate) use snapshot::{Hash, Snapshot};
@@ -41,8 +45,12 @@ pub enum SourceError {
     Shallow { revision: String },
     #[error("{} is not below {}", path.display(), root.display())]
     Outside { path: PathBuf, root: PathBuf },
-    #[error("there is no file or folder '{path}' in {tree}")]
-    NotFound { path: String, tree: String },
+    #[error("there is no file or folder '{path}' in {tree}{near}")]
+    NotFound {
+        path: String,
+        tree: String,
+        near: Near,
+    },
     #[error("there is no *.tw file in {searched}")]
     NoSpecs { searched: String },
     #[error("'{path}' leads out of the repository by a symbolic link")]
@@ -83,6 +91,7 @@ pub struct Source {
     tree: Tree,
     /// Files that read otherwise than in the tree.
     edits: Option<Arc<BTreeMap<String, Vec<u8>>>>,
+    cache: Option<Arc<Cache>>,
 }
 
 #[derive(Clone, Debug)]
@@ -108,6 +117,7 @@ impl Source {
             root,
             tree,
             edits: None,
+            cache: None,
         })
     }
 
@@ -126,15 +136,19 @@ impl Source {
             root,
             tree,
             edits: None,
+            cache: None,
         })
     }
 
-    /// Lets the source use what an earlier look at the same work tree has left in `cache`, and leave its own.
+    /// Lets the source use what an earlier look at the same tree has left in `cache`, and leave its own.
     pub fn with_cache(self, cache: &Arc<Cache>) -> Source {
         if let Tree::WorkTree(tree) = &self.tree {
             tree.use_cache(cache);
         }
-        self
+        Source {
+            cache: Some(Arc::clone(cache)),
+            ..self
+        }
     }
 
     /// The same tree, in which some of its files have other contents.
@@ -285,13 +299,7 @@ impl Source {
                 )
             }
             Tree::WorkTree(tree) => tree.with_repository(|repository| {
-                let before = repository.find_tree(before).ok()?;
-                let mut options = git2::DiffOptions::new();
-                options.include_untracked(true).recurse_untracked_dirs(true);
-                options.include_typechange(true).skip_binary_check(true);
-                let diff =
-                    repository.diff_tree_to_workdir_with_index(Some(&before), Some(&mut options));
-                diff.ok().map(|diff| diff.deltas().len())
+                changed::files_changed(tree, repository, before, self.cache.as_deref())
             })?,
         }
     }
@@ -350,13 +358,10 @@ impl Source {
         let mut found = Vec::new();
         for path in paths {
             match self.kind(path)? {
-                Some(EntryKind::Folder) => self.specs_below(path, &mut found)?,
+                Some(EntryKind::Folder) => found.extend(self.specs_in(path)?),
                 Some(_) => found.push(path.clone()),
                 None => {
-                    return Err(SourceError::NotFound {
-                        path: path.clone(),
-                        tree: self.describe(),
-                    });
+                    return Err(self.not_found(path));
                 }
             }
         }
@@ -385,6 +390,25 @@ impl Source {
         }
     }
 
+    /// The specs below a folder. Those of a revision are remembered, for to list them reads each of its folders.
+    fn specs_in(&self, folder: &str) -> Result<Vec<String>, SourceError> {
+        let mut found = Vec::new();
+        let Some((cache, tree)) = self.cache.as_ref().zip(self.root_tree()) else {
+            self.specs_below(folder, &mut found)?;
+            return Ok(found);
+        };
+        let key = Key::new("specs of a tree", &[tree.as_bytes(), folder.as_bytes()]);
+        let known = cache.get(&key);
+        if let Some(known) = known.and_then(|bytes| postcard::from_bytes(&bytes).ok()) {
+            return Ok(known);
+        }
+        self.specs_below(folder, &mut found)?;
+        if let Ok(bytes) = postcard::to_stdvec(&found) {
+            cache.put(key, bytes);
+        }
+        Ok(found)
+    }
+
     fn specs_below(&self, folder: &str, found: &mut Vec<String>) -> Result<(), SourceError> {
         let Some(names) = self.folder(folder)? else {
             return Ok(());
@@ -399,6 +423,15 @@ impl Source {
             }
         }
         Ok(())
+    }
+
+    /// The error that nothing stands at `path`, with what is near to it.
+    pub(crate) fn not_found(&self, path: &str) -> SourceError {
+        SourceError::NotFound {
+            path: path.to_owned(),
+            tree: self.describe(),
+            near: Near::of(self, path),
+        }
     }
 
     fn searched(&self, paths: &[String]) -> String {

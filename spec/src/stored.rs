@@ -49,7 +49,21 @@ struct StoredJob {
 
 impl Results {
     pub(crate) fn load(cache: &Cache, identity: &Identity, spec: &str) -> Results {
-        let found = cache.get(&key(identity, spec));
+        Results::read(cache.get(&key(identity, spec)))
+    }
+
+    /// Those of several specs.
+    pub(crate) fn load_all<'a>(
+        cache: &Cache,
+        identity: &Identity,
+        specs: impl Iterator<Item = &'a str>,
+    ) -> Vec<Results> {
+        let keys: Vec<Key> = specs.map(|spec| key(identity, spec)).collect();
+        let found = cache.get_all(&keys);
+        found.into_iter().map(Results::read).collect()
+    }
+
+    fn read(found: Option<Vec<u8>>) -> Results {
         found
             .and_then(|bytes| postcard::from_bytes(&bytes).ok())
             .unwrap_or_default()

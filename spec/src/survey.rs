@@ -14,6 +14,8 @@ use crate::{Cache, Detail, Evaluator, EvaluatorError, Outcome, Source, SpecError
 
 /// With more specs than this to evaluate, none of them is looked at for references.
 const REFERENCES_UP_TO: usize = 1000;
+/// Results that are read from the cache together.
+const PART: usize = 64;
 
 /// How results are come by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,12 +66,16 @@ pub(crate) fn survey<'a>(
     };
     let mut found: BTreeMap<usize, Surveyed> = BTreeMap::new();
     let standing = ledger.standing(tree);
+    let mut is_awake = false;
     for (index, path) in specs.iter().enumerate() {
         let known = standing.of(path);
         let known = known.filter(|(_, summary)| summary.is_verified || !options.is_strict);
         let Some((trace, summary)) = known else {
-            // Probably evaluated: the evaluator comes up while the others are looked at.
-            evaluator.wake();
+            // If it will be evaluated, the evaluator comes up while the others are looked at.
+            if !is_awake && !has_result(evaluator, tree, path, options) {
+                evaluator.wake();
+                is_awake = true;
+            }
             continue;
         };
         let surveyed = Surveyed {
@@ -109,6 +115,15 @@ pub(crate) fn survey<'a>(
     survey.specs = found.into_values().collect();
     survey.keep(ledger);
     Ok(survey)
+}
+
+/// Whether a result of the spec is kept that holds.
+fn has_result(evaluator: &Evaluator, tree: &Snapshot<'_>, path: &str, options: Options) -> bool {
+    evaluator.identity().is_some_and(|(cache, identity)| {
+        let results = Results::load(cache, &identity, path);
+        let held = results.that_holds(tree);
+        held.is_some_and(|stored| stored.summary.is_verified || !options.is_strict)
+    })
 }
 
 impl Survey<'_> {
@@ -236,27 +251,39 @@ impl Survey<'_> {
                 }
             }
         }
+        let parts: Vec<&[usize]> = missing.chunks(PART).collect();
         let loaded = self
             .evaluator
-            .in_parallel(&missing, |index| self.load_one(&self.specs[*index]));
-        for (index, outcome) in missing.into_iter().zip(loaded) {
-            held.insert(index, outcome?);
+            .in_parallel(&parts, |part| self.load_part(part));
+        for (index, outcome) in missing.iter().zip(loaded.into_iter().flatten()) {
+            held.insert(*index, outcome?);
         }
         Ok(Outcome::of(held.into_values(), self.tree.source))
     }
 
+    /// The results of several specs, whose places among all are given.
+    fn load_part(&self, part: &[usize]) -> Vec<Result<SpecOutcome, EvaluatorError>> {
+        let specs: Vec<&Surveyed> = part.iter().map(|index| &self.specs[*index]).collect();
+        let kept = match self.evaluator.identity() {
+            Some((cache, identity)) => {
+                let paths = specs.iter().map(|spec| spec.path.as_str());
+                Results::load_all(cache, &identity, paths)
+            }
+            None => specs.iter().map(|_| Results::default()).collect(),
+        };
+        let loaded = specs.into_iter().zip(kept);
+        loaded
+            .map(|(spec, kept)| self.load_one(spec, &kept))
+            .collect()
+    }
+
     /// The result from the cache, or evaluated again if it is not there any more.
-    fn load_one(&self, spec: &Surveyed) -> Result<SpecOutcome, EvaluatorError> {
-        let stored =
-            self.evaluator
-                .identity()
-                .zip(spec.trace)
-                .and_then(|((cache, identity), trace)| {
-                    let results = Results::load(cache, &identity, &spec.path);
-                    let stored = results.of_trace(&trace)?;
-                    let enough = self.options.detail == Detail::Places || stored.has_references;
-                    stored.outcome(&spec.path).filter(|_| enough)
-                });
+    fn load_one(&self, spec: &Surveyed, kept: &Results) -> Result<SpecOutcome, EvaluatorError> {
+        let stored = spec.trace.and_then(|trace| {
+            let stored = kept.of_trace(&trace)?;
+            let enough = self.options.detail == Detail::Places || stored.has_references;
+            stored.outcome(&spec.path).filter(|_| enough)
+        });
         match stored {
             Some(outcome) => Ok(outcome),
             None => {

@@ -95,10 +95,7 @@ impl Source {
                 Some(EntryKind::Folder) => self.tests_below(path, &mut found)?,
                 Some(_) => found.files.push(path.clone()),
                 None => {
-                    return Err(SourceError::NotFound {
-                        path: path.clone(),
-                        tree: self.describe(),
-                    });
+                    return Err(self.not_found(path));
                 }
             }
         }

@@ -159,6 +159,27 @@ fn specs_are_found_below_folders_and_hidden_ones_are_passed_over() {
 }
 
 #[test]
+fn a_path_that_leads_nowhere_names_what_is_near() {
+    let folder = tree();
+    for source in both(&folder) {
+        let said = |path: &str| match source.find_specs(&[path.to_owned()]) {
+            Err(cause) => cause.to_string(),
+            Ok(found) => panic!("{path}: {found:?}"),
+        };
+        for (path, end) in [
+            ("a/confg.tw", "; did you mean 'a/config.tw'?"),
+            ("a/config", "; did you mean 'a/config.tw'?"),
+            ("apq", "; did you mean 'app'?"),
+            ("b/confg.tw", "; did you mean 'a/config.tw'?"),
+            ("a/other/deep.tw", "; there is a/config.tw"),
+            ("xyzzy", "; there are a/config.tw, config.tw"),
+        ] {
+            assert!(said(path).ends_with(end), "{path}: {}", said(path));
+        }
+    }
+}
+
+#[test]
 fn typed_paths_are_taken_from_the_folder_they_were_typed_in() {
     let folder = tree();
     let source = Source::work_tree(&folder.path().join("app")).expect("a work tree");

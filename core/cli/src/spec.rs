@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use tw_api::SubmittedJob;
 use tw_model::SourceRef;
-use tw_spec::{EvaluatedJob, Evaluator, Outcome, PolicyReview, RenderOptions, Source, SpecError};
+use tw_spec::{
+    EvaluatedJob, Evaluator, Outcome, PolicyError, PolicyReview, RenderOptions, Source, SpecError,
+};
 
 use crate::cache;
 
@@ -58,6 +60,18 @@ impl Specs {
     /// As [`Specs::evaluate_with`], under two conditions; a difference is an error.
     pub(crate) fn evaluate_strictly(&self, evaluator: &Evaluator) -> anyhow::Result<Outcome> {
         self.with_progress(|| tw_spec::evaluate_strictly(evaluator, &self.source, &self.files))
+    }
+
+    /// What policies say of the jobs of these specs; those that look at whole folders see the jobs of others, too.
+    pub(crate) fn review(
+        &self,
+        evaluator: &Evaluator,
+        jobs: &[EvaluatedJob],
+    ) -> Result<PolicyReview, PolicyError> {
+        match self.is_whole {
+            true => tw_spec::review(evaluator, &self.source, jobs),
+            false => tw_spec::review_some(evaluator, &self.source, jobs),
+        }
     }
 
     pub(crate) fn with_progress<T, E: Into<anyhow::Error>>(

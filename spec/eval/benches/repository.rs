@@ -1,13 +1,14 @@
 //! A repository of many specs: what it costs to evaluate all of it, and to look again after nothing, one spec, or one
 //! shared module has changed. The calls are those of `tw check` and `tw diff`. One JSON line a figure.
 //!
-//! `TW_BENCH_SPECS` sets how many specs there are.
+//! `TW_BENCH_SPECS` sets how many specs there are. `TW_BENCH_FOLDER` keeps the repository and the cache in a folder, and
+//! uses those that it finds there, as they are.
 
 mod common;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -32,12 +33,13 @@ fn main() {
     let specs = specs
         .and_then(|number| number.parse().ok())
         .unwrap_or(SPECS);
-    let (repository, kept) = (
-        tempfile::tempdir().expect("a temporary folder"),
-        tempfile::tempdir().expect("a temporary folder"),
-    );
-    let (root, cache) = (repository.path(), kept.path());
-    generate(root, specs);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let kept = std::env::var_os("TW_BENCH_FOLDER").map(PathBuf::from);
+    let folder = kept.as_deref().unwrap_or(folder.path());
+    let (root, cache) = (&folder.join("repository"), &folder.join("cache"));
+    if !root.exists() {
+        generate(root, specs);
+    }
     let print_run = |name: &str, seconds: f64, evaluated: usize, goal: Option<f64>| {
         print(&json!({
             "bench": format!("spec.repository.{name}"), "specs": specs, "modules": MODULES,
@@ -115,8 +117,9 @@ fn check(root: &Path, cache: &Path, is_strict: bool) -> (f64, usize) {
 /// As `tw diff`, from the last commit to the work tree.
 fn compare(root: &Path, cache: &Path) -> (f64, usize, Compared) {
     let start = Instant::now();
-    let (evaluator, head, _cache) = opened(root, cache);
+    let (evaluator, head, cache) = opened(root, cache);
     let base = Source::revision(root, "HEAD").expect("a revision");
+    let base = base.with_cache(&cache);
     let old = base.specs_if_any(&[String::new()]).expect("specs");
     let new = head.specs_if_any(&[String::new()]).expect("specs");
     let tree = |source, specs| Tree { source, specs };

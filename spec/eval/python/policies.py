@@ -1,12 +1,15 @@
 """Runs the policies of one file over the jobs that the parent hands over.
 
-The parent answers `input` N with the N-th part of the jobs, each as a Python expression
-with all defaults in place. What goes back first says what ran, then what was found.
+The parent answers `input` N with a part of the jobs, from the N-th on, each as a Python expression
+with all defaults in place. What goes back first says what ran, then what was found. "whole" says
+that the answer depends on which jobs there are: the parent asks again with all of them, where it
+handed over some.
 """
 
 from __future__ import annotations
 
 import ast
+import collections
 import json
 from types import CodeType, FunctionType
 from typing import Any
@@ -34,17 +37,41 @@ def _work(path: str) -> list[dict[str, Any]]:
             f"the file has functions and no policy: `{name}` would never be asked",
             hint='write `@policy(owner="team")` above it',
         )
+    over_folder = [number for number, rule in enumerate(rules) if rule.is_of_folder]
     found: list[dict[str, Any]] = []
-    broken: set[int] = set()
+    broken: set[int] = set(over_folder)
+    jobs: list[Job] = []
     seen = 0
+    before = _memory(module.__dict__)
     while (part := files.asked("input", str(seen))) is not None:
         for text in json.loads(part):
             job = made_of(text)
             for number, rule in enumerate(rules):
                 if number not in broken:
                     found += _findings(number, rule, seen, job, broken)
+            if over_folder:
+                jobs.append(job)
             seen += 1
-    return [{"seen": seen, "rules": [_rule(rule) for rule in rules], "reviewed": reviewed}, *found]
+    for number in over_folder if jobs else ():
+        found += _findings_of_folder(number, rules[number], tuple(jobs))
+    remembers = _memory(module.__dict__) != before
+    ran = {
+        "seen": seen, "rules": [_rule(rule) for rule in rules], "reviewed": reviewed,
+        "whole": bool(over_folder) or remembers, "remembers": remembers, "over_folder": over_folder,
+    }
+    return [ran, *found]
+
+
+_REMEMBERING = (int, float, str, bytes, tuple, list, dict, set, frozenset, collections.deque)
+
+
+def _memory(names: dict[str, Any]) -> list[str]:
+    """Shows the values of a module, by which a policy can remember one job when it judges the next."""
+    return [
+        f"{name} {value!r}"
+        for name, value in names.items()
+        if isinstance(value, _REMEMBERING) and not name.startswith("__")
+    ]
 
 
 def _first_function(names: dict[str, Any], path: str) -> str | None:
@@ -71,18 +98,43 @@ def _findings(
     """Runs one policy over one job; one that raises is not asked again."""
     try:
         findings = tw.policy.review(rule.function, job)
+        return [_finding(number, index, finding, rule, job) for finding in findings]
     except BaseException as error:
         broken.add(number)
         described = errors.describe(error)
         if isinstance(error, AssertionError):
             described["message"] += "; to refuse a job write require(condition, message)"
         return [{"rule": number, "job": index, "error": described}]
-    return [_finding(number, index, finding, rule, job) for finding in findings]
+
+
+def _findings_of_folder(number: int, rule: Rule, jobs: tuple[Job, ...]) -> list[dict[str, Any]]:
+    """Runs one policy over all jobs together. A finding without a job is about all of them."""
+    places = {(job.namespace, job.name): index for index, job in enumerate(jobs)}
+    try:
+        findings = tw.policy.review(rule.function, jobs)
+        return [_finding_of_folder(number, finding, places, jobs) for finding in findings]
+    except BaseException as error:
+        return [{"rule": number, "job": None, "error": errors.describe(error)}]
+
+
+def _finding_of_folder(
+    number: int, finding: Finding, places: dict[tuple[str, str], int], jobs: tuple[Job, ...]
+) -> dict[str, Any]:
+    job = finding.job
+    if job is not None and (job.namespace, job.name) not in places:
+        raise LookupError(f"`{finding.level}` names the job `{job.name}`, which is none of the folder's")
+    index = None if job is None else places[job.namespace, job.name]
+    return {
+        "rule": number, "job": index, "level": finding.level, "message": finding.message,
+        "field": finding.field,
+    }
 
 
 def _finding(
     number: int, index: int, finding: Finding, rule: Rule, job: Job
 ) -> dict[str, Any]:
+    if finding.job not in (None, job):
+        raise TypeError(f"`{rule.name}` is about one job; what names another is a folder_policy")
     file, line, column, _, _ = _place(*finding.origin)
     return {
         "rule": number, "job": index, "level": finding.level, "message": finding.message,

@@ -14,7 +14,8 @@ use git2::{Config, Repository};
 use super::path;
 use super::scan::Stamp;
 
-const RULES: &str = ".gitignore";
+/// The name of a file of rules.
+pub(super) const RULES: &str = ".gitignore";
 
 /// The rules of one repository, as they were when the work tree was opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,12 +58,13 @@ impl Ignore {
     }
 
     /// A number for the rules in force in `folder`; 0 if there are none. `known` keeps those of the folders
-    /// above, which are looked at once.
+    /// above, which are looked at once. `has_own` says whether the folder has rules of its own, if that is known.
     pub(super) fn rules(
         &self,
         known: &mut BTreeMap<String, u64>,
         root: &Path,
         folder: &str,
+        has_own: Option<bool>,
     ) -> u64 {
         if !self.is_git {
             return 0;
@@ -73,10 +75,10 @@ impl Ignore {
         let above = match folder {
             "" if self.has_outside => self.outside,
             "" => 0,
-            folder => self.rules(known, root, path::parent(folder)),
+            folder => self.rules(known, root, path::parent(folder), None),
         };
         let own = root.join(folder).join(RULES);
-        let rules = match own.exists() {
+        let rules = match has_own.unwrap_or_else(|| own.exists()) {
             true => number(&(above, self.outside, state_of(&own))),
             false => above,
         };

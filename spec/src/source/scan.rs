@@ -17,6 +17,9 @@ use super::EntryKind;
 /// How long after its last change a file's times are taken to tell all later changes.
 const SETTLED: Duration = Duration::from_secs(2);
 
+/// News are kept where they are at least this part of all that is known.
+const NEWS_WORTH_KEEPING: usize = 500;
+
 /// Tells one state of a file or folder from another without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Stamp {
@@ -101,19 +104,31 @@ pub(super) struct KnownFile {
 pub(super) struct Scan {
     pub(super) folders: HashMap<String, KnownFolder>,
     pub(super) files: HashMap<String, KnownFile>,
-    /// Whether there is something that was not known at the start.
+    /// How many there were when those that are gone were last forgotten.
+    tidied: usize,
+    /// How much was not known at the start.
     #[serde(skip)]
-    pub(super) is_new: bool,
+    pub(super) news: usize,
     /// Folder → what says which of its names are ignored, looked up once a run.
     #[serde(skip)]
     pub(super) rules: BTreeMap<String, u64>,
 }
 
 impl Scan {
-    /// Forgets what is not there any more.
+    /// Whether it is quicker to write all of this than to look at the news once more.
+    pub(super) fn is_worth_keeping(&self) -> bool {
+        self.news > 0 && self.news >= (self.folders.len() + self.files.len()) / NEWS_WORTH_KEEPING
+    }
+
+    /// Forgets what is not there any more, where much has come since that was last done.
     pub(super) fn tidy(&mut self, root: &Path) {
+        let known = self.folders.len() + self.files.len();
+        if known < self.tidied + self.tidied / 8 {
+            return;
+        }
         let is_there = |path: &str| fs::symlink_metadata(root.join(path)).is_ok();
         self.folders.retain(|path, _| is_there(path));
         self.files.retain(|path, _| is_there(path));
+        self.tidied = self.folders.len() + self.files.len();
     }
 }

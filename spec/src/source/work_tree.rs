@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use git2::Repository;
 
-use super::ignore::Ignore;
+use super::ignore::{Ignore, RULES};
 use super::scan::{Folder, KnownFile, KnownFolder, Named, Scan, Stamp};
 use super::{Entry, EntryKind, FILE_BYTES_MAX, Hash, SourceError, path};
 use crate::Cache;
@@ -53,14 +53,18 @@ impl WorkTree {
 
     pub(super) fn remember(&self) {
         let mut scan = self.scan();
-        let Some(cache) = self.cache.get().filter(|_| scan.is_new) else {
+        let Some(cache) = self.cache.get().filter(|_| scan.is_worth_keeping()) else {
             return;
         };
         scan.tidy(&self.root);
         if let Ok(known) = postcard::to_stdvec(&*scan) {
             cache.put(self.key(), known);
         }
-        scan.is_new = false;
+        scan.news = 0;
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     fn key(&self) -> Key {
@@ -83,16 +87,21 @@ impl WorkTree {
             Err(cause) if is_absence(&cause) => return Ok(None),
             Err(cause) => return Err(io_error(path, cause)),
         };
-        let mut scan = self.scan();
-        let rules = self.ignore.rules(&mut scan.rules, &self.root, path);
-        if let Some(known) = scan.folders.get(path)
-            && known.stamp == stamp
+        let mut guard = self.scan();
+        let scan = &mut *guard;
+        let known = scan.folders.get(path).filter(|known| known.stamp == stamp);
+        // The names in a folder that is as it was say whether there are rules in it.
+        let has_rules = known.map(|known| known.folder.get(RULES).is_some());
+        let rules = self
+            .ignore
+            .rules(&mut scan.rules, &self.root, path, has_rules);
+        if let Some(known) = known
             && known.rules == rules
             && (known.index == 0 || known.index == self.ignore.index())
         {
             return Ok(Some(Arc::clone(&known.folder)));
         }
-        drop(scan);
+        drop(guard);
         let folder = Arc::new(self.read_folder(path, &place, rules)?);
         let mut scan = self.scan();
         if stamp.is_settled() {
@@ -104,7 +113,7 @@ impl WorkTree {
                 folder: Arc::clone(&folder),
             };
             scan.folders.insert(path.to_owned(), known);
-            scan.is_new = true;
+            scan.news += 1;
         }
         Ok(Some(folder))
     }
@@ -146,7 +155,7 @@ impl WorkTree {
             let mut scan = self.scan();
             scan.files
                 .insert(path.to_owned(), KnownFile { stamp, hash });
-            scan.is_new = true;
+            scan.news += 1;
         }
         Ok(Some((bytes, hash)))
     }

@@ -68,7 +68,7 @@ fn check(args: &Args) -> anyhow::Result<Checked> {
         false => specs.evaluate_with(&evaluator)?,
     };
     let names = dependencies(&specs.source, &outcome, specs.is_whole);
-    let review = tw_spec::review(&evaluator, &specs.source, &outcome.jobs)?;
+    let review = specs.review(&evaluator, &outcome.jobs)?;
     let mut errors = outcome.errors;
     errors.extend(names.errors);
     errors.extend_from_slice(&review.errors);

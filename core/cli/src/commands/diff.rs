@@ -100,7 +100,7 @@ fn policy_on(
         .filter(is_changed)
         .cloned()
         .collect();
-    tw_spec::review(evaluator, head.source, &jobs)
+    tw_spec::review_some(evaluator, head.source, &jobs)
 }
 
 fn show(args: &Args, diff: &SpecDiff, policy: &PolicyReview, head: &Specs) -> anyhow::Result<()> {

@@ -110,8 +110,8 @@ impl Planned {
         };
         let evaluator = Evaluator::start(cache::eval_config())?;
         let outcome = specs.evaluate_with(&evaluator)?;
+        let rich = specs.review(&evaluator, &outcome.jobs)?;
         let (source, jobs) = (specs.source, outcome.jobs);
-        let rich = tw_spec::review(&evaluator, &source, &jobs)?;
         if !outcome.errors.is_empty() || !rich.errors.is_empty() {
             spec::print_errors(&outcome.errors);
             spec::print_errors(&rich.errors);
