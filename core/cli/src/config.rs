@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tw_controller::RepositoryConfig;
 use tw_model::{DEFAULT_NAMESPACE, FollowMode, Millis, Name};
+use tw_scheduler::{ConfirmRule, StopLimits};
 use tw_spec::Remote;
 
 use section::{Document, Section};
@@ -27,6 +28,10 @@ pub(crate) struct Config {
     pub(crate) cache: Option<PathBuf>,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) lost_after: Option<Duration>,
+    /// How fast tasks may be stopped.
+    pub(crate) stop_limits: Option<StopLimits>,
+    /// Which changes have to be confirmed.
+    pub(crate) confirm: Option<ConfirmRule>,
     pub(crate) repositories: Vec<RepositoryConfig>,
 }
 
@@ -64,6 +69,14 @@ impl Config {
                 Some(section) => section
                     .parsed("lost_after", "a time such as 10s")?
                     .map(duration),
+                None => None,
+            },
+            stop_limits: match &controller {
+                Some(section) => section.parsed("stop_limits", "such as 100,20,300,50")?,
+                None => None,
+            },
+            confirm: match &controller {
+                Some(section) => section.parsed("confirm_share", "a share such as 30%")?,
                 None => None,
             },
             repositories: repositories(&root)?,
@@ -164,6 +177,8 @@ mod tests {
             [controller]
             listen = "127.0.0.1:7070"
             lost_after = "30s"
+            stop_limits = "50,5,200,20"
+            confirm_share = "10%"
 
             [[repository]]
             name = "shop"
@@ -182,6 +197,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.lost_after, Some(Duration::from_secs(30)));
+        assert_eq!(config.stop_limits.unwrap().total.burst, 200);
+        assert_eq!(config.confirm.unwrap().share_percent, 10);
         let [shop, base] = &config.repositories[..] else {
             panic!("{config:?}")
         };
@@ -222,6 +239,11 @@ mod tests {
             ("listen = 1", "no key 'listen'"),
             ("[controller]\nlisten = 7070", ":2: listen is no text"),
             ("[controller]\nlisten = \"x\"", ":2: listen is 'x'"),
+            ("[controller]\nstop_limits = \"1,0,1,1\"", ":2: stop_limits"),
+            (
+                "[controller]\nconfirm_share = \"101%\"",
+                ":2: confirm_share",
+            ),
             (
                 "[[repository]]\nurl = \"/a\"",
                 ":1: [[repository]] lacks 'name'",

@@ -30,6 +30,11 @@ pub fn of_plan(plan: &Plan, shown: PlanShown) -> Review {
         .iter()
         .map(|(job, what)| destruction(plan, job, *what))
         .collect();
+    alarms.extend(plan.confirmation.as_ref().map(|confirmation| {
+        Line::new(Tone::Danger).words(format!(
+            "This {confirmation}, and has to be confirmed by its digest"
+        ))
+    }));
     alarms.extend(plan.jobs.iter().filter_map(does_not_fit));
     alarms.extend(refusals);
     let mut notes: Vec<Line> = plan.drift.iter().map(drift).collect();

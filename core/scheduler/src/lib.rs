@@ -59,7 +59,7 @@ pub use drain::DrainOrder;
 pub use drift::{Drift, DriftKind};
 pub use endpoints::{Service, endpoints, job_endpoints, serves};
 pub use fleet::Request;
-pub use limiter::{ConfirmRule, StopLimiter, StopLimits, StopRate};
+pub use limiter::{ConfirmRule, Confirmation, StopLimiter, StopLimits, StopRate};
 pub use plan::{
     CapacityDelta, Destruction, ExpectedPlan, JobPlan, Plan, PlanBasis, Submission, SubmittedJob,
     TaskCounts, TaskPlan, Verdict, moved_between, plan,

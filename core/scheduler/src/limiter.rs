@@ -6,10 +6,13 @@
 //! again stops no more than one that lives.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use tw_model::{Code, Desired, Effect, JobId, Record, RecordKey, TaskId};
 
-use crate::{Op, Plan, Refusal, State, TickMs, Txn};
+use crate::{JobPlan, Op, Plan, Refusal, State, TickMs, Txn};
 
 /// How many stops a second, and how many at once after a quiet time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,32 @@ impl Default for StopLimits {
                 burst: 300,
                 per_second: 50,
             },
+        }
+    }
+}
+
+impl FromStr for StopLimits {
+    type Err = String;
+
+    /// Reads `100,20,300,50`: the burst and the rate of one job, and those of all together.
+    fn from_str(text: &str) -> Result<StopLimits, String> {
+        let refuse =
+            || format!("'{text}' is not four numbers such as 100,20,300,50, each 1 or more");
+        let numbers: Result<Vec<u32>, _> = text.split(',').map(|one| one.trim().parse()).collect();
+        match numbers.map_err(|_| refuse())?[..] {
+            [job, job_rate, all, all_rate] if job.min(job_rate).min(all).min(all_rate) > 0 => {
+                Ok(StopLimits {
+                    job: StopRate {
+                        burst: job,
+                        per_second: job_rate,
+                    },
+                    total: StopRate {
+                        burst: all,
+                        per_second: all_rate,
+                    },
+                })
+            }
+            _ => Err(refuse()),
         }
     }
 }
@@ -182,45 +211,84 @@ impl Default for ConfirmRule {
     }
 }
 
-/// The fewest characters of a digest that confirm its plan.
-const CONFIRMED_BY: usize = 8;
+impl FromStr for ConfirmRule {
+    type Err = String;
 
-impl ConfirmRule {
-    /// Refuses a plan that ends many tasks unless `confirmed` begins the plan's digest.
-    pub fn check(
-        &self,
-        state: &State,
-        plan: &Plan,
-        confirmed: Option<&str>,
-    ) -> Result<(), Refusal> {
-        let ended = ended_by(plan);
-        let all = wanted(state);
-        let share = u64::from(ended) * 100 / u64::from(all.max(1));
-        if ended <= self.tasks_min || share <= u64::from(self.share_percent) {
-            return Ok(());
+    /// Reads a share of all tasks, such as `30%`.
+    fn from_str(text: &str) -> Result<ConfirmRule, String> {
+        let share = text.strip_suffix('%').unwrap_or(text).trim().parse();
+        match share {
+            Ok(share_percent) if share_percent <= 100 => Ok(ConfirmRule {
+                share_percent,
+                ..ConfirmRule::default()
+            }),
+            _ => Err(format!("'{text}' is no share such as 30%")),
         }
-        let confirms = |text: &str| text.len() >= CONFIRMED_BY && plan.digest.starts_with(text);
-        if confirmed.is_some_and(confirms) {
-            return Ok(());
-        }
-        let found = match confirmed {
-            Some(text) => format!(", and '{text}' confirms another plan"),
-            None => String::new(),
-        };
-        Err(Refusal::new(
-            Code::PlanDestructive,
-            format!("this ends {ended} of {all} tasks, {share}%{found}"),
-            &format!(
-                "look at `tw plan`; if it is meant, add --confirm-destructive {}",
-                &plan.digest[..CONFIRMED_BY]
-            ),
-        ))
     }
 }
 
+/// The fewest characters of a digest that confirm its plan.
+const CONFIRMED_BY: usize = 8;
+
+/// What makes a plan one that has to be confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// How many tasks it ends without replacing them one by one.
+    pub ended: u32,
+    /// How many tasks all jobs want together.
+    pub wanted: u32,
+}
+
+impl fmt::Display for Confirmation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Confirmation { ended, wanted } = self;
+        write!(
+            f,
+            "ends {ended} of {wanted} tasks, {}%",
+            share(*ended, *wanted)
+        )
+    }
+}
+
+fn share(ended: u32, wanted: u32) -> u64 {
+    u64::from(ended) * 100 / u64::from(wanted.max(1))
+}
+
+impl ConfirmRule {
+    /// Whether a plan for these jobs has to be confirmed.
+    pub(crate) fn asks(&self, state: &State, jobs: &[JobPlan]) -> Option<Confirmation> {
+        let (ended, wanted) = (ended_by(jobs), wanted(state));
+        let asks = ended > self.tasks_min && share(ended, wanted) > u64::from(self.share_percent);
+        asks.then_some(Confirmation { ended, wanted })
+    }
+}
+
+/// Refuses a plan that has to be confirmed, unless `confirmed` begins its digest.
+pub(crate) fn check_confirmed(plan: &Plan, confirmed: Option<&str>) -> Result<(), Refusal> {
+    let Some(confirmation) = plan.confirmation else {
+        return Ok(());
+    };
+    let confirms = |text: &str| text.len() >= CONFIRMED_BY && plan.digest.starts_with(text);
+    if confirmed.is_some_and(confirms) {
+        return Ok(());
+    }
+    let found = match confirmed {
+        Some(text) => format!(", and '{text}' confirms another plan"),
+        None => String::new(),
+    };
+    Err(Refusal::new(
+        Code::PlanDestructive,
+        format!("this {confirmation}{found}"),
+        &format!(
+            "look at `tw plan`; if it is meant, add --confirm-destructive {}",
+            &plan.digest[..CONFIRMED_BY]
+        ),
+    ))
+}
+
 /// How many tasks a plan ends without replacing them one by one.
-fn ended_by(plan: &Plan) -> u32 {
-    let ended = plan.jobs.iter().map(|job| match job.effect {
+fn ended_by(jobs: &[JobPlan]) -> u32 {
+    let ended = jobs.iter().map(|job| match job.effect {
         Effect::Recreate => job.counts.stopped + job.counts.restarted + job.counts.moved,
         _ => job.counts.stopped,
     });

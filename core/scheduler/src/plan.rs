@@ -19,7 +19,10 @@ use crate::drift::{Drift, drift};
 use crate::forecast::stage_durations;
 use crate::neighbours::contradiction;
 use crate::rollout::{self, stage_sizes};
-use crate::{JobState, NoRoom, Refusal, State, daemon, dependency, dry_run, reconcile};
+use crate::{
+    ConfirmRule, Confirmation, JobState, NoRoom, Refusal, State, daemon, dependency, dry_run,
+    reconcile,
+};
 
 /// A job as it was evaluated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +42,10 @@ pub struct Submission {
     /// Who wants it.
     pub by: String,
     pub approval: Approval,
+    /// Which changes have to be confirmed; none where all are let through.
+    pub confirm: Option<ConfirmRule>,
+    /// The digest that someone confirms, or its beginning.
+    pub confirmed: Option<String>,
 }
 
 /// How many tasks meet which fate.
@@ -142,6 +149,9 @@ pub struct Plan {
     pub counts: TaskCounts,
     pub capacity: CapacityDelta,
     pub destructive: Vec<(JobId, Destruction)>,
+    /// Why someone who has seen the plan has to confirm it; none where nobody has to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmation: Option<Confirmation>,
     /// Where what runs is not what was asked for before.
     #[serde(default)]
     pub drift: Vec<Drift>,
@@ -212,8 +222,10 @@ pub fn plan(
         }
     }
     jobs.sort_by(|a, b| a.job.cmp(&b.job));
+    let confirmation = submission.confirm.and_then(|rule| rule.asks(state, &jobs));
     Ok(Plan {
-        digest: digest(submission, &jobs),
+        digest: digest(submission, &jobs, confirmation.is_some()),
+        confirmation,
         counts: jobs.iter().map(|job| job.counts).sum(),
         destructive: jobs
             .iter()
@@ -539,7 +551,8 @@ impl CapacityDelta {
 }
 
 /// The hash of all that a plan promises.
-fn digest(submission: &Submission, jobs: &[JobPlan]) -> String {
+/// A plan that nobody has to confirm is another one than the same that someone has to.
+fn digest(submission: &Submission, jobs: &[JobPlan], confirm: bool) -> String {
     let specs: BTreeMap<String, &JobSpec> = submission
         .jobs
         .iter()
@@ -547,7 +560,11 @@ fn digest(submission: &Submission, jobs: &[JobPlan]) -> String {
         .collect();
     let basis: Vec<PlanBasis> = jobs.iter().map(JobPlan::basis).collect();
     let policy = submission.policy.basis();
-    let bytes = serde_json::to_vec(&(specs, &submission.remove, basis, policy));
+    let whole = (specs, &submission.remove, basis, policy);
+    let bytes = match confirm {
+        true => serde_json::to_vec(&(whole, "confirm")),
+        false => serde_json::to_vec(&whole),
+    };
     let bytes = bytes.expect("specs and counts hold nothing that JSON cannot");
     blake3::hash(&bytes).to_hex().to_string()
 }

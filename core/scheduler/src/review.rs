@@ -30,11 +30,17 @@ pub struct Review {
 pub(crate) fn review(draft: &mut Draft, review: &Review) -> Reply {
     let mut reply = Reply::Reviewed;
     if let Some((submission, expected)) = &review.submission {
-        let expected = match review.carries_on && is_rest(draft, submission, expected) {
-            true => None,
-            false => Some(expected),
+        reply = match review.carries_on && is_rest(draft, submission, expected) {
+            true => {
+                // The whole was confirmed.
+                let rest = Submission {
+                    confirm: None,
+                    ..submission.clone()
+                };
+                submit(draft, &rest, None)
+            }
+            false => submit(draft, submission, Some(expected)),
         };
-        reply = submit(draft, submission, expected);
         if matches!(reply, Reply::Refused(_)) {
             return reply;
         }

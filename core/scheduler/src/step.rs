@@ -19,7 +19,7 @@ use crate::reconcile::{edit, reconcile, tell};
 use crate::review::{self, Review};
 use crate::rollout::{self, RolloutOrder, task_effect};
 use crate::unsettled::unsettled;
-use crate::{JobState, State, Txn, control, dependency, identity, reach, runs};
+use crate::{JobState, State, Txn, control, dependency, identity, limiter, reach, runs};
 
 /// How many versions of a job are kept beside those that are in use.
 const VERSIONS_KEPT: usize = 10;
@@ -314,7 +314,9 @@ pub(crate) fn submit(
         refusal.details = plan::moved_since(draft.base(), expected, &plan);
         return Reply::Refused(refusal);
     }
-    if let Err(refusal) = plan::allowed(&plan) {
+    let allowed = plan::allowed(&plan);
+    let confirmed = submission.confirmed.as_deref();
+    if let Err(refusal) = allowed.and_then(|()| limiter::check_confirmed(&plan, confirmed)) {
         return Reply::Refused(refusal);
     }
     for job in &plan.jobs {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tw_scheduler::{ConfirmRule, StopLimits, StopRate};
+use tw_scheduler::{ConfirmRule, StopLimits};
 
 use crate::context::{Context, SOCKET};
 
@@ -20,31 +20,12 @@ pub(crate) struct Args {
     #[arg(long, env = "TW_LOST_AFTER", value_name = "SECONDS")]
     lost_after: Option<f64>,
     /// How many tasks may be stopped at once, and how many a second after that, of one job and of all together
-    #[arg(long, value_name = "JOB,JOB/S,ALL,ALL/S", value_parser = parse_stops, default_value = "100,20,300,50")]
-    stop_limits: StopLimits,
-    /// A change that ends a larger share of all tasks has to be confirmed, in percent
-    #[arg(long, value_name = "PERCENT", default_value_t = ConfirmRule::default().share_percent)]
-    confirm_share: u32,
-}
-
-fn parse_stops(text: &str) -> Result<StopLimits, String> {
-    let refuse = || format!("'{text}' is not four numbers such as 100,20,300,50, each 1 or more");
-    let numbers: Result<Vec<u32>, _> = text.split(',').map(str::parse).collect();
-    match numbers.map_err(|_| refuse())?[..] {
-        [job, job_rate, all, all_rate] if job.min(job_rate).min(all).min(all_rate) > 0 => {
-            Ok(StopLimits {
-                job: StopRate {
-                    burst: job,
-                    per_second: job_rate,
-                },
-                total: StopRate {
-                    burst: all,
-                    per_second: all_rate,
-                },
-            })
-        }
-        _ => Err(refuse()),
-    }
+    /// [default: 100,20,300,50]
+    #[arg(long, value_name = "JOB,JOB/S,ALL,ALL/S")]
+    stop_limits: Option<StopLimits>,
+    /// A change that ends a larger share of all tasks has to be confirmed [default: 30%]
+    #[arg(long, value_name = "PERCENT")]
+    confirm_share: Option<ConfirmRule>,
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
@@ -62,8 +43,8 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     if let Some(lost_after) = lost_after.or(file.lost_after) {
         config.lost_after = lost_after;
     }
-    config.stop_limits = args.stop_limits;
-    config.confirm.share_percent = args.confirm_share.min(100);
+    config.stop_limits = args.stop_limits.or(file.stop_limits).unwrap_or_default();
+    config.confirm = args.confirm_share.or(file.confirm).unwrap_or_default();
     tw_controller::run(config, shutdown()).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -322,7 +322,7 @@ impl Core {
                 let _ = answer.send(self.plan(request));
             }
             What::Propose { submission, answer } => {
-                let _ = answer.send(self.propose(&submission));
+                let _ = answer.send(self.propose(*submission));
             }
             What::Review { review, answer } => self.review(review, answer),
             What::Apply {
@@ -458,7 +458,7 @@ impl Core {
             remove,
             policy,
         } = request;
-        self.propose(&self.typed(Submission {
+        self.propose(self.typed(Submission {
             jobs: submitted(jobs),
             remove,
             policy,
@@ -466,9 +466,13 @@ impl Core {
         }))
     }
 
-    fn propose(&mut self, submission: &Submission) -> Result<Plan, ErrorBody> {
+    fn propose(&mut self, submission: Submission) -> Result<Plan, ErrorBody> {
+        let submission = Submission {
+            confirm: Some(self.confirm),
+            ..submission
+        };
         let plan =
-            tw_scheduler::plan(&self.state, submission, clock::wall(), seed()).map_err(refused)?;
+            tw_scheduler::plan(&self.state, &submission, clock::wall(), seed()).map_err(refused)?;
         self.plans.remember(&plan);
         Ok(plan)
     }
@@ -481,7 +485,10 @@ impl Core {
         submission
     }
 
-    fn review(&mut self, review: Box<Review>, answer: Answer<Option<Plan>>) {
+    fn review(&mut self, mut review: Box<Review>, answer: Answer<Option<Plan>>) {
+        if let Some((submission, _)) = &mut review.submission {
+            submission.confirm = Some(self.confirm);
+        }
         let decision = self.step(&Event::Review(review));
         self.settle(decision, answer, |reply| match reply {
             Decided::Submitted(plan) => Ok(Some(plan)),
@@ -491,7 +498,6 @@ impl Core {
     }
 
     fn apply(&mut self, request: ApplyRequest, by: String, answer: Answer<ApplyReply>) {
-        let confirmed = request.confirm_destructive.clone();
         let decision = self.step(&Event::Submit {
             submission: self.typed(Submission {
                 jobs: submitted(request.jobs),
@@ -499,15 +505,11 @@ impl Core {
                 policy: request.policy,
                 by,
                 approval: by_hand(request.approval),
+                confirm: Some(self.confirm),
+                confirmed: request.confirm_destructive,
             }),
             expected: Some(self.plans.expected(request.digest)),
         });
-        if let Decided::Submitted(plan) = &decision.reply
-            && let Err(refusal) = self.confirm.check(&self.state, plan, confirmed.as_deref())
-        {
-            let _ = answer.send(Err(refused(refusal)));
-            return;
-        }
         let versions: BTreeMap<JobId, Version> = match &decision.reply {
             Decided::Submitted(plan) => plan
                 .unchanged

@@ -391,6 +391,9 @@ impl Follower {
                 ));
             }
         }
+        if let Some(confirmation) = &plan.confirmation {
+            return Ok(format!("it {confirmation}"));
+        }
         if let Some((job, _)) = plan.destructive.first() {
             return Ok(format!("it destroys something of {job}"));
         }
@@ -444,6 +447,11 @@ impl Follower {
             .decided
             .as_ref()
             .map_or_else(String::new, |decided| decided.by.clone());
+        // Who approves a plan names its digest.
+        submission.confirmed = match &approval {
+            Approval::Reviewed { .. } => Some(plan.digest.clone()),
+            _ => None,
+        };
         submission.approval = approval;
         let mut row = self.row();
         let message = match &plan.rollback {

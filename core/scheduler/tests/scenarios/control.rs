@@ -1,10 +1,10 @@
 //! Applications that have a say: reasonable ones, silent ones, and those that say yes to everything.
 
 use serde_json::json;
-use tw_model::{JobSpec, Millis, Operation};
+use tw_model::{Code, JobSpec, Millis, Operation};
 use tw_scheduler::{
-    ConfirmRule, Consultation, DrainOrder, Event, Reply, StopLimiter, StopLimits, StopRate,
-    consultations, step,
+    ConfirmRule, Consultation, DrainOrder, Event, ExpectedPlan, Reply, Review, StopLimiter,
+    StopLimits, StopRate, Submission, consultations, step,
 };
 
 use crate::cluster::{Cluster, id, service, spec};
@@ -219,24 +219,56 @@ fn stops_come_no_faster_than_they_may_and_all_come_in_the_end() {
 fn a_change_that_ends_many_tasks_is_confirmed_by_its_digest() {
     let mut cluster = Cluster::new(&[(64, 64 << 10), (64, 64 << 10)]);
     cluster.submit(&[service("many", 40, "one"), service("few", 20, "one")]);
-    let rule = ConfirmRule::default();
-    let smaller = cluster.plan(&[service("many", 30, "one")]);
-    assert!(rule.check(&cluster.state, &smaller, None).is_ok());
-    let gone = cluster.plan(&[service("many", 0, "one")]);
-    let refusal = rule.check(&cluster.state, &gone, None).unwrap_err();
-    assert!(refusal.message.contains("40 of 60 tasks, 66%"), "{refusal}");
-    assert!(refusal.hint.contains(&gone.digest[..8]), "{refusal:?}");
-    for other in ["", "1234567", &smaller.digest] {
-        assert!(
-            rule.check(&cluster.state, &gone, Some(other)).is_err(),
-            "'{other}' confirms"
-        );
-    }
-    assert!(
-        rule.check(&cluster.state, &gone, Some(&gone.digest[..8]))
-            .is_ok()
-    );
+    let ruled = |specs: &[JobSpec], confirmed: Option<&str>| Submission {
+        confirm: Some(ConfirmRule::default()),
+        confirmed: confirmed.map(str::to_owned),
+        ..Cluster::submission(specs)
+    };
+    let planned = |cluster: &Cluster, specs: &[JobSpec]| {
+        tw_scheduler::plan(&cluster.state, &ruled(specs, None), cluster.now, 1).unwrap()
+    };
+    let smaller = planned(&cluster, &[service("many", 30, "one")]);
+    assert_eq!(smaller.confirmation, None);
     // An update that goes one by one ends nothing.
-    let update = cluster.plan(&[service("many", 40, "two")]);
-    assert!(rule.check(&cluster.state, &update, None).is_ok());
+    let update = planned(&cluster, &[service("many", 40, "two")]);
+    assert_eq!(update.confirmation, None);
+    let nothing = [service("many", 0, "one")];
+    let gone = planned(&cluster, &nothing);
+    let words = gone.confirmation.unwrap().to_string();
+    assert_eq!(words, "ends 40 of 60 tasks, 66%");
+    // Where nobody has to confirm it, it is another plan.
+    assert_ne!(gone.digest, cluster.plan(&nothing).digest);
+
+    let apply = |cluster: &mut Cluster, confirmed: Option<&str>| {
+        cluster.decide(Event::Submit {
+            submission: ruled(&nothing, confirmed),
+            expected: Some(ExpectedPlan::from(&gone)),
+        })
+    };
+    for other in [
+        None,
+        Some(""),
+        Some("1234567"),
+        Some(smaller.digest.as_str()),
+    ] {
+        let Reply::Refused(refusal) = apply(&mut cluster, other) else {
+            panic!("{other:?} confirms");
+        };
+        assert_eq!(refusal.code, Code::PlanDestructive);
+        assert!(refusal.message.contains("40 of 60 tasks, 66%"), "{refusal}");
+        assert!(refusal.hint.contains(&gone.digest[..8]), "{refusal:?}");
+    }
+    // One that is followed passes the same gate.
+    let followed = |confirmed: Option<&str>| {
+        Event::Review(Box::new(Review {
+            submission: Some((ruled(&nothing, confirmed), ExpectedPlan::from(&gone))),
+            ..Review::default()
+        }))
+    };
+    let Reply::Refused(refusal) = cluster.decide(followed(None)) else {
+        panic!("a followed plan needs no word");
+    };
+    assert_eq!(refusal.code, Code::PlanDestructive);
+    let done = cluster.decide(followed(Some(&gone.digest[..8])));
+    assert!(matches!(done, Reply::Submitted(_)), "{done:?}");
 }
