@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from tw import GiB, Job, Resources
-from tw.policy import forbid, policy, require, review, rules, warn
+from tw.policy import folder_policy, forbid, policy, require, review, rules, warn
 from tw.testing import Jobs, LoadError, cases, load, raises, skip
 
 JOBS = Jobs("config.tw", [Job(name="web", command="a"), Job(name="db", namespace="data", command="b")])
@@ -78,6 +80,19 @@ def test_review_collects_what_a_policy_finds() -> None:
         ("warn", "one alone", "replicas"),
     ]
     assert (rules()[-1].name, rules()[-1].owner) == ("modest", "platform")
+
+
+def test_a_policy_over_a_folder_takes_all_of_its_jobs() -> None:
+    @folder_policy(owner="web")
+    def few(jobs: Sequence[Job]) -> None:
+        require(len(jobs) < 2, f"{len(jobs)} jobs", job=jobs[-1])
+
+    one, other = Job(name="a", command="x"), Job(name="b", command="x")
+    assert review(few, [one]) == ()
+    assert [(found.message, found.job) for found in review(few, [one, other])] == [("2 jobs", other)]
+    assert rules()[-1].is_of_folder
+    with pytest.raises(TypeError, match="names its owner"):
+        folder_policy(owner="")
 
 
 def test_policies_name_an_owner_and_speak_only_when_asked() -> None:
