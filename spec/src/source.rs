@@ -298,9 +298,7 @@ impl Source {
                         .len(),
                 )
             }
-            Tree::WorkTree(tree) => tree.with_repository(|repository| {
-                changed::files_changed(tree, repository, before, self.cache.as_deref())
-            })?,
+            Tree::WorkTree(tree) => changed::files_changed(tree, before, self.cache.as_deref()),
         }
     }
 

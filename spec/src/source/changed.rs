@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use git2::{DiffOptions, Index, IndexEntry, Oid, Repository, Tree};
 
@@ -23,32 +24,44 @@ const MODE_GITLINK: u32 = 0o160_000;
 /// Counts the files that differ from `base`, new ones that git does not ignore included; none where git cannot tell.
 pub(super) fn files_changed(
     work_tree: &WorkTree,
-    repository: &Repository,
     base: Oid,
     cache: Option<&Cache>,
 ) -> Option<usize> {
-    let base = repository.find_tree(base).ok()?;
-    by_stamps(work_tree, repository, &base, cache).or_else(|| by_git(repository, &base))
+    let root = work_tree.root();
+    let indexed = work_tree.with_repository(|repository| by_stamps(root, repository, base, cache));
+    let by_stamps = indexed?.and_then(|indexed| {
+        let untracked = untracked(work_tree, "", &indexed.tracked)?;
+        Some(indexed.changed.len() + untracked)
+    });
+    by_stamps.or_else(|| work_tree.with_repository(|repository| by_git(repository, base))?)
 }
 
-fn by_git(repository: &Repository, base: &Tree<'_>) -> Option<usize> {
+fn by_git(repository: &Repository, base: Oid) -> Option<usize> {
+    let base = repository.find_tree(base).ok()?;
     let mut options = DiffOptions::new();
     options.include_untracked(true).recurse_untracked_dirs(true);
     options.include_typechange(true).skip_binary_check(true);
-    let diff = repository.diff_tree_to_workdir_with_index(Some(base), Some(&mut options));
+    let diff = repository.diff_tree_to_workdir_with_index(Some(&base), Some(&mut options));
     diff.ok().map(|diff| diff.deltas().len())
+}
+
+/// What the index and the stamps of its files tell.
+struct Indexed {
+    changed: BTreeSet<Vec<u8>>,
+    tracked: HashSet<Vec<u8>>,
 }
 
 /// None where stamps do not tell enough.
 fn by_stamps(
-    work_tree: &WorkTree,
+    root: &Path,
     repository: &Repository,
-    base: &Tree<'_>,
+    base: Oid,
     cache: Option<&Cache>,
-) -> Option<usize> {
+) -> Option<Indexed> {
+    let base = repository.find_tree(base).ok()?;
     let index = repository.index().ok()?;
     let written = fs::metadata(index.path()?).ok()?;
-    let mut changed: BTreeSet<Vec<u8>> = staged(repository, base, &index, cache)?;
+    let mut changed: BTreeSet<Vec<u8>> = staged(repository, &base, &index, cache)?;
     let mut tracked = HashSet::with_capacity(index.len());
     let mut unknown = Vec::new();
     for entry in index.iter() {
@@ -58,7 +71,7 @@ fn by_stamps(
             return None;
         }
         let file = std::str::from_utf8(&entry.path).ok()?;
-        match fs::symlink_metadata(work_tree.root().join(file)) {
+        match fs::symlink_metadata(root.join(file)) {
             Ok(found) if is_as_noted(&entry, &found, &written) => {}
             Ok(_) => unknown.push(file.to_owned()),
             Err(_) => drop(changed.insert(entry.path.clone())),
@@ -69,12 +82,12 @@ fn by_stamps(
         return None;
     }
     for file in unknown {
-        let state = repository.status_file(std::path::Path::new(&file)).ok()?;
+        let state = repository.status_file(Path::new(&file)).ok()?;
         if state.is_wt_modified() || state.is_wt_typechange() {
             changed.insert(file.into_bytes());
         }
     }
-    Some(changed.len() + untracked(work_tree, "", &tracked)?)
+    Some(Indexed { changed, tracked })
 }
 
 /// The paths of the index that differ from the tree. Reading all folders of a tree takes long, so that is remembered.

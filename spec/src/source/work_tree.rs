@@ -165,6 +165,7 @@ impl WorkTree {
         (Stamp::at(&self.root.join(path))? == known.stamp).then_some(known.hash)
     }
 
+    /// The repository is locked meanwhile: `ask` must not ask the work tree for anything, which may ask git, too.
     pub(super) fn with_repository<T>(&self, ask: impl FnOnce(&Repository) -> T) -> Option<T> {
         let repository = self
             .repository
