@@ -31,6 +31,13 @@ pub(super) async fn watch(agent: Arc<Agent>, assignment: Arc<Assignment>, folder
                 let mut bound = Bound::of(&check);
                 loop {
                     let result = ask(&agent, &assignment, &check, &mut bound, &folder).await;
+                    let autoscale = assignment.spec.autoscale.as_ref();
+                    let read = bound
+                        .as_mut()
+                        .and_then(|bound| bound.take_followed(autoscale));
+                    if let Some(number) = read {
+                        agent.resources.follow(&assignment.task.id, number);
+                    }
                     if results.send((number, result)).await.is_err() {
                         return;
                     }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tw_api::{UsageReport, UsageReports};
 use tw_model::{
-    Bytes, Cores, JobId, JobSpec, LimitMode, Millis, TaskId, TaskUsage, Timestamp, UsageSum,
-    Version,
+    Bytes, Cores, JobId, JobSpec, LimitMode, Millis, Number, TaskId, TaskUsage, Timestamp,
+    USAGE_SAMPLE_EVERY, UsageSum, Version,
 };
 use tw_scheduler::limits::canary::{Canary, Seen};
 use tw_scheduler::limits::oom::{OomResponse, OomVerdict};
@@ -25,7 +25,7 @@ use tw_store::{OpenError, StoreError};
 use super::{Agent, launch};
 use crate::cgroup::{CgroupError, CgroupTree, Usage};
 
-pub(super) const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+pub(super) const SAMPLE_EVERY: Duration = USAGE_SAMPLE_EVERY.as_duration();
 
 /// How many readings of a task that does nothing are not taken before all of its counters are read again.
 const READINGS_SKIPPED_MAX: u32 = 9;
@@ -105,6 +105,8 @@ struct Task {
     cpu: Cores,
     memory: Bytes,
     memory_peak: Bytes,
+    /// The number that the job's number of tasks follows, as it was read last.
+    followed: Option<Number>,
 }
 
 /// What is known of a running task.
@@ -193,6 +195,13 @@ impl Resources {
             measured
                 .jobs
                 .retain(|id, job| *id != task.job || bears_on_the_next(job));
+        }
+    }
+
+    /// Notes the number that a job's number of tasks follows; none where it cannot be read.
+    pub(super) fn follow(&self, task: &TaskId, number: Option<Number>) {
+        if let Some(task) = self.lock().tasks.get_mut(task) {
+            task.followed = number;
         }
     }
 
@@ -633,6 +642,7 @@ impl Task {
             cpu: Cores::ZERO,
             memory: Bytes::ZERO,
             memory_peak: Bytes::ZERO,
+            followed: None,
         }
     }
 
@@ -704,6 +714,7 @@ impl Task {
             samples: job.samples,
             ooms: job.ooms,
             note: job.note.clone(),
+            followed: self.followed,
         }
     }
 }

@@ -134,9 +134,22 @@ pub struct JobSummary {
     /// What a job with a schedule waits for, and how its newest run is.
     #[serde(default)]
     pub schedule: Option<ScheduleStatus>,
+    /// What the load makes of the number of tasks, where it follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleStatus>,
     pub owner: String,
     pub source: SourceRef,
     pub updated_at: Timestamp,
+}
+
+/// What the load makes of a job's number of tasks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ScaleStatus {
+    pub min: u32,
+    pub max: u32,
+    /// Why there are as many as there are; empty before the first change.
+    pub reason: String,
+    pub since: Option<Timestamp>,
 }
 
 /// Where a job with a schedule stands.

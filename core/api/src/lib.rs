@@ -20,7 +20,7 @@ pub use error::ErrorBody;
 pub use jobs::{
     AppliedJob, ApplyReply, ApplyRequest, DrainReply, DrainRequest, EventsReply, FenceReply,
     HealthReply, JobHistory, JobStatus, JobSummary, JobsReply, MachineStatus, MachinesReply,
-    PackageReply, PlanRequest, Reserved, RolloutReply, RolloutRequest, RolloutStatus,
+    PackageReply, PlanRequest, Reserved, RolloutReply, RolloutRequest, RolloutStatus, ScaleStatus,
     ScheduleStatus, ServicesReply, SpecReply, SubmittedJob, TaskStatus, UsagePoint, UsageReply,
     VersionSummary, WaitingTasks, WhyReply,
 };

@@ -10,12 +10,14 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use tokio::sync::broadcast;
 use tw_api::{Dial, ErrorBody};
 use tw_model::{Code, Endpoint, EventRecord, JobId, MachineId, Record, TaskId, TaskUsage};
 use tw_scheduler::Op;
 
+use crate::scale::Samples;
 use crate::view::{Touched, View};
 
 pub(crate) use line::AgentStream;
@@ -37,6 +39,8 @@ struct Inner {
     endpoints: HashMap<JobId, Vec<Endpoint>>,
     /// The newest sample of each live task.
     usage: HashMap<TaskId, TaskUsage>,
+    /// When each machine last said what its tasks use.
+    heard: HashMap<MachineId, Instant>,
     lines: HashMap<MachineId, Line>,
     /// Counts the streams.
     opened: u64,
@@ -96,9 +100,20 @@ impl Hub {
         read(&inner.view, &inner.usage)
     }
 
+    /// Reads the view, the newest samples and how new they are.
+    pub(crate) fn read_samples<T>(&self, read: impl FnOnce(&Samples<'_>) -> T) -> T {
+        let inner = self.lock();
+        read(&Samples {
+            view: &inner.view,
+            usage: &inner.usage,
+            heard: &inner.heard,
+        })
+    }
+
     /// Keeps the newest samples of tasks that live on this machine.
     pub(crate) fn note_usage(&self, machine: &MachineId, samples: Vec<TaskUsage>) {
         let mut inner = self.lock();
+        inner.heard.insert(machine.clone(), Instant::now());
         for sample in samples {
             let row = inner.view.task(&sample.task);
             let lives = row.is_some_and(|row| {

@@ -19,6 +19,7 @@ mod random;
 mod registry;
 mod reply;
 mod routes;
+mod scale;
 mod server;
 mod sessions;
 mod status;
@@ -51,6 +52,7 @@ use hub::Hub;
 use listen::Socket;
 use pass::{Door, Passes};
 use registry::Registry;
+use scale::Scales;
 use sessions::Sessions;
 use token::Token;
 use usage::UsageLog;
@@ -158,6 +160,7 @@ impl Controller {
         let stopping = app.stopping.clone();
         let sweeper = sweep(Arc::clone(&app.registry), Arc::clone(&hub));
         let control = control::run(Arc::clone(&app));
+        let scales = Scales::new(Arc::clone(&hub), app.driver.clone(), app.usage.clone());
         let router = routes::router(app);
         let server = server::serve(&socket.listener, tcp, doors, router, stopping);
         let stop = async {
@@ -174,6 +177,7 @@ impl Controller {
             () = sweeper => Ok(()),
             () = followers.run() => Ok(()),
             () = control => Ok(()),
+            () = scales.run() => Ok(()),
         }
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 
 use tw_api::{
-    JobStatus, JobSummary, MachineStatus, Reserved, RolloutStatus, ScheduleStatus, TaskStatus,
+    JobStatus, JobSummary, MachineStatus, Reserved, RolloutStatus, ScaleStatus, ScheduleStatus,
+    TaskStatus,
 };
 use tw_model::{
-    JobRecord, Kind, MachineRecord, Name, RolloutRecord, TaskId, TaskRecord, TaskState, TaskUsage,
+    JobRecord, JobSpec, Kind, MachineRecord, Name, RolloutRecord, TaskId, TaskRecord, TaskState,
+    TaskUsage,
 };
 
 use crate::view::{JobView, View};
@@ -64,7 +66,7 @@ pub(crate) fn summary(view: &View, record: &JobRecord, job: &JobView) -> JobSumm
         stopped: record.stopped,
         replicas: spec.map_or(0, |spec| match spec.kind {
             Kind::Daemon => u32::try_from(machines).unwrap_or(u32::MAX),
-            Kind::Service | Kind::Batch => spec.replicas,
+            Kind::Service | Kind::Batch => spec.tasks(record.scaled()),
         }),
         healthy: u32::try_from(healthy).unwrap_or(u32::MAX),
         done: u32::try_from(done).unwrap_or(u32::MAX),
@@ -81,12 +83,26 @@ pub(crate) fn summary(view: &View, record: &JobRecord, job: &JobView) -> JobSumm
                 run: newest.cloned(),
             })
         }),
+        scale: spec.and_then(|spec| scale(spec, record)),
         owner: spec.map(|spec| spec.owner.clone()).unwrap_or_default(),
         source: wanted
             .map(|version| version.source.clone())
             .unwrap_or_default(),
         updated_at: record.updated_at,
     }
+}
+
+fn scale(spec: &JobSpec, record: &JobRecord) -> Option<ScaleStatus> {
+    let autoscale = spec.autoscale.as_ref()?;
+    let scaled = record.scale.as_ref();
+    Some(ScaleStatus {
+        min: autoscale.within(0),
+        max: autoscale.within(u32::MAX),
+        reason: scaled
+            .map(|scaled| scaled.reason.clone())
+            .unwrap_or_default(),
+        since: scaled.map(|scaled| scaled.at),
+    })
 }
 
 fn rollout(job: &JobView, rollout: &RolloutRecord) -> RolloutStatus {

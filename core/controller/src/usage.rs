@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tw_api::{JobHistory, UsagePoint, UsageReports};
-use tw_model::{Bytes, Capacity, Cores, JobId, JobSpec, Millis, Timestamp};
+use tw_model::{Bytes, Capacity, Cores, JobId, JobSpec, Millis, Timestamp, USAGE_SAMPLE_EVERY};
 use tw_scheduler::limits::{LimitPolicy, UsageBucket};
 use tw_scheduler::recommend::{Point, Review, review};
+use tw_scheduler::scale::Pattern;
 use tw_store::StoreError;
 use tw_store::history::{Bucket, History, HistoryOptions, Sample, TIERS};
 
@@ -18,6 +19,9 @@ const AHEAD_MAX: Millis = Millis::hours(1);
 
 /// What is older than this is not kept.
 const AGE_MAX: Millis = Millis::hours(400 * 24);
+
+/// No pattern is finer than what agents report of jobs that learn fastest.
+const PATTERN_SLOT_MIN: Millis = Millis::seconds(5);
 
 /// Old buckets are made wider, and the oldest dropped, this often.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
@@ -89,6 +93,27 @@ impl UsageLog {
             self.history.prune(now.0 - AGE_MAX.0 as i64 * 1000)?;
         }
         Ok(())
+    }
+
+    /// What CPU all tasks of a job used together, over two windows.
+    pub(crate) fn pattern(
+        &self,
+        job: &JobId,
+        spec: &JobSpec,
+        now: Timestamp,
+    ) -> Result<Pattern, StoreError> {
+        let policy = LimitPolicy::of(spec);
+        let from_us = now.0 - policy.looks_back().0 as i64 * 1000;
+        let mut pattern = Pattern::new(policy.horizon(), PATTERN_SLOT_MIN);
+        for series in self.history.series(&series_of(job))? {
+            for bucket in self.history.range(&series, from_us, now.0 + 1)? {
+                let span = Millis(bucket.width_us as u64 / 1000);
+                let cpu = bucket.usage.cpu_sum_millicores as f64;
+                let samples = span.0 as f64 / USAGE_SAMPLE_EVERY.0 as f64;
+                pattern.add(Timestamp(bucket.start_us), span, cpu / samples.max(1.0));
+            }
+        }
+        Ok(pattern)
     }
 
     /// What the history says of a job's requests; none before the first report.

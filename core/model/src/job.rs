@@ -463,5 +463,37 @@ fn check_kind(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()
             None,
         );
     }
-    Some(())
+    check_followed_metric(job, at, decoder)
+}
+
+/// What the number of tasks follows is read by a check.
+fn check_followed_metric(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
+    let followed = job
+        .autoscale
+        .as_ref()
+        .and_then(|scale| scale.metric.as_ref());
+    let Some(metric) = followed else {
+        return Some(());
+    };
+    let reads = |check: &HealthCheck| matches!(check, HealthCheck::Metric(check) if check.metric == *metric);
+    if job.health.iter().any(reads) {
+        return Some(());
+    }
+    decoder.bad_value(
+        &at.field("autoscale").field("metric"),
+        format!("no check of this job reads '{metric}'"),
+        Some(format!(
+            "add a MetricCheck(metric=\"{metric}\", …) to health"
+        )),
+    )
+}
+
+impl JobSpec {
+    /// How many tasks the job is to have: `replicas`, or what it was scaled to where the number follows the load.
+    pub fn tasks(&self, scaled: Option<u32>) -> u32 {
+        match &self.autoscale {
+            None => self.replicas,
+            Some(autoscale) => autoscale.within(scaled.unwrap_or(self.replicas)),
+        }
+    }
 }

@@ -60,6 +60,6 @@ pub use schema::{FieldInfo, Keyed, Rule, SpecType, StructInfo};
 pub use stage::Stage;
 pub use template::{Template, TemplateError, TemplateValue};
 pub use units::{Bytes, Cores, Millis, Number, Timestamp};
-pub use usage::UsageSum;
+pub use usage::{USAGE_SAMPLE_EVERY, UsageSum};
 pub use values::{AbsolutePath, CommandLine, CronLine, Digest, EnvName, PortName, RepoPath};
 pub use version::VersionRange;

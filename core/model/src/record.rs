@@ -39,8 +39,28 @@ pub struct JobRecord {
     /// The runs of a job with a schedule; none of one that never had any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runs: Option<RunsRecord>,
+    /// The number of tasks where it follows the load; none before the first change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleRecord>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
+}
+
+/// What the load has made of the number of tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleRecord {
+    pub tasks: u32,
+    /// Why, in words for people.
+    pub reason: String,
+    pub at: Timestamp,
+}
+
+impl JobRecord {
+    /// What the load has made of the number of tasks.
+    pub fn scaled(&self) -> Option<u32> {
+        self.scale.as_ref().map(|scale| scale.tasks)
+    }
 }
 
 /// How many runs of a job are kept.

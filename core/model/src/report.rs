@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Code, Cores, JobId, Name, Remedy, TaskId, Timestamp};
+use crate::{Bytes, Code, Cores, JobId, Name, Number, Remedy, TaskId, Timestamp};
 
 /// How a task ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,4 +107,7 @@ pub struct TaskUsage {
     /// What should be known of its limits: that it seems to leak, or that lower limits were taken back.
     #[serde(default)]
     pub note: Option<String>,
+    /// The number that the job's number of tasks follows, as a check read it last, in millionths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub followed: Option<Number>,
 }

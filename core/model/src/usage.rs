@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cores, CpuCounts};
+use crate::{Cores, CpuCounts, Millis};
+
+/// The time between two samples of a task.
+pub const USAGE_SAMPLE_EVERY: Millis = Millis::seconds(1);
 
 /// What was measured. All but the peaks are sums; two of them add up in any order to the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

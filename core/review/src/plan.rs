@@ -38,6 +38,7 @@ pub fn of_plan(plan: &Plan, shown: PlanShown) -> Review {
     alarms.extend(plan.jobs.iter().filter_map(does_not_fit));
     alarms.extend(refusals);
     let mut notes: Vec<Line> = plan.drift.iter().map(drift).collect();
+    notes.extend(plan.jobs.iter().filter_map(scales));
     notes.extend(caveats(&plan.jobs));
     notes.extend(warnings);
     let mut totals = Vec::new();
@@ -158,6 +159,13 @@ fn drift(drift: &Drift) -> Line {
         .quoted(name(&drift.job))
         .words(": ")
         .quoted(drift.found.to_string())
+}
+
+/// That the counts are those of now.
+fn scales(job: &JobPlan) -> Option<Line> {
+    let (min, max) = job.scales?;
+    let words = format!(": its load moves the number of tasks between {min} and {max}");
+    Some(Line::plain().quoted(name(&job.job)).words(&words))
 }
 
 /// What to know of the machines, the same for all jobs folded.

@@ -128,7 +128,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
                 let machine = daemon::machine_of(row).and_then(|id| self.draft.machine(id));
                 !machine.is_some_and(|machine| daemon::is_target(&self.spec, machine))
             }
-            (false, _) => row.id.index >= self.spec.replicas,
+            (false, _) => row.id.index >= tasks_of(self.draft, &self.spec),
         }
     }
 
@@ -200,7 +200,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
     /// Indexes that have no task get one; tasks that wait are looked at again.
     fn start_missing(&mut self) {
         let rows: Vec<(u32, Option<TaskRecord>)> = match self.draft.job(&self.id) {
-            Some(job) => (0..self.spec.replicas)
+            Some(job) => (0..tasks_of(self.draft, &self.spec))
                 .map(|index| (index, job.latest(index).cloned()))
                 .collect(),
             None => return,

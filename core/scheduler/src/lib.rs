@@ -43,6 +43,7 @@ mod requires;
 mod review;
 mod rollout;
 mod runs;
+pub mod scale;
 mod seed;
 pub mod simulate;
 mod state;

@@ -163,7 +163,7 @@ impl Spreading {
                 }
                 Spreading {
                     over: spread.over,
-                    needed: spread.at_least.min(spec.replicas) as usize,
+                    needed: spread.at_least.min(spec.tasks(job.row.scaled())) as usize,
                     counts,
                 }
             })
@@ -249,7 +249,7 @@ pub(crate) fn contradiction(spec: &JobSpec) -> Option<String> {
     let narrowest = together.min_by_key(|wish| size(wish.within))?;
     let mut spreads = spec.spread.iter();
     let torn = spreads.find(|spread| size(spread.over) >= size(narrowest.within))?;
-    (spec.replicas > 1).then(|| {
+    (spec.tasks(Some(u32::MAX)) > 1).then(|| {
         format!(
             "its tasks are to be on one {}, and spread over {} of a {}",
             narrowest.within.as_str(),

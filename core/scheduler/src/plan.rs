@@ -115,6 +115,9 @@ pub struct JobPlan {
     #[serde(default)]
     pub owner: String,
     pub tasks: Vec<TaskPlan>,
+    /// Between which numbers the load moves the number of tasks, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scales: Option<(u32, u32)>,
     /// What to know of the machines of the forecast. Not part of the digest, as machines are not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caveats: Vec<Caveat>,
@@ -244,13 +247,15 @@ pub(crate) fn tasks_of(draft: &Draft, spec: &JobSpec) -> u32 {
     let targets = |machine: &&tw_model::MachineRecord| daemon::is_target(spec, machine);
     match spec.kind {
         Kind::Daemon => draft.machines().filter(targets).count() as u32,
-        Kind::Service | Kind::Batch => spec.replicas,
+        Kind::Service | Kind::Batch => {
+            spec.tasks(draft.job(&spec.id()).and_then(|job| job.row.scaled()))
+        }
     }
 }
 
 fn live_tasks_of(job: &JobState) -> u32 {
     match job.spec().schedule.is_some() && !job.row.stopped {
-        true => job.spec().replicas,
+        true => job.spec().tasks(job.row.scaled()),
         false => job.indexes().count() as u32,
     }
 }
@@ -383,6 +388,7 @@ fn plan_job(
             true => stage_sizes(spec, tasks_of(draft, spec)),
             false => Vec::new(),
         },
+        scales: scales(spec),
         caveats: caveat::of(draft, spec, &tasks, old.is_none()),
         stage_durations_ms: match replaces {
             true => durations,
@@ -416,8 +422,14 @@ fn plan_removal(draft: &mut Draft, old: &JobState) -> JobPlan {
             .collect(),
         owner: old.spec().owner.clone(),
         tasks,
+        scales: scales(old.spec()),
         caveats: Vec::new(),
     }
+}
+
+fn scales(spec: &JobSpec) -> Option<(u32, u32)> {
+    let autoscale = spec.autoscale.as_ref()?;
+    Some((autoscale.within(0), autoscale.within(u32::MAX)))
 }
 
 /// What a new version brings beside the spec.
@@ -446,6 +458,7 @@ pub(crate) fn write_version(
         stopped: false,
         rollout: None,
         runs: None,
+        scale: None,
         created_at: draft.now,
         updated_at: draft.now,
     };
@@ -489,14 +502,24 @@ impl JobPlan {
         }
     }
 
-    /// What the digest rests on.
+    /// What the digest rests on. Where the load moves the number of tasks, they are not counted: it may move before the
+    /// plan is applied.
     pub fn basis(&self) -> PlanBasis {
+        let counted = self.scales.is_none();
         PlanBasis {
             job: self.job.clone(),
             base_version: self.base_version,
             effect: self.effect,
-            counts: self.counts,
-            stages: self.stages.clone(),
+            counts: if counted {
+                self.counts
+            } else {
+                TaskCounts::default()
+            },
+            stages: if counted {
+                self.stages.clone()
+            } else {
+                Vec::new()
+            },
             verdict: self.verdict.word().to_owned(),
         }
     }

@@ -50,7 +50,7 @@ pub(crate) fn stage_sizes(spec: &JobSpec, tasks: u32) -> Vec<u32> {
 fn stages_of(rollout: &RolloutRecord, job: &JobState) -> Vec<u32> {
     let tasks = match job.spec().kind {
         Kind::Daemon => job.indexes().count() as u32,
-        Kind::Service | Kind::Batch => job.spec().replicas,
+        Kind::Service | Kind::Batch => job.wanted(),
     };
     match rollout.rollback {
         true => vec![tasks],

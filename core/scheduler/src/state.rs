@@ -118,7 +118,7 @@ impl JobState {
                 .keys()
                 .next_back()
                 .map_or(0, |(last, _)| last + 1),
-            Kind::Service | Kind::Batch => spec.replicas,
+            Kind::Service | Kind::Batch => spec.tasks(self.row.scaled()),
         }
     }
 

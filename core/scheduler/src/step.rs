@@ -6,7 +6,7 @@ use std::fmt;
 
 use tw_model::{
     Approval, Capacity, Code, Effect, JobId, Kind, MachineFacts, MachineId, MachineIdentity,
-    MachineRecord, MachineState, Millis, Phase, TaskId, TaskRecord, TaskReport, TaskState,
+    MachineRecord, MachineState, Millis, Phase, RolloutState, ScaleRecord, TaskId, TaskRecord, TaskReport, TaskState,
     Timestamp, Version,
 };
 
@@ -15,9 +15,10 @@ use crate::drain::{self, DrainOrder};
 use crate::identity::Standing;
 use crate::lifecycle::{self, Details, TaskEvent, Transition};
 use crate::plan::{self, ExpectedPlan, JobPlan, Plan, Submission, SubmittedJob, Wanted};
-use crate::reconcile::{edit, reconcile, tell};
+use crate::reconcile::{begin, edit, reconcile, tell};
 use crate::review::{self, Review};
 use crate::rollout::{self, RolloutOrder, task_effect};
+use crate::scale::Scaling;
 use crate::unsettled::unsettled;
 use crate::{JobState, State, Txn, control, dependency, identity, limiter, reach, runs};
 
@@ -56,6 +57,8 @@ pub enum Event {
     Review(Box<Review>),
     /// Someone wants all tasks of a job to start again, as gently as in an update.
     RestartJob { job: JobId, by: String },
+    /// The load of a job asks for another number of tasks.
+    Scale { job: JobId, scaling: Scaling },
     /// Someone wants something of the update of a job.
     Rollout {
         job: JobId,
@@ -226,6 +229,10 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             message,
         } => noted(&mut draft, task, kind, message),
         Event::RestartJob { job, by } => restart(&mut draft, job, by),
+        Event::Scale { job, scaling } => {
+            scale(&mut draft, job, scaling);
+            Reply::None
+        }
         Event::Rollout { job, order, by } => rollout::order(&mut draft, job, *order, by),
         Event::AgentRegistered {
             machine,
@@ -456,6 +463,54 @@ fn restart(draft: &mut Draft, id: &JobId, by: &str) -> Reply {
     reconcile(draft, id);
     forget_versions(draft, id);
     Reply::Restarting { version }
+}
+
+/// Gives a job the number of tasks that its load asks for.
+///
+/// While an update runs no task is taken away: it has its own budget of tasks that may be down. Tasks that are added begin
+/// at the version that the update comes from, and it reaches them as all others.
+fn scale(draft: &mut Draft, id: &JobId, scaling: &Scaling) {
+    let Some(job) = draft.job(id).filter(|job| !job.row.stopped) else {
+        return;
+    };
+    let Some(autoscale) = job.spec().autoscale.clone() else {
+        return;
+    };
+    let (has, tasks) = (job.wanted(), autoscale.within(scaling.tasks));
+    let rollout = job.row.rollout.clone();
+    let updates = rollout
+        .as_ref()
+        .is_some_and(|rollout| rollout.state == RolloutState::Running);
+    if tasks == has || updates && tasks < has {
+        return;
+    }
+    let row = ScaleRecord {
+        tasks,
+        reason: scaling.reason.clone(),
+        at: draft.now,
+    };
+    edit(draft, id, |job| job.scale = Some(row));
+    let message = format!("{has} → {tasks} tasks: {}", scaling.reason);
+    draft.note(id, "job.scaled", (None, None), message);
+    if let Some(from) = rollout.map(|rollout| rollout.from) {
+        begin_at(draft, id, has..tasks, from);
+    }
+    reconcile(draft, id);
+}
+
+/// Begins tasks at a version that is kept; those that live already are left.
+fn begin_at(draft: &mut Draft, id: &JobId, indexes: std::ops::Range<u32>, version: Version) {
+    for index in indexes {
+        let Some(job) = draft
+            .job(id)
+            .filter(|job| job.versions.contains_key(&version))
+        else {
+            return;
+        };
+        if job.latest(index).is_none_or(|row| row.state.is_terminal()) {
+            begin(draft, id, index, version);
+        }
+    }
 }
 
 /// To start a job with a schedule again is to begin a run of it now.

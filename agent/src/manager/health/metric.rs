@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
-use tw_model::{HealthCheck, MetricCheck, MetricSelector, Remedy};
+use tw_model::{Autoscale, HealthCheck, MetricCheck, MetricSelector, Number, Remedy};
 
 use crate::helper::record::{self, STARTED_FILE, StartedRecord};
 
@@ -21,6 +21,8 @@ pub(super) struct Bound {
     selector: MetricSelector,
     /// Readings not older than the time over which a rise counts, and the one before them.
     readings: VecDeque<(Instant, f64)>,
+    /// What was read last, until it is taken.
+    number: Option<f64>,
 }
 
 impl Bound {
@@ -33,6 +35,20 @@ impl Bound {
             selector: check.metric.parse().ok()?,
             check: check.clone(),
             readings: VecDeque::new(),
+            number: None,
+        })
+    }
+
+    /// What was read since this was asked last, if the job's number of tasks follows it.
+    pub(super) fn take_followed(
+        &mut self,
+        autoscale: Option<&Autoscale>,
+    ) -> Option<Option<Number>> {
+        let followed = autoscale?.metric.as_ref()?;
+        (*followed == self.check.metric).then(|| {
+            let number = self.number.take().filter(|number| *number >= 0.0)?;
+            // The cast stops at the largest number that there is.
+            Some(Number((number * 1e6).round() as u64))
         })
     }
 
@@ -55,6 +71,7 @@ impl Bound {
                 format!(" more within {over}"),
             ),
         };
+        self.number = Some(number);
         let above = self.check.above.filter(|most| number > most.as_f64());
         let below = self.check.below.filter(|least| number < least.as_f64());
         let said = |word: &str, bound| {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use tw_api::{Client, JobStatus, JobSummary, JobsReply, PlansReply, TaskStatus};
+use tw_api::{Client, JobStatus, JobSummary, JobsReply, PlansReply, ScaleStatus, TaskStatus};
 use tw_model::{JobId, PlanState, RolloutState, RunOutcome, RunRecord, TaskState};
 
 use crate::context::{Context, job_path};
@@ -103,6 +103,9 @@ fn print_job(status: &JobStatus) {
             text::count(rollout.updated as usize, "task")
         );
     }
+    if let Some(scale) = &job.scale {
+        anstream::println!("{}", scale_line(scale, job.replicas));
+    }
     print_runs(&status.runs);
     let mut table = Table::new(&[
         "TASK", "STATE", "HEALTH", "MACHINE", "ADDRESS", "RESTARTS", "CPU", "MEMORY", "LIMIT",
@@ -115,6 +118,20 @@ fn print_job(status: &JobStatus) {
     for task in status.tasks.iter().filter(|task| !task.reason.is_empty()) {
         anstream::println!("{DIM}{}: {}{DIM:#}", task.id, task.reason);
     }
+}
+
+/// How many tasks there are for the load, and why.
+fn scale_line(scale: &ScaleStatus, tasks: u32) -> String {
+    let why = match (&scale.since, scale.reason.is_empty()) {
+        (Some(since), false) => format!("{} (since {since})", scale.reason),
+        _ => "as the spec begins".to_owned(),
+    };
+    format!(
+        "scales from {} to {}, now {}: {why}",
+        scale.min,
+        scale.max,
+        text::count(tasks as usize, "task")
+    )
 }
 
 /// How many of the runs are shown.

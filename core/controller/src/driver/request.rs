@@ -11,6 +11,7 @@ use tw_api::{
     Register, SubmittedJob,
 };
 use tw_model::{Approval, Code, JobId, MachineId, TaskId, Version};
+use tw_scheduler::scale::Scaling;
 use tw_scheduler::{
     Consultation, Decision, DrainOrder, Event, ExpectedPlan, PendingWhy, Plan, Receipt,
     Reply as Decided, Review, RolloutOrder, Submission,
@@ -86,6 +87,11 @@ enum What {
         order: RolloutOrder,
         by: String,
         answer: Answer<Version>,
+    },
+    Scale {
+        job: JobId,
+        scaling: Scaling,
+        answer: Answer<()>,
     },
     Why {
         job: JobId,
@@ -253,6 +259,16 @@ impl Driver {
         .await
     }
 
+    /// Gives a job the number of tasks that its load asks for.
+    pub(crate) async fn scale(&self, job: JobId, scaling: Scaling) -> Result<(), ErrorBody> {
+        self.ask(|answer| What::Scale {
+            job,
+            scaling,
+            answer,
+        })
+        .await
+    }
+
     /// Writes into a job's events what someone does to one of its tasks.
     pub(crate) async fn note(
         &self,
@@ -341,6 +357,14 @@ impl Core {
                 by,
                 answer,
             } => self.rollout(job, order, by, answer),
+            What::Scale {
+                job,
+                scaling,
+                answer,
+            } => {
+                let decision = self.step(&Event::Scale { job, scaling });
+                self.settle(decision, answer, |_| Ok(()));
+            }
             What::Drain {
                 machines,
                 order,

@@ -125,6 +125,7 @@ fn begin() -> Vec<Record> {
             stopped: false,
             rollout: None,
             runs: None,
+            scale: None,
             created_at: AT,
             updated_at: AT,
         })

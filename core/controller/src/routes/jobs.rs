@@ -83,7 +83,7 @@ pub(super) async fn usage(
 ) -> Answer<UsageReply> {
     let id = job_id(&path)?;
     let reply = app.hub.read_usage(|view, usage| {
-        let (_, job) = view.job(&id)?;
+        let (record, job) = view.job(&id)?;
         let spec = &job.wanted()?.spec;
         let tasks: Vec<TaskUsage> = job
             .tasks
@@ -96,7 +96,7 @@ pub(super) async fn usage(
             cpu_request_millicores: spec.resources.cpu.0,
             memory_request_bytes: spec.resources.memory.0,
             history_min_ms: spec.limits.history_min.0,
-            replicas: spec.replicas,
+            replicas: spec.tasks(record.scaled()),
             tasks,
             history: None,
         };

@@ -125,6 +125,7 @@ async fn what_tasks_use_now_is_kept_in_memory_alone() {
         samples: number,
         ooms: 0,
         note: None,
+        followed: None,
     };
     for number in 1..=3 {
         agent.send(Vec::new(), vec![sample(number)]).await.unwrap();

@@ -80,9 +80,10 @@ spec! {
 }
 
 spec! {
-    /// Lets the number of tasks follow the load. `replicas` is where it begins.
+    /// Lets the number of tasks follow the load: their CPU, or a number that a health check reads. `replicas` is where it
+    /// begins. More tasks come at once, fewer one after the other.
     pub struct Autoscale {
-        /// There are never fewer tasks than this.
+        /// There are never fewer tasks than this, and never fewer than one.
         /// Example: `min=2`
         min: u32 = 1 => none;
         /// There are never more tasks than this.
@@ -92,6 +93,13 @@ spec! {
         /// tasks start.
         /// Example: `cpu_percent=50`
         cpu_percent: u32 = 60 => none;
+        /// Follows this number instead of CPU: the metric of one of the job's `MetricCheck`s, or its rise where the check has
+        /// `over`.
+        /// Example: `metric="requests_total"`
+        metric: Option<String> = None => none;
+        /// How much of the metric each task should have.
+        /// Example: `each=100`
+        each as "each_millionths": Option<Number> = None => none;
         /// How long the load must have been lower before tasks are taken away.
         /// Example: `down_after=10 * MINUTE`
         down_after as "down_after_ms": Millis = Millis::minutes(5) => none;
@@ -110,6 +118,13 @@ impl Limits {
     pub fn memory_bounds(&self, request: Bytes) -> (Bytes, Bytes) {
         let highest = self.memory_max.unwrap_or(request);
         (self.memory_min.min(highest), highest)
+    }
+}
+
+impl Autoscale {
+    /// A number of tasks within the bounds.
+    pub fn within(&self, tasks: u32) -> u32 {
+        tasks.clamp(self.min.max(1), self.max.max(1))
     }
 }
 
@@ -219,6 +234,15 @@ fn check_autoscale(autoscale: &Autoscale, at: &FieldPath, decoder: &mut Decoder)
             autoscale.cpu_percent
         );
         return decoder.bad_value(&at.field("cpu_percent"), message, None);
+    }
+    let each = autoscale.each.map(|each| each.0);
+    if autoscale.metric.is_some() != each.is_some() || each == Some(0) {
+        return decoder.bad_value(
+            &at.field("each_millionths"),
+            "a metric to follow needs how much of it each task should have, and more than 0"
+                .to_owned(),
+            Some("set metric=… and each=… together, or neither to follow CPU".to_owned()),
+        );
     }
     Some(())
 }

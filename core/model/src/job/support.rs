@@ -11,7 +11,6 @@ use crate::{Digest, Image, JobSpec};
 pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &[
     "secrets",
     "resources.whole_cores",
-    "autoscale",
     "allowance",
     "rollout.max_surge",
 ];

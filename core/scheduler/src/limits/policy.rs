@@ -96,7 +96,7 @@ impl LimitPolicy {
             horizon: Horizon::of(spec.limits.window),
             history_min: spec.limits.history_min,
             request,
-            cpu_bounds: spec.limits.cpu_bounds(request.cpu),
+            cpu_bounds: cpu_bounds(spec),
             memory_bounds: spec.limits.memory_bounds(request.memory),
         }
     }
@@ -216,6 +216,20 @@ impl LimitPolicy {
                 .memory
                 .clamp(self.memory_bounds.0, self.memory_bounds.1),
         }
+    }
+}
+
+/// The bounds of the learned CPU limit, lowest first.
+///
+/// Where the number of tasks follows their CPU, none has less than the request: the number is made from it, and two that
+/// follow the same use would chase each other.
+fn cpu_bounds(spec: &JobSpec) -> (Cores, Cores) {
+    let request = spec.resources.cpu;
+    let (lowest, highest) = spec.limits.cpu_bounds(request);
+    let scales = spec.autoscale.as_ref();
+    match scales.is_some_and(|scales| scales.metric.is_none()) {
+        true => (request.clamp(lowest, highest), highest),
+        false => (lowest, highest),
     }
 }
 

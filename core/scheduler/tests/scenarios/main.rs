@@ -11,4 +11,5 @@ mod orders;
 mod priorities;
 mod remedies;
 mod runs;
+mod scaling;
 mod updates;
