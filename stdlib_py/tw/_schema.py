@@ -385,10 +385,12 @@ class Limits(Spec):
 
 
 class Autoscale(Spec):
-    """Lets the number of tasks follow the load. `replicas` is where it begins."""
+    """Lets the number of tasks follow the load: their CPU, or a number that a health check reads. `replicas` is where it
+    begins. More tasks come at once, fewer one after the other.
+    """
 
     min: int = 1
-    """There are never fewer tasks than this.
+    """There are never fewer tasks than this, and never fewer than one.
 
     A change: no task notices.
     Example: `min=2`
@@ -406,6 +408,19 @@ class Autoscale(Spec):
     A change: no task notices.
     Example: `cpu_percent=50`
     """
+    metric: str | None = None
+    """Follows this number instead of CPU: the metric of one of the job's `MetricCheck`s, or its rise where the check has
+    `over`.
+
+    A change: no task notices.
+    Example: `metric="requests_total"`
+    """
+    each: float | None = None
+    """How much of the metric each task should have.
+
+    A change: no task notices.
+    Example: `each=100`
+    """
     down_after: float = 5 * MINUTE
     """How long the load must have been lower before tasks are taken away.
 
@@ -421,6 +436,8 @@ class Autoscale(Spec):
             min: int = ...,
             max: int = ...,
             cpu_percent: int = ...,
+            metric: str | None = ...,
+            each: float | None = ...,
             down_after: float = ...,
         ) -> Self: ...
 
@@ -1172,7 +1189,6 @@ class Job(Spec):
 
     A change: no task notices.
     Example: `autoscale=Autoscale(min=2, max=20)`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     requires: Requires = Requires()
     """What a machine must have to run a task.

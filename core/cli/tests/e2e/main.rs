@@ -9,6 +9,7 @@ mod faults;
 mod following;
 mod inside;
 mod kills;
+mod limits;
 mod mistakes;
 mod once;
 mod plans;
