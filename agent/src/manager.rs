@@ -22,6 +22,7 @@ mod resource;
 mod root;
 mod session;
 mod state;
+mod strain;
 mod task;
 pub mod volume;
 

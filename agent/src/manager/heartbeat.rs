@@ -7,7 +7,7 @@ use tw_api::{AgentEvent, ClientError, Heartbeat, HeartbeatReply, PROTO, Register
 use tw_model::Code;
 
 use super::resource::SAMPLE_EVERY;
-use super::{Agent, session, task};
+use super::{Agent, session, strain, task};
 use crate::process::{boot_id, boot_ms};
 
 /// The waits between attempts to reach a controller.
@@ -116,10 +116,14 @@ async fn beat(agent: &Agent, registered: &Registered) -> Result<(), LinkError> {
     let mut usage_due = Instant::now();
     loop {
         // There is nothing new between two samples, however often something is reported.
-        let (usage, history) = match usage_due <= Instant::now() {
+        let (usage, history, strained) = match usage_due <= Instant::now() {
             true => {
                 usage_due = Instant::now() + SAMPLE_EVERY;
-                (agent.resources.usage(), agent.resources.reports())
+                (
+                    agent.resources.usage(),
+                    agent.resources.reports(),
+                    strain::is_short_of_memory(),
+                )
             }
             false => Default::default(),
         };
@@ -128,6 +132,7 @@ async fn beat(agent: &Agent, registered: &Registered) -> Result<(), LinkError> {
             session: registered.session,
             reports: agent.reports.pending(),
             usage,
+            strained,
             history,
         };
         // Read before the heartbeat leaves: what is granted for it counts from here.

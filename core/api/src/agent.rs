@@ -53,6 +53,9 @@ pub struct Heartbeat {
     /// Every report that is not acknowledged yet, oldest first.
     pub reports: Vec<TaskReport>,
     pub usage: Vec<TaskUsage>,
+    /// Whether the machine is short of memory, as known when `usage` was.
+    #[serde(default)]
+    pub strained: bool,
     /// The oldest that jobs used here and that is not acknowledged yet.
     #[serde(default)]
     pub history: UsageReports,

@@ -26,6 +26,14 @@ use line::Line;
 /// How many events a follower may be behind before it is cut off; it comes back with its last number.
 const FOLLOWER_EVENTS_MAX: usize = 1024;
 
+/// When a machine last said what its tasks use, and how it was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    pub(crate) at: Instant,
+    /// Whether it was short of memory.
+    pub(crate) is_strained: bool,
+}
+
 /// The durable view and those who follow it.
 pub(crate) struct Hub {
     inner: Mutex<Inner>,
@@ -40,7 +48,7 @@ struct Inner {
     /// The newest sample of each live task.
     usage: HashMap<TaskId, TaskUsage>,
     /// When each machine last said what its tasks use.
-    heard: HashMap<MachineId, Instant>,
+    heard: HashMap<MachineId, Heard>,
     lines: HashMap<MachineId, Line>,
     /// Counts the streams.
     opened: u64,
@@ -111,9 +119,22 @@ impl Hub {
     }
 
     /// Keeps the newest samples of tasks that live on this machine.
-    pub(crate) fn note_usage(&self, machine: &MachineId, samples: Vec<TaskUsage>) {
+    pub(crate) fn note_usage(
+        &self,
+        machine: &MachineId,
+        samples: Vec<TaskUsage>,
+        is_strained: bool,
+    ) {
+        // A heartbeat between two samples says nothing of either.
+        if samples.is_empty() {
+            return;
+        }
         let mut inner = self.lock();
-        inner.heard.insert(machine.clone(), Instant::now());
+        let heard = Heard {
+            at: Instant::now(),
+            is_strained,
+        };
+        inner.heard.insert(machine.clone(), heard);
         for sample in samples {
             let row = inner.view.task(&sample.task);
             let lives = row.is_some_and(|row| {

@@ -1,15 +1,20 @@
-//! Lets the numbers of tasks follow what the jobs bear: looks at the newest samples, and tells the driver.
+//! Lets the numbers of tasks, and what each holds on its machine, follow what they do: looks at the newest samples, and
+//! tells the driver.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tw_model::{Desired, JobId, JobSpec, MachineId, TaskId, TaskRecord, TaskUsage};
+use tw_model::{
+    Desired, FittedRecord, JobId, JobSpec, MachineId, TaskId, TaskRecord, TaskState, TaskUsage,
+};
+use tw_scheduler::lending;
+use tw_scheduler::limits::LimitSet;
 use tw_scheduler::scale::{Load, Pattern, Scaler, Scaling, look_every};
 
 use crate::clock;
 use crate::driver::Driver;
-use crate::hub::Hub;
+use crate::hub::{Heard, Hub};
 use crate::usage::UsageLog;
 use crate::view::{JobView, View};
 
@@ -18,6 +23,10 @@ const TURN: Duration = Duration::from_millis(500);
 
 /// What an agent said of its tasks counts for so long.
 const FRESH: Duration = Duration::from_secs(10);
+
+/// What tasks hold on their machines is looked at this often, and changed for so many at once.
+const FIT_EVERY: Duration = Duration::from_secs(2);
+const FITTED_AT_ONCE: usize = 64;
 
 /// Days before are read anew this often.
 const PATTERN_EVERY: Duration = Duration::from_secs(60);
@@ -28,6 +37,7 @@ pub(crate) struct Scales {
     driver: Driver,
     usage: UsageLog,
     jobs: BTreeMap<JobId, Followed>,
+    fitted_at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -50,7 +60,7 @@ struct Seen {
 pub(crate) struct Samples<'a> {
     pub(crate) view: &'a View,
     pub(crate) usage: &'a HashMap<TaskId, TaskUsage>,
-    pub(crate) heard: &'a HashMap<MachineId, Instant>,
+    pub(crate) heard: &'a HashMap<MachineId, Heard>,
 }
 
 impl Scales {
@@ -60,6 +70,7 @@ impl Scales {
             driver,
             usage,
             jobs: BTreeMap::new(),
+            fitted_at: None,
         }
     }
 
@@ -69,11 +80,26 @@ impl Scales {
         turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             turns.tick().await;
+            self.fit().await;
             for (job, scaling) in self.turn().await {
                 if let Err(cause) = self.driver.scale(job.clone(), scaling).await {
                     tracing::warn!(%job, cause = cause.message, "its number of tasks stays");
                 }
             }
+        }
+    }
+
+    /// Has what tasks hold on their machines follow their limits.
+    async fn fit(&mut self) {
+        if self.fitted_at.is_some_and(|at| at.elapsed() < FIT_EVERY) {
+            return;
+        }
+        self.fitted_at = Some(Instant::now());
+        let tasks = self.hub.read_samples(|samples| samples.unfitted());
+        if !tasks.is_empty()
+            && let Err(cause) = self.driver.fitted(tasks).await
+        {
+            tracing::warn!(cause = cause.message, "what tasks hold stays");
         }
     }
 
@@ -151,6 +177,31 @@ impl Samples<'_> {
         seen.collect()
     }
 
+    /// What an agent said of a task just now, and of its machine.
+    fn fresh(&self, row: &TaskRecord) -> Option<(&TaskUsage, Heard)> {
+        let heard = self.heard.get(row.machine.as_ref()?)?;
+        let usage = self.usage.get(&row.id)?;
+        (heard.at.elapsed() <= FRESH).then_some((usage, *heard))
+    }
+
+    /// The tasks that should hold something else on their machines than they do.
+    fn unfitted(&self) -> Vec<(TaskId, Option<FittedRecord>)> {
+        let rows = self.view.jobs().flat_map(|(_, job)| job.holders());
+        let running =
+            rows.filter(|row| row.state == TaskState::Running && row.desired == Desired::Run);
+        let found = running.filter_map(|row| {
+            let (usage, heard) = self.fresh(row)?;
+            let limits = LimitSet {
+                cpu: usage.cpu_limit,
+                memory: usage.memory_limit,
+            };
+            let spec = self.view.spec(row)?;
+            let fitted = lending::fitted(spec, limits, row.fitted, heard.is_strained);
+            (fitted != row.fitted).then(|| (row.id.clone(), fitted))
+        });
+        found.take(FITTED_AT_ONCE).collect()
+    }
+
     fn load(&self, spec: &JobSpec, job: &JobView) -> Load {
         let mut load = Load::default();
         for row in job.holders() {
@@ -167,11 +218,7 @@ impl Samples<'_> {
     }
 
     fn borne_by(&self, spec: &JobSpec, row: &TaskRecord) -> Option<f64> {
-        let heard = self.heard.get(row.machine.as_ref()?)?;
-        let usage = self.usage.get(&row.id)?;
-        if heard.elapsed() > FRESH {
-            return None;
-        }
+        let (usage, _) = self.fresh(row)?;
         match &spec.autoscale.as_ref()?.metric {
             Some(_) => usage.followed.map(|number| number.0 as f64),
             None => Some(usage.cpu.0 as f64),

@@ -349,6 +349,9 @@ pub struct TaskRecord {
     /// What its application is asked about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offer: Option<OfferRecord>,
+    /// What the task holds on its machine instead of its request, where its limits follow its use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fitted: Option<FittedRecord>,
     /// Starts of this index that were not asked for: failures and lost machines, not updates.
     pub restarts: u32,
     /// Failures in a row, for the backoff.
@@ -357,6 +360,14 @@ pub struct TaskRecord {
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     pub exit: Option<Exit>,
+}
+
+/// The limits that a running task has by what it uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FittedRecord {
+    pub cpu: Cores,
+    pub memory: Bytes,
 }
 
 impl TaskRecord {
@@ -378,6 +389,7 @@ impl TaskRecord {
             not_before: None,
             comes_back: false,
             offer: None,
+            fitted: None,
             run: 0,
             overdue: false,
             meant_for: None,

@@ -24,8 +24,10 @@ pub(crate) fn escalate(
     let moves = to.kind != Kind::Daemon;
     let stays = moves && matches!(effect, Effect::InPlace | Effect::Restart);
     let request = Request::of(to);
+    // What runs on and asks for no more finds no less room than it has, also where some of its room is lent.
+    let grows = effect != Effect::InPlace || !request.is_within(&Request::of(job.spec_of(row)));
     let lacks_room = || room_for(draft, job, row).is_some_and(|room| !room.fits(&request));
-    match stays && (lacks_room() || must_leave(draft, job, row, to)) {
+    match stays && (grows && lacks_room() || must_leave(draft, job, row, to)) {
         true => Effect::Move,
         false => effect,
     }

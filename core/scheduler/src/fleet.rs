@@ -42,6 +42,15 @@ impl Request {
 }
 
 impl Request {
+    /// Whether it asks for no more of anything than another.
+    pub(crate) fn is_within(&self, other: &Request) -> bool {
+        self.cpu <= other.cpu
+            && self.memory <= other.memory
+            && self.disk <= other.disk
+            && self.ports <= other.ports
+            && self.bandwidth <= other.bandwidth
+    }
+
     /// Adds what another task asks for.
     pub(crate) fn add(&mut self, other: &Request) {
         self.cpu = self.cpu + other.cpu;

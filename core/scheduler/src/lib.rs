@@ -25,6 +25,7 @@ mod forecast;
 mod identity;
 mod index;
 pub mod lease;
+pub mod lending;
 pub mod lifecycle;
 mod limiter;
 pub mod limits;

@@ -159,8 +159,8 @@ impl JobState {
         let spec = self.spec_of(row);
         let resources = &spec.resources;
         let reserved = Reserved {
-            cpu: resources.cpu,
-            memory: resources.memory,
+            cpu: row.fitted.map_or(resources.cpu, |fitted| fitted.cpu),
+            memory: row.fitted.map_or(resources.memory, |fitted| fitted.memory),
             disk: resources.disk,
             ports: row.ports.values().copied().collect(),
             bandwidth: resources.bandwidth,

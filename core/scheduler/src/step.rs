@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use tw_model::{
-    Approval, Capacity, Code, Effect, JobId, Kind, MachineFacts, MachineId, MachineIdentity,
-    MachineRecord, MachineState, Millis, Phase, RolloutState, ScaleRecord, TaskId, TaskRecord, TaskReport, TaskState,
-    Timestamp, Version,
+    Approval, Capacity, Code, Effect, FittedRecord, JobId, Kind, MachineFacts, MachineId,
+    MachineIdentity, MachineRecord, MachineState, Millis, Phase, RolloutState, ScaleRecord, TaskId,
+    TaskRecord, TaskReport, TaskState, Timestamp, Version,
 };
 
 use crate::draft::Draft;
@@ -57,6 +57,8 @@ pub enum Event {
     Review(Box<Review>),
     /// Someone wants all tasks of a job to start again, as gently as in an update.
     RestartJob { job: JobId, by: String },
+    /// Running tasks have other limits by what they use: from now on they hold so much of their machines.
+    Fitted(Vec<(TaskId, Option<FittedRecord>)>),
     /// The load of a job asks for another number of tasks.
     Scale { job: JobId, scaling: Scaling },
     /// Someone wants something of the update of a job.
@@ -229,6 +231,10 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             message,
         } => noted(&mut draft, task, kind, message),
         Event::RestartJob { job, by } => restart(&mut draft, job, by),
+        Event::Fitted(tasks) => {
+            fit(&mut draft, tasks);
+            Reply::None
+        }
         Event::Scale { job, scaling } => {
             scale(&mut draft, job, scaling);
             Reply::None
@@ -463,6 +469,20 @@ fn restart(draft: &mut Draft, id: &JobId, by: &str) -> Reply {
     reconcile(draft, id);
     forget_versions(draft, id);
     Reply::Restarting { version }
+}
+
+/// Lets tasks that run hold what they have been found to need. What becomes free is seen by the next tick.
+fn fit(draft: &mut Draft, tasks: &[(TaskId, Option<FittedRecord>)]) {
+    for (task, fitted) in tasks {
+        let row = draft
+            .task(task)
+            .filter(|row| row.state == TaskState::Running);
+        let changed = row.filter(|row| row.fitted != *fitted);
+        if let Some(mut row) = changed.cloned() {
+            row.fitted = *fitted;
+            draft.put_task(row);
+        }
+    }
 }
 
 /// Gives a job the number of tasks that its load asks for.

@@ -10,7 +10,7 @@ use tw_api::{
     AppliedJob, ApplyReply, ApplyRequest, ErrorBody, Heartbeat, HeartbeatReply, PlanRequest,
     Register, SubmittedJob,
 };
-use tw_model::{Approval, Code, JobId, MachineId, TaskId, Version};
+use tw_model::{Approval, Code, FittedRecord, JobId, MachineId, TaskId, Version};
 use tw_scheduler::scale::Scaling;
 use tw_scheduler::{
     Consultation, Decision, DrainOrder, Event, ExpectedPlan, PendingWhy, Plan, Receipt,
@@ -87,6 +87,10 @@ enum What {
         order: RolloutOrder,
         by: String,
         answer: Answer<Version>,
+    },
+    Fitted {
+        tasks: Vec<(TaskId, Option<FittedRecord>)>,
+        answer: Answer<()>,
     },
     Scale {
         job: JobId,
@@ -259,6 +263,14 @@ impl Driver {
         .await
     }
 
+    /// Lets tasks hold what they have been found to need.
+    pub(crate) async fn fitted(
+        &self,
+        tasks: Vec<(TaskId, Option<FittedRecord>)>,
+    ) -> Result<(), ErrorBody> {
+        self.ask(|answer| What::Fitted { tasks, answer }).await
+    }
+
     /// Gives a job the number of tasks that its load asks for.
     pub(crate) async fn scale(&self, job: JobId, scaling: Scaling) -> Result<(), ErrorBody> {
         self.ask(|answer| What::Scale {
@@ -357,6 +369,10 @@ impl Core {
                 by,
                 answer,
             } => self.rollout(job, order, by, answer),
+            What::Fitted { tasks, answer } => {
+                let decision = self.step(&Event::Fitted(tasks));
+                self.settle(decision, answer, |_| Ok(()));
+            }
             What::Scale {
                 job,
                 scaling,

@@ -56,8 +56,9 @@ pub(super) async fn heartbeat(
     let machine = name(&machine)?;
     let usage = std::mem::take(&mut heartbeat.usage);
     let history = std::mem::take(&mut heartbeat.history);
+    let is_strained = heartbeat.strained;
     let mut reply = app.driver.heartbeat(machine.clone(), heartbeat).await?;
-    app.hub.note_usage(&machine, usage);
+    app.hub.note_usage(&machine, usage, is_strained);
     reply.acknowledged_history = match history.reports.is_empty() {
         true => 0,
         false => keep(&app, &machine, history).await,

@@ -272,6 +272,7 @@ impl Agent {
             session: 0,
             reports,
             usage,
+            strained: false,
             history: UsageReports::default(),
         };
         self.client.post(&path, &heartbeat).await
@@ -287,6 +288,7 @@ impl Agent {
             session: 0,
             reports: Vec::new(),
             usage: Vec::new(),
+            strained: false,
             history,
         };
         let reply: HeartbeatReply = self.client.post(&path, &heartbeat).await.expect("taken");

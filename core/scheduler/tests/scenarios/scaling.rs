@@ -1,7 +1,7 @@
 //! The number of tasks follows the load, beside updates, budgets and plans.
 
 use serde_json::json;
-use tw_model::{JobSpec, Millis, TaskState};
+use tw_model::{Bytes, Cores, FittedRecord, JobSpec, Millis, TaskState};
 use tw_scheduler::scale::Scaling;
 use tw_scheduler::{Event, step};
 
@@ -128,4 +128,48 @@ fn a_job_that_is_stopped_or_does_not_follow_stays_as_it_is() {
         by: "ann".to_owned(),
     });
     assert!(step(&cluster.state, &event, cluster.now, 1).txns.is_empty());
+}
+
+fn fit(cluster: &mut Cluster, job: &str, cpu: Option<u64>) {
+    let fitted = cpu.map(|cpu| FittedRecord {
+        cpu: Cores(cpu),
+        memory: Bytes::mib(64),
+    });
+    let task = cluster.task(job, 0).id.clone();
+    cluster.decide(Event::Fitted(vec![(task, fitted)]));
+}
+
+fn runs(cluster: &Cluster, job: &str) -> bool {
+    cluster.task(job, 0).state == TaskState::Running
+}
+
+#[test]
+fn what_a_task_is_found_not_to_need_is_used_by_others() {
+    let mut cluster = Cluster::new(&[(1, 1024)]);
+    let mut first = service("first", 1, "serve");
+    first.resources.cpu = Cores(1000);
+    cluster.submit(&[first.clone()]);
+    cluster.until("first runs", |cluster| runs(cluster, "first"));
+    cluster.submit(&[service("second", 1, "serve")]);
+    cluster.pass(Millis::seconds(5));
+    assert_eq!(cluster.task("second", 0).state, TaskState::Pending);
+    fit(&mut cluster, "first", Some(400));
+    cluster.until("second runs", |cluster| runs(cluster, "second"));
+
+    // The machine lends nothing any more: who is there stays, and nobody comes.
+    fit(&mut cluster, "first", None);
+    cluster.submit(&[service("third", 1, "serve")]);
+    cluster.pass(Millis::seconds(30));
+    assert!(runs(&cluster, "first") && runs(&cluster, "second"));
+    assert_eq!(cluster.task("third", 0).state, TaskState::Pending);
+
+    // What asks for no more changes where it is, though its room is lent.
+    first.stop.grace = Millis::seconds(7);
+    let plan = cluster.submit(&[first]);
+    assert_eq!(
+        (plan.counts.moved, plan.counts.restarted),
+        (0, 0),
+        "{}",
+        plan.counts
+    );
 }
