@@ -53,6 +53,8 @@ pub(crate) fn autoscaler(
             min: 1,
             max: 1,
             cpu_percent: 60,
+            metric: None,
+            each: None,
             down_after: Millis::minutes(5),
         };
         if let Some((min, _)) = spec.number::<u32>("minReplicas", notes) {

@@ -327,6 +327,8 @@ fn read_scaling(draft: &mut Draft, fields: &mut Fields, notes: &mut Notes) {
                 min,
                 max,
                 cpu_percent: 60,
+                metric: None,
+                each: None,
                 down_after: Millis::minutes(5),
             });
         }
