@@ -471,3 +471,69 @@ fn a_file_of_the_first_format_is_read_on_and_one_of_a_later_release_is_refused()
     let error = History::open(&path, every_second()).err().expect("refused");
     assert!(matches!(error, OpenError::Newer { .. }), "{error}");
 }
+
+/// What a job that follows the day used in five minutes: 300 samples of a task, around a level of its own.
+fn five_minutes(job: u64, slot: u64) -> Usage {
+    let mut usage = Usage::default();
+    let day = (slot % 288) as f64 / 288.0;
+    let level = 200.0 + 20.0 * job as f64 + 150.0 * (day * std::f64::consts::TAU).sin();
+    for second in 0..300_u64 {
+        // A fixed pattern stands for noise: a fifth around the level.
+        let noise = ((slot * 300 + second).wrapping_mul(2_654_435_761) >> 8) % 400;
+        let cpu = level * (0.8 + noise as f64 / 1000.0);
+        usage.merge(&Usage::sample(cpu as u64, (300 << 20) + noise * 4096));
+    }
+    Usage {
+        disk_bytes: 1 << 20,
+        network_bytes: 3 << 20,
+        ..usage
+    }
+}
+
+/// The size that docs/limits.md states: two days of five minutes, five weeks of hours, the rest days.
+#[test]
+fn a_year_of_a_thousand_jobs_has_its_stated_size() {
+    const JOBS: u64 = 3;
+    const DAYS: u64 = 44;
+    const DAY_US: i64 = 86_400 * SECOND_US;
+    let folder = tempfile::tempdir().expect("a folder");
+    let history = open(folder.path(), HistoryOptions::default());
+    for day in 0..DAYS {
+        for job in 0..JOBS {
+            let slots = (day * 288)..(day + 1) * 288;
+            let samples = slots.map(|slot| Sample {
+                usage: five_minutes(job, slot),
+                ..sample(
+                    &format!("job-{job}"),
+                    "m",
+                    slot + 1,
+                    slot as i64 * 300 * SECOND_US,
+                )
+            });
+            let batch: Vec<Sample> = samples.collect();
+            history.record(&batch).expect("recorded");
+        }
+        history
+            .compact(&TIERS, (day as i64 + 1) * DAY_US)
+            .expect("compacted");
+    }
+    let range = history.range("job-0", i64::MIN, i64::MAX).expect("read");
+    let of_width = |seconds: i64| {
+        let found = range
+            .iter()
+            .filter(|bucket| bucket.width_us == seconds * SECOND_US);
+        found.count() as u64
+    };
+    let rows = (of_width(300), of_width(3600), of_width(86_400));
+    assert_eq!(rows, (2 * 288, 33 * 24, DAYS - 35));
+    drop(history);
+    // The write-ahead log is folded in when the file is closed.
+    let bytes = std::fs::metadata(folder.path().join("history.db"))
+        .expect("a file")
+        .len();
+    let row_bytes = bytes / (JOBS * (rows.0 + rows.1 + rows.2));
+    let year_mib = row_bytes * (rows.0 + rows.1 + 330) * 1000 >> 20;
+    assert!(year_mib <= 256, "{year_mib} MiB at {row_bytes} bytes a row");
+    let options = HistoryOptions::default();
+    assert!(options.bytes_max >= year_mib << 20 && options.rows_max >= 1_700_000);
+}
