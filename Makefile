@@ -23,9 +23,10 @@ up: build ## Start Twill with the shop running, and leave it running
 test: deps ## Run every test
 	@.ci/test
 
-test-long: build ## Run the tests with full volumes: 200 kills under load, 10,000 quick exits, 20,000 starts, 1,000 simulator seeds
+test-long: build ## Run the tests with full volumes: 200 kills under load, ten minutes without a controller, 10,000 quick exits, 20,000 starts, 1,000 simulator seeds
 	TW_QUICK_EXITS=10000 TW_SOAK_STARTS=20000 cargo test -p tw-agent --test machine endurance -- --nocapture
 	TW_FAULTS=200 cargo test -p tw --test e2e kills -- --nocapture
+	TW_CONTROLLER_AWAY=600 cargo test -p tw --test e2e limits_rise -- --nocapture
 	cargo run --release -p tw-scheduler --example simulate -- --seeds 1000
 
 fuzz: deps ## Fuzz what is made of the words of a sealed child; SECONDS_MAX=180
