@@ -532,7 +532,7 @@ fn a_year_of_a_thousand_jobs_has_its_stated_size() {
         .expect("a file")
         .len();
     let row_bytes = bytes / (JOBS * (rows.0 + rows.1 + rows.2));
-    let year_mib = row_bytes * (rows.0 + rows.1 + 330) * 1000 >> 20;
+    let year_mib = (row_bytes * (rows.0 + rows.1 + 330) * 1000) >> 20;
     assert!(year_mib <= 256, "{year_mib} MiB at {row_bytes} bytes a row");
     let options = HistoryOptions::default();
     assert!(options.bytes_max >= year_mib << 20 && options.rows_max >= 1_700_000);
