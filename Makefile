@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help deps build demo up test test-long fuzz bench bench-eval bench-limits bench-allocate bench-start lint lint-code docs
+.PHONY: help deps build demo up test test-long fuzz bench bench-eval bench-review bench-limits bench-allocate bench-start lint lint-code docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +37,11 @@ bench-eval: deps ## Measure evaluation: one spec, a repository of 10,000, and ot
 	@cargo bench -q -p tw-eval --bench repository
 	@spec/eval/benches/peers/run
 
-bench: deps bench-eval ## Measure; one JSON line a figure
+bench-review: deps ## Measure `tw diff` over the history that the tests review
+	@cargo build -q --release -p tw-eval --bins
+	@cargo bench -q -p tw --bench review
+
+bench: deps bench-eval bench-review ## Measure; one JSON line a figure
 	@cargo bench -q -p tw-store --bench commit
 	@cargo bench -q -p tw-scheduler --bench allocate
 	@cargo bench -q -p tw-agent --bench start

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::Value;
-use tw_model::{Bytes, ChangeKind, Cores, Effect, JobChange, JobId, diff_jobs, masked};
+use tw_model::{
+    Bytes, Cause, ChangeKind, ChangedModule, Cores, Effect, JobChange, JobId, diff_jobs, masked,
+};
 
 use crate::cause::Sides;
 use crate::outcome::evaluate_in_detail;
@@ -27,7 +29,7 @@ pub struct SpecDiff {
     /// Sorted by namespace and name.
     pub jobs: Vec<DiffJob>,
     /// Changed files that specs import or read, the ones with the most importers first.
-    pub modules: Vec<DiffModule>,
+    pub modules: Vec<ChangedModule>,
     /// Removed and added jobs that may be the same under another name.
     pub renames: Vec<Rename>,
     /// What the comparison rests on.
@@ -98,30 +100,18 @@ pub struct DiffChange {
     pub cause: Option<Cause>,
 }
 
-/// The changed file nearest to a value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Cause {
-    pub file: String,
-    /// In the head's file; none if unknown.
-    pub line: Option<u32>,
-    /// The newest commit between base and head that touched the file; none if it is not committed.
-    pub commit: Option<String>,
-}
-
-/// A changed file that specs import or read.
-#[derive(Clone, Debug, Serialize)]
-pub struct DiffModule {
-    pub file: String,
-    /// How many `.tw` files import or read it, transitively.
-    pub importers: usize,
-    /// How many jobs have a change that it caused.
-    pub changed_jobs: usize,
-}
-
 impl SpecDiff {
     /// Whether no job changes.
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
+    }
+
+    /// Where a change of a job comes from.
+    pub fn cause_of(&self, namespace: &str, job: &str, path: &str) -> Option<&Cause> {
+        let mut jobs = self.jobs.iter();
+        let job = jobs.find(|one| one.namespace == namespace && one.name == job)?;
+        let mut changes = job.changes.iter();
+        changes.find(|change| change.path == path)?.cause.as_ref()
     }
 
     /// Takes in a comparison of other jobs with the same head.
@@ -472,13 +462,13 @@ fn name_commits(jobs: &mut [DiffJob], base: &Source, head: &Source) -> Result<()
 }
 
 /// Changed files that specs other than themselves import or read.
-fn modules(sides: &Sides<'_>, head: &Outcome, jobs: &[DiffJob]) -> Vec<DiffModule> {
+fn modules(sides: &Sides<'_>, head: &Outcome, jobs: &[DiffJob]) -> Vec<ChangedModule> {
     let specs: BTreeSet<&str> = head.specs.iter().map(|spec| spec.file.as_str()).collect();
     let changed = sides
         .changed_files()
         .filter(|file| !specs.contains(file) && !file.ends_with(".tw"));
-    let mut modules: Vec<DiffModule> = changed
-        .map(|file| DiffModule {
+    let mut modules: Vec<ChangedModule> = changed
+        .map(|file| ChangedModule {
             file: file.to_owned(),
             importers: head
                 .specs

@@ -77,25 +77,6 @@ impl SpecError {
         }
     }
 
-    /// Says of a file that is not Python for the marks of a merge that they are there.
-    pub(crate) fn explain_conflict(&mut self, source: &Source) {
-        if self.code != Code::SpecSyntax {
-            return;
-        }
-        let Ok(Some(bytes)) = source.read(&self.file) else {
-            return;
-        };
-        let text = String::from_utf8_lossy(&bytes);
-        let mut marks = (1..)
-            .zip(text.lines())
-            .filter(|(_, line)| line.starts_with("<<<<<<< "));
-        if let Some((line, _)) = marks.next() {
-            self.hint = Some(format!(
-                "the file has merge conflicts, the first in line {line}: settle them"
-            ));
-        }
-    }
-
     /// Adds the author's lines, where they are not known yet.
     pub(crate) fn fill_source_lines(&mut self, source: &Source) {
         if self.source_line.is_none()

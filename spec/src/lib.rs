@@ -36,8 +36,8 @@ mod testing;
 pub use blobs::{source_diff, trees_of_blobs};
 pub use cache::{CACHE_BYTES_MAX, Cache};
 pub use compare::{
-    Cause, CompareError, Compared, DiffChange, DiffJob, DiffModule, DiffScope, DiffSummary, Side,
-    SpecDiff, Tree, compare, diff,
+    CompareError, Compared, DiffChange, DiffJob, DiffScope, DiffSummary, Side, SpecDiff, Tree,
+    compare, diff,
 };
 pub use dependencies::{Dependencies, dependencies};
 pub use error::{Frame, SpecError};

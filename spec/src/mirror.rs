@@ -8,7 +8,8 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use git2::{
-    AutotagOption, Cred, CredentialType, Direction, FetchOptions, Oid, RemoteCallbacks, Repository,
+    AutotagOption, Cred, CredentialType, Direction, ErrorClass, ErrorCode, FetchOptions, Oid,
+    RemoteCallbacks, Repository,
 };
 use tw_model::{CommitRef, Timestamp};
 
@@ -41,6 +42,25 @@ pub struct Remote {
 pub enum MirrorError {
     #[error("{url} cannot be fetched: {message}")]
     Unreachable { url: String, message: String },
+    #[error(
+        "the certificate of {url} is not trusted: {message}. Have its authority among those of the system, or in the \
+         file that SSL_CERT_FILE names when the controller starts"
+    )]
+    UntrustedCertificate { url: String, message: String },
+    #[error(
+        "the host key of {url} is not the one in known_hosts: {message}. Compare it with the server's, and add it to \
+         ~/.ssh/known_hosts of the controller's user"
+    )]
+    UnknownHostKey { url: String, message: String },
+    #[error(
+        "{url} does not let the controller in: {message}. `{setting}` of the repository in twill.toml names its \
+         credentials"
+    )]
+    Denied {
+        url: String,
+        message: String,
+        setting: &'static str,
+    },
     #[error("{url} has no branch '{branch}'")]
     NoBranch { url: String, branch: String },
     #[error(
@@ -86,6 +106,32 @@ impl Remote {
         message.replace(&self.url, &self.shown())
     }
 
+    /// Whether it is reached over SSH: `ssh://host/path`, or `host:path`.
+    fn is_ssh(&self) -> bool {
+        match self.url.split_once("://") {
+            Some((scheme, _)) => scheme.ends_with("ssh"),
+            None => !self.url.starts_with(['/', '.']) && self.url.contains(':'),
+        }
+    }
+
+    /// What the library's failure means for whoever set this up.
+    fn failure(&self, cause: &git2::Error) -> MirrorError {
+        let (url, message) = (self.shown(), self.hidden(cause.message()));
+        match (cause.code(), self.is_ssh()) {
+            (ErrorCode::Certificate, true) => MirrorError::UnknownHostKey { url, message },
+            (ErrorCode::Certificate, false) => MirrorError::UntrustedCertificate { url, message },
+            (ErrorCode::Auth, is_ssh) => MirrorError::Denied {
+                url,
+                message,
+                setting: match is_ssh {
+                    true => "ssh_key",
+                    false => "token_file",
+                },
+            },
+            _ => MirrorError::Unreachable { url, message },
+        }
+    }
+
     fn callbacks<'a>(&'a self, is_too_large: &'a AtomicBool) -> RemoteCallbacks<'a> {
         let mut callbacks = RemoteCallbacks::new();
         let mut attempts = 0;
@@ -93,7 +139,7 @@ impl Remote {
             attempts += 1;
             // The library asks again for as long as it is given something that does not work.
             match attempts > 3 {
-                true => Err(git2::Error::from_str("the credentials were not accepted")),
+                true => Err(denied("the credentials were not accepted")),
                 false => self.credentials(url, user, allowed),
             }
         });
@@ -122,14 +168,18 @@ impl Remote {
             };
         }
         if let Some(file) = &self.token_file {
-            let token = std::fs::read_to_string(file).map_err(|cause| {
-                git2::Error::from_str(&format!("the token file {}: {cause}", file.display()))
-            })?;
+            let token = std::fs::read_to_string(file)
+                .map_err(|cause| denied(&format!("the token file {}: {cause}", file.display())))?;
             return Cred::userpass_plaintext(user, token.trim());
         }
         let config = git2::Config::open_default()?;
         Cred::credential_helper(&config, url, Some(user))
+            .map_err(|_| denied("the server asks for credentials, and none are set"))
     }
+}
+
+fn denied(message: &str) -> git2::Error {
+    git2::Error::new(ErrorCode::Auth, ErrorClass::Net, message)
 }
 
 impl Mirror {
@@ -155,10 +205,7 @@ impl Mirror {
 
     /// Brings the branch's newest commit here with all that it needs, and returns its id.
     pub fn fetch(&self, remote: &Remote) -> Result<String, MirrorError> {
-        let unreachable = |cause: git2::Error| MirrorError::Unreachable {
-            url: remote.shown(),
-            message: remote.hidden(cause.message()),
-        };
+        let unreachable = |cause: git2::Error| remote.failure(&cause);
         let repository = Repository::open_bare(&self.path)?;
         let branch = format!("refs/heads/{}", remote.branch);
         let is_too_large = AtomicBool::new(false);
@@ -279,6 +326,16 @@ mod tests {
             branch: "main".to_owned(),
             token_file: None,
             ssh_key: None,
+        }
+    }
+
+    #[test]
+    fn addresses_of_ssh_are_told_from_others() {
+        for url in ["ssh://git@h/x.git", "git@h:x.git", "git+ssh://h/x"] {
+            assert!(remote(url).is_ssh(), "{url}");
+        }
+        for url in ["https://h/x.git", "/srv/x:y.git", "../x", "file:///srv/x"] {
+            assert!(!remote(url).is_ssh(), "{url}");
         }
     }
 

@@ -140,7 +140,6 @@ fn typed(tree: &Snapshot<'_>, evaluation: Evaluation) -> SpecOutcome {
         errors.extend(found);
     }
     for error in &mut errors {
-        error.explain_conflict(tree.source);
         error.fill_source_lines(tree.source);
     }
     let closure = with_questions(closure, asked);

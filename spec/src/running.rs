@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tw_model::{JobId, JobSpec, Location, SourceRef};
+use tw_model::{Cause, JobId, JobSpec, Location, SourceRef};
 
 use crate::compare::{CompareError, Compared, Side, SpecDiff, Tree, compare};
 use crate::{EvaluatedJob, Evaluator, Outcome, Provenance, Source, evaluate};
@@ -18,7 +18,7 @@ pub struct RunningJob {
 /// Compares what runs with `head`. Jobs that came from elsewhere than the tree's repository are left out.
 ///
 /// Each job is held against the revision that it was applied from, so that causes can be told; of a job that was
-/// applied from a work tree, or from a commit that is not here, only the changes are known.
+/// applied from a work tree, or from a commit that is not here, the cause is where the new value is written.
 pub fn diff_with_running(
     evaluator: &Evaluator,
     running: &[RunningJob],
@@ -66,21 +66,45 @@ pub fn diff_with_running(
             jobs: jobs.into_iter().map(evaluated).collect(),
             ..Outcome::default()
         };
-        let source = revisions
-            .get(revision)
-            .unwrap_or_else(|| head.source.clone());
+        let known = revisions.get(revision);
+        let is_unknown = known.is_none();
+        let source = known.unwrap_or_else(|| head.source.clone());
         let head_part = part(&|id| ids.contains(id));
-        add(compare(
+        let mut diff = compare(
             evaluator,
             side(&source, &base),
             side(head.source, &head_part),
-        )?);
+        )?;
+        if is_unknown {
+            name_places(&mut diff, &head_part);
+        }
+        add(diff);
     }
     let diff = whole.expect("the jobs that are new were compared");
     Ok(Compared {
         diff,
         head: outcome,
     })
+}
+
+/// Says where new values are written, as the cause of changes whose old side nobody has.
+fn name_places(diff: &mut SpecDiff, head: &Outcome) {
+    for job in &mut diff.jobs {
+        let known = head.jobs.iter().find(|one| {
+            one.spec.name.as_str() == job.name && one.spec.namespace.as_str() == job.namespace
+        });
+        let Some(known) = known else { continue };
+        let unexplained = job.changes.iter_mut().filter(|one| one.cause.is_none());
+        for change in unexplained.filter(|change| !change.new.is_null()) {
+            let place = known.provenance.locate(&change.path);
+            let place = place.filter(|place| !place.file.is_empty());
+            change.cause = place.map(|place| Cause {
+                file: place.file.clone(),
+                line: Some(place.line),
+                commit: None,
+            });
+        }
+    }
 }
 
 /// The revisions of the head's repository that jobs were applied from.

@@ -12,11 +12,16 @@ pub(crate) async fn jobs(client: &Client) -> anyhow::Result<Vec<RunningJob>> {
     let mut jobs = Vec::new();
     for job in reply.jobs.into_iter().filter(|job| !job.stopped) {
         let id = JobId::new(job.namespace, job.name);
-        let spec: SpecReply = client.get(&format!("{}/spec", job_path(&id))).await?;
-        jobs.push(RunningJob {
-            spec: spec.job.spec,
-            source: spec.job.source,
-        });
+        jobs.push(self::job(client, &id).await?);
     }
     Ok(jobs)
+}
+
+/// One job as it is wanted now.
+pub(crate) async fn job(client: &Client, id: &JobId) -> anyhow::Result<RunningJob> {
+    let spec: SpecReply = client.get(&format!("{}/spec", job_path(id))).await?;
+    Ok(RunningJob {
+        spec: spec.job.spec,
+        source: spec.job.source,
+    })
 }

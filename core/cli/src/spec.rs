@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use tw_api::SubmittedJob;
-use tw_model::SourceRef;
+use tw_model::{SourceRef, masked};
 use tw_spec::{
     EvaluatedJob, Evaluator, Outcome, PolicyError, PolicyReview, RenderOptions, Source, SpecError,
 };
@@ -154,9 +154,9 @@ pub(crate) fn submitted(job: &EvaluatedJob, source: &Source) -> SubmittedJob {
     }
 }
 
-/// A job in the stable JSON of `tw eval`.
+/// A job in the stable JSON of `tw eval`, without what looks like a credential.
 pub(crate) fn job_json(job: &EvaluatedJob) -> serde_json::Value {
-    let mut value = serde_json::to_value(&job.spec).unwrap_or_default();
+    let mut value = masked("", &serde_json::to_value(&job.spec).unwrap_or_default());
     if let Some(fields) = value.as_object_mut() {
         fields.insert(
             "source".to_owned(),

@@ -15,6 +15,29 @@ pub struct Change {
     /// Null when the value is gone.
     pub new: Value,
     pub effect: Effect,
+    /// Where it comes from, for those who have looked at the sources.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
+}
+
+/// The changed file nearest to a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    pub file: String,
+    /// In the new file; none if unknown.
+    pub line: Option<u32>,
+    /// The newest commit between the two sides that touched the file; none if it is not committed.
+    pub commit: Option<String>,
+}
+
+/// A changed file that specs import or read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedModule {
+    pub file: String,
+    /// How many `.tw` files import or read it, transitively.
+    pub importers: usize,
+    /// How many jobs have a change that it caused.
+    pub changed_jobs: usize,
 }
 
 impl Change {

@@ -34,7 +34,7 @@ mod values;
 mod version;
 
 pub use author::{Decoder, Location, Problem, nearest};
-pub use change::{Change, ChangeKind, JobChange, diff_jobs};
+pub use change::{Cause, Change, ChangeKind, ChangedModule, JobChange, diff_jobs};
 pub use code::{Code, CodeInfo};
 pub use companion::{LIBEXEC, companion_places};
 pub use cpu_counts::{CPU_BUCKETS, CpuCounts, cpu_bucket, cpu_bucket_reach};

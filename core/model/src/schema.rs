@@ -55,6 +55,7 @@ pub trait SpecType: Sized + PartialEq {
                 old: old.to_json(),
                 new: new.to_json(),
                 effect: rule.effect(old, new),
+                cause: None,
             });
         }
     }
@@ -421,6 +422,7 @@ macro_rules! one_of {
                     } )*
                     _ => changes.push($crate::Change {
                         path: at.to_string(), old: old.to_json(), new: new.to_json(), effect: rule.fixed(),
+                        cause: None,
                     }),
                 }
             }

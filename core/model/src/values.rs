@@ -282,6 +282,7 @@ impl<T: SpecType + Clone> SpecType for Option<T> {
                 old: old.to_json(),
                 new: new.to_json(),
                 effect: rule.effect(old, new),
+                cause: None,
             }),
         }
     }
@@ -350,6 +351,7 @@ impl<T: SpecType + Keyed + Clone> SpecType for Vec<T> {
             old,
             new,
             effect: rule.fixed(),
+            cause: None,
         };
         for item in old {
             let key = item.key();
@@ -466,6 +468,7 @@ impl<T: SpecType + Clone> SpecType for BTreeMap<EnvName, T> {
                     old: before.map_or(Value::Null, T::to_json),
                     new: after.map_or(Value::Null, T::to_json),
                     effect: rule.fixed(),
+                    cause: None,
                 });
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tw_model::{DEFAULT_NAMESPACE, Effect};
+use tw_model::{ChangedModule, DEFAULT_NAMESPACE, Effect};
 
 use crate::review::{Card, Line};
 use crate::rows::cell;
@@ -106,6 +106,27 @@ pub(crate) fn job_name(namespace: &str, name: &str) -> String {
 /// An effect with its reason.
 pub(crate) fn because(effect: Effect) -> String {
     format!("{effect}, {}", effect.reason())
+}
+
+/// What changed files reach, those with the most importers first.
+pub(crate) fn modules(modules: &[ChangedModule]) -> Vec<Line> {
+    const MOST: usize = 12;
+    let mut lines: Vec<Line> = modules.iter().take(MOST).map(module).collect();
+    if let Some(more @ 1..) = modules.len().checked_sub(MOST) {
+        lines.push(Line::plain().words(format!("and {more} changed modules more")));
+    }
+    lines
+}
+
+fn module(module: &ChangedModule) -> Line {
+    let jobs = match module.changed_jobs {
+        0 => "no job changes by it".to_owned(),
+        1 => "1 job changes".to_owned(),
+        jobs => format!("{jobs} jobs change"),
+    };
+    Line::plain()
+        .quoted(&module.file)
+        .words(format!(": {}, {jobs}", count(module.importers, "importer")))
 }
 
 /// Whom a change concerns: each owner with the number of their jobs, most first.

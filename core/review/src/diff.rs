@@ -3,19 +3,15 @@
 use std::collections::BTreeSet;
 
 use tw_model::{ChangeKind, Effect, PolicyReport};
-use tw_spec::{Cause, DiffJob, DiffModule, Rename, SpecDiff, SpecError};
+use tw_spec::{DiffJob, Rename, SpecDiff, SpecError};
 
-use crate::card::{folded, job_name, owners};
+use crate::card::{folded, job_name, modules, owners};
 use crate::plan::policy_lines;
 use crate::review::{Card, CardJob, Line, Mark, Review, Row, Tone};
 use crate::words::{count, some_of};
 
-/// Letters of a commit's id.
-const COMMIT_WIDTH: usize = 8;
 /// Names in one sentence.
 const NAMES_MAX: usize = 8;
-/// Modules that are told of, those with the most importers.
-const MODULES_MAX: usize = 12;
 
 /// The review of a comparison, and of what policies say of its jobs.
 pub fn of_diff(diff: &SpecDiff, policy: &PolicyReport) -> Review {
@@ -24,10 +20,7 @@ pub fn of_diff(diff: &SpecDiff, policy: &PolicyReport) -> Review {
     alarms.extend(refusals);
     let mut notes: Vec<Line> = diff.renames.iter().map(rename).collect();
     notes.extend(warnings);
-    let mut totals: Vec<Line> = diff.modules.iter().take(MODULES_MAX).map(module).collect();
-    if let Some(more @ 1..) = diff.modules.len().checked_sub(MODULES_MAX) {
-        totals.push(Line::plain().words(format!("and {more} changed modules more")));
-    }
+    let mut totals = modules(&diff.modules);
     totals.extend(owners(diff.jobs.iter().map(|job| job.owner.as_str())));
     Review {
         headline: headline(diff),
@@ -226,17 +219,6 @@ fn error(error: &SpecError, tone: Tone, what: &str) -> Line {
         .words(format!(" [{}]", error.code))
 }
 
-fn module(module: &DiffModule) -> Line {
-    let jobs = match module.changed_jobs {
-        0 => "no job changes by it".to_owned(),
-        1 => "1 job changes".to_owned(),
-        jobs => format!("{jobs} jobs change"),
-    };
-    Line::plain()
-        .quoted(&module.file)
-        .words(format!(": {}, {jobs}", count(module.importers, "importer")))
-}
-
 fn card(job: &DiffJob) -> Card {
     let size = format!(
         "{} of {} cores and {}",
@@ -244,13 +226,9 @@ fn card(job: &DiffJob) -> Card {
         job.cpu_millicores,
         job.memory_bytes
     );
-    let rows = job.changes.iter().map(|change| Row {
-        cause: change.cause.as_ref().map(cause).unwrap_or_default(),
-        own: change
-            .cause
-            .as_ref()
-            .is_some_and(|cause| cause.file == job.file),
-        ..Row::of(&change.path, &change.old, &change.new, change.effect)
+    let rows = job.changes.iter().map(|change| {
+        Row::of(&change.path, &change.old, &change.new, change.effect)
+            .caused_by(change.cause.as_ref(), &job.file)
     });
     let modified = job.change == ChangeKind::Modified;
     Card {
@@ -265,16 +243,4 @@ fn card(job: &DiffJob) -> Card {
         rows: rows.collect(),
         lines: Vec::new(),
     }
-}
-
-fn cause(cause: &Cause) -> String {
-    let line = cause
-        .line
-        .map(|line| format!(":{line}"))
-        .unwrap_or_default();
-    let commit = cause.commit.as_ref();
-    let commit = commit
-        .map(|commit| format!(" in {}", &commit[..commit.len().min(COMMIT_WIDTH)]))
-        .unwrap_or_default();
-    format!("{}{line}{commit}", cause.file)
 }

@@ -1,14 +1,16 @@
 //! What a submission would do to what runs, for a reviewer.
 
+use std::collections::BTreeMap;
+
 use tw_model::{
     Bytes, Change, ChangeKind, Cores, DEFAULT_NAMESPACE, Effect, JobId, Millis, PolicyFinding,
-    PolicyReport,
+    PolicyReport, TaskId,
 };
 use tw_scheduler::{
     CapacityDelta, Destruction, Drift, JobPlan, Plan, TaskCounts, TaskPlan, Verdict,
 };
 
-use crate::card::{folded, owners};
+use crate::card::{folded, modules, owners};
 use crate::review::{Card, CardJob, Line, Mark, Review, Row, Tone};
 use crate::words::{count, some_of};
 
@@ -41,7 +43,7 @@ pub fn of_plan(plan: &Plan, shown: PlanShown) -> Review {
     notes.extend(plan.jobs.iter().filter_map(scales));
     notes.extend(caveats(&plan.jobs));
     notes.extend(warnings);
-    let mut totals = Vec::new();
+    let mut totals = modules(&plan.modules);
     totals.extend(duration(&plan.jobs));
     totals.extend(capacity(&plan.capacity, shown.cost_month));
     totals.extend(owners(plan.jobs.iter().map(|job| job.owner.as_str())));
@@ -133,14 +135,7 @@ fn destruction(plan: &Plan, job: &JobId, what: Destruction) -> Line {
 fn does_not_fit(job: &JobPlan) -> Option<Line> {
     let (tasks, why) = match &job.verdict {
         Verdict::DoesNotFit { tasks, why } => (tasks, why),
-        preempts @ Verdict::Preempts { .. } => {
-            return Some(
-                Line::new(Tone::Warning)
-                    .quoted(name(&job.job))
-                    .words(" ")
-                    .quoted(preempts.to_string()),
-            );
-        }
+        Verdict::Preempts { tasks } => return Some(preempts(&job.job, tasks)),
         Verdict::Fits | Verdict::Moves => return None,
     };
     Some(
@@ -152,6 +147,29 @@ fn does_not_fit(job: &JobPlan) -> Option<Line> {
             ))
             .quoted(why.to_string()),
     )
+}
+
+/// Whose tasks end to make room, job by job.
+fn preempts(job: &JobId, tasks: &[TaskId]) -> Line {
+    let mut others: BTreeMap<&JobId, Vec<String>> = BTreeMap::new();
+    for task in tasks {
+        let indexes = others.entry(&task.job).or_default();
+        indexes.push(task.index.to_string());
+    }
+    let others = others.into_iter().map(|(other, indexes)| {
+        let tasks = count(indexes.len(), "task");
+        format!(
+            "{tasks} of {} ({})",
+            name(other),
+            some_of(&indexes, NAMES_MAX)
+        )
+    });
+    let others: Vec<String> = others.collect();
+    Line::new(Tone::Warning)
+        .quoted(name(job))
+        .words(" has more priority and takes the room of ")
+        .quoted(some_of(&others, NAMES_MAX))
+        .words(": they end, and start again where there is room")
 }
 
 fn drift(drift: &Drift) -> Line {
@@ -277,8 +295,9 @@ fn card(job: &JobPlan) -> Card {
             old,
             new,
             effect,
+            cause,
         } = change.clone().masked();
-        Row::of(&path, &old, &new, effect)
+        Row::of(&path, &old, &new, effect).caused_by(cause.as_ref(), &job.file)
     });
     let mut lines = Vec::new();
     lines.extend(stages(job));
@@ -287,7 +306,7 @@ fn card(job: &JobPlan) -> Card {
         mark: kind.map_or(Mark::Again, Mark::from),
         jobs: vec![CardJob {
             name: name(&job.job),
-            file: String::new(),
+            file: job.file.clone(),
             owner: job.owner.clone(),
         }],
         effect: match kind {

@@ -1,6 +1,6 @@
 //! Changes as lines, one under the other.
 
-use tw_model::Effect;
+use tw_model::{Cause, Effect};
 use tw_spec::visible;
 
 use crate::review::Row;
@@ -8,6 +8,8 @@ use crate::words::{both, shortened};
 
 /// The longest part of a value that is shown.
 const VALUE_WIDTH_MAX: usize = 100;
+/// Letters of a commit's id.
+const COMMIT_WIDTH: usize = 8;
 /// Wider columns are not lined up.
 const COLUMN_MAX: usize = 44;
 
@@ -29,9 +31,30 @@ impl Row {
         }
     }
 
+    /// Adds where the change comes from; `spec` is the job's own file.
+    pub(crate) fn caused_by(self, cause: Option<&Cause>, spec: &str) -> Row {
+        Row {
+            cause: cause.map(place).unwrap_or_default(),
+            own: cause.is_some_and(|cause| cause.file == spec),
+            ..self
+        }
+    }
+
     fn values(&self) -> String {
         format!("{} → {}", cell(&self.old), cell(&self.new))
     }
+}
+
+/// `FILE:LINE in COMMIT`, as far as it is known.
+fn place(cause: &Cause) -> String {
+    let Cause { file, line, commit } = cause;
+    let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+    let short = |commit: &String| commit.chars().take(COMMIT_WIDTH).collect::<String>();
+    let commit = commit.as_ref().map(short);
+    let commit = commit
+        .map(|commit| format!(" in {commit}"))
+        .unwrap_or_default();
+    format!("{file}{line}{commit}")
 }
 
 /// A text in one line that steers nothing.

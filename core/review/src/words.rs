@@ -25,6 +25,11 @@ pub fn value(path: &str, value: &Value) -> String {
 
 /// Both sides of a change, told apart also where rounding would make them look the same.
 pub(crate) fn both(path: &str, old: &Value, new: &Value) -> (String, String) {
+    if old == new {
+        // What differs is hidden.
+        let shown = value(path, old);
+        return (shown.clone(), format!("{shown}, another"));
+    }
     let digests = unit_is(path, "digest");
     if let (true, Some(old), Some(new)) = (digests, old.as_str(), new.as_str()) {
         let short = |digest: &str| digest.chars().take(12).collect::<String>();

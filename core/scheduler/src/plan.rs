@@ -8,9 +8,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    Approval, ChangeKind, Code, Effect, JobChange, JobId, JobSpec, Kind, MachineId, Millis, Name,
-    PolicyReport, RolloutState, SourceRef, TaskId, Timestamp, Version, VersionRecord, diff_jobs,
-    without_support,
+    Approval, Cause, Change, ChangeKind, ChangedModule, Code, Effect, JobChange, JobId, JobSpec,
+    Kind, MachineId, Millis, Name, PolicyReport, RolloutState, SourceRef, TaskId, Timestamp,
+    Version, VersionRecord, diff_jobs, without_support,
 };
 
 use crate::caveat::{self, Caveat};
@@ -114,6 +114,9 @@ pub struct JobPlan {
     /// The team that answers for the job; empty where it names none.
     #[serde(default)]
     pub owner: String,
+    /// The spec file; empty where it is not known.
+    #[serde(default)]
+    pub file: String,
     pub tasks: Vec<TaskPlan>,
     /// Between which numbers the load moves the number of tasks, where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -161,6 +164,9 @@ pub struct Plan {
     /// What policies say of the submitted jobs.
     #[serde(default)]
     pub policy: PolicyReport,
+    /// Changed files that specs import or read, as whoever evaluated them found out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<ChangedModule>,
 }
 
 /// The part of a plan of one job that a digest rests on, kept by the one who reviewed it.
@@ -239,7 +245,33 @@ pub fn plan(
         capacity,
         drift: drift(state, submission),
         policy: submission.policy.clone(),
+        modules: Vec::new(),
     })
+}
+
+impl Plan {
+    /// Adds where the changes come from, which the sources tell and not the state: `cause` of a job and a path, and the
+    /// files that caused them. No part of the digest.
+    pub fn explain(
+        &mut self,
+        cause: impl Fn(&JobId, &str) -> Option<Cause>,
+        modules: Vec<ChangedModule>,
+    ) {
+        for job in &mut self.jobs {
+            let changes = job.change.iter_mut().flat_map(|found| &mut found.changes);
+            changes.for_each(|change| change.cause = cause(&job.job, &change.path));
+        }
+        self.modules = modules;
+    }
+
+    /// The plan as it may be shown, without what looks like a credential.
+    pub fn masked(mut self) -> Plan {
+        for found in self.jobs.iter_mut().filter_map(|job| job.change.as_mut()) {
+            let changes = std::mem::take(&mut found.changes).into_iter();
+            found.changes = changes.map(Change::masked).collect();
+        }
+        self
+    }
 }
 
 /// How many tasks a spec asks for: of a daemon one a machine, of a job with a schedule those of one run.
@@ -396,6 +428,7 @@ fn plan_job(
         },
         volumes: Vec::new(),
         owner: spec.owner.clone(),
+        file: submitted.source.file.clone(),
         tasks,
     })
 }
@@ -421,6 +454,7 @@ fn plan_removal(draft: &mut Draft, old: &JobState) -> JobPlan {
             .map(|volume| volume.name.clone())
             .collect(),
         owner: old.spec().owner.clone(),
+        file: old.current().source.file.clone(),
         tasks,
         scales: scales(old.spec()),
         caveats: Vec::new(),

@@ -173,7 +173,9 @@ pub(crate) fn no_room(draft: &Draft, placer: &Placer, only: Option<Slot>) -> NoR
                     .iter()
                     .for_each(|(resource, by)| found.count(*resource, *by));
                 let far = (short.len() as u32, distance(&short, request));
-                if closest.as_ref().is_none_or(|(n, d, _)| far < (*n, *d)) {
+                // To ask for nothing at all of something is no advice.
+                let has_some = short.iter().all(|(what, by)| *by < asked(*what, request));
+                if has_some && closest.as_ref().is_none_or(|(n, d, _)| far < (*n, *d)) {
                     let has = short
                         .iter()
                         .map(|(what, by)| (*what, asked(*what, request) - by));

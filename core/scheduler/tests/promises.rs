@@ -327,3 +327,32 @@ fn a_job_that_is_removed_ends_as_planned() {
     let seen = rehearsal.perform(&id, LONGEST);
     assert_eq!((seen.before.len(), seen.after.len()), (3, 0));
 }
+
+#[test]
+fn those_who_give_way_are_those_whom_the_plan_named() {
+    let mut rehearsal = Rehearsal::new(&[stage(0, 4, 4096, 0), stage(1, 4, 4096, 0)]);
+    let job = |name: &str, replicas: u32, priority: u32| {
+        spec(json!({
+            "name": name, "command": ["serve"], "replicas": replicas, "priority": priority,
+            "resources": {"cpu_millicores": 2000, "memory_bytes": 64 << 20, "disk_bytes": 1 << 20},
+        }))
+    };
+    let low = job("sort", 4, 20);
+    carry_out(&mut rehearsal, &low);
+    let before = rehearsal.observe(&low.id());
+    let (plan, seen) = carry_out(&mut rehearsal, &job("web", 1, 80));
+    let Verdict::Preempts { tasks } = &plan.jobs[0].verdict else {
+        panic!("{:?}", plan.jobs[0].verdict);
+    };
+    assert!(seen.settled && seen.after.len() == 1, "{seen:?}");
+    let after = rehearsal.observe(&low.id());
+    for (index, old) in &before {
+        let stays = after.get(index).is_some_and(|new| new.task == old.task);
+        assert_eq!(
+            stays,
+            !tasks.contains(&old.task),
+            "{} of {plan:?}",
+            old.task
+        );
+    }
+}

@@ -23,6 +23,7 @@ _Calls = list[tuple[CodeType, int, FrameType]]
 _MESSAGE_CHARACTERS_MAX = 2000
 _CALLS_MAX = 64
 _NAMES_MAX = 2000
+_MERGE_MARKS = ("<<<<<<< ", ">>>>>>> ")
 
 
 class UnknownModule(ModuleNotFoundError):
@@ -142,6 +143,12 @@ def _frame(code: CodeType, instruction: int) -> dict[str, Any]:
 
 def _syntax(error: SyntaxError, calls: _Calls) -> dict[str, Any]:
     file = error.filename or ""
+    conflict = _conflict(file)
+    if conflict is not None:
+        message, hint = "a merge conflict is not resolved here", "keep one side, and delete the lines with <, = and >"
+        described = _error("spec.syntax", message, hint, [(c, i) for c, i, _ in calls], None)
+        _set_place(described, (file, conflict, 1, conflict, len(sources.line(file, conflict) or "") + 1))
+        return described
     line = error.lineno or 1
     column = max(error.offset or 1, 1)
     end_line = error.end_lineno or line
@@ -154,10 +161,16 @@ def _syntax(error: SyntaxError, calls: _Calls) -> dict[str, Any]:
     return described
 
 
+def _conflict(file: str) -> int | None:
+    """Returns the first line that a merge left in a file that is not Python for it: the mistake that Python names may
+    be a bracket far above.
+    """
+    lines = enumerate(sources.text(file).splitlines(), start=1)
+    return next((number for number, line in lines if line.startswith(_MERGE_MARKS)), None)
+
+
 def _syntax_words(message: str, line: str) -> tuple[str, str | None]:
     """Returns the message and the hint for a line that is not Python."""
-    if line.startswith(("<<<<<<<", "=======", ">>>>>>>")):
-        return "a merge conflict is not resolved here", "keep one side, and delete the lines with <, = and >"
     if "tabs and spaces" in message or message == "unindent does not match any outer indentation level":
         return message, "indent with four spaces everywhere"
     if "invalid character" in message:

@@ -5,15 +5,16 @@ use std::process::ExitCode;
 
 use tw_api::{Client, PlanRequest};
 use tw_controller::plan::{DriftKind, Plan};
-use tw_model::{Change, JobId, PolicyReport, Prices};
+use tw_model::{ChangeKind, JobId, PolicyReport, Prices};
 use tw_review::{PlanShown, Review};
-use tw_spec::{Evaluator, PolicyReview, Source};
+use tw_spec::{Evaluator, PolicyReview, Source, Tree};
 
 use crate::cache;
 use crate::context::Context;
 use crate::plan_file;
 use crate::prices;
 use crate::review::{self, Format};
+use crate::running;
 use crate::spec::{self, Specs};
 
 /// Show what applying specs would do to what runs, and change nothing
@@ -111,7 +112,7 @@ impl Planned {
         let evaluator = Evaluator::start(cache::eval_config())?;
         let outcome = specs.evaluate_with(&evaluator)?;
         let rich = specs.review(&evaluator, &outcome.jobs)?;
-        let (source, jobs) = (specs.source, outcome.jobs);
+        let (source, files, jobs) = (specs.source, specs.files, outcome.jobs);
         if !outcome.errors.is_empty() || !rich.errors.is_empty() {
             spec::print_errors(&outcome.errors);
             spec::print_errors(&rich.errors);
@@ -131,6 +132,7 @@ impl Planned {
             request.remove.extend(gone);
             plan = client.post("/v1/plan", &request).await?;
         }
+        explain(&mut plan, client, &evaluator, (&source, &files)).await?;
         Ok(Some(Planned {
             plan,
             request,
@@ -189,11 +191,7 @@ impl Planned {
 
     /// The plan as JSON, with its version and without what looks like a credential.
     fn json(&self) -> anyhow::Result<serde_json::Value> {
-        let mut plan = self.plan.clone();
-        for change in plan.jobs.iter_mut().filter_map(|job| job.change.as_mut()) {
-            let changes = std::mem::take(&mut change.changes).into_iter();
-            change.changes = changes.map(Change::masked).collect();
-        }
+        let plan = self.plan.clone().masked();
         let mut answer = serde_json::json!({ "version": 1 });
         if let (Some(answer), serde_json::Value::Object(fields)) =
             (answer.as_object_mut(), serde_json::to_value(&plan)?)
@@ -202,6 +200,34 @@ impl Planned {
         }
         Ok(answer)
     }
+}
+
+/// Adds where the changes come from: each job is held against the revision that it was applied from.
+async fn explain(
+    plan: &mut Plan,
+    client: &Client,
+    evaluator: &Evaluator,
+    (source, specs): (&Source, &[String]),
+) -> anyhow::Result<()> {
+    let changes = plan.jobs.iter().filter(|job| {
+        let change = job.change.as_ref().map(|change| change.change);
+        change == Some(ChangeKind::Modified)
+    });
+    let modified: Vec<JobId> = changes.map(|job| job.job.clone()).collect();
+    if modified.is_empty() {
+        return Ok(());
+    }
+    let mut running = Vec::with_capacity(modified.len());
+    for job in &modified {
+        running.push(running::job(client, job).await?);
+    }
+    let diff = tw_spec::diff_with_running(evaluator, &running, Tree { source, specs })?.diff;
+    let cause = |job: &JobId, path: &str| {
+        let (namespace, name) = (job.namespace.as_str(), job.name.as_str());
+        diff.cause_of(namespace, name, path).cloned()
+    };
+    plan.explain(cause, diff.modules.clone());
+    Ok(())
 }
 
 /// The jobs that run and came from these specs, which do not export them any more.

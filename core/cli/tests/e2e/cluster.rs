@@ -1,7 +1,7 @@
 //! One Twill for one test: `tw dev` in a temporary folder, ended and looked after when the test ends.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tw_api::{ApiEndpoint, Client, ClientError, ServicesReply};
 
 use crate::probe::{self, wait_until};
+use crate::ran::Ran;
 use crate::repository::Repository;
 
 /// The program under test.
@@ -22,42 +23,9 @@ pub(crate) struct Cluster {
     folder: TempDir,
     pub(crate) repository: Repository,
     agents: u32,
+    environment: Vec<(&'static str, String)>,
     runtime: tokio::runtime::Runtime,
     _turn: Turn,
-}
-
-/// What a command did.
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-impl Ran {
-    fn of(output: Output) -> Ran {
-        Ran {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    /// Insists on an exit code.
-    #[track_caller]
-    pub(crate) fn exits(self, code: i32) -> Ran {
-        assert_eq!(
-            self.code, code,
-            "stdout:\n{}\nstderr:\n{}",
-            self.stdout, self.stderr
-        );
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|cause| panic!("{cause} in {self:?}"))
-    }
 }
 
 impl Cluster {
@@ -68,12 +36,22 @@ impl Cluster {
 
     /// As [`Cluster::start`], with this text in its configuration file.
     pub(crate) fn start_with(agents: u32, config: &str) -> Cluster {
+        Cluster::start_within(agents, config, &[])
+    }
+
+    /// As [`Cluster::start_with`], with these variables in the environment of every command.
+    pub(crate) fn start_within(
+        agents: u32,
+        config: &str,
+        environment: &[(&'static str, String)],
+    ) -> Cluster {
         let turn = Turn::take();
         let (folder, _ports) = folder_with_free_ports();
         let cluster = Cluster {
             repository: Repository::new(folder.path().join("repository")),
             folder,
             agents,
+            environment: environment.to_vec(),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -121,6 +99,7 @@ impl Cluster {
         let mut command = tw(words);
         command
             .current_dir(self.repository.root())
+            .envs(self.environment.iter().cloned())
             .env("TW_STATE", self.state());
         command
     }

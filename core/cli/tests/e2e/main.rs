@@ -14,6 +14,9 @@ mod mistakes;
 mod once;
 mod plans;
 mod probe;
+#[path = "../support/ran.rs"]
+mod ran;
+mod remotes;
 mod replay;
 mod repository;
 mod shapes;

@@ -3,8 +3,9 @@
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Ran, tw_in};
+use crate::cluster::{Cluster, tw_in};
 use crate::probe::{http_get, wait_for};
+use crate::ran::Ran;
 
 /// `tw check` of one spec and the modules beside it, in a folder outside git.
 fn check(files: &[(&str, &str)]) -> String {

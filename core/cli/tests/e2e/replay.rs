@@ -6,7 +6,8 @@ use std::path::Path;
 use insta::assert_snapshot;
 use serde_json::Value;
 
-use crate::cluster::{Ran, tw_in};
+use crate::cluster::tw_in;
+use crate::ran::Ran;
 
 const USAGE_HEADER: &str =
     "job,sample,cpu_millicores,memory_mib,cpu_request_millicores,memory_request_mib\n";

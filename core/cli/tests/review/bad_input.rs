@@ -1,6 +1,7 @@
 //! What is wrong before anything can be compared: what people are told, and with which exit code.
 
-use crate::repository::{Ran, Repository};
+use crate::ran::Ran;
+use crate::repository::Repository;
 
 const WEB: &str = "from tw import Job, export\n\nexport(Job(name=\"web\", command=\"sleep 60\"))\n";
 const API: &str =

@@ -6,5 +6,8 @@ mod bad_input;
 mod edits;
 mod git_diff;
 mod history;
+#[path = "../support/ran.rs"]
+mod ran;
 mod recipes;
 mod repository;
+mod secrets;

@@ -1,9 +1,11 @@
 //! A git repository whose commits have the same ids wherever they are made.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use tempfile::TempDir;
+
+use crate::ran::Ran;
 
 /// The program under test.
 pub(crate) const TW: &str = env!("CARGO_BIN_EXE_tw");
@@ -121,34 +123,5 @@ pub(crate) fn path_with_tw() -> String {
     match std::env::var("PATH") {
         Ok(path) => format!("{folder}:{path}"),
         Err(_) => folder,
-    }
-}
-
-/// What a command did.
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-impl Ran {
-    pub(crate) fn of(output: Output) -> Ran {
-        Ran {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    /// Insists on an exit code.
-    #[track_caller]
-    pub(crate) fn exits(self, code: i32) -> Ran {
-        assert_eq!(
-            self.code, code,
-            "stdout:\n{}\nstderr:\n{}",
-            self.stdout, self.stderr
-        );
-        self
     }
 }

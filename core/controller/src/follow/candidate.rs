@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tw_model::{Code, CommitRef, DEFAULT_NAMESPACE, Digest, JobId, Name, PolicyReport, SourceRef};
+use tw_model::{
+    Cause, Code, CommitRef, DEFAULT_NAMESPACE, Digest, JobId, Name, PolicyReport, SourceRef,
+};
 use tw_scheduler::{Submission, SubmittedJob};
 use tw_spec::{
-    Cache, EvalConfig, EvaluatedJob, Evaluator, Mirror, Outcome, RenderOptions, Source, SpecError,
-    render_errors,
+    Cache, EvalConfig, EvaluatedJob, Evaluator, Mirror, Outcome, RenderOptions, Source, SpecDiff,
+    SpecError, Tree, render_errors,
 };
 
 use crate::config::RepositoryConfig;
@@ -27,6 +29,17 @@ pub(super) struct Candidate {
     /// The folder of each package.
     pub(super) packages: BTreeMap<Digest, String>,
     pub(super) source: Source,
+    /// What its specs change since the commit that was applied; none where that is not known.
+    pub(super) origins: Option<SpecDiff>,
+}
+
+/// The commits that an evaluation looks at.
+pub(super) struct Sides<'a> {
+    pub(super) commit: &'a str,
+    /// The one that is applied now.
+    pub(super) base: Option<&'a str>,
+    /// The one whose policies judge the jobs, if these are not the commit's own.
+    pub(super) judge: Option<&'a str>,
 }
 
 /// What stands in the way of a commit, or of all of them.
@@ -51,20 +64,20 @@ impl Obstacle {
     }
 }
 
-/// Evaluates a commit, sealed and twice under different conditions. Where `judge` is given, its policies judge the
-/// jobs, and not those of the commit.
+/// Evaluates a commit, sealed and twice under different conditions.
 ///
 /// Blocks.
 pub(super) fn evaluate(
     mirror: &Mirror,
-    commit: &str,
-    judge: Option<&str>,
+    sides: &Sides<'_>,
     config: &RepositoryConfig,
     cache: &Arc<Cache>,
 ) -> Result<Candidate, Obstacle> {
     let broken =
         |cause: &dyn std::error::Error| Obstacle::new(Code::RepositoryBroken, chain(cause));
-    let commit = mirror.commit(commit).map_err(|cause| broken(&cause))?;
+    let commit = mirror
+        .commit(sides.commit)
+        .map_err(|cause| broken(&cause))?;
     let source = mirror.source(&commit.id).map_err(|cause| broken(&cause))?;
     let specs = source
         .specs_if_any(&config.folders)
@@ -79,13 +92,22 @@ pub(super) fn evaluate(
     cache.flush();
     mistakes(&commit, &outcome.errors)?;
     let jobs = placed(outcome, config)?;
-    let policies = match judge {
+    let policies = match sides.judge {
         Some(judge) => mirror.source(judge).map_err(|cause| broken(&cause))?,
         None => source.clone(),
     };
     let review = tw_spec::review(&evaluator, &policies, &jobs).map_err(|cause| broken(&cause))?;
     mistakes(&commit, &review.errors)?;
+    let tree = Tree {
+        source: &source,
+        specs: &specs,
+    };
+    let origins = sides
+        .base
+        .and_then(|base| origins(mirror, &evaluator, base, tree, config));
+    cache.flush();
     Ok(Candidate {
+        origins,
         jobs: jobs.iter().map(|job| submitted(job, &commit)).collect(),
         policy: review.report,
         files: jobs
@@ -102,7 +124,34 @@ pub(super) fn evaluate(
     })
 }
 
+/// Compares a commit with the one that is applied. A plan without it lacks a courtesy and nothing else.
+fn origins(
+    mirror: &Mirror,
+    evaluator: &Evaluator,
+    base: &str,
+    head: Tree<'_>,
+    config: &RepositoryConfig,
+) -> Option<SpecDiff> {
+    let source = mirror.source(base).ok()?;
+    let specs = source.specs_if_any(&config.folders).ok()?;
+    let base = Tree {
+        source: &source,
+        specs: &specs,
+    };
+    Some(tw_spec::diff(evaluator, base, head).ok()?.diff)
+}
+
 impl Candidate {
+    /// Where a change comes from. In the specs, the job may have no namespace yet.
+    pub(super) fn cause_of(&self, job: &JobId, path: &str) -> Option<Cause> {
+        let origins = self.origins.as_ref()?;
+        let namespaces = [job.namespace.as_str(), DEFAULT_NAMESPACE];
+        let mut found = namespaces
+            .iter()
+            .filter_map(|namespace| origins.cause_of(namespace, job.name.as_str(), path));
+        found.next().cloned()
+    }
+
     /// All jobs of the commit, in place of those that the repository had.
     pub(super) fn submission(&self, namespace: &Name, had: &BTreeMap<Name, String>) -> Submission {
         let gone = had.keys().filter(|name| !self.files.contains_key(*name));

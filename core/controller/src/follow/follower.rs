@@ -260,10 +260,16 @@ impl Follower {
         let _turn = self.shared.turn.acquire().await;
         let (path, config) = (self.mirror.clone(), self.config.clone());
         let (commit, cache) = (commit.to_owned(), Arc::clone(&self.shared.cache));
+        let base = self.row().applied.map(|applied| applied.id);
         blocking(move || {
             let mirror = Mirror::open(&path)
                 .map_err(|cause| Obstacle::new(Code::RepositoryBroken, chain(&cause)))?;
-            candidate::evaluate(&mirror, &commit, judge.as_deref(), &config, &cache)
+            let sides = candidate::Sides {
+                commit: &commit,
+                base: base.as_deref(),
+                judge: judge.as_deref(),
+            };
+            candidate::evaluate(&mirror, &sides, &config, &cache)
         })
         .await?
     }
@@ -274,7 +280,7 @@ impl Follower {
             self.check_owners(candidate)?;
             let submission = self.submission(candidate);
             let plan = self.shared.driver.propose(submission.clone()).await?;
-            let plan = self.shared.shelf.put(plan);
+            let plan = self.shelve(candidate, plan);
             if plan.jobs.is_empty() {
                 self.settled(candidate).await?;
                 return Ok(None);
@@ -311,6 +317,17 @@ impl Follower {
             }
         }
         Ok(None)
+    }
+
+    /// Keeps a plan for those who look at it, with where its changes come from.
+    fn shelve(&self, candidate: &Candidate, mut plan: Plan) -> Arc<Plan> {
+        if let Some(origins) = &candidate.origins {
+            plan.explain(
+                |job, path| candidate.cause_of(job, path),
+                origins.modules.clone(),
+            );
+        }
+        self.shared.shelf.put(plan)
     }
 
     /// What the commit is to make of the cluster.
@@ -538,8 +555,16 @@ impl Follower {
             )
             .with_hint("change the jobs, or ask the owner of the policy"));
         }
+        let message = format!("plan {} was approved, by {by}", short(digest));
         let row = decided(row, PlanState::Approved, by, reason);
-        self.keep_plan(row.clone()).await?;
+        let mut repository = self.row();
+        note(&mut repository, "plan.approved", message);
+        self.review(Review {
+            repository: Some(repository),
+            plans: vec![row.clone()],
+            ..Review::default()
+        })
+        .await?;
         tracing::info!(plan = digest, repository = %self.config.name, "a plan was approved");
         self.apply_approved(row, false).await
     }
@@ -624,7 +649,7 @@ impl Follower {
             ..stale
         };
         let plan = self.shared.driver.propose(submission).await?;
-        let plan = self.shared.shelf.put(plan);
+        let plan = self.shelve(candidate, plan);
         let mut plans = vec![over];
         let mut fresh = None;
         if !plan.jobs.is_empty() {
@@ -687,7 +712,7 @@ impl Follower {
             )
         })?;
         let plan = self.shared.driver.propose(submission).await?;
-        let plan = self.shared.shelf.put(plan);
+        let plan = self.shelve(&candidate, plan);
         let row = self.plan_of(&candidate, &plan, Some(job.clone())).await?;
         if plan.jobs.is_empty() {
             return Ok(plan_reply(row, Some(&plan)));
@@ -855,16 +880,16 @@ impl Follower {
             other.rollback.is_none() && plan.digest != other.digest
         });
         let mut row = self.row();
-        let what = match plan.state {
-            PlanState::Refused => "is refused by policy".to_owned(),
-            _ => format!("waits: {}", plan.waits_for),
+        let (kind, what) = match plan.state {
+            PlanState::Refused => ("plan.refused", "is refused by policy".to_owned()),
+            _ => ("plan.made", format!("waits: {}", plan.waits_for)),
         };
         let message = format!(
             "plan {} of {} {what}",
             short(&plan.digest),
             plan.commit.short()
         );
-        note(&mut row, "plan.made", message);
+        note(&mut row, kind, message);
         if let Some(candidate) = &self.candidate {
             // A commit that asks for more is heard at once; one that asks for less, once it is applied.
             let more = candidate.policy.reviewed.iter();

@@ -13,8 +13,9 @@ const PLANS_MAX: usize = 64;
 pub(crate) struct Shelf(Mutex<VecDeque<Arc<Plan>>>);
 
 impl Shelf {
+    /// Keeps a plan as it may be shown.
     pub(crate) fn put(&self, plan: Plan) -> Arc<Plan> {
-        let plan = Arc::new(plan);
+        let plan = Arc::new(plan.masked());
         let mut plans = self.0.lock().expect("no holder panics");
         plans.retain(|known| known.digest != plan.digest);
         plans.push_back(Arc::clone(&plan));

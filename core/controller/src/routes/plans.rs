@@ -15,8 +15,7 @@ pub(super) async fn plan(
     Reply(request): Reply<PlanRequest>,
 ) -> Answer<tw_scheduler::Plan> {
     let plan = app.driver.plan(request).await?;
-    app.follow.shelf().put(plan.clone());
-    Ok(Reply(plan))
+    Ok(Reply((*app.follow.shelf().put(plan)).clone()))
 }
 
 pub(super) async fn apply(
