@@ -37,7 +37,6 @@ export(
 fn no_format_shows_what_looks_like_a_credential() {
     let (one, other) = ("Hush0ne0ne0ne", "HushTw0Tw0Tw0");
     let mut repository = Repository::new();
-    repository.tw(&["init", "--ci", "none", "."]).exits(0);
     repository.write("web/config.tw", BEFORE);
     repository.commit("begin");
     repository.write("web/config.tw", careless(one));
