@@ -248,7 +248,7 @@ fn duration(jobs: &[JobPlan]) -> Option<Line> {
     }
     Some(
         Line::plain()
-            .words(format!("about {longest} until all is updated, "))
+            .words(format!("about {} until all is updated, ", about(longest)))
             .quoted(name(&job.job))
             .words(" last"),
     )
@@ -257,6 +257,15 @@ fn duration(jobs: &[JobPlan]) -> Option<Line> {
 fn total(job: &JobPlan) -> Millis {
     let durations = job.stage_durations_ms.iter();
     durations.fold(Millis::ZERO, |sum, stage| sum + *stage)
+}
+
+/// A forecast, which is not known to the millisecond.
+fn about(time: Millis) -> String {
+    const SECOND: u64 = 1000;
+    match time.0 < SECOND {
+        true => time.to_string(),
+        false => Millis((time.0 + SECOND / 2) / SECOND * SECOND).to_string(),
+    }
 }
 
 fn capacity(delta: &CapacityDelta, cost: Option<f64>) -> Option<Line> {
@@ -328,14 +337,14 @@ fn stages(job: &JobPlan) -> Option<Line> {
     let of = job.stages.last().copied().unwrap_or(0) as usize;
     let about = match total(job) {
         Millis::ZERO => String::new(),
-        all if job.stages.len() == 1 => format!("; about {all}"),
+        all if job.stages.len() == 1 => format!("; about {}", about(all)),
         all => {
             let each: Vec<String> = job
                 .stage_durations_ms
                 .iter()
-                .map(Millis::to_string)
+                .map(|stage| about(*stage))
                 .collect();
-            format!("; about {} = {all}", each.join(" + "))
+            format!("; about {} = {}", each.join(" + "), about(all))
         }
     };
     let stages = stages.join(", then ");

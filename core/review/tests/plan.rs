@@ -74,7 +74,10 @@ fn shown(plan: &Plan) -> String {
 
 #[test]
 fn a_job_that_takes_the_room_of_others_says_whose() {
-    let rehearsal = running(&[job("sort", json!({"kind": "batch", "replicas": 4, "priority": 20}))]);
+    let rehearsal = running(&[job(
+        "sort",
+        json!({"kind": "batch", "replicas": 4, "priority": 20}),
+    )]);
     let plan = rehearsal
         .plan(&submission(&[job(
             "web",
