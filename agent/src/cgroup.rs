@@ -2,15 +2,19 @@
 //!
 //! One trait with two backends. [`HybridTree`] serves machines that mount the v1 controllers beside an
 //! empty cgroup2 (v1 for limits and measures, the unified hierarchy for kill, events and clone);
-//! [`UnifiedTree`] serves pure v2. Both work below a root path, so that they can be tested in a folder.
+//! [`UnifiedTree`] serves pure v2. [`ProcessTree`] stands in where the calling user has no cgroups, and limits
+//! nothing. All work below a root path, so that they can be tested in a folder.
 //! Every agent owns one subtree and touches nothing outside it.
 
+mod cores;
 mod files;
 mod hybrid;
 mod memory;
 mod pressure;
+mod processes;
 mod unified;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use hybrid::HybridTree;
 pub use memory::{MemoryBreakdown, MemoryWatch};
+pub use processes::ProcessTree;
 pub use unified::UnifiedTree;
 
 /// Where cgroups are mounted on every machine of today.
@@ -90,6 +95,8 @@ pub enum CgroupError {
     Unsupported { root: PathBuf, found: String },
     #[error("cgroup {leaf} still has processes {waited:?} after the kill")]
     NotEmpty { leaf: String, waited: Duration },
+    #[error("cannot {what} of {leaf}: the user of this agent has no cgroups")]
+    WithoutCgroups { what: &'static str, leaf: String },
     #[error("'{name}' is not a cgroup name: use letters, digits, '.', '_', '-' and no leading dot")]
     Name { name: String },
 }
@@ -112,6 +119,11 @@ pub trait CgroupTree: Send + Sync + fmt::Debug {
     /// Turns what [`CgroupTree::reserve`] made, with the launcher in it, into the leaf.
     fn assume(&self, reserved: &str, leaf: &str) -> Result<(), CgroupError>;
 
+    /// Notes the first process of a sandbox in the leaf, where the kernel does not know of leaves.
+    fn admit(&self, _leaf: &str, _init: i32) -> Result<(), CgroupError> {
+        Ok(())
+    }
+
     /// Sets every limit of a leaf that runs no command yet.
     fn set_limits(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError>;
 
@@ -119,6 +131,26 @@ pub trait CgroupTree: Send + Sync + fmt::Debug {
     /// exceeds is refused with [`CgroupError::MemoryInUse`] and the old one stands; the rest is applied.
     /// May take up to `patience` while the kernel reclaims.
     fn resize(&self, leaf: &str, limits: &Limits, patience: Duration) -> Result<(), CgroupError>;
+
+    /// The cores that leaves can be held to; none where they cannot.
+    fn cores(&self) -> Result<Option<Vec<u32>>, CgroupError> {
+        Ok(None)
+    }
+
+    /// Gives a leaf these cores and no others, what runs in it included.
+    fn give_cores(&self, _leaf: &str, _cores: &[u32]) -> Result<(), CgroupError> {
+        Ok(())
+    }
+
+    /// Puts a leaf that had cores of its own back among those that share.
+    fn take_cores(&self, _leaf: &str) -> Result<(), CgroupError> {
+        Ok(())
+    }
+
+    /// Holds all leaves but `own` to these cores.
+    fn share_cores(&self, _cores: &[u32], _own: &BTreeSet<String>) -> Result<(), CgroupError> {
+        Ok(())
+    }
 
     /// The limits in force, as the kernel rounded them.
     fn memory_limit_bytes(&self, leaf: &str) -> Result<u64, CgroupError>;
@@ -178,12 +210,13 @@ pub struct CgroupEntry {
     pub procs: Vec<OwnedFd>,
 }
 
-/// The two layouts.
+/// The two layouts, and none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TreeKind {
     Hybrid,
     Unified,
+    Processes,
 }
 
 /// Where a tree is, in a form that a helper can be told.
@@ -209,12 +242,16 @@ impl TreePath {
         match detect(&self.root)? {
             TreeKind::Hybrid => Ok(Box::new(HybridTree::new(&self.root, &self.subtree))),
             TreeKind::Unified => Ok(Box::new(UnifiedTree::new(&self.root, &self.subtree))),
+            TreeKind::Processes => Ok(Box::new(ProcessTree::new(&self.root, &self.subtree))),
         }
     }
 }
 
 /// Which layout is mounted below `root`.
 pub fn detect(root: &Path) -> Result<TreeKind, CgroupError> {
+    if ProcessTree::is_root(root) {
+        return Ok(TreeKind::Processes);
+    }
     if root.join("cgroup.controllers").exists() {
         return Ok(TreeKind::Unified);
     }

@@ -19,3 +19,13 @@ mod term;
 pub use keeper::{HelperError, keep, lock, prepare_folder, remove_scratch};
 pub use memory::{MemoryHolder, OomRecord};
 pub use session::{DebugRequest, ExecRequest, serve as serve_session};
+
+use crate::sandbox::UserMode;
+
+/// The word with which the helper first makes a user namespace of its own, and then does what the other words say.
+pub const ALONE: &str = "alone";
+
+/// [`ALONE`], where the agent is no root.
+pub(crate) fn alone_word(users: UserMode) -> Option<&'static str> {
+    (users == UserMode::Single).then_some(ALONE)
+}

@@ -10,4 +10,5 @@ pub mod helper;
 pub mod log;
 pub mod manager;
 pub mod process;
+pub mod removal;
 pub mod sandbox;

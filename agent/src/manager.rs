@@ -8,6 +8,7 @@
 mod btrfs;
 mod clean;
 mod config;
+mod cores;
 mod endpoints;
 mod folder;
 mod health;
@@ -16,6 +17,7 @@ mod helper_link;
 mod launch;
 mod lease;
 mod metrics;
+pub mod ordinary;
 mod package;
 mod report;
 mod resource;
@@ -43,6 +45,7 @@ pub use config::{AgentConfig, ControllerAddress, Place};
 use crate::cgroup::CgroupTree;
 use crate::helper::spare::{SparePool, SpareRequest};
 use crate::sandbox::{UserMode, base};
+use cores::WholeCores;
 use endpoints::Endpoints;
 use lease::Grants;
 use package::{Packages, Unpacking};
@@ -78,6 +81,7 @@ struct Agent {
     packages: Packages,
     volumes: Volumes,
     resources: Resources,
+    cores: WholeCores,
     endpoints: Endpoints,
     tasks: Tasks,
 }
@@ -89,7 +93,13 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         .mode(0o700)
         .create(&config.state)
         .with_context(|| format!("cannot make {}", config.state.display()))?;
+    let is_root = nix::unistd::geteuid().is_root();
+    anyhow::ensure!(
+        is_root || matches!(config.controller, ControllerAddress::Unix(_)),
+        "an agent without root takes tasks from a controller of its own user only (unix:PATH): what others send would run as you; run it as root"
+    );
     let _lock = lock(&config)?;
+    ordinary::make_ready(&config.tree())?;
     let mark = state::claim(&config.state, &config.name)?;
     let tree: Arc<dyn CgroupTree> = Arc::from(config.tree().open()?);
     tree.create(HELPERS_LEAF)?;
@@ -119,6 +129,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
                 users,
             },
         )?,
+        cores: WholeCores::open(Arc::clone(&tree))?,
         resources: Resources::open(&config.state.join("history.db"), Arc::clone(&tree))?,
         reports: Reports::default(),
         counts: metrics::Counts::default(),

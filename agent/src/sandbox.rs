@@ -37,7 +37,7 @@ pub use command::Stdio;
 pub use exec::{Connection, Entered, Tools, enter};
 pub use init::Ended;
 pub use launcher::{Prepared, Started, spawn};
-pub use users::UserMode;
+pub use users::{UserMode, become_root_of_own};
 
 /// Everything that makes up one task's sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +59,9 @@ pub struct SandboxSpec {
     pub is_root_writable: bool,
     #[serde(default)]
     pub users: UserMode,
+    /// The most processes of the task's user, for a user namespace that is the task's own where no cgroup counts.
+    #[serde(default)]
+    pub pids_max: Option<u64>,
 }
 
 /// What is run, as whom, with what.

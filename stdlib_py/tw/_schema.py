@@ -290,7 +290,6 @@ class Resources(Spec):
 
     A change: applied to running tasks.
     Example: `whole_cores=True`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     swap: int = 0
     """Swap beyond the memory, where the machine can limit it. None by default: a task that swaps is slow long

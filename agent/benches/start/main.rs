@@ -1,10 +1,11 @@
 //! How long a task takes from its assignment to its program's first instruction in the full sandbox, beside the
-//! container runtimes of this machine, and how many of them one machine starts and holds.
+//! container runtimes of this machine, how many of them one machine starts and holds, and how fast one may print.
 //!
 //! One JSON line a figure. Needs root. Environment: `BENCH_STARTS` (starts measured one by one), `BENCH_BURST`
 //! (starts of the sustained rate), `BENCH_TASKS` (tasks held at once); peers that are not installed are named.
 
 mod agent;
+mod logs;
 mod peers;
 mod tasks;
 
@@ -40,6 +41,7 @@ fn main() -> io::Result<()> {
     peers::compare(&bench, starts)?;
     sustained(&bench, setting("BENCH_BURST", 2000))?;
     held(&bench, setting("BENCH_TASKS", 500))?;
+    logs::throughput(&bench)?;
     bench.close()?;
     agent::idle_cost(100)
 }

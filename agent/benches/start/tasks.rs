@@ -56,6 +56,14 @@ pub(crate) struct Measured {
     pub(crate) began_us: i64,
 }
 
+/// A task that has printed much.
+pub(crate) struct Printed {
+    /// From its first instruction to its end.
+    pub(crate) seconds: f64,
+    /// What did not reach the disk.
+    pub(crate) dropped_bytes: u64,
+}
+
 impl Bench {
     pub(crate) fn new() -> io::Result<Bench> {
         let state = tempfile::tempdir()?;
@@ -94,16 +102,34 @@ impl Bench {
     pub(crate) fn cpu_seconds(&self) -> io::Result<f64> {
         let own = getrusage(UsageWho::RUSAGE_SELF)?;
         let own_us = |time: TimeVal| time.num_microseconds() as u64;
-        let helpers = self
-            .tree
-            .open()
-            .and_then(|tree| tree.usage(HELPERS_LEAF))
-            .map_err(io::Error::other)?;
         let total_us = own_us(own.user_time())
             + own_us(own.system_time())
-            + helpers.cpu_usage_us
             + self.tasks_cpu_us.load(Ordering::Relaxed);
-        Ok(total_us as f64 / 1e6)
+        Ok(total_us as f64 / 1e6 + self.helpers_cpu_seconds()?)
+    }
+
+    /// Time on a core that all helpers have had so far.
+    pub(crate) fn helpers_cpu_seconds(&self) -> io::Result<f64> {
+        let tree = self.tree.open().map_err(io::Error::other)?;
+        let used = tree.usage(HELPERS_LEAF).map_err(io::Error::other)?;
+        Ok(used.cpu_usage_us as f64 / 1e6)
+    }
+
+    /// Runs a command to its end without reading what it printed.
+    pub(crate) fn run_unread(&self, argv: &[&str]) -> io::Result<Printed> {
+        let task = self.begin(argv)?;
+        wait(&task.helper)?;
+        let exit: Option<ExitRecord> = read(&task.folder, EXIT_FILE)?;
+        let started: Option<StartedRecord> = read(&task.folder, STARTED_FILE)?;
+        remove_scratch(&task.folder)?;
+        fs::remove_dir_all(&task.folder)?;
+        match (started, exit) {
+            (Some(started), Some(exit)) => Ok(Printed {
+                seconds: (exit.ended_at_us - started.started_at_us) as f64 / 1e6,
+                dropped_bytes: exit.log.bytes_dropped,
+            }),
+            _ => Err(io::Error::other("it left no records")),
+        }
     }
 
     /// Does what an agent does between an assignment and its helper's work.
@@ -190,6 +216,7 @@ impl Bench {
                 swap_bytes_max: 0,
                 io_weight: 100,
             },
+            cores: Vec::new(),
             sandbox: SandboxSpec {
                 hostname: "bench-0".to_owned(),
                 command: CommandSpec {
@@ -204,6 +231,7 @@ impl Bench {
                 shm_bytes_max: 16 << 20,
                 is_root_writable: false,
                 users: UserMode::Mapped,
+                pids_max: None,
             },
             log: LogLimits::default(),
             stop: StopRule::default(),

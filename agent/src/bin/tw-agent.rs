@@ -2,13 +2,13 @@
 
 use std::io::{IsTerminal, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tw_agent::manager::volume::Volumes;
-use tw_agent::manager::{self, AgentConfig, ControllerAddress, Place};
+use tw_agent::manager::{self, AgentConfig, ControllerAddress, Place, ordinary};
 use tw_model::{Bytes, Cores, JobId, MachineId};
 
 /// Runs the tasks that a controller assigns to this machine.
@@ -23,6 +23,11 @@ struct Cli {
 enum Command {
     /// Run the agent in the foreground; tasks outlive it
     Run(Box<RunArgs>),
+    /// Say what tasks of this user would lack here: nothing for root. Fails where they would have no sandbox
+    Check {
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+    },
     /// Let a running agent begin anew with the program that is installed now; its tasks go on
     Upgrade {
         #[arg(long, value_name = "DIR")]
@@ -149,11 +154,8 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        nix::unistd::geteuid().is_root(),
-        "the agent needs root: it makes namespaces, cgroups and mounts for the tasks; run it with sudo"
-    );
     let args = match command {
+        Command::Check { state } => return check(&state),
         Command::Clean { state, cgroup } => return manager::clean(&state, &cgroup),
         Command::Upgrade { state } => return manager::upgrade(&state),
         Command::Volumes(args) => return volumes(&args),
@@ -202,6 +204,14 @@ fn run(command: Command) -> anyhow::Result<()> {
             false => Ok(()),
         }
     })
+}
+
+fn check(state: &Path) -> anyhow::Result<()> {
+    for lack in ordinary::lacks(&std::path::absolute(state)?)? {
+        let line = format!("{}\t{}\n", lack.what, lack.remedy);
+        std::io::stdout().write_all(line.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Begins anew as the program that is at the place this one was started from.

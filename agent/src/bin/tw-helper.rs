@@ -1,14 +1,16 @@
 //! One task's keeper, and the other work that the agent leaves to a process of its own. Started by `tw-agent`;
 //! people have no need to call it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
-use tw_agent::sandbox::{self, UserMode, features};
+use tw_agent::sandbox::features::{self, Features};
+use tw_agent::sandbox::{self, UserMode};
 use tw_agent::{error, helper};
 
 fn main() -> ExitCode {
@@ -21,7 +23,9 @@ fn main() -> ExitCode {
             exec(Path::new(folder)).map_err(|cause| cause.to_string())
         }
         [verb, request] if verb == "nursery" => nursery(request),
-        [verb, folder] if verb == "probe" => probe(Path::new(folder)),
+        [verb, folder] if verb == "probe" => tell(&features::probe(Path::new(folder))),
+        [verb, folder] if verb == "probe-alone" => probe_alone(Path::new(folder)),
+        [verb, rest @ ..] if verb == helper::ALONE => alone(rest),
         [verb, folder, users, bytes_max] if verb == "unpack" => {
             unpack(Path::new(folder), users, bytes_max)
         }
@@ -44,9 +48,26 @@ fn main() -> ExitCode {
 }
 
 /// Prints what a sandbox can have here.
-fn probe(folder: &Path) -> Result<(), String> {
-    let found = serde_json::to_vec(&features::probe(folder)).map_err(|cause| cause.to_string())?;
+fn tell(found: &Features) -> Result<(), String> {
+    let found = serde_json::to_vec(found).map_err(|cause| cause.to_string())?;
     io::Write::write_all(&mut io::stdout(), &found).map_err(|cause| cause.to_string())
+}
+
+fn probe_alone(folder: &Path) -> Result<(), String> {
+    tell(&features::probe_alone(folder).map_err(|cause| cause.to_string())?)
+}
+
+/// Begins anew with the other words, as the root of a user namespace that holds nobody but the calling user.
+fn alone(rest: &[OsString]) -> Result<(), String> {
+    sandbox::become_root_of_own().map_err(|cause| {
+        format!(
+            "this machine gives its users no user namespaces ({cause}); see the sysctls user.max_user_namespaces, \
+             kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, or run the agent as root"
+        )
+    })?;
+    let program = std::env::current_exe().map_err(|cause| cause.to_string())?;
+    let cause = Command::new(&program).args(rest).exec();
+    Err(format!("cannot run {}: {cause}", program.display()))
 }
 
 /// Unpacks standard input.

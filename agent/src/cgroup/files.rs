@@ -62,6 +62,16 @@ pub(super) fn make_dir(path: &Path) -> Result<(), CgroupError> {
     fs::create_dir_all(path).map_err(|error| failed("create", path, error))
 }
 
+/// Makes a cgroup, but none above it: a subtree that was removed meanwhile stays removed.
+pub(super) fn make_child(path: &Path) -> Result<(), CgroupError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(failed("create", path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Removes an empty cgroup; none is fine.
 pub(super) fn try_remove_dir(path: &Path) -> io::Result<()> {
     match fs::remove_dir(path) {

@@ -11,16 +11,24 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::files::{
-    children, failed, is_busy, keyed, make_dir, number, read, try_remove_dir, try_write,
-    wait_until, write,
+    children, failed, is_busy, keyed, make_child, make_dir, number, read, try_remove_dir,
+    try_write, wait_until, write,
 };
 use super::{
     CgroupEntry, CgroupError, CgroupTree, Limits, MemoryBreakdown, MemoryWatch, TreeKind, Usage,
-    check_name, pressure,
+    check_name, cores, pressure,
 };
 
 /// The controllers that limit and measure.
 pub(super) const CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+
+/// The controller that holds processes to cores, where it is mounted. What has no cores of its own is in its group
+/// [`SHARED`], by inheritance: a helper is forked from what has joined it, and a task from its helper.
+const CPUSET: &str = "cpuset";
+const SHARED: &str = "shared";
+
+/// How often a leaf is looked through for processes that were forked while it moved.
+const MOVES_MAX: u32 = 1000;
 
 /// The period over which a quota counts.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -61,6 +69,54 @@ impl HybridTree {
     fn hierarchies(&self) -> Vec<&'static str> {
         let unified = self.has_unified().then_some("unified");
         unified.into_iter().chain(CONTROLLERS).collect()
+    }
+
+    fn has_cpuset(&self) -> bool {
+        self.root.join(CPUSET).join("cgroup.procs").exists()
+    }
+
+    /// Makes a group of the cpuset controller, whose members may use all cores of the group above.
+    fn make_cpuset(&self, name: &str) -> Result<PathBuf, CgroupError> {
+        let mut path = self.root.join(CPUSET);
+        for part in self.subtree.split('/').chain([name]) {
+            let above = path.clone();
+            path.push(part);
+            make_dir(&path)?;
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                // Nothing can be in a group that has none.
+                if read(&path.join(file))?.trim().is_empty() {
+                    write(&path.join(file), read(&above.join(file))?.trim())?;
+                }
+            }
+        }
+        Ok(path)
+    }
+
+    /// Moves all of a leaf into a group of the cpuset controller.
+    fn move_to_cpuset(&self, leaf: &str, group: &Path) -> Result<(), CgroupError> {
+        let procs = group.join("cgroup.procs");
+        let members = |path: &Path| -> Result<BTreeSet<String>, CgroupError> {
+            Ok(read(path)?.lines().map(str::to_owned).collect())
+        };
+        let of_leaf = self.file("memory", leaf, "cgroup.procs");
+        for _ in 0..MOVES_MAX {
+            let inside = members(&procs)?;
+            let outside: Vec<String> = members(&of_leaf)?.difference(&inside).cloned().collect();
+            if outside.is_empty() {
+                return Ok(());
+            }
+            for pid in outside {
+                match try_write(&procs, pid) {
+                    // It has gone.
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    moved => moved.map_err(|error| failed("write", &procs, error))?,
+                }
+            }
+        }
+        Err(CgroupError::NotEmpty {
+            leaf: leaf.to_owned(),
+            waited: Duration::ZERO,
+        })
     }
 
     fn set_cpu(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
@@ -151,7 +207,7 @@ impl CgroupTree for HybridTree {
 
     fn enforces(&self) -> Vec<&'static str> {
         let swap = self.root.join("memory/memory.memsw.limit_in_bytes");
-        let found = [("swap", swap.exists())];
+        let found = [("swap", swap.exists()), ("whole-cores", self.has_cpuset())];
         let optional = found.into_iter().filter(|(_, has)| *has);
         ["cgroup-v1", "cpu", "memory", "pids"]
             .into_iter()
@@ -161,6 +217,9 @@ impl CgroupTree for HybridTree {
 
     fn create(&self, leaf: &str) -> Result<(), CgroupError> {
         check_name(leaf)?;
+        if self.has_cpuset() && !self.leaf(CPUSET, SHARED).exists() {
+            self.make_cpuset(SHARED)?;
+        }
         self.hierarchies()
             .into_iter()
             .try_for_each(|hierarchy| make_dir(&self.leaf(hierarchy, leaf)))
@@ -171,7 +230,7 @@ impl CgroupTree for HybridTree {
         CONTROLLERS
             .into_iter()
             .map(|controller| {
-                make_dir(&self.leaf(controller, reserved))?;
+                make_child(&self.leaf(controller, reserved))?;
                 open(&self.file(controller, reserved, "cgroup.procs"), true)
             })
             .collect()
@@ -190,7 +249,7 @@ impl CgroupTree for HybridTree {
             }
         }
         match self.has_unified() {
-            true => make_dir(&self.leaf("unified", leaf)),
+            true => make_child(&self.leaf("unified", leaf)),
             false => Ok(()),
         }
     }
@@ -205,6 +264,45 @@ impl CgroupTree for HybridTree {
         self.set_cpu(leaf, limits)?;
         write(&self.file("pids", leaf, "pids.max"), limits.pids_max)?;
         self.set_memory(leaf, limits.memory_bytes_max, limits.swap_bytes_max)
+    }
+
+    fn cores(&self) -> Result<Option<Vec<u32>>, CgroupError> {
+        if !self.has_cpuset() {
+            return Ok(None);
+        }
+        let file = self.root.join(CPUSET).join("cpuset.cpus");
+        let text = read(&file)?;
+        let cores = cores::parse(&text).ok_or(CgroupError::Format {
+            path: file,
+            found: text,
+            expected: "a set of cores",
+        })?;
+        Ok(Some(cores))
+    }
+
+    fn give_cores(&self, leaf: &str, cores: &[u32]) -> Result<(), CgroupError> {
+        let group = self.make_cpuset(leaf)?;
+        write(&group.join("cpuset.cpus"), cores::write(cores))?;
+        self.move_to_cpuset(leaf, &group)
+    }
+
+    fn take_cores(&self, leaf: &str) -> Result<(), CgroupError> {
+        let group = self.leaf(CPUSET, leaf);
+        if !group.exists() {
+            return Ok(());
+        }
+        self.move_to_cpuset(leaf, &self.leaf(CPUSET, SHARED))?;
+        try_remove_dir(&group).map_err(|error| failed("remove", &group, error))
+    }
+
+    fn share_cores(&self, cores: &[u32], _own: &BTreeSet<String>) -> Result<(), CgroupError> {
+        match self.has_cpuset() {
+            true => write(
+                &self.file(CPUSET, SHARED, "cpuset.cpus"),
+                cores::write(cores),
+            ),
+            false => Ok(()),
+        }
     }
 
     fn memory_limit_bytes(&self, leaf: &str) -> Result<u64, CgroupError> {
@@ -283,7 +381,7 @@ impl CgroupTree for HybridTree {
 
     fn remove(&self, leaf: &str, patience: Duration) -> Result<(), CgroupError> {
         check_name(leaf)?;
-        for hierarchy in self.hierarchies() {
+        for hierarchy in self.hierarchies().into_iter().chain([CPUSET]) {
             let path = self.leaf(hierarchy, leaf);
             let is_gone = wait_until(patience, || match try_remove_dir(&path) {
                 Ok(()) => Ok(true),
@@ -309,7 +407,9 @@ impl CgroupTree for HybridTree {
     }
 
     fn remove_tree(&self) -> Result<(), CgroupError> {
-        for hierarchy in self.hierarchies() {
+        let shared = self.leaf(CPUSET, SHARED);
+        try_remove_dir(&shared).map_err(|error| failed("remove", &shared, error))?;
+        for hierarchy in self.hierarchies().into_iter().chain([CPUSET]) {
             let path = self.root.join(hierarchy).join(&self.subtree);
             try_remove_dir(&path).map_err(|error| failed("remove", &path, error))?;
         }
@@ -333,15 +433,21 @@ impl CgroupTree for HybridTree {
             .has_unified()
             .then(|| open(&self.leaf("unified", leaf), false))
             .transpose()?;
+        let own_cores = self.leaf(CPUSET, leaf).exists().then_some(CPUSET);
+        let joined = CONTROLLERS.into_iter().chain(own_cores);
         let procs =
-            CONTROLLERS.map(|controller| open(&self.file(controller, leaf, "cgroup.procs"), true));
+            joined.map(|controller| open(&self.file(controller, leaf, "cgroup.procs"), true));
         Ok(CgroupEntry {
             directory,
-            procs: procs.into_iter().collect::<Result<_, _>>()?,
+            procs: procs.collect::<Result<_, _>>()?,
         })
     }
 
     fn join(&self, leaf: &str) -> Result<(), CgroupError> {
+        let shared = self.file(CPUSET, SHARED, "cgroup.procs");
+        if shared.exists() {
+            write(&shared, 0)?;
+        }
         self.hierarchies()
             .into_iter()
             .try_for_each(|hierarchy| write(&self.file(hierarchy, leaf, "cgroup.procs"), 0))

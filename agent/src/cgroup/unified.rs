@@ -1,5 +1,6 @@
 //! Pure cgroup v2.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -11,14 +12,14 @@ use super::files::{
 };
 use super::{
     CgroupEntry, CgroupError, CgroupTree, Limits, MemoryBreakdown, MemoryWatch, TreeKind, Usage,
-    check_name, pressure,
+    check_name, cores, pressure,
 };
 
 /// What a parent hands down so that a leaf can be limited.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
 /// What it hands down where the machine has it.
-const OPTIONAL: [&str; 1] = ["io"];
+const OPTIONAL: [&str; 2] = ["cpuset", "io"];
 
 /// The period over which a quota counts.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -160,6 +161,7 @@ impl CgroupTree for UnifiedTree {
         let found = [
             ("swap", self.tree().join("memory.swap.max").exists()),
             ("io", self.tree().join("io.weight").exists()),
+            ("whole-cores", self.tree().join("cpuset.cpus").exists()),
         ];
         let optional = found.into_iter().filter(|(_, has)| *has);
         ["cgroup-v2", "cpu", "memory", "memory-high", "pids"]
@@ -201,6 +203,40 @@ impl CgroupTree for UnifiedTree {
             true => self.grow_memory(leaf, limits.memory_bytes_max),
             false => self.shrink_memory(leaf, limits.memory_bytes_max, patience),
         }
+    }
+
+    fn cores(&self) -> Result<Option<Vec<u32>>, CgroupError> {
+        let file = self.tree().join("cpuset.cpus.effective");
+        if !file.exists() {
+            return Ok(None);
+        }
+        let text = read(&file)?;
+        let cores = cores::parse(&text).ok_or(CgroupError::Format {
+            path: file,
+            found: text,
+            expected: "a set of cores",
+        })?;
+        Ok(Some(cores))
+    }
+
+    fn give_cores(&self, leaf: &str, cores: &[u32]) -> Result<(), CgroupError> {
+        write(&self.file(leaf, "cpuset.cpus"), cores::write(cores))
+    }
+
+    fn take_cores(&self, leaf: &str) -> Result<(), CgroupError> {
+        // An empty line gives it those of the group above.
+        write(&self.file(leaf, "cpuset.cpus"), "\n")
+    }
+
+    fn share_cores(&self, cores: &[u32], own: &BTreeSet<String>) -> Result<(), CgroupError> {
+        for leaf in self.leaves()?.iter().filter(|leaf| !own.contains(*leaf)) {
+            let file = self.file(leaf, "cpuset.cpus");
+            // It may be removed in this moment.
+            if file.exists() {
+                write(&file, cores::write(cores))?;
+            }
+        }
+        Ok(())
     }
 
     fn memory_limit_bytes(&self, leaf: &str) -> Result<u64, CgroupError> {

@@ -156,7 +156,15 @@ impl JoinedHook {
         };
         let command = command_of(launch, point, hook, None);
         let connection = Connection::Pipes(stdio);
-        let entered = sandbox::enter(task, entry, &launch.sandbox, &command, connection, None)?;
+        let entered = sandbox::enter(
+            task,
+            None,
+            entry,
+            &launch.sandbox,
+            &command,
+            connection,
+            None,
+        )?;
         Ok(JoinedHook {
             point,
             pidfd: entered.pidfd,

@@ -24,10 +24,11 @@ use super::record::{
 use super::sidecar::{self, Sidecar};
 use super::socket::{Peer, listen};
 use super::term::{Due, Term};
-use crate::cgroup::{CgroupError, CgroupTree, MemoryWatch, Usage};
+use crate::cgroup::{CgroupError, CgroupTree, MemoryWatch, TreePath, Usage};
 use crate::failpoint;
 use crate::log::{LogError, LogWriter};
 use crate::process::{ProcessIdentity, now_us};
+use crate::removal::remove_tree;
 use crate::sandbox::{
     CommandSpec, Ended, Prepared, SandboxSpec, Stage, StartError, Started, UserMode,
 };
@@ -126,15 +127,37 @@ pub(super) struct Ready {
     pub(super) prepared: Prepared,
     /// Whose users it was prepared for.
     pub(super) users: UserMode,
-    /// The name of the cgroups that its launcher has joined.
+    /// Where the cgroups are that its launcher has joined, and their name.
+    pub(super) tree: TreePath,
     pub(super) reserved: String,
 }
 
 impl Ready {
     /// Gives everything back.
-    pub(super) fn abandon(self, tree: &dyn CgroupTree) -> Result<(), CgroupError> {
+    pub(super) fn abandon(self) -> Result<(), CgroupError> {
         self.prepared.abandon();
-        tree.remove(&self.reserved, CLEANUP_PATIENCE)
+        self.tree.open()?.remove(&self.reserved, CLEANUP_PATIENCE)
+    }
+}
+
+/// Takes the folder that is the calling process's working directory, for as long as the lock is held. None where an
+/// agent has given this start up before it began.
+fn take(folder: &Path) -> Result<Option<(OwnedFd, LaunchRecord)>, HelperError> {
+    // Held as long as this process lives: whoever gets it knows that no helper is here.
+    let held = lock(folder).map_err(system("lock the task's folder"))?;
+    failpoint::reach("helper.locked");
+    if record::read::<ExitRecord>(folder, EXIT_FILE)?.is_some() {
+        return Ok(None);
+    }
+    let launch: LaunchRecord =
+        record::read(folder, LAUNCH_FILE)?.ok_or_else(|| HelperError::NoLaunch {
+            folder: folder.to_owned(),
+        })?;
+    match launch.proto > PROTO {
+        true => Err(HelperError::Proto {
+            found: launch.proto,
+        }),
+        false => Ok(Some((held, launch))),
     }
 }
 
@@ -148,22 +171,16 @@ pub(super) fn keep_with(
     let folder = std::env::current_dir().map_err(system("find the task's folder"))?;
     let is_spare = ready.is_some();
     failpoint::reach("helper.entered");
-    // Held as long as this process lives: whoever gets it knows that no helper is here.
-    let _held = lock(&folder).map_err(system("lock the task's folder"))?;
-    failpoint::reach("helper.locked");
-    if record::read::<ExitRecord>(&folder, EXIT_FILE)?.is_some() {
-        // An agent has given this start up before it began.
-        return Ok(());
-    }
-    let launch: LaunchRecord =
-        record::read(&folder, LAUNCH_FILE)?.ok_or_else(|| HelperError::NoLaunch {
-            folder: folder.clone(),
-        })?;
-    if launch.proto > PROTO {
-        return Err(HelperError::Proto {
-            found: launch.proto,
-        });
-    }
+    let (_held, launch) = match take(&folder) {
+        Ok(Some(taken)) => taken,
+        // Nobody else knows what was prepared.
+        nothing => {
+            if let Some(ready) = ready {
+                ready.abandon()?;
+            }
+            return nothing.map(drop);
+        }
+    };
     record::reserve(&folder, EXIT_FILE)?;
     let tree = launch.tree.open()?;
     let term = launch.term.map(Term::begin).transpose();
@@ -238,16 +255,21 @@ fn enter_leaf(
 ) -> Result<(Prepared, Option<OwnedFd>), StartError> {
     let users = launch.sandbox.users;
     let entered = match ready {
-        Some(ready) if ready.users == users => {
+        // Cores of its own must be joined before the first process counts them.
+        Some(ready) if ready.users == users && launch.cores.is_empty() => {
             tree.assume(&ready.reserved, &launch.leaf).map_err(cgroup)?;
             let directory = tree.entry(&launch.leaf).map_err(cgroup)?.directory;
             (ready.prepared, directory)
         }
         unfit => {
             if let Some(unfit) = unfit {
-                unfit.abandon(tree).map_err(cgroup)?;
+                unfit.abandon().map_err(cgroup)?;
             }
             tree.create(&launch.leaf).map_err(cgroup)?;
+            if !launch.cores.is_empty() {
+                tree.give_cores(&launch.leaf, &launch.cores)
+                    .map_err(cgroup)?;
+            }
             prepare_in(launch, tree)?
         }
     };
@@ -404,7 +426,7 @@ impl Keeper {
             return Err(refused("its term was over before it began".to_owned()));
         }
         let sandbox = self.launch.sandbox.clone();
-        self.main = Some(spawn(prepared, &sandbox, directory)?);
+        self.main = Some(self.spawn(prepared, &sandbox, directory)?);
         failpoint::reach("helper.command_runs");
         let memory = self.tree.watch_memory(&self.launch.leaf);
         self.memory = memory.map_err(say_unwatched).ok();
@@ -433,7 +455,7 @@ impl Keeper {
             command,
             ..self.launch.sandbox.clone()
         };
-        let end = match spawn(prepared, &sandbox, directory) {
+        let end = match self.spawn(prepared, &sandbox, directory) {
             Ok(main) => {
                 self.main = Some(main);
                 match self.attend(Some(began + hook.timeout())) {
@@ -449,6 +471,21 @@ impl Keeper {
             end,
             took_ms: began.elapsed().as_millis() as u64,
         }
+    }
+
+    /// Starts a process in the task's leaf as PID 1 of a sandbox.
+    fn spawn(
+        &self,
+        prepared: Prepared,
+        sandbox: &SandboxSpec,
+        directory: Option<OwnedFd>,
+    ) -> Result<Main, StartError> {
+        let (outputs, [stdout, stderr]) = Outputs::new().map_err(start_failed)?;
+        let task = prepared.start(sandbox, directory, stdout, stderr)?;
+        // An init that is not noted ends with this helper all the same.
+        let admitted = self.tree.admit(&self.launch.leaf, task.pid);
+        admitted.map_err(cgroup)?;
+        Ok(Main { task, outputs })
     }
 
     /// Follows the process that is the main one now until it has ended, or until `deadline`, when it is killed
@@ -874,6 +911,9 @@ impl Keeper {
         let leaf = &self.launch.leaf;
         self.tree.remove(leaf, CLEANUP_PATIENCE)?;
         self.tree.create(leaf)?;
+        if !self.launch.cores.is_empty() {
+            self.tree.give_cores(leaf, &self.launch.cores)?;
+        }
         self.tree.set_limits(leaf, &self.launch.limits)
     }
 
@@ -968,17 +1008,6 @@ impl Keeper {
     }
 }
 
-/// Starts a process in the task's leaf as PID 1 of a sandbox.
-fn spawn(
-    prepared: Prepared,
-    sandbox: &SandboxSpec,
-    directory: Option<OwnedFd>,
-) -> Result<Main, StartError> {
-    let (outputs, [stdout, stderr]) = Outputs::new().map_err(start_failed)?;
-    let task = prepared.start(sandbox, directory, stdout, stderr)?;
-    Ok(Main { task, outputs })
-}
-
 fn refused(message: String) -> StartError {
     StartError {
         stage: Stage::Hook,
@@ -1016,10 +1045,7 @@ pub fn remove_scratch(folder: &Path) -> io::Result<()> {
     let folders = sidecars.flatten().map(|entry| entry.path());
     for folder in folders.chain([folder.to_owned()]) {
         for name in ["upper", "work", "root", "run"] {
-            match fs::remove_dir_all(folder.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_tree(&folder.join(name))?;
         }
     }
     Ok(())

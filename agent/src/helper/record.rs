@@ -39,6 +39,9 @@ pub struct LaunchRecord {
     /// The leaf all helpers of the agent share.
     pub helpers_leaf: String,
     pub limits: Limits,
+    /// The cores that are the task's own; none for one that shares.
+    #[serde(default)]
+    pub cores: Vec<u32>,
     pub sandbox: SandboxSpec,
     pub log: LogLimits,
     /// How the task is asked to end when nobody says otherwise.

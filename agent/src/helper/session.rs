@@ -91,6 +91,7 @@ fn start(folder: &Path, request: &ExecRequest) -> io::Result<Running> {
         .task
         .open()?
         .ok_or_else(|| io::Error::other("the task has ended"))?;
+    let helper = started.helper.open()?;
     let entry = leaf_for(&launch, request).map_err(io::Error::other)?;
     let command = command_for(&launch.sandbox.command, request);
     let tools = request
@@ -98,7 +99,9 @@ fn start(folder: &Path, request: &ExecRequest) -> io::Result<Running> {
         .as_ref()
         .map(|debug| Tools { base: &debug.base });
     let enter = |connection| {
-        sandbox::enter(&task, entry, &launch.sandbox, &command, connection, tools)
+        let helper = helper.as_ref();
+        let sandbox = &launch.sandbox;
+        sandbox::enter(&task, helper, entry, sandbox, &command, connection, tools)
             .map_err(io::Error::other)
     };
     match request.terminal {

@@ -133,6 +133,8 @@ fn spawn(
     let (outputs, [stdout, stderr]) = Outputs::new().map_err(|error| lost(error.to_string()))?;
     let prepared = Prepared::new(sandbox.users, entry.procs)?;
     let started = prepared.start(sandbox, entry.directory, stdout, stderr)?;
+    tree.admit(leaf, started.pid)
+        .map_err(|error| lost(crate::error::chain(&error)))?;
     Ok((started, outputs))
 }
 

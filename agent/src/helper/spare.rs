@@ -25,9 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
-use super::keeper::{
-    CLEANUP_PATIENCE, HelperError, Ready, detach, join_helpers, keep_with, system,
-};
+use super::keeper::{CLEANUP_PATIENCE, HelperError, Ready, detach, keep_with, system};
 use crate::cgroup::TreePath;
 use crate::sandbox::{Fork, Prepared, UserMode, fork, passing};
 
@@ -153,8 +151,12 @@ impl SparePool {
     }
 
     fn start_nursery(&self) -> io::Result<Nursery> {
+        let tree = self.request.tree.open().map_err(io::Error::other)?;
+        tree.create(&self.request.helpers_leaf)
+            .map_err(io::Error::other)?;
         let (control, theirs) = UnixStream::pair()?;
         let process = Command::new(&self.program)
+            .args(super::alone_word(self.request.users))
             .arg("nursery")
             .arg(serde_json::to_string(&self.request)?)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -230,8 +232,8 @@ pub fn serve_nursery(request: &SpareRequest, control: UnixStream) -> Result<(), 
     detach()?;
     // SAFETY: no code of ours runs on the signal; ignoring it has the kernel reap the helpers.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map_err(system("ignore children"))?;
-    let tree = request.tree.open()?;
-    join_helpers(tree.as_ref(), &request.helpers_leaf)?;
+    // Made by the agent: a nursery that is late must not make again what was removed behind a killed agent.
+    request.tree.open()?.join(&request.helpers_leaf)?;
     let mut bytes = [0; 4];
     while let Some(theirs) = receive(&control, &mut bytes).map_err(system("hear the agent"))? {
         // SAFETY: this process has one thread, and the child goes on to the end of the process.
@@ -262,6 +264,7 @@ fn serve(request: &SpareRequest, control: UnixStream) -> Result<(), HelperError>
     let ready = Ready {
         prepared: Prepared::new(request.users, procs).map_err(HelperError::Spare)?,
         users: request.users,
+        tree: request.tree.clone(),
         reserved,
     };
     let mut line = Vec::new();
@@ -269,7 +272,7 @@ fn serve(request: &SpareRequest, control: UnixStream) -> Result<(), HelperError>
     let folder = match (read, line.split_last()) {
         (Ok(_), Some((b'\n', folder))) => Path::new(OsStr::from_bytes(folder)),
         // The agent has gone.
-        _ => return Ok(ready.abandon(tree.as_ref())?),
+        _ => return Ok(ready.abandon()?),
     };
     say_errors_to(&folder.join("helper.log")).map_err(system("open the helper's log"))?;
     keep_with(folder, Some(ready), move || {

@@ -56,8 +56,10 @@ nix::ioctl_write_ptr!(snapshot_create, BTRFS, 23, VolumeArgsV2);
 nix::ioctl_readwrite!(quota_control, BTRFS, 40, QuotaArgs);
 nix::ioctl_read!(qgroup_limit, BTRFS, 43, QgroupLimitArgs);
 
+/// Whether subvolumes of `path` can be made, bounded and removed; the last two are the machine's root's alone.
 pub(super) fn is_btrfs(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == BTRFS_SUPER_MAGIC)
+    nix::unistd::geteuid().is_root()
+        && rustix::fs::statfs(path).is_ok_and(|found| found.f_type == BTRFS_SUPER_MAGIC)
 }
 
 pub(super) fn is_subvolume(path: &Path) -> bool {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::folder::{self, TaskFolder};
-use crate::cgroup::{CGROUP_ROOT, CgroupTree, TreePath};
+use super::ordinary;
+use crate::cgroup::CgroupTree;
 use crate::helper::lock;
 use crate::helper::protocol::PROTO;
 use crate::helper::record::{self, EXIT_FILE, ExitRecord, Outcome, STARTED_FILE, StartedRecord};
@@ -20,12 +21,14 @@ pub fn clean(state: &Path, cgroup: &str) -> anyhow::Result<()> {
     for task in folder::list(&tasks)? {
         end_helper(TaskFolder::of(&tasks, &task).path())?;
     }
-    let tree = TreePath::new(CGROUP_ROOT, cgroup).open()?;
+    let tree = ordinary::tree_of(state, cgroup);
+    ordinary::make_ready(&tree)?;
+    let tree = tree.open()?;
     remove_all(tree.as_ref())?;
     for task in folder::list(&tasks)? {
         TaskFolder::of(&tasks, &task).remove_scratch();
     }
-    remove_parent(cgroup)
+    remove_parent(state, cgroup)
 }
 
 /// Removes the subtree with all that is in it. Spare helpers of an agent that was killed give back what they
@@ -88,11 +91,11 @@ fn record_end(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Removes the group around the agent's, when it was the last in there.
-fn remove_parent(cgroup: &str) -> anyhow::Result<()> {
+fn remove_parent(state: &Path, cgroup: &str) -> anyhow::Result<()> {
     let Some((parent, _)) = cgroup.rsplit_once('/') else {
         return Ok(());
     };
-    let tree = TreePath::new(CGROUP_ROOT, parent).open()?;
+    let tree = ordinary::tree_of(state, parent).open()?;
     if tree.leaves()?.is_empty() {
         tree.remove_tree()?;
     }

@@ -8,7 +8,8 @@ use anyhow::Context as _;
 use tw_api::ApiEndpoint;
 use tw_model::{Bytes, Capacity, Cores, LIBEXEC, MachineFacts, MachineId, companion_places};
 
-use crate::cgroup::{CGROUP_ROOT, CgroupTree, TreePath};
+use crate::cgroup::{CgroupTree, TreePath};
+use crate::helper::ALONE;
 use crate::sandbox::UserMode;
 use crate::sandbox::features::Features;
 
@@ -82,8 +83,9 @@ impl ControllerAddress {
 }
 
 impl AgentConfig {
+    /// Where the agent's leaves are: the machine's cgroups, or where its user has none, notes in its own folder.
     pub(super) fn tree(&self) -> TreePath {
-        TreePath::new(CGROUP_ROOT, &self.cgroup)
+        super::ordinary::tree_of(&self.state, &self.cgroup)
     }
 
     pub(super) fn tasks_folder(&self) -> PathBuf {
@@ -115,7 +117,7 @@ impl AgentConfig {
         bounds_disk: bool,
     ) -> MachineFacts {
         let mut enforces: Vec<String> = tree.enforces().into_iter().map(str::to_owned).collect();
-        if users == UserMode::Mapped {
+        if users != UserMode::Shared {
             enforces.push("user-namespace".to_owned());
         }
         if bounds_disk {
@@ -141,18 +143,19 @@ impl AgentConfig {
 
 /// Asks a process of its own what a sandbox can have in `state`.
 pub(super) fn features(helper: &Path, state: &Path) -> anyhow::Result<Features> {
+    let words: &[&str] = match nix::unistd::geteuid().is_root() {
+        true => &["probe"],
+        false => &[ALONE, "probe-alone"],
+    };
     let found = std::process::Command::new(helper)
-        .arg("probe")
+        .args(words)
         .arg(state)
         .output()
         .with_context(|| format!("cannot run {}", helper.display()))?;
-    serde_json::from_slice(&found.stdout).with_context(|| {
-        format!(
-            "{} cannot tell what this machine allows: {}",
-            helper.display(),
-            String::from_utf8_lossy(&found.stderr).trim()
-        )
-    })
+    let said = String::from_utf8_lossy(&found.stderr);
+    let said = said.trim().trim_start_matches("tw-helper: ");
+    serde_json::from_slice(&found.stdout)
+        .map_err(|_| anyhow::anyhow!("no sandbox can be made here: {said}"))
 }
 
 fn memory_total() -> anyhow::Result<Bytes> {

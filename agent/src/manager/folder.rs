@@ -11,6 +11,7 @@ use tw_model::{JobSpec, TaskId};
 use super::btrfs;
 use crate::helper::{record, remove_scratch};
 use crate::log::LogLimits;
+use crate::removal::remove_tree;
 
 /// What the agent last was told of a task, for the agent that comes after it.
 const ASSIGNMENT_FILE: &str = "assignment.json";
@@ -83,12 +84,7 @@ impl TaskFolder {
     }
 
     pub(super) fn remove(&self) -> anyhow::Result<()> {
-        match std::fs::remove_dir_all(&self.0) {
-            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                Err(cause).with_context(|| format!("cannot remove {}", self.0.display()))
-            }
-            _ => Ok(()),
-        }
+        remove_tree(&self.0).with_context(|| format!("cannot remove {}", self.0.display()))
     }
 }
 

@@ -8,7 +8,7 @@ use tw_api::Assignment;
 use tw_model::{Code, CommandLine, Hook, JobId, JobSpec, Name, PortName, Template, TemplateValue};
 
 use super::{Agent, HELPERS_LEAF, root};
-use crate::cgroup::Limits;
+use crate::cgroup::{Limits, TreeKind};
 use crate::helper::hook::{HookSet, HookSpec};
 use crate::helper::protocol::PROTO;
 use crate::helper::record::{LaunchRecord, SIDECARS_FOLDER, StopRule};
@@ -106,6 +106,8 @@ pub(super) fn record(
         shm_bytes_max: SHM_BYTES_MAX,
         is_root_writable: root.is_writable,
         users: agent.users,
+        pids_max: (agent.tree.kind() == TreeKind::Processes)
+            .then_some(u64::from(spec.resources.pids)),
     };
     let sidecars = spec
         .sidecars
@@ -137,6 +139,7 @@ pub(super) fn record(
         leaf: task.id.folder_name(),
         helpers_leaf: HELPERS_LEAF.to_owned(),
         limits: limits(spec),
+        cores: Vec::new(),
         sandbox,
         log: LogLimits::default(),
         stop: StopRule {

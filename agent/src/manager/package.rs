@@ -12,6 +12,8 @@ use tokio::sync::Mutex;
 use tw_api::Client;
 use tw_model::Digest;
 
+use crate::helper;
+use crate::removal::remove_tree;
 use crate::sandbox::UserMode;
 
 /// The most that one package or image may hold.
@@ -71,7 +73,7 @@ impl Packages {
         for entry in std::fs::read_dir(&self.folder)?.flatten() {
             let name = Digest(entry.file_name().to_string_lossy().into_owned());
             if !needed.contains(&name) {
-                std::fs::remove_dir_all(entry.path())?;
+                remove_tree(&entry.path())?;
             }
         }
         Ok(())
@@ -95,14 +97,15 @@ impl Unpacking {
             "the package {digest} arrived with the digest {found}; it is not used"
         );
         let draft = target.with_extension("draft");
-        remove(&draft)?;
+        remove_tree(&draft)?;
         std::fs::create_dir_all(&draft)?;
         let mut helper = Command::new(&self.helper)
+            .args(helper::alone_word(self.users))
             .arg("unpack")
             .arg(&draft)
             .arg(match self.users {
                 UserMode::Mapped => "mapped",
-                UserMode::Shared => "shared",
+                UserMode::Shared | UserMode::Single => "shared",
             })
             .arg(UNPACKED_BYTES_MAX.to_string())
             .stdin(Stdio::piped())
@@ -117,17 +120,10 @@ impl Unpacking {
         let ended = helper.wait_with_output().await?;
         if !ended.status.success() {
             let said = String::from_utf8_lossy(&ended.stderr);
-            remove(&draft)?;
+            remove_tree(&draft)?;
             anyhow::bail!("cannot unpack the package {digest}: {}", said.trim());
         }
         std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755))?;
         Ok(std::fs::rename(&draft, target)?)
-    }
-}
-
-fn remove(folder: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(cause),
-        _ => Ok(()),
     }
 }

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use tw_api::Assignment;
 use tw_model::{Code, Desired, Digest, Exit, Image, Phase, TaskId, TaskState, Timestamp};
 
+use super::cores::WholeCores;
 use super::folder::{self, TaskFolder};
 use super::helper_link::{self, HelperLink};
 use super::launch::{self, Refusal};
@@ -115,6 +116,7 @@ pub(super) fn adopt(agent: &Arc<Agent>) -> anyhow::Result<()> {
         });
         // Said before anything is awaited: the registration that follows must name every task that is here.
         agent.reports.add(&task, recorded_phase(&folder));
+        agent.cores.adopt(&task, folder.path());
         begin(agent, task, assignment.map(Arc::new), true);
     }
     remove_strays(agent);
@@ -250,6 +252,7 @@ impl Actor {
         }
         self.agent.resources.remove(&self.task);
         self.remove_leaf().await;
+        self.agent.cores.take_back(&self.task);
         self.folder.remove_scratch();
         failpoint::reach("agent.scratch_removed");
         self.wait_until_forgotten().await;
@@ -314,12 +317,15 @@ impl Actor {
         }
         self.wait_for_services(assignment).await;
         let term = self.wait_for_grant(assignment).await?;
+        let cores = self.agent.cores.give(task, &assignment.spec)?;
         let mut record = launch::record(&self.agent, assignment, self.folder.path(), &packages)?;
         record.term = term;
+        record.cores = cores;
         self.folder.create(&assignment.spec)?;
         let prepared = prepare_folder(self.folder.path(), &record).map_err(anyhow::Error::from);
         prepared
             .inspect(|()| failpoint::reach("agent.folder_prepared"))
+            .and_then(|()| WholeCores::note(self.folder.path(), &record.cores))
             .and_then(|()| self.folder.write_assignment(assignment))?;
         failpoint::reach("agent.assignment_written");
         self.agent
@@ -488,6 +494,10 @@ impl Actor {
         }
         if let Err(cause) = self.folder.bound(&assignment.spec) {
             tracing::warn!(task = %self.task, cause = format!("{cause:#}"), "cannot bound its disk");
+        }
+        let cores = &self.agent.cores;
+        if let Err(cause) = cores.follow(&self.task, &assignment.spec, self.folder.path()) {
+            tracing::warn!(task = %self.task, cause = format!("{cause:#}"), "cannot set its cores");
         }
         self.agent.resources.set(
             &self.task,

@@ -17,6 +17,7 @@ use tw_model::{Bytes, JobId, TaskId, Timestamp, Volume};
 use super::btrfs;
 use crate::helper::record::{self, RecordError};
 use crate::process::now_us;
+use crate::removal::remove_tree;
 use crate::sandbox::user::Account;
 
 /// The format of `volume.json`.
@@ -205,7 +206,9 @@ impl Volumes {
             true => btrfs::create(&draft, DATA).map_err(file("make", &data))?,
             false => fs::create_dir(&data).map_err(file("make", &data))?,
         }
-        chown(&data, Some(owner.uid), Some(owner.gid)).map_err(file("give away", &data))?;
+        if nix::unistd::geteuid().is_root() {
+            chown(&data, Some(owner.uid), Some(owner.gid)).map_err(file("give away", &data))?;
+        }
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o750);
         fs::set_permissions(&data, mode).map_err(file("protect", &data))?;
         let made = OwnedVolume {
@@ -370,7 +373,7 @@ fn remove(path: &Path) -> Result<(), VolumeError> {
             btrfs::remove(&entry.path()).map_err(file("remove", path))?;
         }
     }
-    fs::remove_dir_all(path).map_err(file("remove", path))
+    remove_tree(path).map_err(file("remove", path))
 }
 
 fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VolumeError {

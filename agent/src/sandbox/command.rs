@@ -15,6 +15,7 @@ use nix::unistd::{Gid, Uid};
 use super::mounts::{c_path, exists, working_directory};
 use super::seccomp::Filter;
 use super::user::Account;
+use super::users::UserMode;
 use super::{At, CommandSpec, DEFAULT_PATH, Stage, StartError, capabilities};
 
 /// Where a command's three descriptors lead.
@@ -31,15 +32,18 @@ pub(super) struct Rights<'a> {
     pub(super) account: Account,
     pub(super) capabilities: CapsHashSet,
     pub(super) filter: &'a Filter,
+    /// Whether it has the groups of the agent's user, which no unprivileged process may give up.
+    pub(super) keeps_groups: bool,
 }
 
 impl<'a> Rights<'a> {
     /// Those of a task's own command.
-    pub(super) fn of_task(account: Account, filter: &'a Filter) -> Rights<'a> {
+    pub(super) fn of_task(account: Account, filter: &'a Filter, users: UserMode) -> Rights<'a> {
         Rights {
             account,
             capabilities: capabilities::of_command(account.is_root()),
             filter,
+            keeps_groups: users == UserMode::Single,
         }
     }
 }
@@ -119,7 +123,9 @@ fn take_identity(rights: &Rights<'_>) -> Result<(), StartError> {
     } = rights;
     capabilities::bound(kept)?;
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
-    nix::unistd::setgroups(&[]).at(Stage::Identity, "cannot give up groups")?;
+    if !rights.keeps_groups {
+        nix::unistd::setgroups(&[]).at(Stage::Identity, "cannot give up groups")?;
+    }
     nix::unistd::setresgid(gid, gid, gid)
         .at(Stage::Identity, format_args!("cannot become group {gid}"))?;
     nix::unistd::setresuid(uid, uid, uid)

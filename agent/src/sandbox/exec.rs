@@ -50,6 +50,7 @@ pub struct Tools<'a> {
 /// What the process that enters is given.
 struct EnterParts<'a> {
     task: &'a OwnedFd,
+    helper: Option<&'a OwnedFd>,
     sandbox: &'a SandboxSpec,
     command: &'a CommandSpec,
     rights: Rights<'a>,
@@ -61,9 +62,11 @@ struct EnterParts<'a> {
 
 /// Starts `command` in the namespaces of the init behind `task` and in the cgroup of `entry`, under the same
 /// restrictions as `sandbox`'s own command. With `tools` it sees the machine's programs instead, the task's root at
-/// `/task`, and may trace the task's processes. The caller must have one thread only and becomes the command's parent.
+/// `/task`, and may trace the task's processes. `helper` is the task's, where the calling process is outside the user
+/// namespace that it made. The caller must have one thread only and becomes the command's parent.
 pub fn enter(
     task: &OwnedFd,
+    helper: Option<&OwnedFd>,
     entry: CgroupEntry,
     sandbox: &SandboxSpec,
     command: &CommandSpec,
@@ -89,12 +92,15 @@ pub fn enter(
             account: Account { uid: 0, gid: 0 },
             capabilities: capabilities::of_debugger(),
             filter: &filter,
+            keeps_groups: false,
         },
         // Without users of its own, more rights would reach beyond the task: it may trace what is the same user's.
-        _ => Rights::of_task(account, &filter),
+        _ => Rights::of_task(account, &filter, sandbox.users),
     };
+    let helper = helper.filter(|_| sandbox.users == UserMode::Single);
     let parts = EnterParts {
         task,
+        helper,
         sandbox,
         command,
         rights,
@@ -126,6 +132,10 @@ fn launch(parts: EnterParts<'_>, entry: &CgroupEntry, report: &OwnedFd, orders: 
         "cannot shield the launcher from the task",
     );
     let cloned = shielded
+        .and_then(|()| match parts.helper {
+            None => Ok(()),
+            Some(helper) => users::enter_that_of(helper.as_fd()),
+        })
         .and_then(|()| match parts.tools {
             None => Ok((None, namespaces | view)),
             Some(_) => Ok((Some(mounts::tree_of(parts.task)?), namespaces)),
@@ -146,6 +156,7 @@ fn launch(parts: EnterParts<'_>, entry: &CgroupEntry, report: &OwnedFd, orders: 
 fn run(parts: EnterParts<'_>, tree: Option<OwnedFd>, report: &OwnedFd) -> ! {
     let EnterParts {
         task,
+        helper: _,
         sandbox,
         command,
         rights,
@@ -156,13 +167,14 @@ fn run(parts: EnterParts<'_>, tree: Option<OwnedFd>, report: &OwnedFd) -> ! {
     let sees = match (tools, &tree) {
         (Some(tools), Some(tree)) => unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
             .at(Stage::Clone, "cannot make a mount namespace")
-            .and_then(|()| mounts::build_tools_root(tools.base, &sandbox.folder, tree)),
+            .and_then(|()| mounts::build_tools_root(tools.base, sandbox, tree)),
         _ => Ok(()),
     };
     // Only now: nobody of the task's users may be cloned into a cgroup of the host's.
     let entered = sees.and_then(|()| match sandbox.users {
         UserMode::Shared => Ok(()),
         UserMode::Mapped => users::enter(task.as_fd()),
+        UserMode::Single => users::enter_as_single(task.as_fd()),
     });
     let became = entered
         .and_then(|()| nix::unistd::setsid().at(Stage::Command, "cannot begin a session"))

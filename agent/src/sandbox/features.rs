@@ -7,8 +7,13 @@ use std::path::Path;
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
+use super::clone::{CloneRequest, Cloned, clone3, exit_now};
+use super::command::report_and_exit;
+use super::launcher::{new_pipe, read_report, reap};
+use super::user::Account;
 use super::users::{UserMode, UserNamespace};
 use super::{At, Stage, StartError, mounts};
+use crate::removal::remove_tree;
 
 /// What was found out by trying.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +26,12 @@ pub struct Features {
 /// Tries in `folder`, where tasks will live. The calling process ends up in a mount namespace of its own: it must
 /// have one thread only, and has nothing else to do.
 pub fn probe(folder: &Path) -> Features {
-    match try_mapping(folder) {
+    let tried = try_in(folder, |task| {
+        let users = UserNamespace::new()?;
+        unshare(CloneFlags::CLONE_NEWNS).at(Stage::Clone, "cannot make a mount namespace")?;
+        mounts::try_root(&task.join("base"), task, UserMode::Mapped, Some(&users))
+    });
+    match tried {
         Ok(()) => Features {
             users: UserMode::Mapped,
             users_reason: None,
@@ -33,19 +43,56 @@ pub fn probe(folder: &Path) -> Features {
     }
 }
 
-fn try_mapping(folder: &Path) -> Result<(), StartError> {
+/// As [`probe`], for the root of a user namespace of its own: whether a sandbox can be made at all.
+pub fn probe_alone(folder: &Path) -> Result<Features, StartError> {
+    try_in(folder, |task| {
+        let _users = UserNamespace::single(Account { uid: 1, gid: 1 })?;
+        unshare(CloneFlags::CLONE_NEWPID).at(Stage::Clone, "cannot make a pid namespace")?;
+        in_child(|| {
+            unshare(CloneFlags::CLONE_NEWNS).at(Stage::Clone, "cannot make a mount namespace")?;
+            mounts::try_root(&task.join("base"), task, UserMode::Single, None)
+        })
+    })?;
+    Ok(Features {
+        users: UserMode::Single,
+        users_reason: None,
+    })
+}
+
+fn try_in(
+    folder: &Path,
+    attempt: impl FnOnce(&Path) -> Result<(), StartError>,
+) -> Result<(), StartError> {
     let task = folder.join(format!("probe-{}", std::process::id()));
     let made = make(&task).at(Stage::Mount, format_args!("cannot make {}", task.display()));
-    let tried = made.and_then(|()| {
-        let users = UserNamespace::new()?;
-        unshare(CloneFlags::CLONE_NEWNS).at(Stage::Clone, "cannot make a mount namespace")?;
-        mounts::try_root(&task.join("base"), &task, &users)
-    });
-    let removed = fs::remove_dir_all(&task);
+    let tried = made.and_then(|()| attempt(&task));
+    let removed = remove_tree(&task);
     tried.and(removed.at(
         Stage::Mount,
         format_args!("cannot remove {}", task.display()),
     ))
+}
+
+/// Runs `work` in a child, which is the first of a new pid namespace where the caller has made one.
+fn in_child(work: impl FnOnce() -> Result<(), StartError>) -> Result<(), StartError> {
+    let (report, report_in) = new_pipe()?;
+    let request = CloneRequest {
+        flags: 0,
+        cgroup: None,
+    };
+    // SAFETY: the calling process has one thread; the child ends in `_exit`.
+    match unsafe { clone3(&request) }.at(Stage::Clone, "cannot start a process")? {
+        Cloned::Child => match work() {
+            Ok(()) => exit_now(0),
+            Err(error) => report_and_exit(&report_in, &error),
+        },
+        Cloned::Parent { pidfd, .. } => {
+            drop(report_in);
+            let said = read_report(report);
+            reap(&pidfd);
+            said
+        }
+    }
 }
 
 fn make(task: &Path) -> io::Result<()> {

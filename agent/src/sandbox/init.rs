@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::Resource;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -135,8 +136,9 @@ fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)>
                 stdout,
                 stderr,
             };
-            let rights = Rights::of_task(account, filter);
-            let Err(error) = become_command(&spec.command, &rights, stdio, number(&report));
+            let rights = Rights::of_task(account, filter, spec.users);
+            let Err(error) = bound_processes(spec)
+                .and_then(|()| become_command(&spec.command, &rights, stdio, number(&report)));
             report_and_exit(&report, &error)
         }
         Err(source) => {
@@ -163,6 +165,17 @@ fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)>
         }
         Err(error) => Err((report, error)),
     }
+}
+
+/// Bounds how many processes the task's user may have, where no cgroup counts them.
+fn bound_processes(spec: &SandboxSpec) -> Result<(), StartError> {
+    let Some(pids_max) = spec.pids_max else {
+        return Ok(());
+    };
+    // The init is the same user.
+    let bound = pids_max + 1;
+    nix::sys::resource::setrlimit(Resource::RLIMIT_NPROC, bound, bound)
+        .at(Stage::Identity, "cannot bound the number of processes")
 }
 
 /// Asks the kernel to kill this process, and with it the namespace, when the helper dies; then makes sure

@@ -61,7 +61,8 @@ impl Prepared {
     pub fn new(mode: UserMode, procs: Vec<OwnedFd>) -> Result<Prepared, StartError> {
         let filter = Filter::new();
         let users = match mode {
-            UserMode::Shared => None,
+            // Whom a single user is mapped to depends on the task.
+            UserMode::Shared | UserMode::Single => None,
             UserMode::Mapped => Some(UserNamespace::new()?),
         };
         let launcher = match procs.is_empty() {
@@ -145,6 +146,14 @@ struct Order {
     directory: Option<OwnedFd>,
 }
 
+/// The namespace of a task's only user, where it is to have one.
+fn single_user(spec: &SandboxSpec, account: Account) -> Result<Option<UserNamespace>, StartError> {
+    match spec.users {
+        UserMode::Single => UserNamespace::single(account).map(Some),
+        UserMode::Shared | UserMode::Mapped => Ok(None),
+    }
+}
+
 fn start_directly(
     spec: &SandboxSpec,
     order: Order,
@@ -152,6 +161,8 @@ fn start_directly(
     users: Option<&UserNamespace>,
     ours: [BorrowedFd<'_>; 2],
 ) -> Result<(i32, OwnedFd), StartError> {
+    let single = single_user(spec, order.account)?;
+    let users = users.or(single.as_ref());
     let request = CloneRequest {
         flags: NAMESPACES,
         cgroup: order.directory.as_ref().map(AsFd::as_fd),
@@ -376,6 +387,11 @@ fn launch(
     let Ok((spec, order)) = receive_order(orders) else {
         exit_now(1);
     };
+    let single = match single_user(&spec, order.account) {
+        Ok(single) => single,
+        Err(error) => report_and_exit(&order.report, &error),
+    };
+    let users = users.or(single.as_ref());
     match clone_sibling(order.directory.as_ref().map(AsFd::as_fd), NAMESPACES) {
         Ok(Cloned::Child) => {
             close(orders.as_fd());

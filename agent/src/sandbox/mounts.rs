@@ -18,7 +18,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use super::users::UserNamespace;
+use super::users::{UserMode, UserNamespace};
 use super::{At, Bind, SandboxSpec, Stage, StartError};
 
 /// Parts of /proc that tell about, or change, the whole machine: hidden.
@@ -77,6 +77,7 @@ pub(super) fn build_root(
     users: Option<&UserNamespace>,
 ) -> Result<(), StartError> {
     make_private()?;
+    let users = users.and_then(UserNamespace::for_files);
     if let Some(users) = users {
         users.act_as_owner()?;
     }
@@ -86,13 +87,14 @@ pub(super) fn build_root(
         .iter()
         .map(|bind| Ok((bind, open_bind(bind, users)?)))
         .collect::<Result<Vec<_>, StartError>>()?;
-    let root = mount_root(&spec.base, &spec.folder, users)?;
+    let root = mount_root(&spec.base, &spec.folder, spec.users, users)?;
     for (bind, tree) in binds {
         if let Some(tree) = tree {
             attach_bind(root.as_fd(), bind, &tree)?;
         }
     }
-    let dev = mount_dev(root.as_fd(), spec.shm_bytes_max, users)?;
+    let tty_gid = tty_gid(spec.users, users);
+    let dev = mount_dev(root.as_fd(), spec.shm_bytes_max, tty_gid)?;
     mount_proc(root.as_fd(), dev.as_fd())?;
     if !spec.is_root_writable {
         protect(root.as_fd())?;
@@ -118,10 +120,10 @@ pub(super) fn tree_of(task: &OwnedFd) -> Result<OwnedFd, StartError> {
 
 /// Makes the calling process's mount namespace that of a debugger: the machine's programs over `base`, the task's
 /// own root at `/task`, and the processes of the pid namespace. Nothing that is written there lasts: it lies in
-/// memory, in place of `folder`.
+/// memory, in place of the task's folder.
 pub(super) fn build_tools_root(
     base: &Path,
-    folder: &Path,
+    sandbox: &SandboxSpec,
     task: &OwnedFd,
 ) -> Result<(), StartError> {
     make_private()?;
@@ -142,9 +144,9 @@ pub(super) fn build_tools_root(
             .at(Stage::Mount, "cannot make a layer for the tools")?;
     }
     let lower = open_folder(base)?;
-    move_onto(layer.as_fd(), open_folder(folder)?.as_fd())
+    move_onto(layer.as_fd(), open_folder(&sandbox.folder)?.as_fd())
         .at(Stage::Mount, "cannot attach the layer for the tools")?;
-    let root = mount_layers(&lower, &layer)?;
+    let root = mount_layers(&lower, &layer, sandbox.users)?;
     for (bind, tree) in binds {
         if let Some(tree) = tree {
             attach_bind(root.as_fd(), bind, &tree)?;
@@ -155,7 +157,7 @@ pub(super) fn build_tools_root(
         mount_point(root.as_fd(), Path::new("/task"), true)?.as_fd(),
     )
     .at(Stage::Mount, "cannot show the task's root")?;
-    let dev = mount_dev(root.as_fd(), TOOLS_BYTES_MAX, None)?;
+    let dev = mount_dev(root.as_fd(), TOOLS_BYTES_MAX, tty_gid(sandbox.users, None))?;
     mount_proc(root.as_fd(), dev.as_fd())?;
     nix::unistd::fchdir(&root).at(Stage::Mount, "cannot enter the new root")?;
     pivot()
@@ -167,18 +169,26 @@ fn make_private() -> Result<(), StartError> {
         .at(Stage::Mount, "cannot make the mounts private")
 }
 
-/// Makes a root of mapped layers in the calling process's mount namespace, to see whether that is possible.
+/// Makes a root as `build_root` does in the calling process's mount namespace, to see whether that is possible.
 pub(super) fn try_root(
     base: &Path,
     folder: &Path,
-    users: &UserNamespace,
+    mode: UserMode,
+    users: Option<&UserNamespace>,
 ) -> Result<(), StartError> {
     make_private()?;
-    users.act_as_owner()?;
-    let root = mount_root(base, folder, Some(users))?;
+    if let Some(users) = users {
+        users.act_as_owner()?;
+    }
+    let root = mount_root(base, folder, mode, users)?;
     // An upper layer that cannot be written is mounted all the same.
     rustix::fs::mkdirat(&root, "probe", Mode::from_raw_mode(0o755))
         .at(Stage::Mount, "cannot write on mapped layers")?;
+    if mode == UserMode::Single {
+        // The calling process ends now, and its mounts with it.
+        let dev = mount_dev(root.as_fd(), 1 << 20, None)?;
+        return mount_proc(root.as_fd(), dev.as_fd());
+    }
     drop(root);
     nix::unistd::setfsuid(nix::unistd::Uid::from_raw(0));
     nix::unistd::setfsgid(nix::unistd::Gid::from_raw(0));
@@ -210,6 +220,7 @@ pub(super) fn retreat_to(
 fn mount_root(
     base: &Path,
     folder: &Path,
+    mode: UserMode,
     users: Option<&UserNamespace>,
 ) -> Result<OwnedFd, StartError> {
     let (lower, layer) = match users {
@@ -225,21 +236,25 @@ fn mount_root(
             (lower, layer)
         }
     };
-    mount_layers(&lower, &layer)
+    mount_layers(&lower, &layer, mode)
 }
 
 /// An overlay over `lower` with what `layer` has for it, attached in there.
-fn mount_layers(lower: &OwnedFd, layer: &OwnedFd) -> Result<OwnedFd, StartError> {
+fn mount_layers(lower: &OwnedFd, layer: &OwnedFd, mode: UserMode) -> Result<OwnedFd, StartError> {
     let (upper, work) = (
         open_in(layer.as_fd(), "upper")?,
         open_in(layer.as_fd(), "work")?,
     );
     let by_descriptor = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let options = [
+    let mut options = vec![
         ("lowerdir", by_descriptor(lower)),
         ("upperdir", by_descriptor(&upper)),
         ("workdir", by_descriptor(&work)),
     ];
+    if mode == UserMode::Single {
+        // What the overlay notes on files: only the machine's root may write the usual attributes.
+        options.push(("userxattr", String::new()));
+    }
     let overlay = new_mount("overlay", &options, HARMLESS)
         .at(Stage::Mount, "cannot lay the task's folder over its base")?;
     move_onto(overlay.as_fd(), open_in(layer.as_fd(), "root")?.as_fd())
@@ -426,7 +441,7 @@ fn mount_point(
 fn mount_dev(
     root: BorrowedFd<'_>,
     shm_bytes_max: u64,
-    users: Option<&UserNamespace>,
+    tty_gid: Option<u32>,
 ) -> Result<OwnedFd, StartError> {
     let text = str::to_owned;
     let dev = new_mount(
@@ -441,33 +456,22 @@ fn mount_dev(
     )
     .at(Stage::Mount, "cannot attach /dev")?;
     for (name, major, minor) in DEVICES {
-        let mode = Mode::from_raw_mode(0o666);
-        rustix::fs::mknodat(
-            &dev,
-            name,
-            FileType::CharacterDevice,
-            mode,
-            makedev(major, minor),
-        )
-        .at(Stage::Mount, format_args!("cannot make /dev/{name}"))?;
+        make_device(dev.as_fd(), name, makedev(major, minor))
+            .at(Stage::Mount, format_args!("cannot make /dev/{name}"))?;
     }
     for (to, name) in DEVICE_LINKS {
         rustix::fs::symlinkat(to, &dev, name)
             .at(Stage::Mount, format_args!("cannot make /dev/{name}"))?;
     }
+    let mut options = vec![
+        ("newinstance", String::new()),
+        ("ptmxmode", text("0666")),
+        ("mode", text("0620")),
+    ];
+    options.extend(tty_gid.map(|gid| ("gid", gid.to_string())));
     let terminals = new_mount(
         "devpts",
-        &[
-            ("newinstance", String::new()),
-            ("ptmxmode", text("0666")),
-            ("mode", text("0620")),
-            (
-                "gid",
-                users
-                    .map_or(TTY_GID, |users| users.host_gid(TTY_GID))
-                    .to_string(),
-            ),
-        ],
+        &options,
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     );
     let shared_memory = new_mount(
@@ -489,6 +493,28 @@ fn mount_dev(
         .at(Stage::Mount, format_args!("cannot make /dev/{name}"))?;
     }
     Ok(dev)
+}
+
+/// The host's number of the group of terminals; none where a task has one group only.
+fn tty_gid(mode: UserMode, users: Option<&UserNamespace>) -> Option<u32> {
+    match mode {
+        UserMode::Single => None,
+        _ => Some(users.map_or(TTY_GID, |users| users.host_id(TTY_GID))),
+    }
+}
+
+/// Makes a device node, or shows the host's own where nobody but the machine's root may make one.
+fn make_device(dev: BorrowedFd<'_>, name: &str, device: u64) -> rustix::io::Result<()> {
+    let mode = Mode::from_raw_mode(0o666);
+    match rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, device) {
+        Err(Errno::PERM) => {}
+        made => return made,
+    }
+    rustix::fs::mknodat(dev, name, FileType::RegularFile, mode, 0)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = rustix::fs::openat(dev, name, flags, Mode::empty())?;
+    let host = rustix::fs::open("/dev", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    move_onto(clone_of(host.as_fd(), name)?.as_fd(), place.as_fd())
 }
 
 /// A /proc of the task's processes, without the machine's secrets and switches. What hides them comes from the

@@ -84,7 +84,7 @@ pub fn unpack(
 /// Makes `folder` all that the calling process can reach.
 fn retreat(folder: &Path, mode: UserMode) -> Result<OwnedFd, StartError> {
     let users = match mode {
-        UserMode::Shared => None,
+        UserMode::Shared | UserMode::Single => None,
         UserMode::Mapped => Some(UserNamespace::new()?),
     };
     unshare(CloneFlags::CLONE_NEWNS).at(Stage::Clone, "cannot make a mount namespace")?;

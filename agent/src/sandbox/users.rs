@@ -40,21 +40,60 @@ pub enum UserMode {
     Shared,
     /// A range of numbers that is the task's own.
     Mapped,
+    /// One user, who is the agent's own on the host: all that an agent without root can give.
+    Single,
 }
 
 /// A user namespace that a task will live in.
 #[derive(Debug)]
 pub(super) struct UserNamespace {
     handle: OwnedFd,
-    host_first: u32,
-    /// Keeps the range ours; none when no range was free.
-    _claim: Option<OwnedFd>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Range {
+        host_first: u32,
+        /// Keeps the range ours; none when no range was free.
+        _claim: Option<OwnedFd>,
+    },
+    Single,
+}
+
+/// What a namespace maps: users and groups, as the kernel reads them.
+struct Maps {
+    users: String,
+    groups: String,
 }
 
 impl UserNamespace {
     /// Makes a namespace with a range of its own. The caller must have one thread only.
     pub(super) fn new() -> Result<UserNamespace, StartError> {
         let (host_first, claim) = claim_range();
+        let map = format!("0 {host_first} {USERS}");
+        let maps = Maps {
+            users: map.clone(),
+            groups: map,
+        };
+        let kind = Kind::Range {
+            host_first,
+            _claim: claim,
+        };
+        UserNamespace::with(&maps, kind)
+    }
+
+    /// Makes a namespace in which the calling process's user is `account`, and nobody else is anybody. The caller must
+    /// have one thread only, and have come through [`become_root_of_own`].
+    pub(super) fn single(account: Account) -> Result<UserNamespace, StartError> {
+        let maps = Maps {
+            users: format!("{} 0 1", account.uid),
+            groups: format!("{} 0 1", account.gid),
+        };
+        UserNamespace::with(&maps, Kind::Single)
+    }
+
+    fn with(maps: &Maps, kind: Kind) -> Result<UserNamespace, StartError> {
         let (parked, wake) = new_pipe()?;
         let request = CloneRequest {
             flags: libc::CLONE_NEWUSER as u64,
@@ -68,9 +107,8 @@ impl UserNamespace {
                 exit_now(0)
             }
             Cloned::Parent { pid, pidfd } => {
-                let map = format!("0 {host_first} {USERS}");
-                let made = fs::write(format!("/proc/{pid}/uid_map"), &map)
-                    .and_then(|()| fs::write(format!("/proc/{pid}/gid_map"), &map))
+                let made = fs::write(format!("/proc/{pid}/uid_map"), &maps.users)
+                    .and_then(|()| fs::write(format!("/proc/{pid}/gid_map"), &maps.groups))
                     .and_then(|()| File::open(format!("/proc/{pid}/ns/user")));
                 drop(wake);
                 reap(&pidfd);
@@ -78,8 +116,7 @@ impl UserNamespace {
                     handle: made
                         .at(Stage::Identity, "cannot map the task's users")?
                         .into(),
-                    host_first,
-                    _claim: claim,
+                    kind,
                 })
             }
         }
@@ -89,23 +126,57 @@ impl UserNamespace {
         self.handle.as_fd()
     }
 
-    /// The host's number of the task's group `gid`.
-    pub(super) fn host_gid(&self, gid: u32) -> u32 {
-        self.host_first + gid
+    /// This namespace, where the owners of files are mapped with it.
+    pub(super) fn for_files(&self) -> Option<&UserNamespace> {
+        matches!(self.kind, Kind::Range { .. }).then_some(self)
+    }
+
+    /// The host's number of the task's number `id`.
+    pub(super) fn host_id(&self, id: u32) -> u32 {
+        match self.kind {
+            Kind::Range { host_first, .. } => host_first + id,
+            Kind::Single => 0,
+        }
     }
 
     /// Lets the calling process make files as the task's root, with all its own privileges kept.
     pub(super) fn act_as_owner(&self) -> Result<(), StartError> {
-        setfsgid(Gid::from_raw(self.host_first));
-        setfsuid(Uid::from_raw(self.host_first));
+        setfsgid(Gid::from_raw(self.host_id(0)));
+        setfsuid(Uid::from_raw(self.host_id(0)));
         // The kernel takes the rights on files away with the number.
         raise().at(Stage::Identity, "cannot keep the rights on files")
     }
 
-    /// Moves the calling process in, as its root. It has no privilege on the host from here on.
+    /// Moves the calling process in, as its root where it has one. It has no privilege on the host from here on.
     pub(super) fn enter(&self) -> Result<(), StartError> {
-        enter(self.handle())
+        match self.kind {
+            Kind::Range { .. } => enter(self.handle()),
+            Kind::Single => enter_as_single(self.handle()),
+        }
     }
+}
+
+/// Makes the calling process, of a user without rights, the root of a user namespace in which there is nobody else.
+/// It has one thread, and must begin a new program next: only then can its user look at it from outside.
+pub fn become_root_of_own() -> io::Result<()> {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    nix::sched::unshare(CloneFlags::CLONE_NEWUSER)?;
+    // Without it a user could drop a group that keeps it from a file.
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
+/// Moves the calling process into the user namespace that the process behind `helper` is in.
+pub(super) fn enter_that_of(helper: BorrowedFd<'_>) -> Result<(), StartError> {
+    setns(helper, CloneFlags::CLONE_NEWUSER)
+        .at(Stage::Identity, "cannot enter the helper's user namespace")
+}
+
+/// Moves the calling process into a user namespace that has no user but its own.
+pub(super) fn enter_as_single(namespace: BorrowedFd<'_>) -> Result<(), StartError> {
+    setns(namespace, CloneFlags::CLONE_NEWUSER)
+        .at(Stage::Identity, "cannot enter the task's user namespace")
 }
 
 /// Moves the calling process into a user namespace, as its root.

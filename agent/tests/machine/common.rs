@@ -97,6 +97,7 @@ impl Task {
             leaf: "task".to_owned(),
             helpers_leaf: "helpers".to_owned(),
             limits: limits(),
+            cores: Vec::new(),
             sandbox: SandboxSpec {
                 hostname: "web-0".to_owned(),
                 command: CommandSpec {
@@ -111,6 +112,7 @@ impl Task {
                 shm_bytes_max: 16 << 20,
                 is_root_writable: false,
                 users: UserMode::Mapped,
+                pids_max: None,
             },
             log: LogLimits::default(),
             stop: StopRule::default(),

@@ -237,3 +237,19 @@ fn a_debugger_brings_the_machines_tools_and_traces_the_task_and_nothing_else() {
     assert!(tree.leaves().unwrap().contains(&"task.debug".to_owned()));
     assert!(tree.is_empty("task.debug").unwrap());
 }
+
+#[test]
+fn a_debugger_stops_a_program_of_the_task_and_looks_at_it() {
+    let mut task = Task::shell("echo ready; exec sleep 60");
+    task.start();
+    task.wait_for_stdout("ready");
+    let script = "gdb -nx -batch -p 2 -ex 'info proc' -ex 'info registers rip' -ex detach 2>&1";
+    let (stdout, stderr, exit) = Session::debug(&task, &["sh", "-c", script]).end();
+    assert_eq!(exit, code(0), "{stdout}{stderr}");
+    assert!(
+        stdout.contains("process 2") && stdout.contains("rip "),
+        "{stdout}"
+    );
+    assert!(stdout.contains("cmdline = 'sleep 60'"), "{stdout}");
+    task.ask(&tw_agent::helper::protocol::Request::Kill);
+}

@@ -2,8 +2,10 @@
 
 mod agent;
 mod cgroup;
+mod clock;
 mod common;
 mod controller;
+mod cores;
 mod counters;
 mod disk;
 mod endurance;
@@ -15,6 +17,7 @@ mod hooks;
 mod image;
 mod machine;
 mod memory;
+mod ordinary;
 mod restart;
 mod sandbox;
 mod volume;

@@ -148,10 +148,20 @@ fn commands_that_cannot_run_say_why() {
     make("plain", "text", 0o644);
     make("orphan", "#!/no/such/interpreter\n", 0o755);
     make("other", "neither ELF nor script", 0o755);
+    let mut foreign = fs::read("/bin/true").unwrap();
+    // A machine that nobody has built (EM_RISCV is 243, the last that Linux runs on is below 260).
+    foreign[18..20].copy_from_slice(&0xFEED_u16.to_le_bytes());
+    let path = package.path().join("foreign");
+    fs::write(&path, foreign).unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     for (command, expected) in [
         ("/packages/app/plain", "not executable"),
         ("/packages/app/orphan", "interpreter is missing"),
         ("/packages/app/other", "not a program of this architecture"),
+        (
+            "/packages/app/foreign",
+            "not a program of this architecture",
+        ),
         ("/packages/app", "it is a directory"),
     ] {
         let mut task = Task::new(&[command]).bind(package.path(), "/packages/app");
@@ -160,6 +170,27 @@ fn commands_that_cannot_run_say_why() {
         };
         assert!(error.message.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn a_limit_below_what_a_start_takes_is_a_failed_start_that_leaves_nothing() {
+    let mut task = Task::shell("exit 0");
+    task.launch.limits.memory_bytes_max = 64 << 10;
+    let exit = task.run();
+    let is_success = matches!(
+        exit.outcome,
+        Outcome::Ended {
+            how: Ended::Code(0),
+            ..
+        }
+    );
+    assert!(!is_success, "{exit:?}");
+    let leaves = task.subtree.open().leaves().unwrap();
+    assert!(leaves.iter().all(|leaf| leaf == "helpers"), "{leaves:?}");
+    let mut task = Task::shell("true & wait; echo done");
+    task.launch.limits.pids_max = 1;
+    let exit = task.run();
+    assert!(!task.stdout().contains("done"), "{exit:?}");
 }
 
 #[test]

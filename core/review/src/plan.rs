@@ -7,7 +7,7 @@ use tw_model::{
     PolicyReport, TaskId,
 };
 use tw_scheduler::{
-    CapacityDelta, Destruction, Drift, JobPlan, Plan, TaskCounts, TaskPlan, Verdict,
+    CapacityDelta, Caveat, Destruction, Drift, JobPlan, Plan, TaskCounts, TaskPlan, Verdict,
 };
 
 use crate::card::{folded, modules, owners};
@@ -186,22 +186,37 @@ fn scales(job: &JobPlan) -> Option<Line> {
     Some(Line::plain().quoted(name(&job.job)).words(&words))
 }
 
-/// What to know of the machines, the same for all jobs folded.
+/// What to know of the machines: each thing once, whichever jobs and machines it is true of.
 fn caveats(jobs: &[JobPlan]) -> Vec<Line> {
-    let mut found: Vec<(String, Vec<String>)> = Vec::new();
+    let mut found: Vec<(Caveat, Vec<String>)> = Vec::new();
     for job in jobs {
-        for caveat in job.caveats.iter().map(ToString::to_string) {
-            match found.iter_mut().find(|(known, _)| *known == caveat) {
-                Some((_, names)) => names.push(name(&job.job)),
-                None => found.push((caveat, vec![name(&job.job)])),
+        for caveat in &job.caveats {
+            let is_known =
+                |known: &Caveat| known.field == caveat.field && known.what == caveat.what;
+            match found.iter_mut().find(|(known, _)| is_known(known)) {
+                Some((known, names)) => {
+                    known.machines.extend(caveat.machines.iter().cloned());
+                    names.push(name(&job.job));
+                }
+                None => found.push((caveat.clone(), vec![name(&job.job)])),
             }
         }
     }
-    let lines = found.into_iter().map(|(caveat, jobs)| {
+    let lines = found.into_iter().map(|(mut caveat, jobs)| {
+        caveat.machines.sort();
+        caveat.machines.dedup();
+        let machines: Vec<String> = caveat.machines.iter().map(ToString::to_string).collect();
+        let field = match caveat.field.as_str() {
+            "" => String::new(),
+            field => format!(" ({field})"),
+        };
         Line::new(Tone::Warning)
             .quoted(some_of(&jobs, NAMES_MAX))
             .words(": ")
-            .quoted(caveat)
+            .quoted(caveat.what)
+            .words(" on ")
+            .quoted(some_of(&machines, NAMES_MAX))
+            .words(field)
     });
     lines.collect()
 }

@@ -39,7 +39,15 @@ type Ask = (&'static str, &'static str, &'static str);
 fn asks(spec: &JobSpec) -> Vec<Ask> {
     let plain = Resources::default();
     let asked = &spec.resources;
-    let all: [(bool, Ask); 5] = [
+    let all: [(bool, Ask); 7] = [
+        (
+            true,
+            (
+                "cpu",
+                "",
+                "processor and memory are measured and not limited",
+            ),
+        ),
         (
             true,
             (
@@ -54,6 +62,14 @@ fn asks(spec: &JobSpec) -> Vec<Ask> {
                 "disk",
                 "resources.disk_bytes",
                 "scratch space is kept free and not bounded",
+            ),
+        ),
+        (
+            asked.whole_cores,
+            (
+                "whole-cores",
+                "resources.whole_cores",
+                "cores are shared with other tasks",
             ),
         ),
         (

@@ -17,8 +17,8 @@ use layout::Layout;
 
 /// Run Twill on this machine: a controller and one or more agents
 ///
-/// Everything it makes is in the state folder, its socket included. Needs root, because the agents
-/// make sandboxes.
+/// Everything it makes is in the state folder, its socket included. Without root, tasks run as your own user and
+/// in sandboxes that lack some of what root can give: what, is said at the start.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Return when it is ready; it goes on in the background. May be repeated
@@ -64,7 +64,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         anstream::println!("{machine} comes back");
         return Ok(ExitCode::SUCCESS);
     }
-    machine::check_root()?;
+    supervisor::say_what_is_missing(&layout).await?;
     match args.detach {
         true => detach(&args, &layout, context).await,
         false => foreground(&args, layout, context).await,

@@ -10,7 +10,6 @@ use crate::{Digest, Image, JobSpec};
 /// The JSON paths of these fields. A path stands for everything below it.
 pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &[
     "secrets",
-    "resources.whole_cores",
     "allowance",
     "rollout.max_surge",
 ];

@@ -2,18 +2,6 @@
 
 use tw_model::Bytes;
 
-use crate::failure::advice;
-
-pub(super) fn check_root() -> anyhow::Result<()> {
-    if nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    Err(advice(
-        "the agents need root: they make namespaces, cgroups and mounts for the tasks",
-        "run it with sudo; `tw eval`, `tw check` and `tw diff` need no root",
-    ))
-}
-
 /// What each of `agents` may give out, if they share this machine: (cores, memory).
 pub(super) fn share(agents: u32) -> (f64, Bytes) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;

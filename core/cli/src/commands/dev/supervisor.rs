@@ -258,6 +258,42 @@ async fn agent_command(layout: &Layout, name: &str, command: &str) -> anyhow::Re
     }
 }
 
+/// Without root, says what tasks will lack. Refuses where they would have no sandbox at all.
+pub(super) async fn say_what_is_missing(layout: &Layout) -> anyhow::Result<()> {
+    let checked = Command::new(agent_program()?)
+        .args(["check", "--state"])
+        .arg(layout.agent("agent-1"))
+        .env("TW_LOG", "error")
+        .output()
+        .await?;
+    if !checked.status.success() {
+        let said = String::from_utf8_lossy(&checked.stderr);
+        return Err(advice(
+            format!("tasks would have no sandbox here: {}", last_message(&said)),
+            "run it with sudo; `tw eval`, `tw check` and `tw diff` need neither root nor sandboxes",
+        ));
+    }
+    let lacks = String::from_utf8_lossy(&checked.stdout);
+    if !lacks.is_empty() {
+        anstream::eprintln!("Without root, tasks have a sandbox that lacks:");
+    }
+    for (what, remedy) in lacks.lines().filter_map(|line| line.split_once('\t')) {
+        anstream::eprintln!("  {what}; {remedy}");
+    }
+    Ok(())
+}
+
+/// The message in an agent's log line, which is JSON where nobody watches.
+fn last_message(log: &str) -> String {
+    let line = log.lines().last().unwrap_or("it said nothing");
+    let parsed = serde_json::from_str::<serde_json::Value>(line);
+    let message = parsed.ok().and_then(|line| {
+        let message = line.pointer("/fields/message")?.as_str()?;
+        Some(message.to_owned())
+    });
+    message.unwrap_or_else(|| line.to_owned())
+}
+
 /// The agent's program, where companions of this one are looked for.
 fn agent_program() -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe()?;
