@@ -24,6 +24,8 @@ pub(crate) struct Cluster {
     pub(crate) repository: Repository,
     agents: u32,
     environment: Vec<(&'static str, String)>,
+    /// Who runs it; none for root.
+    user: Option<u32>,
     runtime: tokio::runtime::Runtime,
     _turn: Turn,
 }
@@ -45,6 +47,33 @@ impl Cluster {
         config: &str,
         environment: &[(&'static str, String)],
     ) -> Cluster {
+        let cluster = Cluster::new(agents, None, environment);
+        std::fs::write(cluster.state().join("twill.toml"), config).unwrap();
+        cluster.dev().exits(0);
+        cluster
+    }
+
+    /// A Twill of an ordinary user, from programs that this user can reach; what the start said.
+    pub(crate) fn start_as(user: u32) -> (Cluster, String) {
+        let cluster = Cluster::new(1, Some(user), &[]);
+        let programs = cluster.folder.path().join("bin");
+        std::fs::create_dir(&programs).unwrap();
+        for name in ["tw", "tw-agent", "tw-helper", "tw-eval"] {
+            let built = Path::new(TW).parent().unwrap().join(name);
+            std::fs::copy(built, programs.join(name)).unwrap();
+        }
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(cluster.folder.path(), open).unwrap();
+        std::os::unix::fs::chown(cluster.state(), Some(user), Some(user)).unwrap();
+        let said = cluster.dev().exits(0).stderr;
+        (cluster, said)
+    }
+
+    fn new(
+        agents: u32,
+        user: Option<u32>,
+        environment: &[(&'static str, String)],
+    ) -> Cluster {
         let turn = Turn::take();
         let (folder, _ports) = folder_with_free_ports();
         let cluster = Cluster {
@@ -52,6 +81,7 @@ impl Cluster {
             folder,
             agents,
             environment: environment.to_vec(),
+            user,
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -59,14 +89,12 @@ impl Cluster {
             _turn: turn,
         };
         std::fs::create_dir_all(cluster.state()).unwrap();
-        std::fs::write(cluster.state().join("twill.toml"), config).unwrap();
-        cluster.dev().exits(0);
         cluster
     }
 
     /// Starts it again after [`Cluster::stop`], or makes sure that it runs.
     pub(crate) fn dev(&self) -> Ran {
-        self.tw(&[
+        self.by_its_user(&[
             "dev",
             "--detach",
             "--agents",
@@ -77,7 +105,27 @@ impl Cluster {
     }
 
     pub(crate) fn stop(&self) {
-        self.tw(&["dev", "--stop"]).exits(0);
+        self.by_its_user(&["dev", "--stop"]).exits(0);
+    }
+
+    /// `tw WORDS`, as whoever runs it.
+    fn by_its_user(&self, words: &[&str]) -> Ran {
+        let Some(user) = self.user else {
+            return self.tw(words);
+        };
+        let user = user.to_string();
+        let output = Command::new("setpriv")
+            .args(["--reuid", &user, "--regid", &user, "--clear-groups"])
+            .args(["--inh-caps=-all", "--bounding-set=-all"])
+            .arg(self.folder.path().join("bin/tw"))
+            .args(words)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("TW_STATE", self.state())
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .output();
+        Ran::of(output.unwrap())
     }
 
     /// The cgroup subtree of everything it starts.
@@ -275,7 +323,7 @@ impl Drop for Cluster {
         if panicking {
             anstream::eprintln!("{}", self.describe());
         }
-        let stopped = self.tw(&["dev", "--stop"]);
+        let stopped = self.by_its_user(&["dev", "--stop"]);
         let left = probe::left_behind(&self.state(), &cgroup(&self.state()));
         let clean = stopped.code == 0 && left.is_empty();
         if !clean && panicking {

@@ -12,6 +12,7 @@ mod kills;
 mod limits;
 mod mistakes;
 mod once;
+mod ordinary;
 mod plans;
 mod probe;
 #[path = "../support/ran.rs"]
