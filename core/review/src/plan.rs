@@ -206,17 +206,16 @@ fn caveats(jobs: &[JobPlan]) -> Vec<Line> {
         caveat.machines.sort();
         caveat.machines.dedup();
         let machines: Vec<String> = caveat.machines.iter().map(ToString::to_string).collect();
-        let field = match caveat.field.as_str() {
-            "" => String::new(),
-            field => format!(" ({field})"),
-        };
-        Line::new(Tone::Warning)
+        let line = Line::new(Tone::Warning)
             .quoted(some_of(&jobs, NAMES_MAX))
             .words(": ")
             .quoted(caveat.what)
             .words(" on ")
-            .quoted(some_of(&machines, NAMES_MAX))
-            .words(field)
+            .quoted(some_of(&machines, NAMES_MAX));
+        match caveat.field.is_empty() {
+            true => line,
+            false => line.words(" (").quoted(caveat.field).words(")"),
+        }
     });
     lines.collect()
 }
