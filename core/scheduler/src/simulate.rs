@@ -111,12 +111,22 @@ pub enum Sabotage {
     LateKill,
     /// The limiter of stops lets one more through.
     RateLimitOffByOne,
+    /// Tasks make room for those of no higher priority.
+    EvictAnyone,
+    /// Tasks of low priority are placed where room was promised to others.
+    TakePromisedRoom,
     /// Machines that are lost are fenced although nobody looked at them.
     HastyFence,
+    /// A drain asks every task of its machine to leave at once.
+    SkipBudgetInDrain,
+    /// Nobody leaves a machine that is drained.
+    ForgetDrain,
+    /// A paused update goes on.
+    IgnorePause,
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 24] = [
+    pub const ALL: [Sabotage; 29] = [
         Sabotage::ReplyBeforeDurable,
         Sabotage::PublishBeforeDurable,
         Sabotage::LostCommit,
@@ -140,7 +150,12 @@ impl Sabotage {
         Sabotage::OldEpochRow,
         Sabotage::LateKill,
         Sabotage::RateLimitOffByOne,
+        Sabotage::EvictAnyone,
+        Sabotage::TakePromisedRoom,
         Sabotage::HastyFence,
+        Sabotage::SkipBudgetInDrain,
+        Sabotage::ForgetDrain,
+        Sabotage::IgnorePause,
     ];
 }
 

@@ -32,6 +32,15 @@ fn histories_keep_every_invariant() {
         assert_eq!(coverage.missing(), Vec::<String>::new(), "{coverage}");
         assert!(coverage.others["updates done"] > 0, "{coverage}");
         assert!(coverage.others["updates halted"] > 0, "{coverage}");
+        for what in [
+            "runs done",
+            "runs failed",
+            "runs skipped",
+            "runs replaced",
+            "tasks that made room",
+        ] {
+            assert!(coverage.others.contains_key(what), "no {what}: {coverage}");
+        }
     }
 }
 

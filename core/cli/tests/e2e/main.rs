@@ -2,8 +2,10 @@
 //!
 //! Needs root. `cargo build --workspace --bins` builds the programs that stand beside `tw`.
 
+mod all_at_once;
 mod authors;
 mod cluster;
+mod etcd;
 mod examples;
 mod faults;
 mod following;

@@ -429,7 +429,7 @@ impl Machine {
         }
         // A program may crash once in a while, also a good one.
         if !batch && rng.chance(0.05) {
-            plan(rng.range(5000, 600_000), Doing::Exit(2));
+            plan(rng.range(5000, 240_000), Doing::Exit(2));
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tw_model::{
-    Desired, JobId, Kind, MachineId, MachineRecord, MachineState, Millis, Record, TaskId,
-    TaskRecord, TaskState, Timestamp,
+    Desired, JobId, Kind, MachineId, MachineRecord, MachineState, Millis, Record, RolloutState,
+    TaskId, TaskRecord, TaskState, Timestamp,
 };
 
 use super::client::Client;
@@ -72,11 +72,13 @@ impl StopMeter {
 pub(super) struct Disturbed {
     job: JobId,
     indexes: BTreeSet<u32>,
+    /// Those that had to leave, whoever else is down.
+    due: BTreeSet<u32>,
     recreated: bool,
 }
 
 /// The jobs that a decision disturbs, seen before it is applied.
-pub(super) fn disturbed(state: &State, txns: &[Txn]) -> Vec<Disturbed> {
+pub(super) fn disturbed(state: &State, txns: &[Txn], now: Timestamp) -> Vec<Disturbed> {
     let mut stopped: BTreeMap<&JobId, BTreeSet<u32>> = BTreeMap::new();
     for op in txns.iter().flat_map(|txn| &txn.ops) {
         match op {
@@ -88,12 +90,71 @@ pub(super) fn disturbed(state: &State, txns: &[Txn]) -> Vec<Disturbed> {
             _ => {}
         }
     }
-    let disturbed = stopped.into_iter().map(|(job, indexes)| Disturbed {
-        job: job.clone(),
-        indexes,
-        recreated: changes_kind(state, txns, job),
+    let disturbed = stopped.into_iter().map(|(job, indexes)| {
+        let (due, indexes) = indexes
+            .into_iter()
+            .partition(|index| leaves_for_good(state, job, *index, now));
+        Disturbed {
+            job: job.clone(),
+            indexes,
+            due,
+            recreated: changes_kind(state, txns, job),
+        }
     });
     disturbed.collect()
+}
+
+/// Whether the newest task of an index is on a machine that is to be empty before it could end later: the deadline of a
+/// drain goes over every budget.
+fn leaves_for_good(state: &State, job: &JobId, index: u32, now: Timestamp) -> bool {
+    let found = state
+        .job(job)
+        .and_then(|job| Some((job, job.latest(index)?)));
+    let Some((job, row)) = found else {
+        return false;
+    };
+    let machine = row.machine.as_ref().and_then(|id| state.machine(id));
+    let deadline = machine.and_then(|machine| machine.drain.as_ref()?.deadline);
+    let stop = &job.spec_of(row).stop;
+    deadline.is_some_and(|deadline| now.plus(stop.drain + stop.grace) >= deadline)
+}
+
+/// A paused update stops nothing.
+pub(super) fn pauses(state: &State, txns: &[Txn]) -> Result<(), String> {
+    for op in txns.iter().flat_map(|txn| &txn.ops) {
+        let Op::Put(Record::Task(row)) = op else {
+            continue;
+        };
+        let rollout = state
+            .job(&row.id.job)
+            .and_then(|job| job.row().rollout.as_ref());
+        let paused = rollout.is_some_and(|rollout| rollout.state == RolloutState::Paused);
+        let before = state.task(&row.id).map(|before| before.desired);
+        let stops = before == Some(Desired::Run) && row.desired == Desired::Stop;
+        if paused && stops && row.reason.starts_with("makes way for") {
+            return Err(format!("{} makes way in a paused update", row.id));
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is left to run on a machine that was to be empty by now.
+pub(super) fn drained(state: &State, now: Timestamp) -> Result<(), String> {
+    for machine in state.machines() {
+        let deadline = machine.drain.as_ref().and_then(|drain| drain.deadline);
+        let over = deadline.is_some_and(|end| end.plus(STOP_HELD_BACK_MAX) < now);
+        if !over || machine.state == MachineState::Lost {
+            continue;
+        }
+        let mut rows = state.tasks_on(&machine.id);
+        if let Some(row) = rows.find(|row| row.desired == Desired::Run) {
+            return Err(format!(
+                "{} stays on {}, which was to be empty",
+                row.id, machine.id
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn was_serving(state: &State, row: &TaskRecord) -> bool {
@@ -119,11 +180,12 @@ pub(super) fn budget(state: &State, disturbed: &[Disturbed]) -> Result<(), Strin
         // Tasks that are too many may all go at once.
         let wanted: BTreeSet<u32> = job.indexes().collect();
         let surplus_only = one.indexes.is_disjoint(&wanted);
+        let wanted = wanted.difference(&one.due).copied();
         if surplus_only || spec.kind == Kind::Batch {
             continue;
         }
         let serving = |index: &u32| job.latest(*index).is_some_and(|row| serves(job, row));
-        let down: Vec<u32> = wanted.into_iter().filter(|index| !serving(index)).collect();
+        let down: Vec<u32> = wanted.filter(|index| !serving(index)).collect();
         if down.len() > spec.rollout.max_unavailable as usize {
             return Err(format!(
                 "an update of {} took down {:?}; {} may be down, and these are: {}",
@@ -158,6 +220,7 @@ pub(super) fn written(state: &State, txns: &[Txn]) -> Result<(), String> {
             continue;
         };
         one_live(state, row)?;
+        gives_way_to_higher(state, row)?;
         lost_with_reason(state, row)?;
         if row.state == TaskState::Starting {
             placed.entry(&row.id.job).or_default().insert(&row.id);
@@ -264,6 +327,64 @@ fn one_a_machine(job: &JobState) -> Result<(), String> {
         Some(machine) => Err(format!("{machine} has two tasks of {}", job.row().id)),
         None => Ok(()),
     }
+}
+
+/// Who is asked to make room has a lower priority than whoever it is for.
+fn gives_way_to_higher(state: &State, row: &TaskRecord) -> Result<(), String> {
+    let asked = row
+        .reason
+        .strip_prefix("makes room for ")
+        .filter(|_| row.state == TaskState::Stopping);
+    let higher = asked.and_then(|text| text.rsplit(' ').next()?.parse::<u32>().ok());
+    let own = state.job(&row.id.job).map(|job| job.spec_of(row).priority);
+    match higher.zip(own).is_some_and(|(higher, own)| own >= higher) {
+        true => Err(format!("{} was to make room for its equal or less", row.id)),
+        false => Ok(()),
+    }
+}
+
+/// Room that is promised to a waiting task is there once those have ended that were asked to, unless someone of higher
+/// priority has taken it: nobody of lower priority was placed into it.
+pub(super) fn promises_of_room(state: &State, txns: &[Txn]) -> Result<(), String> {
+    let claims = state
+        .jobs()
+        .flat_map(|job| job.tasks().map(move |row| (job, row)));
+    let claims = claims.filter(|(job, row)| {
+        row.state == TaskState::Pending && job.spec_of(row).kind != Kind::Daemon
+    });
+    let claims = claims.filter_map(|(job, row)| Some((job, row, row.meant_for.as_ref()?)));
+    let claims: Vec<_> = claims.collect();
+    for op in txns.iter().flat_map(|txn| &txn.ops) {
+        let Op::Put(Record::Task(placed)) = op else {
+            continue;
+        };
+        let (TaskState::Starting, Some(own)) = (placed.state, state.job(&placed.id.job)) else {
+            continue;
+        };
+        let fresh = placed.report_seq == 0 && own.spec_of(placed).kind != Kind::Daemon;
+        for (job, row, machine) in &claims {
+            let lower = own.spec().priority < job.spec().priority;
+            if !fresh || !lower || placed.machine.as_ref() != Some(*machine) {
+                continue;
+            }
+            let held = state
+                .tasks_on(machine)
+                .filter(|row| row.desired == Desired::Run);
+            let held =
+                held.filter_map(|row| Some(state.job(&row.id.job)?.spec_of(row).resources.cpu.0));
+            let whole = state
+                .machine(machine)
+                .map_or(0, |machine| machine.capacity.cpu.0);
+            let free = whole.saturating_sub(held.sum());
+            if free < job.spec_of(row).resources.cpu.0 {
+                return Err(format!(
+                    "{} took room on {machine} that was promised to {}",
+                    placed.id, row.id
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// After a tick nothing of a batch job has run for longer than a try may, and no run is due.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tw_model::{JobId, JobSpec, Version};
 
-use crate::{Event, JobPlan, Submission};
+use crate::{Event, JobPlan, RolloutOrder, Submission};
 
 use super::workload;
 
@@ -14,6 +14,7 @@ pub(super) enum Request {
     Submit(Box<JobSpec>),
     Stop(JobId),
     Restart(JobId),
+    Rollout(JobId, RolloutOrder),
 }
 
 impl Request {
@@ -34,6 +35,11 @@ impl Request {
             },
             Request::Restart(job) => Event::RestartJob {
                 job: job.clone(),
+                by,
+            },
+            Request::Rollout(job, order) => Event::Rollout {
+                job: job.clone(),
+                order: *order,
                 by,
             },
         }
@@ -59,6 +65,16 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Notes that an order was carried out, after which a job is wanted so.
+    pub(super) fn ordered(&mut self, version: Version, specs: impl Fn(&JobId) -> Option<JobSpec>) {
+        if let Some(Request::Rollout(job, _)) = self.open.take()
+            && let (Some(promise), Some(spec)) = (self.promised.get_mut(&job), specs(&job))
+        {
+            promise.version = version;
+            promise.spec = spec;
+        }
+    }
+
     /// Notes that a request was granted.
     pub(super) fn granted(&mut self, plan: Option<&JobPlan>) {
         match self.open.take() {
@@ -76,7 +92,7 @@ impl Client {
                     promise.stopped = true;
                 }
             }
-            Some(Request::Restart(_)) | None => {}
+            Some(Request::Restart(_) | Request::Rollout(..)) | None => {}
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Bugs of the allocator, planted into what it decided.
 
 use tw_model::{
-    JobRecord, Kind, MachineId, MachineRecord, MachineState, Millis, Record, TaskRecord, TaskState,
+    Desired, JobRecord, Kind, MachineId, MachineRecord, MachineState, Millis, Record, RolloutState,
+    TaskRecord, TaskState,
 };
 
 use super::Sabotage;
-use crate::{Event, Op, State, Txn};
+use crate::{Event, JobState, Op, State, Txn};
 
 /// Spoils the placements of a decision.
 pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
@@ -27,7 +28,17 @@ pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
                         row.clone_from(before);
                     }
                 }
+                Sabotage::ForgetDrain if row.reason.starts_with("its machine ") => {
+                    if let Some(before) = state.task(&row.id) {
+                        row.clone_from(before);
+                    }
+                }
                 Sabotage::OutOfTurn => out_of_turn(state, row),
+                Sabotage::EvictAnyone if row.reason.starts_with("makes room for ") => {
+                    // As if for one of its own priority.
+                    let own = state.job(&row.id.job).map_or(0, |job| job.spec().priority);
+                    row.reason = format!("makes room for another, of priority {own}");
+                }
                 _ => {}
             }
             if row.state != TaskState::Starting || !fresh {
@@ -44,6 +55,43 @@ pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
             }
         }
         txn.ops.extend(twins);
+    }
+}
+
+/// Adds to a decision what the budget or a pause stands against.
+pub(super) fn overstep(bug: Sabotage, state: &State, txns: &mut Vec<Txn>) {
+    let wrong = |job: &JobState, row: &TaskRecord| match bug {
+        Sabotage::SkipBudgetInDrain => {
+            let machine = row.machine.as_ref().and_then(|id| state.machine(id));
+            let drain = machine.and_then(|machine| machine.drain.as_ref());
+            drain.is_some_and(|drain| drain.deadline.is_none())
+        }
+        Sabotage::IgnorePause => {
+            let rollout = job.row().rollout.as_ref();
+            let paused = rollout.filter(|rollout| rollout.state == RolloutState::Paused);
+            paused.is_some_and(|rollout| rollout.to != row.version)
+        }
+        _ => false,
+    };
+    let rows = state
+        .jobs()
+        .filter(|job| job.spec().kind == Kind::Service)
+        .flat_map(|job| job.tasks().map(move |row| (job, row)));
+    let running =
+        rows.filter(|(_, row)| row.state == TaskState::Running && row.desired == Desired::Run);
+    let ops: Vec<Op> = running
+        .filter(|(job, row)| wrong(job, row))
+        .map(|(_, row)| {
+            Op::Put(Record::Task(TaskRecord {
+                state: TaskState::Stopping,
+                desired: Desired::Stop,
+                reason: "makes way for no good reason".to_owned(),
+                ..row.clone()
+            }))
+        })
+        .collect();
+    if !ops.is_empty() {
+        txns.push(Txn { ops });
     }
 }
 
@@ -120,6 +168,12 @@ fn wrong_machine<'a>(
             machines.find(|machine| taken.contains(&&machine.id))
         }
         Sabotage::Overcommit => machines.next(),
+        Sabotage::TakePromisedRoom if spec.priority < 10 => {
+            let waiting = state.jobs().flat_map(|job| job.tasks());
+            let mut waiting = waiting.filter(|row| row.state == TaskState::Pending);
+            let promised = waiting.find_map(|row| row.meant_for.clone())?;
+            machines.find(|machine| machine.id == promised)
+        }
         _ => None,
     }
 }

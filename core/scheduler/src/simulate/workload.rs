@@ -49,7 +49,38 @@ pub(super) fn jobs(rng: &mut Rng, tasks: u32) -> Vec<JobSpec> {
         };
         specs.push(job(rng, specs.len(), replicas, depends));
     }
+    specs.push(filler());
+    specs.push(wide());
     specs
+}
+
+/// A service of high priority whose tasks find room only where batch makes it.
+fn wide() -> JobSpec {
+    let value = json!({
+        "name": "wide",
+        "command": ["good"],
+        "replicas": 4,
+        "priority": 80,
+        "resources": {"cpu_millicores": 7000, "memory_bytes": 1u64 << 30, "disk_bytes": 1 << 30},
+        "rollout": {"stages": [1, "100%"], "max_unavailable": 2, "healthy_for_ms": 3000, "deadline_ms": 120_000},
+        "restart": {"delay_ms": 1000, "delay_max_ms": 30_000, "reset_after_ms": 300_000},
+    });
+    serde_json::from_value(value).expect("the wide job is a right spec")
+}
+
+/// Batch of the lowest priority whose run never ends, and that takes the room which the others leave.
+fn filler() -> JobSpec {
+    let value = json!({
+        "name": "filler",
+        "kind": "batch",
+        "command": ["good"],
+        "replicas": 40,
+        "priority": 5,
+        "resources": {"cpu_millicores": 9000, "memory_bytes": 1u64 << 30, "disk_bytes": 1 << 30},
+        "schedule": {"cron": "*/4 * * * *", "overlap": "skip"},
+        "restart": {"attempts": 1, "delay_ms": 1000, "delay_max_ms": 30_000},
+    });
+    serde_json::from_value(value).expect("the filler is a right spec")
 }
 
 fn job(rng: &mut Rng, number: usize, replicas: u32, depends: Option<u64>) -> JobSpec {
@@ -66,6 +97,7 @@ fn job(rng: &mut Rng, number: usize, replicas: u32, depends: Option<u64>) -> Job
         "kind": if batch { "batch" } else { "service" },
         "command": [if batch { "tries" } else { "good" }],
         "replicas": replicas,
+        "priority": rng.pick(&[20, 50, 50, 80]),
         "resources": {
             "cpu_millicores": rng.range(1, 10) * 100,
             "memory_bytes": rng.range(1, 16) * (64 << 20),
@@ -101,6 +133,9 @@ fn job(rng: &mut Rng, number: usize, replicas: u32, depends: Option<u64>) -> Job
     let daemon = value["kind"] == "daemon";
     if checked && !daemon && rng.chance(0.3) {
         value["task_control"] = json!({"port": "http", "deadline_ms": rng.range(5, 60) * 1000});
+    }
+    if rng.chance(0.3) {
+        value["maintenance"] = json!({"endure_ms": rng.range(30, 300) * 1000});
     }
     if !batch && !daemon && rng.chance(0.3) {
         value["at_most_one"] = json!(true);

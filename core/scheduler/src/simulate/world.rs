@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-use tw_model::{MachineState, Millis, Record, RolloutState, TaskId, TaskState, Timestamp};
+use tw_model::{
+    JobId, MachineId, MachineState, Millis, Record, RolloutState, TaskId, TaskState, Timestamp,
+};
 
 use super::agent::{Doing, FromAgent, Local, Machine, Plans, Process, ToAgent};
 use super::checks::StopMeter;
@@ -12,7 +14,10 @@ use super::controller::{self, Controller, Durable, Former, LEASE_MS, Queued, STO
 use super::rng::Rng;
 use super::{Coverage, Fault, Sabotage, SimulationConfig, Violation, checks, sabotage, workload};
 use crate::lease::KILL_WITHIN;
-use crate::{Event, Op, Receipt, Reply, StopLimits, Txn, assignment, consultations, step};
+use crate::{
+    DrainOrder, Event, Op, Receipt, Reply, RolloutOrder, StopLimits, Txn, assignment,
+    consultations, step,
+};
 
 /// The moment at which every history begins.
 const BEGIN: Timestamp = Timestamp(1_700_000_000_000_000);
@@ -53,6 +58,10 @@ enum Action {
     Asks,
     AskArrives(u64),
     Strike,
+    /// Someone begins to drain machines.
+    Drains,
+    /// They take tasks again.
+    DrainEnds(Vec<MachineId>),
     /// A helper's deadline on this boot of a machine.
     Lapse {
         machine: usize,
@@ -183,6 +192,10 @@ impl World {
             let delay = self.rng.range(120_000, stormy);
             self.after(delay, Action::AskArrives(0));
         }
+        for _ in 0..self.config.requests / 4 {
+            let delay = self.rng.range(120_000, stormy);
+            self.after(delay, Action::Drains);
+        }
         for _ in 0..self.config.faults {
             let delay = self.rng.range(30_000, stormy);
             self.after(delay, Action::Strike);
@@ -284,6 +297,8 @@ impl World {
             Action::AskArrives(0) => self.think(),
             Action::AskArrives(number) => self.ask_arrives(number),
             Action::Strike => self.strike(),
+            Action::Drains => self.drain_some(),
+            Action::DrainEnds(machines) => self.end_drain(machines),
             Action::Lapse { machine, boot } => self.lapse(machine, boot),
             Action::FormerWakes => self.former_wakes(),
             Action::CutOff { machine, length } => self.cut_off(machine, length),
@@ -315,7 +330,10 @@ impl World {
         self.decide(Event::Tick, Waiter::Nobody)?;
         let now = self.now();
         match &self.controller {
-            Some(controller) => checks::on_time(&controller.state, now),
+            Some(controller) => {
+                checks::on_time(&controller.state, now)?;
+                checks::drained(&controller.state, now)
+            }
             None => Ok(()),
         }
     }
@@ -364,6 +382,7 @@ impl World {
         let mut decision = step(&controller.state, &event, now, seed);
         if let Some(bug) = self.config.sabotage {
             sabotage::spoil(bug, &controller.state, &mut decision.txns);
+            sabotage::overstep(bug, &controller.state, &mut decision.txns);
         }
         let withheld = controller
             .limiter
@@ -373,13 +392,15 @@ impl World {
         }
         self.stops
             .count(&controller.state, &decision.txns, self.at)?;
-        let disturbed = checks::disturbed(&controller.state, &decision.txns);
+        let disturbed = checks::disturbed(&controller.state, &decision.txns, now);
+        checks::pauses(&controller.state, &decision.txns)?;
         count(&mut self.coverage, &controller.state, &decision.txns);
         decision
             .txns
             .iter()
             .for_each(|txn| controller.state.apply(txn));
         checks::written(&controller.state, &decision.txns)?;
+        checks::promises_of_room(&controller.state, &decision.txns)?;
         checks::budget(&controller.state, &disturbed)?;
         let mut answer = Some((waiter, decision.reply));
         if self.rng.chance(0.3) {
@@ -607,9 +628,17 @@ impl World {
         match reply {
             Reply::Submitted(plan) => self.client.granted(plan.jobs.first()),
             Reply::Stopped { .. } | Reply::Restarting { .. } => self.client.granted(None),
+            Reply::Rollout { version } => {
+                let state = self.controller.as_ref().map(|controller| &controller.state);
+                let spec = |id: &JobId| Some((**state?.job(id)?.spec()).clone());
+                self.client.ordered(version, spec);
+                self.coverage.count("orders carried out");
+            }
             Reply::Refused(refusal) => {
                 self.coverage.count("requests refused");
-                if !matches!(self.client.open, Some(Request::Restart(_))) {
+                let open = self.client.open.as_ref();
+                let may = matches!(open, Some(Request::Restart(_) | Request::Rollout(..)));
+                if !may {
                     return Err(format!("a right request was refused: {refusal}"));
                 }
                 self.client.open = None;
@@ -999,9 +1028,13 @@ impl World {
             return Ok(());
         }
         let (id, promise) = *self.rng.pick(&jobs);
-        let request = match self.rng.range(0, 12) {
+        let request = match self.rng.range(0, 18) {
             0 => Request::Stop(id.clone()),
             1 | 2 => Request::Restart(id.clone()),
+            3 | 4 => Request::Rollout(id.clone(), RolloutOrder::Pause),
+            5 => Request::Rollout(id.clone(), RolloutOrder::Resume),
+            6 => Request::Rollout(id.clone(), RolloutOrder::Abort),
+            7 | 8 => Request::Rollout(id.clone(), RolloutOrder::Rollback { to: None }),
             _ => Request::Submit(Box::new(workload::change(&mut self.rng, &promise.spec))),
         };
         self.client.waiting.push_back(request);
@@ -1128,6 +1161,43 @@ impl World {
         Ok(())
     }
 
+    /// Drains a machine or a rack, with or without a deadline, for good or for a while that some tasks wait out.
+    fn drain_some(&mut self) -> Outcome {
+        let first = self.rng.range(0, self.machines.len() as u64) as usize;
+        let rack = self.machines[first].facts().rack;
+        let whole_rack = self.rng.chance(0.3);
+        let here = self.machines.iter().enumerate();
+        let machines: Vec<MachineId> = here
+            .filter(|(n, one)| *n == first || whole_rack && one.facts().rack == rack)
+            .map(|(_, one)| one.id.clone())
+            .collect();
+        let within = self.rng.range(10_000, 120_000);
+        let lasts = self.rng.range(10_000, 300_000);
+        let order = DrainOrder::Begin {
+            reason: String::new(),
+            within: self.rng.chance(0.4).then_some(Millis(within)),
+            lasts: self.rng.chance(0.4).then_some(Millis(lasts)),
+        };
+        let length = self.rng.range(60_000, 400_000);
+        self.coverage.count("drains");
+        self.after(length, Action::DrainEnds(machines.clone()));
+        self.order_drain(machines, order)
+    }
+
+    fn end_drain(&mut self, machines: Vec<MachineId>) -> Outcome {
+        self.order_drain(machines, DrainOrder::End)
+    }
+
+    fn order_drain(&mut self, machines: Vec<MachineId>, order: DrainOrder) -> Outcome {
+        let by = "someone".to_owned();
+        let event = Event::Drain {
+            machines,
+            order,
+            by,
+        };
+        self.decide(event, Waiter::Nobody)
+    }
+
     fn cut_off(&mut self, machine: usize, length: u64) -> Outcome {
         if !self.calm {
             self.machines[machine].cut_until = self.at + length;
@@ -1199,6 +1269,11 @@ impl World {
             let here = &mut self.machines[machine];
             (here.cut_until, here.slow_until, here.repeats_until) = (0, 0, 0);
         }
+        let state = self.controller.as_ref().map(|controller| &controller.state);
+        let drained = state.into_iter().flat_map(|state| state.machines());
+        let drained = drained.filter(|row| row.drain.is_some());
+        let drained = drained.map(|row| row.id.clone()).collect();
+        self.end_drain(drained)?;
         self.ask_for_good()
     }
 
@@ -1208,12 +1283,17 @@ impl World {
             let mut others = promised.values();
             others.any(|other| other.spec.depends_on.contains(&promise.spec.name))
         };
+        let resumed = promised
+            .keys()
+            .map(|id| Request::Rollout(id.clone(), RolloutOrder::Resume));
+        let resumed: Vec<Request> = resumed.collect();
         let live = promised
             .values()
             .filter(|promise| !promise.stopped || awaited(promise));
         let good: Vec<Request> = live
             .map(|promise| Request::Submit(Box::new(workload::good(&promise.spec))))
             .collect();
+        self.client.waiting.extend(resumed);
         self.client.waiting.extend(good);
         self.after(1, Action::Asks);
         Ok(())
@@ -1262,9 +1342,18 @@ fn count(coverage: &mut Coverage, state: &crate::State, txns: &[Txn]) {
                     *coverage.transitions.entry((before, row.state)).or_default() += 1;
                 }
             }
-            Op::Put(Record::Event(row)) if row.kind == "rollout.done" => {
-                coverage.count("updates done");
-            }
+            Op::Put(Record::Event(row)) => match row.kind.as_str() {
+                "rollout.done" => coverage.count("updates done"),
+                "run.done" => coverage.count("runs done"),
+                "run.failed" => coverage.count("runs failed"),
+                "run.skipped" => coverage.count("runs skipped"),
+                "run.replaced" => coverage.count("runs replaced"),
+                "run.missed" => coverage.count("runs missed"),
+                "task.stopping" if row.message.starts_with("makes room for") => {
+                    coverage.count("tasks that made room");
+                }
+                _ => {}
+            },
             Op::Put(Record::Job(row)) => {
                 let halted =
                     |rollout: &tw_model::RolloutRecord| rollout.state == RolloutState::Halted;
