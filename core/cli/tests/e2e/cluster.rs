@@ -69,11 +69,7 @@ impl Cluster {
         (cluster, said)
     }
 
-    fn new(
-        agents: u32,
-        user: Option<u32>,
-        environment: &[(&'static str, String)],
-    ) -> Cluster {
+    fn new(agents: u32, user: Option<u32>, environment: &[(&'static str, String)]) -> Cluster {
         let turn = Turn::take();
         let (folder, _ports) = folder_with_free_ports();
         let cluster = Cluster {
