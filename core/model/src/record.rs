@@ -312,26 +312,33 @@ pub struct TaskRecord {
     pub state: TaskState,
     pub desired: Desired,
     /// None while pending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineId>,
     /// The machine's epoch when it was placed there.
     pub machine_epoch: u64,
     /// The number of each port.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<Name, u16>,
     /// Null without checks, or before the first answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthy: Option<bool>,
     /// What its checks ask for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<Remedy>,
     /// Since when it has been as healthy as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthy_since: Option<Timestamp>,
     /// The newest report that changed this row; older ones say nothing new about its health.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub report_seq: u64,
     /// Why it is in its state, in words for people; empty where nothing needs saying.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// No start before this moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// Asked to end here only to run elsewhere: the next task of the index is as this one was, also in an update.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub comes_back: bool,
     /// The run of a job with a schedule that it is part of; 0 for all others.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -353,12 +360,17 @@ pub struct TaskRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fitted: Option<FittedRecord>,
     /// Starts of this index that were not asked for: failures and lost machines, not updates.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub restarts: u32,
     /// Failures in a row, for the backoff.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: u32,
     pub created_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
 }
 
@@ -404,8 +416,8 @@ impl TaskRecord {
     }
 }
 
-fn is_zero(number: &u64) -> bool {
-    *number == 0
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 /// What may be done to a task of which its application has a say.

@@ -42,32 +42,40 @@ pub enum DriftKind {
 /// The drift of the submitted jobs, and of those that came from the same files.
 pub(crate) fn drift(state: &State, submission: &Submission) -> Vec<Drift> {
     let names: BTreeSet<JobId> = submission.jobs.iter().map(|job| job.spec.id()).collect();
+    let known = names.iter().filter_map(|id| state.job(id));
+    let mut found: Vec<Drift> = known.flat_map(of_job).collect();
+    found.extend(not_exported(state, submission, &names));
+    found.sort_by(|a, b| a.job.cmp(&b.job));
+    found
+}
+
+/// The jobs that came from the same files, and that neither is submitted nor removed.
+fn not_exported(state: &State, submission: &Submission, names: &BTreeSet<JobId>) -> Vec<Drift> {
     let files: BTreeSet<(&Name, &str)> = submission
         .jobs
         .iter()
         .map(|job| (&job.spec.namespace, job.source.file.as_str()))
         .filter(|(_, file)| !file.is_empty())
         .collect();
-    let mut found = Vec::new();
-    for job in state.jobs() {
-        let id = &job.row.id;
-        let file = job.current().source.file.as_str();
-        if names.contains(id) {
-            found.extend(of_job(job));
-        } else if !job.row.stopped
-            && files.contains(&(&id.namespace, file))
-            && !submission.remove.contains(id)
-        {
-            found.push(Drift {
-                job: id.clone(),
-                found: DriftKind::NotExported {
-                    file: file.to_owned(),
-                },
-            });
-        }
+    if files.is_empty() {
+        return Vec::new();
     }
-    found.sort_by(|a, b| a.job.cmp(&b.job));
-    found
+    let is_left_out = |job: &&JobState| {
+        let id = &job.row.id;
+        !job.row.stopped
+            && files.contains(&(&id.namespace, job.current().source.file.as_str()))
+            && !names.contains(id)
+            && !submission.remove.contains(id)
+    };
+    let left_out = state.jobs().filter(is_left_out);
+    left_out
+        .map(|job| Drift {
+            job: job.row.id.clone(),
+            found: DriftKind::NotExported {
+                file: job.current().source.file.clone(),
+            },
+        })
+        .collect()
 }
 
 fn of_job(job: &JobState) -> Vec<Drift> {

@@ -1,7 +1,8 @@
 //! How many transactions and placements a store commits, one JSON line a figure.
 //!
 //! Every transaction is acknowledged after its sync, so the figures measure the disk as well: the file lies
-//! in the target folder, because a temporary folder may be in memory.
+//! in the target folder, because a temporary folder may be in memory. `cargo bench -p tw-store --bench commit -- decided` (or `writes`,
+//! `placements`) measures one part alone.
 
 #[path = "commit/decided.rs"]
 mod decided;
@@ -24,23 +25,23 @@ fn main() {
         .worker_threads(2)
         .build()
         .expect("a runtime");
-    for callers in [1, 32, 100] {
-        let figure = runtime.block_on(measure(in_file(), callers, 1));
-        print_writes("sqlite", callers, &figure);
+    let asked = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    let is_asked = |part: &str| asked.as_deref().is_none_or(|asked| asked == part);
+    if is_asked("writes") {
+        for callers in [1, 32, 100] {
+            let figure = runtime.block_on(measure(in_file(), callers, 1));
+            print_writes("sqlite", callers, &figure);
+        }
+        let figure = runtime.block_on(measure(in_memory(), 100, 1));
+        print_writes("memory", 100, &figure);
     }
-    let figure = runtime.block_on(measure(in_file(), 100, 36));
-    print_placements("sqlite", 100, 36, &figure);
-    runtime.block_on(decided::run(in_file(), 100));
-    let memory = MemoryStore::new(Arc::new(BootClock), LogLimits::default());
-    let figure = runtime.block_on(measure(
-        Opened {
-            store: Arc::new(memory),
-            _folder: None,
-        },
-        100,
-        1,
-    ));
-    print_writes("memory", 100, &figure);
+    if is_asked("placements") {
+        let figure = runtime.block_on(measure(in_file(), 100, 36));
+        print_placements("sqlite", 100, 36, &figure);
+    }
+    if is_asked("decided") {
+        runtime.block_on(decided::run(in_file(), 100));
+    }
 }
 
 struct Opened {
@@ -56,6 +57,16 @@ fn in_file() -> Opened {
     Opened {
         store: Arc::new(store),
         _folder: Some(folder),
+    }
+}
+
+fn in_memory() -> Opened {
+    Opened {
+        store: Arc::new(MemoryStore::new(
+            Arc::new(BootClock),
+            LogLimits::default(),
+        )),
+        _folder: None,
     }
 }
 
