@@ -62,10 +62,7 @@ fn in_file() -> Opened {
 
 fn in_memory() -> Opened {
     Opened {
-        store: Arc::new(MemoryStore::new(
-            Arc::new(BootClock),
-            LogLimits::default(),
-        )),
+        store: Arc::new(MemoryStore::new(Arc::new(BootClock), LogLimits::default())),
         _folder: None,
     }
 }
