@@ -44,7 +44,7 @@ mod tests {
         let folder = around.path().join("task");
         fs::create_dir_all(folder.join("work/work")).unwrap();
         fs::write(folder.join("work/work/file"), "x").unwrap();
-        let closed = fs::Permissions::from_mode(0);
+        let closed = fs::Permissions::from_mode(0o000);
         fs::set_permissions(folder.join("work/work"), closed).unwrap();
         open(&folder).unwrap();
         let mode = fs::metadata(folder.join("work/work"))
