@@ -14,6 +14,7 @@ mod compare;
 mod dependencies;
 mod error;
 mod evaluator;
+mod field_names;
 mod history;
 mod job_history;
 mod ledger;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tw_model::{Code, Decoder, JobId, JobSpec, Location, Problem};
 
 use crate::evaluator;
+use crate::field_names::author_path;
 use crate::package::PackageError;
 use crate::provenance::Places;
 use crate::source::Snapshot;
@@ -252,7 +253,7 @@ fn decode(job: &Value, file: &str, was_read: &BTreeSet<&str>) -> Result<Decoded,
 fn located(problem: Problem, provenance: &Provenance, file: &str) -> SpecError {
     let message = match problem.path.is_empty() {
         true => problem.message,
-        false => format!("{}: {}", problem.path, problem.message),
+        false => format!("{}: {}", author_path(&problem.path), problem.message),
     };
     let Some(place) = problem.at else {
         return SpecError::of_file(problem.code, file, message, problem.hint);

@@ -4,16 +4,16 @@
 //! of the specs that made them. So no spec can reach, shadow or change one, and no file of policies another.
 //! One that fails refuses the jobs it was to judge.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Deserialize;
 use tw_model::{
-    Code, JobId, JobSpec, Location, PolicyFinding, PolicyLevel, PolicyReport, PolicyRule, SpecType,
-    StructInfo,
+    Code, JobId, Location, PolicyFinding, PolicyLevel, PolicyReport, PolicyRule, SpecType,
 };
 
 use crate::error::line_of;
 use crate::evaluator::{Answers, Role};
+use crate::field_names::json_path;
 use crate::render::{Severity, render_as, render_error};
 use crate::sealed::{self, Reported};
 use crate::source::path;
@@ -435,32 +435,9 @@ fn place(job: &EvaluatedJob, field: Option<&str>) -> Location {
     }
 }
 
-/// The path in JSON of a field as authors name it: `resources.memory` is `resources.memory_bytes`.
-fn json_path(field: &str) -> String {
-    let tables: BTreeMap<&str, StructInfo> = JobSpec::tables()
-        .into_iter()
-        .map(|table| (table.name, table))
-        .collect();
-    let mut class = tables.get("Job");
-    let parts = field.split('.').map(|part| {
-        let known = class.and_then(|table| table.fields.iter().find(|field| field.name == part));
-        class = known.and_then(|field| tables.get(field.python_type.trim_end_matches(" | None")));
-        known.map_or(part, |field| field.json).to_owned()
-    });
-    parts.collect::<Vec<String>>().join(".")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fields_have_their_names_in_json() {
-        assert_eq!(json_path("resources.memory"), "resources.memory_bytes");
-        assert_eq!(json_path("env.PATH"), "env.PATH");
-        assert_eq!(json_path("stop.grace"), "stop.grace_ms");
-        assert_eq!(json_path("nonsense.memory"), "nonsense.memory");
-    }
 
     #[test]
     fn a_folder_holds_what_is_below_it_and_no_namesake() {

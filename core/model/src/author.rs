@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::meant::meant;
 use crate::{Code, FieldPath, SpecType};
 
 /// A place in a spec file or a module it imports. Lines and columns count from 1, columns in code points.
@@ -130,7 +131,8 @@ impl Decoder {
 
     pub fn wrong_type<T>(&mut self, value: &Value, at: &FieldPath, expected: &str) -> Option<T> {
         let message = format!("expected {expected}, found {}", describe(value));
-        self.report(Code::SpecWrongType, at, message, None);
+        let hint = meant(value, expected);
+        self.report(Code::SpecWrongType, at, message, hint);
         None
     }
 

@@ -17,6 +17,7 @@ mod effect;
 mod id;
 mod job;
 mod mask;
+mod meant;
 mod metric;
 mod path;
 mod policy;

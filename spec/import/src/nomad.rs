@@ -330,7 +330,10 @@ fn is_zero(node: &Node) -> bool {
         Value::Plain(text) => text == "0" || text == "false",
         Value::Quoted(text) => text.is_empty(),
         Value::List(items) => items.iter().all(|item| is_zero(item)),
-        Value::Map(pairs) => pairs.iter().all(|pair| is_zero(&pair.node)),
+        // A mapping in a mapping is there to be set, also where it leaves all at its defaults.
+        Value::Map(pairs) => pairs
+            .iter()
+            .all(|pair| is_zero(&pair.node) && !matches!(pair.node.value, Value::Map(_))),
     }
 }
 

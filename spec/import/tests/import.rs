@@ -430,3 +430,19 @@ services:
         );
     }
 }
+
+#[test]
+fn an_empty_mapping_inside_one_is_something_that_was_set() {
+    let service = r#"{"Name": "web", "Connect": {"SidecarService": {}}}"#;
+    let task = r#"{"Name": "web", "Driver": "exec", "Config": {"command": "/bin/web"}}"#;
+    let job = format!(
+        r#"{{"Job": {{"ID": "web", "TaskGroups": [{{"Name": "web", "Services": [{service}], "Tasks": [{task}]}}]}}}}"#
+    );
+    let imported = imported("job.json", &job);
+    let note = imported
+        .notes
+        .iter()
+        .find(|note| note.to_string().contains("Connect"))
+        .expect("a note");
+    assert_eq!(note.kind, NoteKind::NotCarried, "{note}");
+}

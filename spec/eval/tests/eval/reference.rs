@@ -30,6 +30,13 @@ fn construct(table: &StructInfo, example: &str) -> String {
     if keyword(example) == "whole_cores" {
         arguments.push("cpu=1");
     }
+    if table.name == "Autoscale" {
+        match keyword(example) {
+            "metric" => arguments.push("each=50"),
+            "each" => arguments.push(r#"metric="requests_total""#),
+            _ => {}
+        }
+    }
     if table.name == "MetricCheck" {
         // A metric is read from one of two places and has a bound.
         if !["port", "file"].contains(&keyword(example)) {
@@ -77,6 +84,8 @@ fn job(tables: &[StructInfo], table: &StructInfo, example: &str) -> String {
     match keyword(&example) {
         "schedule" | "parallelism" | "timeout" => arguments.push(r#"kind="batch""#),
         "failover" => arguments.push("at_most_one=True"),
+        "autoscale" if example.contains("metric=") => arguments
+            .push(r#"health=[MetricCheck(metric="requests_total", port="http", above=1000)]"#),
         _ => {}
     }
     arguments.push(&example);
