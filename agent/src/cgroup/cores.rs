@@ -1,7 +1,22 @@
 //! Sets of cores as the kernel writes them: `0-3,6`.
 
+use std::path::PathBuf;
+
+use super::CgroupError;
+use super::files::read;
+
+/// The set that a file holds.
+pub(super) fn read_from(file: PathBuf) -> Result<Vec<u32>, CgroupError> {
+    let text = read(&file)?;
+    parse(&text).ok_or(CgroupError::Format {
+        path: file,
+        found: text,
+        expected: "a set of cores",
+    })
+}
+
 /// Reads a set; none when it is no such text.
-pub(super) fn parse(text: &str) -> Option<Vec<u32>> {
+fn parse(text: &str) -> Option<Vec<u32>> {
     let mut cores = Vec::new();
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

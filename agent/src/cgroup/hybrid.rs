@@ -271,13 +271,7 @@ impl CgroupTree for HybridTree {
             return Ok(None);
         }
         let file = self.root.join(CPUSET).join("cpuset.cpus");
-        let text = read(&file)?;
-        let cores = cores::parse(&text).ok_or(CgroupError::Format {
-            path: file,
-            found: text,
-            expected: "a set of cores",
-        })?;
-        Ok(Some(cores))
+        cores::read_from(file).map(Some)
     }
 
     fn give_cores(&self, leaf: &str, cores: &[u32]) -> Result<(), CgroupError> {

@@ -210,13 +210,7 @@ impl CgroupTree for UnifiedTree {
         if !file.exists() {
             return Ok(None);
         }
-        let text = read(&file)?;
-        let cores = cores::parse(&text).ok_or(CgroupError::Format {
-            path: file,
-            found: text,
-            expected: "a set of cores",
-        })?;
-        Ok(Some(cores))
+        cores::read_from(file).map(Some)
     }
 
     fn give_cores(&self, leaf: &str, cores: &[u32]) -> Result<(), CgroupError> {

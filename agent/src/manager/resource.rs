@@ -533,13 +533,12 @@ impl Job {
     fn observe(&mut self, piece: &Sample) {
         self.ooms += piece.usage.oom_kills;
         if let Some(learner) = &mut self.learner {
-            learner.observe(&UsageBucket {
-                start: Timestamp(piece.at_us),
-                span: Millis(BUCKET_WIDTH.as_millis() as u64),
-                cpu: piece.usage.cpu.clone(),
-                memory_peak: Bytes(piece.usage.memory_max_bytes),
-                ooms: piece.usage.oom_kills,
-            });
+            let width_us = BUCKET_WIDTH.as_micros() as i64;
+            learner.observe(&UsageBucket::new(
+                Timestamp(piece.at_us),
+                width_us,
+                &piece.usage,
+            ));
         }
     }
 
@@ -755,13 +754,7 @@ fn bucket_of(at: Timestamp) -> i64 {
 }
 
 fn usage_bucket(bucket: &Bucket) -> UsageBucket {
-    UsageBucket {
-        start: Timestamp(bucket.start_us),
-        span: Millis(bucket.width_us as u64 / 1000),
-        cpu: bucket.usage.cpu.clone(),
-        memory_peak: Bytes(bucket.usage.memory_max_bytes),
-        ooms: bucket.usage.oom_kills,
-    }
+    UsageBucket::new(Timestamp(bucket.start_us), bucket.width_us, &bucket.usage)
 }
 
 fn now_utc() -> Timestamp {

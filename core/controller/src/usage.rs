@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tw_api::{JobHistory, UsagePoint, UsageReports};
-use tw_model::{Bytes, Capacity, Cores, JobId, JobSpec, Millis, Timestamp, USAGE_SAMPLE_EVERY};
+use tw_model::{Capacity, Cores, JobId, JobSpec, Millis, Timestamp, USAGE_SAMPLE_EVERY};
 use tw_scheduler::limits::{LimitPolicy, UsageBucket};
 use tw_scheduler::recommend::{Point, Review, review};
 use tw_scheduler::scale::Pattern;
@@ -171,13 +171,7 @@ fn point(point: &Point) -> UsagePoint {
 }
 
 fn usage_bucket(bucket: &Bucket) -> UsageBucket {
-    UsageBucket {
-        start: Timestamp(bucket.start_us),
-        span: Millis(bucket.width_us as u64 / 1000),
-        cpu: bucket.usage.cpu.clone(),
-        memory_peak: Bytes(bucket.usage.memory_max_bytes),
-        ooms: bucket.usage.oom_kills,
-    }
+    UsageBucket::new(Timestamp(bucket.start_us), bucket.width_us, &bucket.usage)
 }
 
 /// Machines of one size make one class: `4c-16g`.

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
-use tw_model::{Bytes, Cores, CpuCounts, JobSpec, LimitMode, Limits, Millis, Timestamp};
+use tw_model::{Bytes, Cores, CpuCounts, JobSpec, LimitMode, Limits, Millis, Timestamp, UsageSum};
 
 use super::learner::Targets;
 use super::{Confidence, Horizon, Learner};
@@ -21,6 +21,17 @@ pub struct UsageBucket {
 }
 
 impl UsageBucket {
+    /// What was used in the `width_us` microseconds from `start` on.
+    pub fn new(start: Timestamp, width_us: i64, usage: &UsageSum) -> UsageBucket {
+        UsageBucket {
+            start,
+            span: Millis(width_us as u64 / 1000),
+            cpu: usage.cpu.clone(),
+            memory_peak: Bytes(usage.memory_max_bytes),
+            ooms: usage.oom_kills,
+        }
+    }
+
     fn end(&self) -> Timestamp {
         self.start.plus(self.span)
     }
