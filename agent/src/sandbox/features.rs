@@ -26,10 +26,10 @@ pub struct Features {
 /// Tries in `folder`, where tasks will live. The calling process ends up in a mount namespace of its own: it must
 /// have one thread only, and has nothing else to do.
 pub fn probe(folder: &Path) -> Features {
-    let tried = try_in(folder, |task| {
+    let tried = try_in(folder, |base, task| {
         let users = UserNamespace::new()?;
         unshare(CloneFlags::CLONE_NEWNS).at(Stage::Clone, "cannot make a mount namespace")?;
-        mounts::try_root(&task.join("base"), task, UserMode::Mapped, Some(&users))
+        mounts::try_root(base, task, UserMode::Mapped, Some(&users))
     });
     match tried {
         Ok(()) => Features {
@@ -45,12 +45,12 @@ pub fn probe(folder: &Path) -> Features {
 
 /// As [`probe`], for the root of a user namespace of its own: whether a sandbox can be made at all.
 pub fn probe_alone(folder: &Path) -> Result<Features, StartError> {
-    try_in(folder, |task| {
+    try_in(folder, |base, task| {
         let _users = UserNamespace::single(Account { uid: 1, gid: 1 })?;
         unshare(CloneFlags::CLONE_NEWPID).at(Stage::Clone, "cannot make a pid namespace")?;
         in_child(|| {
             unshare(CloneFlags::CLONE_NEWNS).at(Stage::Clone, "cannot make a mount namespace")?;
-            mounts::try_root(&task.join("base"), task, UserMode::Single, None)
+            mounts::try_root(base, task, UserMode::Single, None)
         })
     })?;
     Ok(Features {
@@ -61,15 +61,20 @@ pub fn probe_alone(folder: &Path) -> Result<Features, StartError> {
 
 fn try_in(
     folder: &Path,
-    attempt: impl FnOnce(&Path) -> Result<(), StartError>,
+    attempt: impl FnOnce(&Path, &Path) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
-    let task = folder.join(format!("probe-{}", std::process::id()));
-    let made = make(&task).at(Stage::Mount, format_args!("cannot make {}", task.display()));
-    let tried = made.and_then(|()| attempt(&task));
-    let removed = remove_tree(&task);
+    let probe = folder.join(format!("probe-{}", std::process::id()));
+    // Beside each other, as they are for tasks: a mapped folder cannot be mapped again.
+    let (base, task) = (probe.join("base"), probe.join("task"));
+    let made = make(&base, &task).at(
+        Stage::Mount,
+        format_args!("cannot make {}", probe.display()),
+    );
+    let tried = made.and_then(|()| attempt(&base, &task));
+    let removed = remove_tree(&probe);
     tried.and(removed.at(
         Stage::Mount,
-        format_args!("cannot remove {}", task.display()),
+        format_args!("cannot remove {}", probe.display()),
     ))
 }
 
@@ -95,8 +100,9 @@ fn in_child(work: impl FnOnce() -> Result<(), StartError>) -> Result<(), StartEr
     }
 }
 
-fn make(task: &Path) -> io::Result<()> {
-    ["base", "upper", "work", "root"]
+fn make(base: &Path, task: &Path) -> io::Result<()> {
+    fs::create_dir_all(base)?;
+    ["upper", "work", "root"]
         .into_iter()
         .try_for_each(|name| fs::create_dir_all(task.join(name)))
 }

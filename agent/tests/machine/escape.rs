@@ -4,12 +4,14 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
+use serde_json::json;
 use tw_agent::helper::record::Outcome;
 use tw_agent::log::Stream;
 use tw_agent::sandbox::image::live_binds;
 use tw_agent::sandbox::{Ended, Stage};
 
 use crate::common::{Task, ended};
+use crate::machine::{Machine, assignment};
 
 /// Makes every attempt and prints those that were not refused. The words of a refused call are EPERM, EACCES, EROFS,
 /// ENOSYS, EAFNOSUPPORT or ENOENT.
@@ -118,6 +120,27 @@ fn root_of_a_task_is_nobody_on_the_machine() {
             .all(|uid| uid.parse::<u64>().unwrap() >= 1 << 30),
         "the init is a user of the machine: {uids}"
     );
+}
+
+#[tokio::test]
+async fn the_tasks_of_an_agent_with_root_have_users_of_their_own() {
+    let machine = Machine::new();
+    let facts = machine.controller.registration(1).await.facts;
+    assert!(
+        facts.enforces.iter().any(|found| found == "user-namespace"),
+        "{facts:?}"
+    );
+    let task = assignment("web", json!({"command": ["sleep", "60"], "user": "root"}));
+    machine.assign(&task).await;
+    machine.running(&task.task.id).await;
+    let pid = machine.started(&task.task.id).task.pid;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let uid = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:\t"))
+        .unwrap();
+    let first: u32 = uid.split('\t').next().unwrap().parse().unwrap();
+    assert!(first >= 1 << 30, "{uid}");
 }
 
 #[test]
