@@ -1,4 +1,4 @@
-//! What the agent itself takes while its tasks do nothing.
+//! The agent itself: how long it takes from an assignment to the command, and what it takes while its tasks do nothing.
 
 use std::fs;
 use std::io;
@@ -11,18 +11,76 @@ use tw_api::{AgentEvent, Assignment};
 use tw_model::Phase;
 
 use crate::controller::{Controller, assignment};
-use crate::{print, profile};
+use crate::tasks::now_us;
+use crate::{PAUSE, print, profile, quantile};
 
 const MEASURED: Duration = Duration::from_secs(10);
 
+/// From the moment in which a controller says an assignment to behind `exec` of its command: over the stream, through
+/// the agent, its records and a spare helper.
+pub(crate) fn assigned(starts: usize) -> io::Result<()> {
+    let runtime = runtime()?;
+    let folder = tempfile::tempdir()?;
+    let cgroup = format!("twill-bench-assigned-{}", std::process::id());
+    let (mut agent, mut ms) = runtime.block_on(async {
+        let (agent, controller) = start(folder.path(), &cgroup, 0).await?;
+        let mut ms = Vec::new();
+        for number in 0..starts {
+            tokio::time::sleep(PAUSE).await;
+            ms.push(assigned_ms(&controller, number).await);
+        }
+        io::Result::Ok((agent, ms))
+    })?;
+    agent.kill()?;
+    agent.wait()?;
+    tw_agent::manager::clean(&folder.path().join("state"), &cgroup).map_err(io::Error::other)?;
+    print(json!({
+        "bench": "agent.assigned",
+        "starts": starts,
+        "p50_ms": quantile(&mut ms, 0.5),
+        "p99_ms": quantile(&mut ms, 0.99),
+        "profile": profile(),
+    }))
+}
+
+async fn assigned_ms(controller: &Controller, number: usize) -> f64 {
+    let assignment = assignment(&format!("start-{number}"), json!({"command": ["true"]}));
+    let task = assignment.task.id.clone();
+    let began_us = now_us();
+    controller
+        .say(AgentEvent::Assign {
+            assignment: Box::new(assignment),
+        })
+        .await;
+    let started_at = controller
+        .report(&task, |report| match report.phase {
+            Phase::Running { started_at } => Some(started_at),
+            _ => None,
+        })
+        .await;
+    controller
+        .report(&task, |report| {
+            matches!(report.phase, Phase::Exited { .. }).then_some(())
+        })
+        .await;
+    controller.drop_reports_of(&task);
+    controller.say(AgentEvent::Forget { task }).await;
+    (started_at.0 - began_us) as f64 / 1000.0
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+}
+
 /// Starts an agent with `tasks` idle tasks, lets it rest, and measures it.
 pub(crate) fn idle_cost(tasks: usize) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = runtime()?;
     let folder = tempfile::tempdir()?;
     let cgroup = format!("twill-bench-agent-{}", std::process::id());
-    let mut agent = runtime.block_on(start(folder.path(), &cgroup, tasks))?;
+    // It answers heartbeats until it is dropped.
+    let (mut agent, _controller) = runtime.block_on(start(folder.path(), &cgroup, tasks))?;
     std::thread::sleep(Duration::from_secs(2));
     let (before, began) = (cpu_seconds(agent.id())?, Instant::now());
     std::thread::sleep(MEASURED);
@@ -40,7 +98,7 @@ pub(crate) fn idle_cost(tasks: usize) -> io::Result<()> {
     print(line)
 }
 
-async fn start(folder: &Path, cgroup: &str, tasks: usize) -> io::Result<Child> {
+async fn start(folder: &Path, cgroup: &str, tasks: usize) -> io::Result<(Child, Controller)> {
     // As often as a real one.
     let controller = Controller::start_hearing(folder, Duration::from_secs(1));
     let agent = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
@@ -70,9 +128,7 @@ async fn start(folder: &Path, cgroup: &str, tasks: usize) -> io::Result<Child> {
             })
             .await;
     }
-    // It answers heartbeats until the process ends.
-    std::mem::forget(controller);
-    Ok(agent)
+    Ok((agent, controller))
 }
 
 /// Time that a process has had on a core, in seconds.

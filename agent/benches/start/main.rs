@@ -38,6 +38,7 @@ fn main() -> io::Result<()> {
     let starts = setting("BENCH_STARTS", 200);
     let bench = Bench::new()?;
     one_by_one(&bench, starts)?;
+    agent::assigned(starts)?;
     peers::compare(&bench, starts)?;
     sustained(&bench, setting("BENCH_BURST", 2000))?;
     held(&bench, setting("BENCH_TASKS", 500))?;
