@@ -48,6 +48,17 @@ async fn an_agent_is_upgraded_in_place_and_its_tasks_go_on() {
 
 #[tokio::test]
 async fn after_a_reboot_nothing_is_believed_to_run_and_no_stranger_is_touched() {
+    found_dead(Some("11111111-2222-4333-8444-555555555555")).await;
+}
+
+#[tokio::test]
+async fn a_number_that_is_another_process_by_now_is_not_taken_for_the_task() {
+    found_dead(None).await;
+}
+
+/// A task and its helper die while no agent is there, and a stranger gets their numbers: before the next agent
+/// begins, in the same boot or in another one.
+async fn found_dead(boot: Option<&str>) {
     let mut machine = Machine::new();
     let running = assignment("running", json!({"command": ["sleep", "600"]}));
     let ended = shell("ended", "exit 8");
@@ -66,7 +77,6 @@ async fn after_a_reboot_nothing_is_believed_to_run_and_no_stranger_is_touched() 
         assert!(std::time::Instant::now() < deadline);
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    // After the reboot another process has the numbers of the task and its helper.
     let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
     let reused = StartedRecord {
         helper: tw_agent::process::ProcessIdentity {
@@ -85,9 +95,13 @@ async fn after_a_reboot_nothing_is_believed_to_run_and_no_stranger_is_touched() 
         &reused,
     )
     .unwrap();
-    let boot = "11111111-2222-4333-8444-555555555555";
-    machine.start_in_boot(boot);
-    assert_eq!(machine.controller.registration(2).await.boot_id, boot);
+    match boot {
+        None => machine.start(),
+        Some(boot) => {
+            machine.start_in_boot(boot);
+            assert_eq!(machine.controller.registration(2).await.boot_id, boot);
+        }
+    }
     machine.snapshot(&all).await;
     let (_, detail) = machine.exited(&running.task.id).await;
     assert!(detail.contains("task.helper_lost"), "{detail}");

@@ -165,6 +165,28 @@ fn every_link_in_the_documents_leads_somewhere() {
 }
 
 #[test]
+fn every_test_that_stands_for_a_fault_is_there() {
+    let faults = format!("{ROOT}/docs/design/agent-faults.md");
+    let text = std::fs::read_to_string(faults).expect("it can be read");
+    let code: String = ["agent/src", "agent/tests", "core/cli/tests/e2e"]
+        .iter()
+        .flat_map(|folder| rust_files(&Path::new(ROOT).join(folder)))
+        .map(|path| std::fs::read_to_string(path).expect("it can be read"))
+        .collect();
+    let rows = text.lines().filter(|line| line.starts_with("| "));
+    let named: Vec<&str> = rows
+        .filter_map(|row| row.rsplit('|').nth(1))
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .filter(|word| word.contains('_'))
+        .collect();
+    assert!(named.len() > 50, "{named:?}");
+    let missing = named
+        .into_iter()
+        .filter(|name| !code.contains(&format!("fn {name}(")));
+    assert_eq!(missing.collect::<Vec<_>>(), [""; 0]);
+}
+
+#[test]
 fn every_example_is_named_in_the_readme() {
     let readme = std::fs::read_to_string(format!("{ROOT}/README.md")).unwrap();
     for entry in std::fs::read_dir(format!("{ROOT}/examples/specs")).unwrap() {
