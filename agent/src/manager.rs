@@ -22,6 +22,7 @@ mod package;
 mod report;
 mod resource;
 mod root;
+mod secret;
 mod session;
 mod state;
 mod strain;

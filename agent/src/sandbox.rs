@@ -21,6 +21,7 @@ mod launcher;
 mod mounts;
 pub(crate) mod passing;
 pub mod seccomp;
+pub mod secrets;
 pub mod unpack;
 pub mod user;
 pub mod users;
@@ -51,6 +52,9 @@ pub struct SandboxSpec {
     pub folder: PathBuf,
     /// What is bound into the root, in this order.
     pub binds: Vec<Bind>,
+    /// The names of the task's secrets; their values come by descriptor.
+    #[serde(default)]
+    pub secrets: Vec<String>,
     /// Size of `/dev/shm`.
     pub shm_bytes_max: u64,
     /// Whether all of the root may be written, by whom its permissions allow it; otherwise `/run`, `/tmp` and

@@ -124,8 +124,8 @@ class Runtime(Spec):
 
 
 class Secret(Spec):
-    """A secret that the task reads as a file in memory, at `/secrets/NAME`. Its value is never in a spec, an
-    environment or a log.
+    """A secret that the task reads as a file in memory, at `/secrets/NAME`, as do its hooks and sidecars. Its value
+    is set with `tw secret set` and is never in a spec, an environment or a log; a new one is read at the next start.
     """
 
     name: str
@@ -1144,7 +1144,6 @@ class Job(Spec):
 
     A change: tasks start again.
     Example: `secrets=[Secret(name="database-password")]`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     sidecars: Sequence[Sidecar] = ()
     """Programs that run beside the command.

@@ -138,7 +138,7 @@ impl Bench {
         let folder = self.state.path().join(format!("tasks/{number}"));
         let began_us = now_us();
         prepare_folder(&folder, &self.launch(&folder, number, argv)).map_err(io::Error::other)?;
-        let helper = self.pool.start(&folder)?;
+        let helper = self.pool.start(&folder, None)?;
         Ok(Running {
             helper,
             folder,
@@ -228,6 +228,7 @@ impl Bench {
                 base: self.base.clone(),
                 folder: folder.to_owned(),
                 binds: base::host_binds(),
+                secrets: Vec::new(),
                 shm_bytes_max: 16 << 20,
                 is_root_writable: false,
                 users: UserMode::Mapped,

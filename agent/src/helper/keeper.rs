@@ -30,7 +30,7 @@ use crate::log::{LogError, LogWriter};
 use crate::process::{ProcessIdentity, now_us};
 use crate::removal::remove_tree;
 use crate::sandbox::{
-    CommandSpec, Ended, Prepared, SandboxSpec, Stage, StartError, Started, UserMode,
+    CommandSpec, Ended, Prepared, SandboxSpec, Stage, StartError, Started, UserMode, secrets,
 };
 
 /// How long killed processes may take to be gone before their cgroup is left to the agent.
@@ -119,7 +119,7 @@ pub fn lock(folder: &Path) -> io::Result<OwnedFd> {
 /// Runs the task in `folder` to its end. The calling process must have one thread only.
 pub fn keep(folder: &Path) -> Result<(), HelperError> {
     detach()?;
-    keep_with(folder, None, || {})
+    keep_with(folder, None, None, || {})
 }
 
 /// What a spare helper brings along; see [`super::spare`].
@@ -161,10 +161,11 @@ fn take(folder: &Path) -> Result<Option<(OwnedFd, LaunchRecord)>, HelperError> {
     }
 }
 
-/// As [`keep`], with what has been prepared; `on_listening` is called once agents can connect.
+/// As [`keep`], with what has been prepared and the values of the task's secrets; `on_listening` is called once agents can connect.
 pub(super) fn keep_with(
     folder: &Path,
     ready: Option<Ready>,
+    secrets: Option<OwnedFd>,
     on_listening: impl FnOnce(),
 ) -> Result<(), HelperError> {
     std::env::set_current_dir(folder).map_err(system("enter the task's folder"))?;
@@ -192,6 +193,7 @@ pub(super) fn keep_with(
     let mut keeper = Keeper {
         folder,
         launch,
+        secrets,
         tree,
         log,
         listener,
@@ -369,6 +371,8 @@ struct Main {
 struct Keeper {
     folder: PathBuf,
     launch: LaunchRecord,
+    /// The values of the task's secrets, for all that is started of it.
+    secrets: Option<OwnedFd>,
     tree: Box<dyn CgroupTree>,
     log: LogWriter,
     listener: UnixListener,
@@ -419,7 +423,8 @@ impl Keeper {
         }
         for spec in &self.launch.sidecars {
             sidecar::prepare(&spec.sandbox.folder).map_err(start_failed)?;
-            let started = Sidecar::start(spec, self.tree.as_ref(), &self.launch.leaf)?;
+            let secrets = secrets::share(self.secrets.as_ref()).map_err(start_failed)?;
+            let started = Sidecar::start(spec, self.tree.as_ref(), &self.launch.leaf, secrets)?;
             self.sidecars.push(started);
         }
         if self.term.as_ref().is_some_and(Term::forbids_start) {
@@ -481,7 +486,8 @@ impl Keeper {
         directory: Option<OwnedFd>,
     ) -> Result<Main, StartError> {
         let (outputs, [stdout, stderr]) = Outputs::new().map_err(start_failed)?;
-        let task = prepared.start(sandbox, directory, stdout, stderr)?;
+        let secrets = secrets::share(self.secrets.as_ref()).map_err(start_failed)?;
+        let task = prepared.start(sandbox, directory, secrets, stdout, stderr)?;
         // An init that is not noted ends with this helper all the same.
         let admitted = self.tree.admit(&self.launch.leaf, task.pid);
         admitted.map_err(cgroup)?;

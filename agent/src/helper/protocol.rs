@@ -7,7 +7,7 @@ use super::record::{ExitRecord, TermEnd};
 use crate::log::LogCounts;
 
 /// The version this build speaks, and the oldest it understands.
-pub const PROTO: u32 = 3;
+pub const PROTO: u32 = 4;
 pub const PROTO_OLDEST: u32 = 1;
 
 /// The helper's first line.

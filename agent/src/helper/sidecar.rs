@@ -12,7 +12,7 @@ use super::output::Outputs;
 use super::record::LOG_FOLDER;
 use crate::cgroup::CgroupTree;
 use crate::log::{LogLimits, LogWriter};
-use crate::sandbox::{Prepared, SandboxSpec, Stage, StartError, Started};
+use crate::sandbox::{Prepared, SandboxSpec, Stage, StartError, Started, secrets};
 
 /// The wait before a sidecar that has ended is started again; it doubles up to the longest.
 const RESTART_FIRST: Duration = Duration::from_millis(500);
@@ -31,6 +31,7 @@ pub struct SidecarSpec {
 pub(super) struct Sidecar {
     spec: SidecarSpec,
     leaf: String,
+    secrets: Option<OwnedFd>,
     log: LogWriter,
     running: Option<(Started, Outputs)>,
     start_at: Instant,
@@ -43,6 +44,7 @@ impl Sidecar {
         spec: &SidecarSpec,
         tree: &dyn CgroupTree,
         leaf: &str,
+        secrets: Option<OwnedFd>,
     ) -> Result<Sidecar, StartError> {
         let about = |error: StartError| StartError {
             message: format!("sidecar {}: {}", spec.name, error.message),
@@ -51,9 +53,10 @@ impl Sidecar {
         let log = LogWriter::create(&spec.sandbox.folder.join(LOG_FOLDER), spec.log)
             .map_err(|error| about(lost(crate::error::chain(&error))))?;
         Ok(Sidecar {
-            running: Some(spawn(&spec.sandbox, tree, leaf).map_err(about)?),
+            running: Some(spawn(&spec.sandbox, tree, leaf, secrets.as_ref()).map_err(about)?),
             spec: spec.clone(),
             leaf: leaf.to_owned(),
+            secrets,
             log,
             start_at: Instant::now(),
             wait: RESTART_FIRST,
@@ -93,7 +96,7 @@ impl Sidecar {
     }
 
     fn start_again(&mut self, tree: &dyn CgroupTree) {
-        match spawn(&self.spec.sandbox, tree, &self.leaf) {
+        match spawn(&self.spec.sandbox, tree, &self.leaf, self.secrets.as_ref()) {
             Ok(running) => self.running = Some(running),
             // It is tried again; the command goes on.
             Err(_) => self.start_at = Instant::now() + self.wait,
@@ -126,13 +129,15 @@ fn spawn(
     sandbox: &SandboxSpec,
     tree: &dyn CgroupTree,
     leaf: &str,
+    secrets: Option<&OwnedFd>,
 ) -> Result<(Started, Outputs), StartError> {
     let entry = tree
         .entry(leaf)
         .map_err(|error| lost(crate::error::chain(&error)))?;
     let (outputs, [stdout, stderr]) = Outputs::new().map_err(|error| lost(error.to_string()))?;
     let prepared = Prepared::new(sandbox.users, entry.procs)?;
-    let started = prepared.start(sandbox, entry.directory, stdout, stderr)?;
+    let secrets = secrets::share(secrets).map_err(|error| lost(error.to_string()))?;
+    let started = prepared.start(sandbox, entry.directory, secrets, stdout, stderr)?;
     tree.admit(leaf, started.pid)
         .map_err(|error| lost(crate::error::chain(&error)))?;
     Ok((started, outputs))

@@ -11,8 +11,8 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -91,16 +91,17 @@ impl SparePool {
         }
     }
 
-    /// Gives the task in `folder`, which is ready but for its helper, to a spare, or to a new helper.
-    pub fn start(&self, folder: &Path) -> io::Result<HandedOver> {
+    /// Gives the task in `folder`, which is ready but for its helper, to a spare, or to a new helper. `secrets` is what
+    /// [`crate::sandbox::secrets::seal`] made, for a task that has some.
+    pub fn start(&self, folder: &Path, secrets: Option<BorrowedFd<'_>>) -> io::Result<HandedOver> {
         loop {
             // Not held while a helper is started.
             let waiting = lock(&self.spares).pop_front();
             let Some(spare) = waiting else {
-                return self.fork()?.hand_over(folder);
+                return self.fork()?.hand_over(folder, secrets);
             };
             match spare.has_ended()? {
-                false => return spare.hand_over(folder),
+                false => return spare.hand_over(folder, secrets),
                 true => self.remove_cgroups_of(spare.pid)?,
             }
         }
@@ -205,10 +206,12 @@ impl Spare {
         Ok(poll(&mut polled, Some(&now))? > 0)
     }
 
-    fn hand_over(self, folder: &Path) -> io::Result<HandedOver> {
+    fn hand_over(self, folder: &Path, secrets: Option<BorrowedFd<'_>>) -> io::Result<HandedOver> {
         let mut line = folder.as_os_str().as_bytes().to_owned();
         line.push(b'\n');
-        (&self.control).write_all(&line)?;
+        let (first, rest) = line.split_at(1);
+        passing::send(&self.control, first, secrets.as_slice())?;
+        (&self.control).write_all(rest)?;
         Ok(HandedOver {
             pid: self.pid,
             process: self.process,
@@ -224,6 +227,24 @@ fn receive(socket: &UnixStream, bytes: &mut [u8; 4]) -> io::Result<Option<OwnedF
         (4, Some(fd)) => Ok(Some(fd)),
         (0, _) => Ok(None),
         _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Receives a task's folder, and its secrets if it has any; none when the agent has gone.
+fn receive_task(control: &UnixStream) -> io::Result<Option<(PathBuf, Option<OwnedFd>)>> {
+    let (mut line, mut secrets) = (Vec::new(), None);
+    loop {
+        let mut bytes = [0; 256];
+        let (count, mut fds) = passing::receive(control, &mut bytes, RecvFlags::empty())?;
+        line.extend_from_slice(&bytes[..count]);
+        secrets = secrets.or(fds.pop_front());
+        match line.split_last() {
+            Some((b'\n', folder)) => {
+                return Ok(Some((OsStr::from_bytes(folder).into(), secrets)));
+            }
+            _ if count == 0 => return Ok(None),
+            _ => {}
+        }
     }
 }
 
@@ -267,15 +288,12 @@ fn serve(request: &SpareRequest, control: UnixStream) -> Result<(), HelperError>
         tree: request.tree.clone(),
         reserved,
     };
-    let mut line = Vec::new();
-    let read = BufReader::new(&control).read_until(b'\n', &mut line);
-    let folder = match (read, line.split_last()) {
-        (Ok(_), Some((b'\n', folder))) => Path::new(OsStr::from_bytes(folder)),
+    let Ok(Some((folder, secrets))) = receive_task(&control) else {
         // The agent has gone.
-        _ => return Ok(ready.abandon()?),
+        return Ok(ready.abandon()?);
     };
     say_errors_to(&folder.join("helper.log")).map_err(system("open the helper's log"))?;
-    keep_with(folder, Some(ready), move || {
+    keep_with(&folder, Some(ready), secrets, move || {
         // An agent that has gone finds the helper by its socket when it is back.
         let _told = (&control).write_all(b"l");
     })

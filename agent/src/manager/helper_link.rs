@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,13 +99,17 @@ fn launched_just_now(folder: &Path) -> bool {
     written.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < LOCKS_WITHIN))
 }
 
-/// Gives the task in `folder` to a helper and connects to it; it outlives this process.
-pub(super) async fn start(spares: &Arc<SparePool>, folder: &Path) -> io::Result<HelperLink> {
+/// Gives the task in `folder`, with its secrets, to a helper and connects to it; it outlives this process.
+pub(super) async fn start(
+    spares: &Arc<SparePool>,
+    folder: &Path,
+    secrets: Option<BorrowedFd<'_>>,
+) -> io::Result<HelperLink> {
     let HandedOver {
         pid,
         process,
         listening,
-    } = spares.start(folder)?;
+    } = spares.start(folder, secrets)?;
     clean_up_after(pid, process, Arc::clone(spares))?;
     failpoint::reach("agent.helper_spawned");
     let refilled = Arc::clone(spares);

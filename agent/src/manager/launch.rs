@@ -14,7 +14,7 @@ use crate::helper::protocol::PROTO;
 use crate::helper::record::{LaunchRecord, SIDECARS_FOLDER, StopRule};
 use crate::helper::sidecar::SidecarSpec;
 use crate::log::LogLimits;
-use crate::sandbox::{Bind, CommandSpec, SandboxSpec, user};
+use crate::sandbox::{Bind, CommandSpec, SandboxSpec, UserMode, user};
 
 /// Where packages are in a task.
 const PACKAGES: &str = "/packages";
@@ -103,6 +103,11 @@ pub(super) fn record(
         base: root.base,
         folder: folder.to_owned(),
         binds,
+        secrets: spec
+            .secrets
+            .iter()
+            .map(|secret| secret.name.to_string())
+            .collect(),
         shm_bytes_max: SHM_BYTES_MAX,
         is_root_writable: root.is_writable,
         users: agent.users,
@@ -191,8 +196,16 @@ fn volumes(
     if spec.volumes.is_empty() {
         return Ok(Vec::new());
     }
-    let owner = user::look_up(base, &spec.user)
+    let account = user::look_up(base, &spec.user)
         .map_err(|error| Refusal::from(anyhow::Error::from(error)))?;
+    let owner = match agent.users {
+        // All that such a task writes belongs to the agent's user.
+        UserMode::Single => user::Account {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+        },
+        UserMode::Shared | UserMode::Mapped => account,
+    };
     let made = spec.volumes.iter().map(|volume| {
         let source = agent
             .volumes

@@ -1,7 +1,7 @@
 //! Tasks: one actor each, from its assignment to the day it is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use super::cores::WholeCores;
 use super::folder::{self, TaskFolder};
 use super::helper_link::{self, HelperLink};
 use super::launch::{self, Refusal};
-use super::{Agent, HELPERS_LEAF, health, lease};
+use super::{Agent, HELPERS_LEAF, health, lease, secret};
 use crate::failpoint;
 use crate::helper::protocol::{Reply, Request};
 use crate::helper::record::{
@@ -315,6 +315,7 @@ impl Actor {
         if let Some(Image::Archive(archive)) = &assignment.spec.image {
             self.agent.packages.get(&archive.digest).await?;
         }
+        let secrets = secret::fetch(&self.agent, assignment).await?;
         self.wait_for_services(assignment).await;
         let term = self.wait_for_grant(assignment).await?;
         let cores = self.agent.cores.give(task, &assignment.spec)?;
@@ -332,7 +333,8 @@ impl Actor {
             .endpoints
             .write(&assignment.spec, &self.folder.run())
             .map_err(|cause| Refusal::from(anyhow::Error::from(cause)))?;
-        let started = helper_link::start(&self.agent.spares, self.folder.path()).await;
+        let handed_over = secrets.as_ref().map(AsFd::as_fd);
+        let started = helper_link::start(&self.agent.spares, self.folder.path(), handed_over).await;
         started.map_err(|cause| {
             let said =
                 std::fs::read_to_string(self.folder.path().join("helper.log")).unwrap_or_default();

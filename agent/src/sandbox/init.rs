@@ -64,6 +64,8 @@ pub(super) struct InitParts<'a> {
     pub(super) report: OwnedFd,
     /// Takes how the command ended; the helper holds the only reading end.
     pub(super) status: OwnedFd,
+    /// The values of the task's secrets.
+    pub(super) secrets: Option<OwnedFd>,
 }
 
 /// Runs as PID 1 until the command has ended.
@@ -86,6 +88,7 @@ fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)>
         stderr,
         report,
         status,
+        secrets,
     } = parts;
     let prepared = die_with_helper(status.as_fd())
         // A task that runs as root is of the same user; without this it could write the init's memory.
@@ -101,7 +104,7 @@ fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)>
         })
         .and_then(|()| {
             nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-            mounts::build_root(spec, users)
+            mounts::build_root(spec, account, users, secrets)
         })
         .and_then(|()| {
             pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)

@@ -76,12 +76,13 @@ impl Prepared {
         })
     }
 
-    /// Starts a task in the cgroup2 `directory` and waits until its command runs. The caller becomes the init's
-    /// parent: it must reap it, and the task dies with it.
+    /// Starts a task in the cgroup2 `directory`, with the values of its secrets, and waits until its command runs. The
+    /// caller becomes the init's parent: it must reap it, and the task dies with it.
     pub fn start(
         self,
         spec: &SandboxSpec,
         directory: Option<OwnedFd>,
+        secrets: Option<OwnedFd>,
         stdout: OwnedFd,
         stderr: OwnedFd,
     ) -> Result<Started, StartError> {
@@ -98,6 +99,7 @@ impl Prepared {
             report: report_in,
             status: status_in,
             directory,
+            secrets,
         };
         let (pid, pidfd) = match self.launcher {
             None => {
@@ -133,7 +135,7 @@ pub fn spawn(
     stdout: OwnedFd,
     stderr: OwnedFd,
 ) -> Result<Started, StartError> {
-    Prepared::new(spec.users, entry.procs)?.start(spec, entry.directory, stdout, stderr)
+    Prepared::new(spec.users, entry.procs)?.start(spec, entry.directory, None, stdout, stderr)
 }
 
 /// What an init is given besides its spec.
@@ -144,6 +146,7 @@ struct Order {
     report: OwnedFd,
     status: OwnedFd,
     directory: Option<OwnedFd>,
+    secrets: Option<OwnedFd>,
 }
 
 /// The namespace of a task's only user, where it is to have one.
@@ -192,6 +195,7 @@ fn run_init(spec: &SandboxSpec, order: Order, filter: &Filter, users: Option<&Us
         stderr: order.stderr,
         report: order.report,
         status: order.status,
+        secrets: order.secrets,
     })
 }
 
@@ -208,6 +212,8 @@ struct OrderText {
     spec: SandboxSpec,
     uid: u32,
     gid: u32,
+    has_directory: bool,
+    has_secrets: bool,
 }
 
 impl Launcher {
@@ -260,6 +266,8 @@ impl Launcher {
             spec: spec.clone(),
             uid: order.account.uid,
             gid: order.account.gid,
+            has_directory: order.directory.is_some(),
+            has_secrets: order.secrets.is_some(),
         };
         let sent = serde_json::to_vec(&text)
             .map_err(io::Error::from)
@@ -341,6 +349,7 @@ fn send_order(orders: &UnixStream, text: &[u8], order: &Order) -> io::Result<()>
         order.status.as_fd(),
     ];
     fds.extend(order.directory.as_ref().map(AsFd::as_fd));
+    fds.extend(order.secrets.as_ref().map(AsFd::as_fd));
     let length = (text.len() as u64).to_ne_bytes();
     passing::send(orders, &length, &fds)?;
     (&mut &*orders).write_all(text)
@@ -365,7 +374,8 @@ fn receive_order(orders: &UnixStream) -> io::Result<(SandboxSpec, Order)> {
         stderr: next()?,
         report: next()?,
         status: next()?,
-        directory: next().ok(),
+        directory: text.has_directory.then(&mut next).transpose()?,
+        secrets: text.has_secrets.then(next).transpose()?,
     };
     Ok((text.spec, order))
 }

@@ -4,7 +4,7 @@
 //! that root only: no path of an image or a package is ever resolved against the host.
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,9 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::user::Account;
 use super::users::{UserMode, UserNamespace};
-use super::{At, Bind, SandboxSpec, Stage, StartError};
+use super::{At, Bind, SandboxSpec, Stage, StartError, secrets};
 
 /// Parts of /proc that tell about, or change, the whole machine: hidden.
 const PROC_MASKED: [&str; 10] = [
@@ -62,6 +63,9 @@ const TTY_GID: u32 = 5;
 /// What a debugger may write, in memory.
 const TOOLS_BYTES_MAX: u64 = 256 << 20;
 
+/// The most that all secrets of a task may have.
+const SECRETS_BYTES_MAX: u64 = 8 << 20;
+
 /// What a task may write where its root is read-only; in its own layer.
 const WRITABLE_FOLDERS: [&str; 3] = ["run", "tmp", "var"];
 
@@ -71,12 +75,15 @@ const INERT: MountAttrFlags = HARMLESS.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// Makes the calling process's mount namespace the task's: nothing of the host is left in it but `binds`.
 /// The process must already be in a mount and a pid namespace of its own. With `users`, all that the task can
-/// reach belongs to its own users.
+/// reach belongs to its own users. `secrets` has the values of the secrets that the spec names, for `account`.
 pub(super) fn build_root(
     spec: &SandboxSpec,
+    account: Account,
     users: Option<&UserNamespace>,
+    secrets: Option<OwnedFd>,
 ) -> Result<(), StartError> {
     make_private()?;
+    let reader = users.map_or(account, |users| users.on_host(account));
     let users = users.and_then(UserNamespace::for_files);
     if let Some(users) = users {
         users.act_as_owner()?;
@@ -96,6 +103,9 @@ pub(super) fn build_root(
     let tty_gid = tty_gid(spec.users, users);
     let dev = mount_dev(root.as_fd(), spec.shm_bytes_max, tty_gid)?;
     mount_proc(root.as_fd(), dev.as_fd())?;
+    if !spec.secrets.is_empty() {
+        mount_secrets(root.as_fd(), &spec.secrets, secrets, reader)?;
+    }
     if !spec.is_root_writable {
         protect(root.as_fd())?;
     }
@@ -493,6 +503,61 @@ fn mount_dev(
         .at(Stage::Mount, format_args!("cannot make /dev/{name}"))?;
     }
     Ok(dev)
+}
+
+/// A file in memory for each secret, which `reader` alone may read and nobody write.
+fn mount_secrets(
+    root: BorrowedFd<'_>,
+    names: &[String],
+    sealed: Option<OwnedFd>,
+    reader: Account,
+) -> Result<(), StartError> {
+    let sealed = sealed.ok_or_else(|| {
+        StartError::plain(
+            Stage::Mount,
+            "the values of its secrets were not handed over",
+        )
+    })?;
+    let values = secrets::open(sealed.as_fd()).at(Stage::Mount, "cannot read the secrets")?;
+    let mut options = vec![
+        ("mode", "755".to_owned()),
+        ("size", SECRETS_BYTES_MAX.to_string()),
+        ("noswap", String::new()),
+    ];
+    // Older kernels cannot keep it out of the swap, nor may an agent without root.
+    let made = new_mount("tmpfs", &options, INERT).or_else(|_| {
+        options.pop();
+        new_mount("tmpfs", &options, INERT)
+    });
+    let folder = made.at(Stage::Mount, "cannot make /secrets")?;
+    for name in names {
+        let value = values.get(name).ok_or_else(|| {
+            StartError::plain(
+                Stage::Mount,
+                format!("the value of secret '{name}' was not handed over"),
+            )
+        })?;
+        write_secret(folder.as_fd(), name, value, reader)
+            .at(Stage::Mount, format_args!("cannot make /secrets/{name}"))?;
+    }
+    let attributes = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    set_attributes(folder.as_fd(), attributes, None, false)
+        .at(Stage::Mount, "cannot make /secrets read-only")?;
+    let place = mount_point(root, Path::new("/secrets"), true)?;
+    move_onto(folder.as_fd(), place.as_fd()).at(Stage::Mount, "cannot attach /secrets")
+}
+
+fn write_secret(
+    folder: BorrowedFd<'_>,
+    name: &str,
+    value: &[u8],
+    reader: Account,
+) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o400))?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(value)?;
+    std::os::unix::fs::fchown(&file, Some(reader.uid), Some(reader.gid))
 }
 
 /// The host's number of the group of terminals; none where a task has one group only.

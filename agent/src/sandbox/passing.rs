@@ -12,9 +12,9 @@ use rustix::net::{
 };
 
 /// The most descriptors that go with one message.
-const DESCRIPTORS_MAX: usize = 5;
+const DESCRIPTORS_MAX: usize = 6;
 
-/// Sends a few bytes with at most five descriptors, which stay the caller's.
+/// Sends a few bytes with at most six descriptors, which stay the caller's.
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);

@@ -139,6 +139,14 @@ impl UserNamespace {
         }
     }
 
+    /// Whom a user of the task is in the calling process's namespace.
+    pub(super) fn on_host(&self, account: Account) -> Account {
+        Account {
+            uid: self.host_id(account.uid),
+            gid: self.host_id(account.gid),
+        }
+    }
+
     /// Lets the calling process make files as the task's root, with all its own privileges kept.
     pub(super) fn act_as_owner(&self) -> Result<(), StartError> {
         setfsgid(Gid::from_raw(self.host_id(0)));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -27,8 +28,10 @@ pub(crate) struct Subtree {
 impl Subtree {
     pub(crate) fn new() -> Subtree {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(remove_what_killed_tests_left);
         let name = format!(
-            "twill-test-{}-{}",
+            "{SUBTREES}{}-{}",
             std::process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
@@ -40,6 +43,45 @@ impl Subtree {
     pub(crate) fn open(&self) -> Box<dyn CgroupTree> {
         self.path.open().expect("this machine has cgroups")
     }
+}
+
+/// How the names of test subtrees begin; the number of the test's process follows.
+const SUBTREES: &str = "twill-test-";
+
+/// A test process that is killed cannot clean up: the next one removes the empty groups of those that died an hour ago
+/// or earlier.
+fn remove_what_killed_tests_left() {
+    const AN_HOUR: Duration = Duration::from_secs(3600);
+    let hierarchies = std::fs::read_dir(CGROUP_ROOT)
+        .into_iter()
+        .flatten()
+        .flatten();
+    for hierarchy in hierarchies
+        .map(|entry| entry.path())
+        .chain([CGROUP_ROOT.into()])
+    {
+        for entry in std::fs::read_dir(hierarchy).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let pid = name
+                .strip_prefix(SUBTREES)
+                .and_then(|rest| rest.split('-').next());
+            let is_old = || {
+                let made = entry.metadata().and_then(|found| found.modified());
+                made.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > AN_HOUR))
+            };
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) && is_old() {
+                remove_if_empty(&entry.path());
+            }
+        }
+    }
+}
+
+/// The kernel refuses to remove a group that has a process.
+fn remove_if_empty(group: &Path) {
+    let entries = std::fs::read_dir(group).into_iter().flatten().flatten();
+    let inner = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    inner.for_each(|entry| remove_if_empty(&entry.path()));
+    let _has_processes = std::fs::remove_dir(group);
 }
 
 impl Drop for Subtree {
@@ -109,6 +151,7 @@ impl Task {
                 base: base::prepare(&state.path().join("base")).expect("a base"),
                 folder: folder.clone(),
                 binds: base::host_binds(),
+                secrets: Vec::new(),
                 shm_bytes_max: 16 << 20,
                 is_root_writable: false,
                 users: UserMode::Mapped,

@@ -19,10 +19,12 @@ use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tw_api::{
-    AgentEvent, Assignment, Connection, Heartbeat, HeartbeatReply, PROTO, Register, Registered,
-    SESSION_PROTOCOL,
+    AgentEvent, Assignment, Connection, ErrorBody, Heartbeat, HeartbeatReply, PROTO, Register,
+    Registered, SESSION_PROTOCOL,
 };
-use tw_model::{JobSpec, Phase, TaskId, TaskRecord, TaskReport, TaskState, TaskUsage, Timestamp};
+use tw_model::{
+    Code, JobSpec, Phase, TaskId, TaskRecord, TaskReport, TaskState, TaskUsage, Timestamp,
+};
 
 use crate::common::PATIENCE;
 
@@ -38,6 +40,8 @@ struct Shared {
     registrations: Vec<Register>,
     stream: Option<mpsc::UnboundedSender<AgentEvent>>,
     packages: HashMap<String, Bytes>,
+    /// By namespace, job and name.
+    secrets: HashMap<String, Vec<u8>>,
     sessions: HashMap<String, oneshot::Sender<Connection>>,
     heartbeat_every_ms: u64,
 }
@@ -94,6 +98,12 @@ impl Controller {
         let digest = blake3::hash(&archive).to_hex().to_string();
         self.with(|shared| shared.packages.insert(digest.clone(), archive.into()));
         digest
+    }
+
+    /// Sets a secret of a job of the default namespace.
+    pub(crate) fn set_secret(&self, job: &str, name: &str, value: &[u8]) {
+        let key = format!("default/{job}/{name}");
+        self.with(|shared| shared.secrets.insert(key, value.to_owned()));
     }
 
     /// The agent's connection for a session.
@@ -236,6 +246,17 @@ async fn answer(
                 ))
             });
             Response::new(BodyExt::boxed_unsync(StreamBody::new(events)))
+        }
+        ["agents", _, "secrets", namespace, job, name] => {
+            match shared.secrets.get(&format!("{namespace}/{job}/{name}")) {
+                Some(value) => Response::new(whole(value.clone().into())),
+                None => {
+                    let refusal = ErrorBody::new(Code::SecretMissing, "it has no value");
+                    let body = serde_json::to_vec(&refusal.with_hint("set it")).unwrap();
+                    let response = Response::builder().status(404);
+                    response.body(whole(body.into())).unwrap()
+                }
+            }
         }
         ["packages", digest] => match shared.packages.get(digest) {
             Some(archive) => Response::new(whole(archive.clone())),

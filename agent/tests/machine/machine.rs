@@ -233,13 +233,30 @@ impl Machine {
 
     /// What a task has printed, by a session.
     pub(crate) async fn logs(&self, name: &str, task: &TaskId, follow: bool) -> Vec<String> {
+        self.printed(name, task, follow, None).await
+    }
+
+    /// What a sidecar of a task has printed.
+    pub(crate) async fn sidecar_logs(&self, sidecar: &str, task: &TaskId) -> Vec<String> {
+        let name = Some(sidecar.to_owned());
+        self.printed(&format!("logs-{sidecar}"), task, false, name)
+            .await
+    }
+
+    async fn printed(
+        &self,
+        name: &str,
+        task: &TaskId,
+        follow: bool,
+        sidecar: Option<String>,
+    ) -> Vec<String> {
         let request = LogsRequest {
             task: task.clone(),
             follow,
             tail: None,
             since: None,
             until: None,
-            sidecar: None,
+            sidecar,
         };
         let frames = self.session(name, SessionRequest::Logs(request), &[]).await;
         let lines = frames.iter().filter(|frame| frame.kind == FrameKind::Log);

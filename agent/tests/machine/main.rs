@@ -20,4 +20,5 @@ mod memory;
 mod ordinary;
 mod restart;
 mod sandbox;
+mod secrets;
 mod volume;

@@ -17,11 +17,11 @@ use crate::machine::{Machine, assignment, code, shell};
 const UID: u32 = 54_321;
 
 /// A machine whose agent is an ordinary user's.
-struct Ordinary(Machine);
+pub(crate) struct Ordinary(pub(crate) Machine);
 
 impl Ordinary {
     /// The programs are copied: a fresh clone may lie where only root can reach it.
-    fn new() -> Ordinary {
+    pub(crate) fn new() -> Ordinary {
         let machine = Machine::without_agent();
         let folder = machine.folder.path();
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
@@ -57,7 +57,7 @@ impl Ordinary {
         command
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let log = fs::File::create(self.0.folder.path().join("agent.log")).unwrap();
         let agent = self
             .program()

@@ -110,6 +110,10 @@ impl Client {
         parse(&self.call(Method::PUT, path, body).await?)
     }
 
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        parse(&self.call(Method::DELETE, path, Bytes::new()).await?)
+    }
+
     /// Whether there is something at an address, without fetching it.
     pub async fn exists(&self, path: &str) -> Result<bool, ClientError> {
         let request = self.request(Method::HEAD, path).body(Full::default())?;

@@ -47,7 +47,7 @@ impl ErrorBody {
             | Code::RepositoryNotFound
             | Code::RepositoryNoCommit
             | Code::RequestNotFound => 404,
-            Code::PlanStale | Code::PlanDecided | Code::AgentFenced => 409,
+            Code::PlanStale | Code::PlanDecided | Code::AgentFenced | Code::SecretInUse => 409,
             Code::ProtoUnsupported => 426,
             Code::StoreUnavailable | Code::StoreDamaged | Code::AgentUnreachable => 503,
             _ => 400,

@@ -386,3 +386,31 @@ pub struct PackageReply {
     pub digest: String,
     pub size_bytes: u64,
 }
+
+/// `GET /v1/secrets`. Values are never told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SecretsReply {
+    pub version: u32,
+    pub secrets: Vec<SecretStatus>,
+}
+
+/// One secret, but for its value.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SecretStatus {
+    pub namespace: Name,
+    pub name: Name,
+    /// When its value was set.
+    pub set_at: Timestamp,
+    /// The jobs that read it.
+    pub jobs: Vec<JobId>,
+}
+
+/// `PUT` and `DELETE /v1/secrets/{namespace}/{name}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SecretReply {
+    pub version: u32,
+    pub namespace: Name,
+    pub name: Name,
+    /// The jobs that read it; their tasks read a new value when they start again.
+    pub jobs: Vec<JobId>,
+}

@@ -21,8 +21,8 @@ pub use jobs::{
     AppliedJob, ApplyReply, ApplyRequest, DrainReply, DrainRequest, EventsReply, FenceReply,
     HealthReply, JobHistory, JobStatus, JobSummary, JobsReply, MachineStatus, MachinesReply,
     PackageReply, PlanRequest, Reserved, RolloutReply, RolloutRequest, RolloutStatus, ScaleStatus,
-    ScheduleStatus, ServicesReply, SpecReply, SubmittedJob, TaskStatus, UsagePoint, UsageReply,
-    VersionSummary, WaitingTasks, WhyReply,
+    ScheduleStatus, SecretReply, SecretStatus, SecretsReply, ServicesReply, SpecReply,
+    SubmittedJob, TaskStatus, UsagePoint, UsageReply, VersionSummary, WaitingTasks, WhyReply,
 };
 pub use review::{
     ApproveReply, DecideRequest, PageReply, PageRequest, PlanReply, PlansReply, RepositoriesReply,

@@ -29,6 +29,7 @@ pub(crate) mod restart;
 pub(crate) mod rollback;
 pub(crate) mod rollout;
 pub(crate) mod run;
+pub(crate) mod secret;
 pub(crate) mod simulate;
 pub(crate) mod status;
 pub(crate) mod stop;

@@ -76,6 +76,8 @@ enum Command {
     Machines(commands::machines::Args),
     Drain(commands::drain::Args),
     Recommend(commands::recommend::Args),
+    #[command(subcommand)]
+    Secret(commands::secret::Command),
     Simulate(commands::simulate::Args),
     Replay(commands::replay::Args),
     Dev(commands::dev::Args),
@@ -146,6 +148,7 @@ async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Machines(args) => commands::machines::run(args, context).await,
         Command::Drain(args) => commands::drain::run(args, context).await,
         Command::Recommend(args) => commands::recommend::run(args, context).await,
+        Command::Secret(command) => commands::secret::run(command, context).await,
         Command::Simulate(args) => commands::simulate::run(args),
         Command::Replay(args) => commands::replay::run(args),
         Command::Dev(args) => commands::dev::run(args, context).await,

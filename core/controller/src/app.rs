@@ -10,6 +10,7 @@ use crate::follow::Follow;
 use crate::hub::Hub;
 use crate::pass::{Door, Passes};
 use crate::registry::Registry;
+use crate::secrets::Secrets;
 use crate::sessions::Sessions;
 use crate::token::Token;
 use crate::usage::UsageLog;
@@ -19,6 +20,7 @@ pub(crate) struct App {
     pub(crate) hub: Arc<Hub>,
     pub(crate) driver: Driver,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) sessions: Sessions,
     pub(crate) usage: UsageLog,
     pub(crate) follow: Follow,

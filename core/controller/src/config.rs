@@ -90,6 +90,10 @@ impl ControllerConfig {
         self.state_dir.join("evaluations")
     }
 
+    pub(crate) fn secrets_path(&self) -> PathBuf {
+        self.state_dir.join("secrets")
+    }
+
     pub(crate) fn packages_path(&self) -> PathBuf {
         self.state_dir.join("packages")
     }

@@ -24,6 +24,7 @@ use crate::driver::Driver;
 use crate::hub::Hub;
 use crate::registry::Registry;
 use crate::reply::job_not_found;
+use crate::secrets::Secrets;
 use crate::status::SHAPE;
 
 use follower::Follower;
@@ -62,6 +63,7 @@ struct Shared {
     driver: Driver,
     hub: Arc<Hub>,
     registry: Arc<Registry>,
+    secrets: Arc<Secrets>,
     shelf: Arc<Shelf>,
     cache: Arc<Cache>,
     /// One commit is evaluated at a time.
@@ -102,11 +104,13 @@ impl Follow {
         driver: Driver,
         hub: Arc<Hub>,
         registry: Arc<Registry>,
+        secrets: Arc<Secrets>,
     ) -> (Follow, Followers) {
         let shelf = Arc::new(Shelf::default());
         let shared = Arc::new(Shared {
             driver,
             registry,
+            secrets,
             shelf: Arc::clone(&shelf),
             cache: Arc::new(Cache::open(&config.evaluations_path())),
             turn: Semaphore::new(1),

@@ -20,6 +20,7 @@ mod registry;
 mod reply;
 mod routes;
 mod scale;
+mod secrets;
 mod server;
 mod sessions;
 mod status;
@@ -53,6 +54,7 @@ use listen::Socket;
 use pass::{Door, Passes};
 use registry::Registry;
 use scale::Scales;
+use secrets::Secrets;
 use sessions::Sessions;
 use token::Token;
 use usage::UsageLog;
@@ -99,11 +101,13 @@ impl Controller {
         let (driver, core) = driver::start(&config, store, Arc::clone(&hub)).await?;
         let registry = Registry::open(config.packages_path(), config.package_bytes_max)?;
         let registry = Arc::new(registry);
+        let secrets = Arc::new(Secrets::open(config.secrets_path())?);
         let (follow, followers) = Follow::new(
             &config,
             driver.clone(),
             Arc::clone(&hub),
             Arc::clone(&registry),
+            Arc::clone(&secrets),
         );
         let usage = UsageLog::open(&config.history_path())?;
         let token = Token::load(&config.token_path())?;
@@ -119,6 +123,7 @@ impl Controller {
             hub: Arc::clone(&hub),
             driver,
             registry,
+            secrets,
             usage,
             follow,
             passes: Passes::default(),

@@ -8,12 +8,13 @@ mod metrics;
 mod packages;
 mod plans;
 mod repositories;
+mod secrets;
 mod sessions;
 
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, State};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Extension, Router, middleware};
 use tw_api::HealthReply;
 
@@ -85,6 +86,11 @@ fn people() -> Router<Arc<App>> {
         .route("/v1/plans/{digest}/reject", post(repositories::reject))
         .route("/v1/repositories", get(repositories::list))
         .route("/v1/repositories/{name}/fetch", post(repositories::fetch))
+        .route("/v1/secrets", get(secrets::list))
+        .route(
+            "/v1/secrets/{namespace}/{name}",
+            put(secrets::set).delete(secrets::remove),
+        )
         .route("/v1/session", get(sessions::client))
 }
 
@@ -93,6 +99,10 @@ fn agents() -> Router<Arc<App>> {
         .route("/v1/agents/register", post(agents::register))
         .route("/v1/agents/{machine}/heartbeat", post(agents::heartbeat))
         .route("/v1/agents/{machine}/stream", get(agents::stream))
+        .route(
+            "/v1/agents/{machine}/secrets/{namespace}/{job}/{name}",
+            get(secrets::value),
+        )
         .route(
             "/v1/agents/{machine}/sessions/{session}",
             get(sessions::agent).post(sessions::agent),

@@ -138,6 +138,10 @@ codes! {
     StoreDamaged = "store.damaged",
     /// The store did not take the write.
     StoreUnavailable = "store.unavailable",
+    /// A secret that a job reads has no value.
+    SecretMissing = "secret.missing",
+    /// A secret that jobs still read cannot be removed.
+    SecretInUse = "secret.in_use",
     /// The package is not in the registry, or its bytes are not what its digest says.
     PackageInvalid = "package.invalid",
     /// The command is not in the task's root.

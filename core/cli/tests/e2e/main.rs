@@ -22,6 +22,7 @@ mod ran;
 mod remotes;
 mod replay;
 mod repository;
+mod secrets;
 mod shapes;
 mod steering;
 mod suggestions;

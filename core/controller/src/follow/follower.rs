@@ -512,12 +512,14 @@ impl Follower {
         }
     }
 
-    /// Puts the packages of what is submitted into the registry, from the commit.
+    /// Puts the packages of what is submitted into the registry, from the commit. Refused where a secret has no value.
     async fn bring_packages(
         &self,
         candidate: &Arc<Candidate>,
         submission: &Submission,
     ) -> Result<(), ErrorBody> {
+        let specs = submission.jobs.iter().map(|job| &job.spec);
+        self.shared.secrets.check(specs)?;
         let packages = submission.jobs.iter().flat_map(|job| &job.spec.packages);
         let digests: std::collections::BTreeSet<_> =
             packages.map(|package| package.digest.clone()).collect();

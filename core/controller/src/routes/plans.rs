@@ -14,6 +14,8 @@ pub(super) async fn plan(
     State(app): State<Arc<App>>,
     Reply(request): Reply<PlanRequest>,
 ) -> Answer<tw_scheduler::Plan> {
+    app.secrets
+        .check(request.jobs.iter().map(|job| &job.spec))?;
     let plan = app.driver.plan(request).await?;
     Ok(Reply((*app.follow.shelf().put(plan)).clone()))
 }
@@ -24,6 +26,8 @@ pub(super) async fn apply(
     Reply(request): Reply<ApplyRequest>,
 ) -> Answer<ApplyReply> {
     app.registry
+        .check(request.jobs.iter().map(|job| &job.spec))?;
+    app.secrets
         .check(request.jobs.iter().map(|job| &job.spec))?;
     Ok(Reply(app.driver.apply(request, caller.to_string()).await?))
 }

@@ -89,8 +89,8 @@ spec! {
 }
 
 spec! {
-    /// A secret that the task reads as a file in memory, at `/secrets/NAME`. Its value is never in a spec, an
-    /// environment or a log.
+    /// A secret that the task reads as a file in memory, at `/secrets/NAME`, as do its hooks and sidecars. Its value
+    /// is set with `tw secret set` and is never in a spec, an environment or a log; a new one is read at the next start.
     pub struct Secret {
         /// Its name in the job's namespace.
         /// Example: `name="database-password"`
@@ -164,6 +164,11 @@ impl Keyed for Runtime {
     fn key(&self) -> String {
         self.name.to_string()
     }
+}
+
+impl Secret {
+    /// The most that a value may have.
+    pub const BYTES_MAX: usize = 64 << 10;
 }
 
 impl Keyed for Secret {
