@@ -412,13 +412,13 @@ class Autoscale(Spec):
     `over`.
 
     A change: no task notices.
-    Example: `metric="requests_total"`
+    Example: `metric="requests_total", each=100`
     """
     each: float | None = None
     """How much of the metric each task should have.
 
     A change: no task notices.
-    Example: `each=100`
+    Example: `each=100, metric="requests_total"`
     """
     down_after: float = 5 * MINUTE
     """How long the load must have been lower before tasks are taken away.

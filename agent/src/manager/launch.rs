@@ -200,10 +200,7 @@ fn volumes(
         .map_err(|error| Refusal::from(anyhow::Error::from(error)))?;
     let owner = match agent.users {
         // All that such a task writes belongs to the agent's user.
-        UserMode::Single => user::Account {
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-        },
+        UserMode::Single => user::Account::of_this_process(),
         UserMode::Shared | UserMode::Mapped => account,
     };
     let made = spec.volumes.iter().map(|volume| {

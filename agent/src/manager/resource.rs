@@ -287,11 +287,14 @@ impl Resources {
     pub(super) fn usage(&self) -> Vec<TaskUsage> {
         let measured = self.lock();
         let none = Job::default();
-        measured
+        let tasks = measured
             .tasks
             .iter()
-            .filter(|(_, task)| task.samples > 0)
-            .map(|(id, task)| task.usage(id, measured.jobs.get(&id.job).unwrap_or(&none)))
+            .map(|(id, task)| (id, task, measured.jobs.get(&id.job).unwrap_or(&none)));
+        // What is noted of a job is told before its next task was measured, which may end before.
+        tasks
+            .filter(|(_, task, job)| task.samples > 0 || job.note.is_some())
+            .map(|(id, task, job)| task.usage(id, job))
             .collect()
     }
 

@@ -206,9 +206,7 @@ impl Volumes {
             true => btrfs::create(&draft, DATA).map_err(file("make", &data))?,
             false => fs::create_dir(&data).map_err(file("make", &data))?,
         }
-        if nix::unistd::geteuid().is_root() {
-            chown(&data, Some(owner.uid), Some(owner.gid)).map_err(file("give away", &data))?;
-        }
+        chown(&data, Some(owner.uid), Some(owner.gid)).map_err(file("give away", &data))?;
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o750);
         fs::set_permissions(&data, mode).map_err(file("protect", &data))?;
         let made = OwnedVolume {
@@ -400,10 +398,7 @@ mod tests {
     fn a_volume_is_kept_for_its_job_and_index_and_refused_to_others() {
         let folder = tempfile::tempdir().unwrap();
         let volumes = Volumes::open(folder.path()).unwrap();
-        let me = Account {
-            uid: nix::unistd::getuid().as_raw(),
-            gid: nix::unistd::getgid().as_raw(),
-        };
+        let me = Account::of_this_process();
         let data = volumes.prepare(&task("db.0#1"), &volume(), me, 1).unwrap();
         fs::write(data.join("kept"), "x").unwrap();
         let again = Volumes::open(folder.path()).unwrap();

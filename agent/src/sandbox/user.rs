@@ -27,6 +27,14 @@ impl Account {
     pub fn is_root(self) -> bool {
         self.uid == 0
     }
+
+    /// Who this program runs as.
+    pub fn of_this_process() -> Account {
+        Account {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+        }
+    }
 }
 
 /// Looks up a name or a number in `base`; an image without a `passwd` file has numbers, `root` and `nobody`.

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -16,6 +16,8 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// How long to wait for someone who looks into the file with another tool.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an owner of the file who is about to end is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A kind of database file.
 pub(crate) struct Kind {
@@ -94,7 +96,7 @@ impl Lock {
             .truncate(false)
             .open(&lock_path)
             .map_err(|error| OpenError::io("opening", &lock_path, error))?;
-        match file.try_lock() {
+        match lock_within(&file, LOCK_PATIENCE) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let pid = read_pid(&mut file);
@@ -111,6 +113,19 @@ impl Lock {
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(|error| OpenError::io("writing", &lock_path, error))?;
         Ok(Lock { _file: file })
+    }
+}
+
+/// Whoever had the lock may be on its way out, or a child of ours that has not yet become another program.
+fn lock_within(file: &File, patience: Duration) -> Result<(), TryLockError> {
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if begun.elapsed() < patience => {
+                std::thread::sleep(LOCK_PATIENCE / 20);
+            }
+            answer => return answer,
+        }
     }
 }
 

@@ -472,10 +472,10 @@ fn a_file_of_the_first_format_is_read_on_and_one_of_a_later_release_is_refused()
     assert!(matches!(error, OpenError::Newer { .. }), "{error}");
 }
 
-/// What a job that follows the day used in five minutes: 300 samples of a task, around a level of its own.
+/// What a job that follows the day used in five minutes of it: 300 samples of a task, around a level of its own.
 fn five_minutes(job: u64, slot: u64) -> Usage {
     let mut usage = Usage::default();
-    let day = (slot % 288) as f64 / 288.0;
+    let day = slot as f64 / 288.0;
     let level = 200.0 + 20.0 * job as f64 + 150.0 * (day * std::f64::consts::TAU).sin();
     for second in 0..300_u64 {
         // A fixed pattern stands for noise: a fifth around the level.
@@ -493,16 +493,18 @@ fn five_minutes(job: u64, slot: u64) -> Usage {
 /// The size that docs/limits.md states: two days of five minutes, five weeks of hours, the rest days.
 #[test]
 fn a_year_of_a_thousand_jobs_has_its_stated_size() {
-    const JOBS: u64 = 1;
+    const JOBS: u64 = 8;
     const DAYS: u64 = 44;
     const DAY_US: i64 = 86_400 * SECOND_US;
     let folder = tempfile::tempdir().expect("a folder");
     let history = open(folder.path(), HistoryOptions::default());
+    let days: Vec<Vec<Usage>> = (0..JOBS)
+        .map(|job| (0..288).map(|slot| five_minutes(job, slot)).collect())
+        .collect();
     for day in 0..DAYS {
-        for job in 0..JOBS {
-            let slots = (day * 288)..(day + 1) * 288;
-            let samples = slots.map(|slot| Sample {
-                usage: five_minutes(job, slot),
+        for (job, used) in days.iter().enumerate() {
+            let samples = (day * 288..).zip(used).map(|(slot, usage)| Sample {
+                usage: usage.clone(),
                 ..sample(
                     &format!("job-{job}"),
                     "m",

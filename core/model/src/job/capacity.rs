@@ -95,10 +95,10 @@ spec! {
         cpu_percent: u32 = 60 => none;
         /// Follows this number instead of CPU: the metric of one of the job's `MetricCheck`s, or its rise where the check has
         /// `over`.
-        /// Example: `metric="requests_total"`
+        /// Example: `metric="requests_total", each=100`
         metric: Option<String> = None => none;
         /// How much of the metric each task should have.
-        /// Example: `each=100`
+        /// Example: `each=100, metric="requests_total"`
         each as "each_millionths": Option<Number> = None => none;
         /// How long the load must have been lower before tasks are taken away.
         /// Example: `down_after=10 * MINUTE`
