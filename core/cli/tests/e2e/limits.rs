@@ -295,15 +295,22 @@ fn a_leak_is_restarted_cleanly_and_reported_and_gets_no_more() {
     let events = cluster.events("leak");
     let ends: Vec<&Value> = events.iter().filter(failed).collect();
     assert!(ends.len() >= 3, "{events:#?}");
-    for end in ends {
+    for end in &ends {
         let message = end["message"].as_str().unwrap_or_default();
         assert!(message.contains("ran out of memory"), "{message}");
     }
-    let logs = cluster.tw(&["logs", "leak.0#1"]).exits(0).stdout;
-    assert!(logs.contains("ended cleanly"), "{logs}");
+    // Logs of the last few are kept; on a busy machine one may need longer than its grace.
+    let ended_cleanly = |end: &&Value| {
+        let logs = cluster.tw(&["logs", end["task"].as_str().expect("its id")]);
+        logs.stdout.contains("ended cleanly")
+    };
+    assert!(ends.iter().rev().any(ended_cleanly), "{events:#?}");
     // Whatever it asks for: no more than its author allows.
     for _ in 0..20 {
-        if let Some(held) = held(&cluster, &cluster.task("leak", 0)) {
+        let task = cluster.task("leak", 0);
+        if task["machine"].is_string()
+            && let Some(held) = held(&cluster, &task)
+        {
             assert!(held.memory_limit_mib <= 200, "{held:?}");
         }
         std::thread::sleep(Duration::from_millis(100));
