@@ -61,6 +61,9 @@ pub struct SandboxSpec {
     /// `/var` alone.
     #[serde(default)]
     pub is_root_writable: bool,
+    /// Whether the root is a copy of the base that is the task's own, in `folder`, rather than a layer over the base.
+    #[serde(default)]
+    pub has_own_root: bool,
     #[serde(default)]
     pub users: UserMode,
     /// The most processes of the task's user, for a user namespace that is the task's own where no cgroup counts.
@@ -91,6 +94,9 @@ pub struct Bind {
     /// Leave it out when the host does not have it, rather than fail.
     pub is_optional: bool,
 }
+
+/// The name of a copy of the base in a task's folder.
+pub const OWN_ROOT: &str = "image";
 
 /// The search path of a command that sets none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -231,6 +231,7 @@ impl Bench {
                 secrets: Vec::new(),
                 shm_bytes_max: 16 << 20,
                 is_root_writable: false,
+                has_own_root: false,
                 users: UserMode::Mapped,
                 pids_max: None,
             },

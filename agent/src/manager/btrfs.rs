@@ -18,6 +18,7 @@ const SUBVOLUME_INODE: u64 = 256;
 const SUBVOL_RDONLY: u64 = 1 << 1;
 const QUOTA_ENABLE: u64 = 1;
 const QGROUP_LIMIT_MAX_REFERENCED: u64 = 1;
+const QGROUP_LIMIT_MAX_EXCLUSIVE: u64 = 1 << 1;
 
 #[repr(C)]
 struct VolumeArgs {
@@ -53,6 +54,7 @@ struct QgroupLimitArgs {
 nix::ioctl_write_ptr!(subvolume_create, BTRFS, 14, VolumeArgs);
 nix::ioctl_write_ptr!(subvolume_destroy, BTRFS, 15, VolumeArgs);
 nix::ioctl_write_ptr!(snapshot_create, BTRFS, 23, VolumeArgsV2);
+nix::ioctl_write_ptr!(set_subvolume_flags, BTRFS, 26, u64);
 nix::ioctl_readwrite!(quota_control, BTRFS, 40, QuotaArgs);
 nix::ioctl_read!(qgroup_limit, BTRFS, 43, QgroupLimitArgs);
 
@@ -100,6 +102,14 @@ pub(super) fn snapshot(
     Ok(())
 }
 
+/// Lets nobody write into the subvolume at `path` any more.
+pub(super) fn protect(path: &Path) -> io::Result<()> {
+    let folder = File::open(path)?;
+    // SAFETY: `folder` is open and the number is what this call reads.
+    unsafe { set_subvolume_flags(folder.as_raw_fd(), &SUBVOL_RDONLY) }?;
+    Ok(())
+}
+
 /// Removes the subvolume at `path` and all that is in it.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -117,6 +127,15 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 
 /// Bounds what the subvolume at `path` may hold.
 pub(super) fn limit(path: &Path, bytes_max: u64) -> io::Result<()> {
+    limit_with(path, QGROUP_LIMIT_MAX_REFERENCED, bytes_max)
+}
+
+/// Bounds what the subvolume at `path` may hold beyond what it shares with others.
+pub(super) fn limit_own(path: &Path, bytes_max: u64) -> io::Result<()> {
+    limit_with(path, QGROUP_LIMIT_MAX_EXCLUSIVE, bytes_max)
+}
+
+fn limit_with(path: &Path, flags: u64, bytes_max: u64) -> io::Result<()> {
     let folder = File::open(path)?;
     let mut quota = QuotaArgs {
         command: QUOTA_ENABLE,
@@ -128,9 +147,9 @@ pub(super) fn limit(path: &Path, bytes_max: u64) -> io::Result<()> {
     let mut args = QgroupLimitArgs {
         // The subvolume that `folder` is in.
         qgroup: 0,
-        flags: QGROUP_LIMIT_MAX_REFERENCED,
+        flags,
         referenced_max: bytes_max,
-        exclusive_max: 0,
+        exclusive_max: bytes_max,
         referenced_reserved: 0,
         exclusive_reserved: 0,
     };

@@ -9,9 +9,11 @@ use tw_api::Assignment;
 use tw_model::{JobSpec, TaskId};
 
 use super::btrfs;
+use crate::helper::record::SIDECARS_FOLDER;
 use crate::helper::{record, remove_scratch};
 use crate::log::LogLimits;
 use crate::removal::remove_tree;
+use crate::sandbox::OWN_ROOT;
 
 /// What the agent last was told of a task, for the agent that comes after it.
 const ASSIGNMENT_FILE: &str = "assignment.json";
@@ -52,11 +54,51 @@ impl TaskFolder {
         if !btrfs::is_subvolume(&self.0) {
             return Ok(());
         }
+        for root in self.own_roots() {
+            btrfs::limit_own(&root, spec.resources.disk.0)
+                .with_context(|| format!("cannot bound {}", root.display()))?;
+        }
         let logs = 1 + spec.sidecars.len() as u64;
         let beside = logs * LogLimits::default().bytes_max + RECORDS_BYTES_MAX;
         let bytes_max = spec.resources.disk.0.saturating_add(beside);
         btrfs::limit(&self.0, bytes_max)
             .with_context(|| format!("cannot bound {}", self.0.display()))
+    }
+
+    /// Gives the task and each of its sidecars a snapshot of the subvolume `base` as a root of its own.
+    pub(super) fn copy_root(&self, base: &Path, spec: &JobSpec) -> anyhow::Result<()> {
+        let sidecars = spec.sidecars.iter();
+        let beside = sidecars.map(|it| self.0.join(SIDECARS_FOLDER).join(it.name.as_str()));
+        for folder in beside.chain([self.0.clone()]) {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .and_then(|()| btrfs::snapshot(base, &folder, OWN_ROOT, false))
+                .with_context(|| {
+                    format!("cannot make a copy of the image in {}", folder.display())
+                })?;
+        }
+        self.bound(spec)
+    }
+
+    /// The roots that [`TaskFolder::copy_root`] made.
+    fn own_roots(&self) -> impl Iterator<Item = PathBuf> {
+        let sidecars = fs::read_dir(self.0.join(SIDECARS_FOLDER));
+        let sidecars = sidecars.into_iter().flatten().flatten();
+        sidecars
+            .map(|entry| entry.path())
+            .chain([self.0.clone()])
+            .map(|folder| folder.join(OWN_ROOT))
+            .filter(|root| btrfs::is_subvolume(root))
+    }
+
+    fn remove_own_roots(&self) {
+        for root in self.own_roots() {
+            if let Err(cause) = btrfs::remove(&root) {
+                tracing::warn!(root = %root.display(), %cause, "cannot remove a task's root");
+            }
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -78,12 +120,14 @@ impl TaskFolder {
 
     /// Removes what only the running task needed.
     pub(super) fn remove_scratch(&self) {
+        self.remove_own_roots();
         if let Err(cause) = remove_scratch(&self.0) {
             tracing::warn!(folder = %self.0.display(), %cause, "cannot remove the scratch space");
         }
     }
 
     pub(super) fn remove(&self) -> anyhow::Result<()> {
+        self.remove_own_roots();
         remove_tree(&self.0).with_context(|| format!("cannot remove {}", self.0.display()))
     }
 }

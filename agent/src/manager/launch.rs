@@ -110,6 +110,7 @@ pub(super) fn record(
             .collect(),
         shm_bytes_max: SHM_BYTES_MAX,
         is_root_writable: root.is_writable,
+        has_own_root: root.is_copied,
         users: agent.users,
         pids_max: (agent.tree.kind() == TreeKind::Processes)
             .then_some(u64::from(spec.resources.pids)),

@@ -1,4 +1,5 @@
-//! Packages: fetched by digest, checked, unpacked once, removed when no task needs them.
+//! Packages: fetched by digest, checked, unpacked once, removed when no task needs them. On btrfs each is a subvolume
+//! that nobody can write, of which a task that has it as its root is given a snapshot.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +13,7 @@ use tokio::sync::Mutex;
 use tw_api::Client;
 use tw_model::Digest;
 
+use super::btrfs;
 use crate::helper;
 use crate::removal::remove_tree;
 use crate::sandbox::UserMode;
@@ -73,7 +75,7 @@ impl Packages {
         for entry in std::fs::read_dir(&self.folder)?.flatten() {
             let name = Digest(entry.file_name().to_string_lossy().into_owned());
             if !needed.contains(&name) {
-                remove_tree(&entry.path())?;
+                remove(&entry.path())?;
             }
         }
         Ok(())
@@ -97,8 +99,8 @@ impl Unpacking {
             "the package {digest} arrived with the digest {found}; it is not used"
         );
         let draft = target.with_extension("draft");
-        remove_tree(&draft)?;
-        std::fs::create_dir_all(&draft)?;
+        remove(&draft)?;
+        make(&draft)?;
         let mut helper = Command::new(&self.helper)
             .args(helper::alone_word(self.users))
             .arg("unpack")
@@ -120,10 +122,32 @@ impl Unpacking {
         let ended = helper.wait_with_output().await?;
         if !ended.status.success() {
             let said = String::from_utf8_lossy(&ended.stderr);
-            remove_tree(&draft)?;
+            remove(&draft)?;
             anyhow::bail!("cannot unpack the package {digest}: {}", said.trim());
         }
         std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755))?;
-        Ok(std::fs::rename(&draft, target)?)
+        std::fs::rename(&draft, target)?;
+        if btrfs::is_subvolume(target) {
+            btrfs::protect(target)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the folder of a package.
+fn make(path: &Path) -> std::io::Result<()> {
+    match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) if btrfs::is_btrfs(folder) => {
+            btrfs::create(folder, &name.to_string_lossy())
+        }
+        _ => std::fs::create_dir_all(path),
+    }
+}
+
+/// Removes a package; none is fine.
+fn remove(path: &Path) -> std::io::Result<()> {
+    match btrfs::is_subvolume(path) {
+        true => btrfs::remove(path),
+        false => remove_tree(path),
     }
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use tw_model::{Code, Image, JobSpec, Runtime};
 
-use super::Agent;
 use super::launch::Refusal;
+use super::{Agent, btrfs};
 use crate::sandbox::{Bind, DEFAULT_PATH, base, image};
 
 /// Where runtimes are in a task.
@@ -17,6 +17,8 @@ pub(super) struct Root {
     pub(super) base: PathBuf,
     pub(super) binds: Vec<Bind>,
     pub(super) is_writable: bool,
+    /// Whether each task has a snapshot of it in place of a layer over it.
+    pub(super) is_copied: bool,
     /// The search path of its command.
     pub(super) path: String,
 }
@@ -28,6 +30,7 @@ pub(super) fn of(agent: &Agent, spec: &JobSpec) -> Result<Root, Refusal> {
             base: agent.base.clone(),
             binds: base::host_binds(),
             is_writable: false,
+            is_copied: false,
             path: DEFAULT_PATH.to_owned(),
         },
         Some(Image::Folder(folder)) => {
@@ -35,7 +38,13 @@ pub(super) fn of(agent: &Agent, spec: &JobSpec) -> Result<Root, Refusal> {
             image::check(&base).map_err(|cause| refuse(crate::error::chain(&cause)))?;
             of_image(base)
         }
-        Some(Image::Archive(archive)) => of_image(agent.packages.path(&archive.digest)),
+        Some(Image::Archive(archive)) => {
+            let base = agent.packages.path(&archive.digest);
+            Root {
+                is_copied: btrfs::is_subvolume(&base),
+                ..of_image(base)
+            }
+        }
         Some(Image::Oci(image)) => {
             return Err(refuse(format!(
                 "this agent does not fetch images such as {}",
@@ -61,6 +70,7 @@ fn of_image(base: PathBuf) -> Root {
         base,
         binds: image::live_binds(),
         is_writable: true,
+        is_copied: false,
         path: DEFAULT_PATH.to_owned(),
     }
 }

@@ -326,6 +326,12 @@ impl Actor {
         let prepared = prepare_folder(self.folder.path(), &record).map_err(anyhow::Error::from);
         prepared
             .inspect(|()| failpoint::reach("agent.folder_prepared"))
+            .and_then(|()| match record.sandbox.has_own_root {
+                true => self
+                    .folder
+                    .copy_root(&record.sandbox.base, &assignment.spec),
+                false => Ok(()),
+            })
             .and_then(|()| WholeCores::note(self.folder.path(), &record.cores))
             .and_then(|()| self.folder.write_assignment(assignment))?;
         failpoint::reach("agent.assignment_written");

@@ -20,7 +20,7 @@ use rustix::mount::{
 
 use super::user::Account;
 use super::users::{UserMode, UserNamespace};
-use super::{At, Bind, SandboxSpec, Stage, StartError, secrets};
+use super::{At, Bind, OWN_ROOT, SandboxSpec, Stage, StartError, secrets};
 
 /// Parts of /proc that tell about, or change, the whole machine: hidden.
 const PROC_MASKED: [&str; 10] = [
@@ -94,7 +94,10 @@ pub(super) fn build_root(
         .iter()
         .map(|bind| Ok((bind, open_bind(bind, users)?)))
         .collect::<Result<Vec<_>, StartError>>()?;
-    let root = mount_root(&spec.base, &spec.folder, spec.users, users)?;
+    let root = match spec.has_own_root {
+        true => attach_own_root(&spec.folder, users)?,
+        false => mount_root(&spec.base, &spec.folder, spec.users, users)?,
+    };
     for (bind, tree) in binds {
         if let Some(tree) = tree {
             attach_bind(root.as_fd(), bind, &tree)?;
@@ -224,6 +227,16 @@ pub(super) fn retreat_to(
         Mode::empty(),
     )
     .at(Stage::Root, "cannot open the folder")
+}
+
+/// The task's own copy of the base, attached so that it can become the root.
+fn attach_own_root(folder: &Path, users: Option<&UserNamespace>) -> Result<OwnedFd, StartError> {
+    let tree = mapped_tree(&folder.join(OWN_ROOT), users)?;
+    set_attributes(tree.as_fd(), HARMLESS, None, false)
+        .at(Stage::Mount, "cannot restrict the task's own root")?;
+    let place = open_in(open_folder(folder)?.as_fd(), "root")?;
+    move_onto(tree.as_fd(), place.as_fd()).at(Stage::Mount, "cannot attach the root")?;
+    Ok(tree)
 }
 
 /// An overlay of the task's own folder over the base, attached so that it can become the root.

@@ -238,3 +238,73 @@ async fn on_btrfs_what_a_task_writes_is_bounded_and_goes_with_it() {
     // The controller's socket, which lies on the disk, is closed when its task is.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
 }
+
+#[tokio::test]
+async fn on_btrfs_a_task_has_a_snapshot_of_its_image_as_its_root() {
+    let disk = Btrfs::new();
+    let mut machine = Machine::within(&disk.path());
+    let digest = machine.controller.add_package(image());
+    machine.start();
+    let on_image = |name: &str, script: &str| {
+        let words = |script: &str| json!(["/bin/busybox", "sh", "-c", script]);
+        assignment(
+            name,
+            json!({
+                "command": words(script), "user": "root", "workdir": "/",
+                "image": {"type": "archive", "path": "//image.tar", "digest": digest},
+                "resources": {"disk_bytes": 8 << 20},
+                "sidecars": [{"name": "beside", "command": words("busybox cat /bin/note; exec busybox sleep 60")}],
+            }),
+        )
+    };
+    let script = "busybox grep -c '^[^ ]* / btrfs' /proc/mounts; echo spoilt > /bin/note; busybox cat /bin/note; \
+                  busybox head -c 60M /dev/zero > /large || echo bounded; exit 3";
+    let first = on_image("first", script);
+    let second = on_image("second", "busybox cat /bin/note; busybox ls /large; exit 4");
+    machine.assign(&first).await;
+    assert_eq!(machine.exited(&first.task.id).await.0, code(3));
+    let said = machine.logs("first", &first.task.id, false).await;
+    assert_eq!(said[..2], ["1", "spoilt"], "{said:?}");
+    assert!(said.contains(&"bounded".to_owned()), "{said:?}");
+    machine.assign(&second).await;
+    assert_eq!(machine.exited(&second.task.id).await.0, code(4));
+    let said = machine.logs("second", &second.task.id, false).await;
+    assert_eq!(said[0], "pristine", "{said:?}");
+    assert_eq!(
+        machine.sidecar_logs("beside", &second.task.id).await,
+        ["pristine"]
+    );
+    let unpacked = machine.state().join("packages").join(&digest);
+    let refused = std::fs::write(unpacked.join("bin/note"), "changed").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    for task in [&first, &second] {
+        let task = task.task.id.clone();
+        machine.controller.say(AgentEvent::Forget { task }).await;
+    }
+    // What no task needs goes with the next word of all that is assigned.
+    let tasks = machine.state().join("tasks");
+    let deadline = std::time::Instant::now() + crate::common::PATIENCE;
+    while tasks.read_dir().unwrap().count() > 0 || unpacked.exists() {
+        assert!(std::time::Instant::now() < deadline, "something is left");
+        machine.snapshot(&[]).await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    drop(machine);
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+}
+
+/// A small root with a static shell and a file.
+fn image() -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let busybox = std::fs::read("/bin/busybox").unwrap();
+    for (name, mode, content) in [
+        ("bin/busybox", 0o755, busybox.as_slice()),
+        ("bin/note", 0o644, b"pristine\n"),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(mode);
+        archive.append_data(&mut header, name, content).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
