@@ -275,6 +275,8 @@ def _encode_spec(spec: Spec, path: str, locate: Locate | None) -> dict[str, Any]
 def _encode(value: Any, path: str, locate: Locate | None) -> Any:
     if value is None or value is True or value is False:
         return value
+    if type(value) is str:
+        return _text(value, path)
     if isinstance(value, Spec):
         return _encode_spec(value, path, locate)
     if isinstance(value, enum.Enum):

@@ -84,5 +84,6 @@ def _forget() -> None:
     for traces in (imports._repository, _export._exported, _export._listeners, linecache.cache):
         traces.clear()
     sources.forget()
+    spans.forget()
     spans.with_references = False
     imports.spec_folder = ""

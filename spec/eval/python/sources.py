@@ -70,14 +70,16 @@ def place(path: str, raw: Raw) -> Place:
     )
 
 
-_positions: dict[CodeType, list[Raw]] = {}
+_positions: dict[int, tuple[CodeType, list[Raw]]] = {}
+"""By the identity of the code, whose hash would be computed from all of it; it is kept, so that no other has it."""
 
 
 def position(code: CodeType, instruction: int) -> Raw:
     """Returns the raw position of an instruction, given by its offset in bytes."""
-    table = _positions.get(code)
-    if table is None:
-        table = _positions[code] = list(code.co_positions())
+    known = _positions.get(id(code))
+    if known is None:
+        known = _positions[id(code)] = (code, list(code.co_positions()))
+    table = known[1]
     index = instruction // 2
     return table[index] if 0 <= index < len(table) else (code.co_firstlineno, None, None, None)
 

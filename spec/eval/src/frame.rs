@@ -54,11 +54,30 @@ pub(crate) fn read(socket: RawFd) -> io::Result<Vec<u8>> {
         ));
     }
     frame.resize(LENGTH_BYTES + length, 0);
-    while got < frame.len() {
-        got += receive(socket, &mut frame[got..])?;
-    }
+    fill(socket, &mut frame[got..])?;
     frame.drain(..LENGTH_BYTES);
     Ok(frame)
+}
+
+/// Reads the first frame, which others may follow at once.
+pub(crate) fn read_first(socket: RawFd) -> io::Result<Vec<u8>> {
+    let mut length = [0; LENGTH_BYTES];
+    fill(socket, &mut length)?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length > READ_BYTES {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut frame = vec![0; length];
+    fill(socket, &mut frame)?;
+    Ok(frame)
+}
+
+fn fill(socket: RawFd, bytes: &mut [u8]) -> io::Result<()> {
+    let mut got = 0;
+    while got < bytes.len() {
+        got += receive(socket, &mut bytes[got..])?;
+    }
+    Ok(())
 }
 
 /// Writes one frame, with one call if the socket takes it. Calls nothing that a signal handler may not call.

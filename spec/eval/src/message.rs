@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of what the two sides say; they are of one build, so any difference is an error.
-pub(crate) const PROTOCOL: u32 = 3;
+pub(crate) const PROTOCOL: u32 = 4;
 
 /// The first datagram from the zygote: it is ready.
 #[derive(Debug, Serialize)]
@@ -19,22 +19,48 @@ pub(crate) struct Hello<'a> {
     pub(crate) library: &'a str,
 }
 
-/// One datagram to the zygote: do something in a child. It carries two descriptors, the child's socket and the
-/// pipe on which the zygote says how the child ended.
+/// One datagram to the zygote: a child was given its job, and the next one is to be made. Of a child to be made, two
+/// descriptors come along: its socket, and the pipe on which the zygote says how it ended.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Request {
+    pub(crate) begun: Option<Begun>,
+    pub(crate) make: Option<Make>,
+}
+
+/// A child's time counts from now.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Begun {
+    pub(crate) child: u64,
+    /// Time in milliseconds after which it is killed.
+    pub(crate) wall_ms: u64,
+}
+
+/// A child that is to wait for its job.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Make {
+    /// The parent's number for it.
+    pub(crate) child: u64,
+    pub(crate) limits: Limits,
+}
+
+/// What a child may use.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct Limits {
+    /// Processor time in milliseconds after which the child ends with an error that names its line.
+    pub(crate) cpu_ms: u64,
+    /// Address space in bytes.
+    pub(crate) memory_bytes: u64,
+}
+
+/// What a child does: the first frame on its socket, and the only one that it does not ask for.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Job {
     /// What is run: `spec`, `test` or `policy`; or `compile`, which runs no file.
     pub(crate) role: String,
     /// The file, relative to the repository's root.
     pub(crate) path: String,
-    /// Processor time in milliseconds after which the child ends with an error that names its line.
-    pub(crate) cpu_ms: u64,
-    /// Time in milliseconds after which the child is killed.
-    pub(crate) wall_ms: u64,
     /// Whether the places of a value include the definitions that it refers to.
     pub(crate) references: bool,
-    /// Address space in bytes.
-    pub(crate) memory_bytes: u64,
 }
 
 /// What the zygote writes to the status pipe, on a line of its own, before it answers a call that the seal

@@ -20,7 +20,7 @@ use nix::unistd::{Gid, Uid, geteuid, getpid, getppid, setgroups, setresgid, setr
 
 use crate::clock::{self, KernelPages};
 use crate::filter::Filter;
-use crate::message::Request;
+use crate::message::Limits;
 use crate::{faults, watch};
 
 /// The pipe of a child to itself, in the places of standard input and error.
@@ -66,7 +66,7 @@ impl Seal {
         zygote: nix::unistd::Pid,
         watch: &OwnedFd,
         socket: &OwnedFd,
-        request: &Request,
+        limits: &Limits,
     ) -> anyhow::Result<()> {
         let child = getpid();
         become_nobody().context("nobody")?;
@@ -75,7 +75,7 @@ impl Seal {
             anyhow::bail!("the zygote is gone");
         }
         prctl::set_dumpable(false)?;
-        limit(request)?;
+        limit(limits)?;
         prctl::set_no_new_privs()?;
         if let Some(rules) = self.landlock {
             let status = rules.restrict_self().context("Landlock")?;
@@ -85,7 +85,7 @@ impl Seal {
         }
         arrange_descriptors(socket, watch)?;
         setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX)?;
-        faults::catch(request.cpu_ms).context("signal handlers")?;
+        faults::catch(limits.cpu_ms).context("signal handlers")?;
         clock::stop(self.clock).context("the clock")?;
         let notifications = self.filter.apply().context("seccomp")?;
         watch::hand_over(WATCH, child, notifications).context("the zygote's watch")
@@ -116,10 +116,10 @@ fn become_nobody() -> nix::Result<()> {
     setresuid(user, user, user)
 }
 
-fn limit(request: &Request) -> nix::Result<()> {
-    let cpu_s = request.cpu_ms.div_ceil(1000) + CPU_GRACE_S;
+fn limit(limits: &Limits) -> nix::Result<()> {
+    let cpu_s = limits.cpu_ms.div_ceil(1000) + CPU_GRACE_S;
     for (resource, limit) in [
-        (Resource::RLIMIT_AS, request.memory_bytes),
+        (Resource::RLIMIT_AS, limits.memory_bytes),
         (Resource::RLIMIT_CPU, cpu_s),
         (Resource::RLIMIT_FSIZE, 0),
         (Resource::RLIMIT_CORE, 0),

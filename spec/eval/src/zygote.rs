@@ -1,4 +1,6 @@
-//! The zygote's loop: a request comes, a child is forked; a child ends, its parent is told how.
+//! The zygote's loop: a child is asked for and forked; it ends, and its parent is told how.
+//!
+//! A child is made ahead of its job: it seals itself and waits on its socket for what it is to do, once.
 
 use std::fs::File;
 use std::hash::RandomState;
@@ -17,7 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::frame::{self, Kind};
-use crate::message::{Denied, Ended, Hello, PROTOCOL, Request};
+use crate::message::{Begun, Denied, Ended, Hello, Job, Limits, PROTOCOL, Request};
 use crate::seal::{SOCKET, Seal};
 use crate::watch::{self, DeniedCall, Watch};
 use crate::{heap, host, interpreter};
@@ -25,7 +27,7 @@ use crate::{heap, host, interpreter};
 /// (module, file, compiled code, whether it is a package) of every embedded source.
 const SOURCES: &[(&str, &str, &[u8], bool)] = include!(concat!(env!("OUT_DIR"), "/sources.rs"));
 
-const REQUEST_BYTES_MAX: usize = 64 * 1024;
+const REQUEST_BYTES_MAX: usize = 1024;
 
 /// How long a child whose call was denied may take to name its line.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -33,13 +35,18 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const DENIALS_MAX: u32 = 2;
 /// The exit code of a child that could not be sealed or whose Python failed.
 const BROKEN: i32 = 70;
+/// The exit code of a child that never got a job.
+const UNHEARD: i32 = 71;
 
-/// A sealed process that evaluates one spec.
+/// A sealed process that does one job.
 struct Child {
+    /// The parent's number for it.
+    number: u64,
     pid: Pid,
     /// Readable once the child has ended.
     ended: OwnedFd,
-    deadline: Instant,
+    /// None as long as it has no job.
+    deadline: Option<Instant>,
     killed: bool,
     /// How many calls the kernel has denied it.
     denied: u32,
@@ -150,18 +157,34 @@ fn serve(
         if !ready.request {
             continue;
         }
-        let Some((request, socket, status)) = receive(control)? else {
+        let Some((request, descriptors)) = receive(control)? else {
             return Ok(());
         };
-        match fork_child(py)? {
-            Forked::Parent(pid) => children.push(Child::new(pid, &request, status)?),
-            Forked::Child { zygote } => {
-                let Some(seal) = seal.take() else {
-                    host::leave(BROKEN)
-                };
-                run_child(seal, zygote, &watch, socket, &request, run_job)
+        if let Some(job) = request.begun {
+            begin(&mut children, &job);
+        }
+        if let Some(make) = request.make {
+            let (socket, status) = descriptors.context("a request came without its descriptors")?;
+            match fork_child(py)? {
+                Forked::Parent(pid) => children.push(Child::new(make.child, pid, status)?),
+                Forked::Child { zygote } => {
+                    let Some(seal) = seal.take() else {
+                        host::leave(BROKEN)
+                    };
+                    run_child(seal, zygote, &watch, socket, make.limits, run_job)
+                }
             }
         }
+    }
+}
+
+/// Starts the time of a child that has its job; one that is gone needs none.
+fn begin(children: &mut [Child], begun: &Begun) {
+    if let Some(child) = children
+        .iter_mut()
+        .find(|child| child.number == begun.child)
+    {
+        child.deadline = Some(Instant::now() + Duration::from_millis(begun.wall_ms));
     }
 }
 
@@ -213,7 +236,7 @@ fn wait(control: &OwnedFd, watch: &Watch, children: &[Child]) -> anyhow::Result<
 
 fn until_a_deadline(children: &[Child]) -> PollTimeout {
     let running = children.iter().filter(|child| !child.killed);
-    match running.map(|child| child.deadline).min() {
+    match running.filter_map(|child| child.deadline).min() {
         None => PollTimeout::NONE,
         Some(deadline) => {
             let left =
@@ -232,9 +255,12 @@ fn hold(watch: &Watch, children: &mut [Child]) {
     }
 }
 
-/// Reads one request with its two descriptors; none when the parent is gone.
-fn receive(control: &OwnedFd) -> anyhow::Result<Option<(Request, OwnedFd, File)>> {
-    let mut bytes = vec![0; REQUEST_BYTES_MAX];
+/// A child's socket and status pipe.
+type Descriptors = Option<(OwnedFd, File)>;
+
+/// Reads one request with the descriptors that came with it; none when the parent is gone.
+fn receive(control: &OwnedFd) -> anyhow::Result<Option<(Request, Descriptors)>> {
+    let mut bytes = [0; REQUEST_BYTES_MAX];
     let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut slices = [IoSliceMut::new(&mut bytes)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -255,10 +281,8 @@ fn receive(control: &OwnedFd) -> anyhow::Result<Option<(Request, OwnedFd, File)>
         }
     }
     let request = serde_json::from_slice(&bytes[..length]).context("a request")?;
-    let (Some(status), Some(socket)) = (passed.pop(), passed.pop()) else {
-        anyhow::bail!("a request came without its descriptors");
-    };
-    Ok(Some((request, socket, status.into())))
+    let (status, socket) = (passed.pop(), passed.pop());
+    Ok(Some((request, socket.zip(status.map(File::from)))))
 }
 
 enum Forked {
@@ -296,10 +320,10 @@ fn run_child(
     zygote: Pid,
     watch: &Watch,
     socket: OwnedFd,
-    request: &Request,
+    limits: Limits,
     run_job: &Bound<'_, PyAny>,
 ) -> ! {
-    if let Err(cause) = seal.close(zygote, &watch.child, &socket, request) {
+    if let Err(cause) = seal.close(zygote, &watch.child, &socket, &limits) {
         let unsealed = format!("{cause:#}");
         // Either place may be the socket by now; the other is closed or belongs to nobody.
         for place in [SOCKET, socket.as_raw_fd()] {
@@ -311,8 +335,11 @@ fn run_child(
     }
     host::connect(SOCKET);
     heap::enter();
+    let Some(job) = first_word() else {
+        host::leave(UNHEARD)
+    };
     let result = run_job
-        .call1((&request.role, &request.path, request.references))
+        .call1((&job.role, &job.path, job.references))
         .and_then(|result| Ok(result.cast_into::<PyBytes>()?));
     match result {
         Ok(jobs) => host::exit(Kind::Jobs, jobs.as_bytes()),
@@ -320,8 +347,14 @@ fn run_child(
     }
 }
 
+/// Waits for the child's job; none if the parent went away.
+fn first_word() -> Option<Job> {
+    let frame = frame::read_first(SOCKET).ok()?;
+    serde_json::from_slice(&frame).ok()
+}
+
 impl Child {
-    fn new(pid: Pid, request: &Request, status: File) -> anyhow::Result<Child> {
+    fn new(number: u64, pid: Pid, status: File) -> anyhow::Result<Child> {
         // SAFETY: a plain system call on a child that has not been waited for.
         let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
         if raw < 0 {
@@ -329,11 +362,11 @@ impl Child {
         }
         // SAFETY: the kernel has just made this descriptor for this process.
         let ended = unsafe { OwnedFd::from_raw_fd(raw as RawFd) };
-        let deadline = Instant::now() + Duration::from_millis(request.wall_ms);
         Ok(Child {
+            number,
             pid,
             ended,
-            deadline,
+            deadline: None,
             killed: false,
             denied: 0,
             denials: None,
@@ -351,7 +384,8 @@ impl Child {
             self.kill();
             return;
         }
-        self.deadline = self.deadline.min(Instant::now() + LAST_WORDS);
+        let last = Instant::now() + LAST_WORDS;
+        self.deadline = Some(self.deadline.map_or(last, |deadline| deadline.min(last)));
         let _ = kill(self.pid, Signal::SIGSYS);
         if let Some(denials) = &self.denials {
             watch::interrupt(denials, call);
@@ -376,7 +410,8 @@ impl Child {
 
 fn kill_overdue(children: &mut [Child]) {
     let now = Instant::now();
-    for child in children.iter_mut().filter(|child| child.deadline <= now) {
+    let is_overdue = |child: &&mut Child| child.deadline.is_some_and(|deadline| deadline <= now);
+    for child in children.iter_mut().filter(is_overdue) {
         child.kill();
     }
 }

@@ -5,23 +5,21 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
 use serde_json::json;
 
 use super::EvalConfig;
-use super::frame::Frames;
-use super::zygote::{Request, Zygote};
+use super::zygote::{self, Running, Zygote};
 use crate::cache::{Identity, Key};
 use crate::source::Hash;
 
 /// Files that one child compiles.
 const FILES_PER_CHILD_MAX: usize = 256;
-/// Processor time and time that a child has for all of its files.
+/// What they may have together, so that the processor time of a spec is enough.
+const BYTES_PER_CHILD_MAX: usize = 2 * 1024 * 1024;
+/// Time that a child has for all of its files.
 const CHILD_TIME: Duration = Duration::from_secs(30);
 /// Time that one file may take.
 const FILE_TIME: Duration = Duration::from_secs(5);
@@ -85,13 +83,13 @@ impl Compiler {
         hash: &Hash,
     ) -> Code {
         let Some((cache, identity)) = config.cache.as_ref().zip(self.identity.get()) else {
-            return self.compile(zygote, config, content);
+            return self.compile(zygote, content);
         };
         let key = Key::new("code", &[identity.as_bytes(), hash]);
         if let Some(code) = cache.get(&key) {
             return Some(code.into());
         }
-        let code = self.compile(zygote, config, content);
+        let code = self.compile(zygote, content);
         if let Some(code) = &code {
             cache.put(key, code.to_vec());
         }
@@ -108,11 +106,11 @@ impl Compiler {
 
     /// Has a child compile the file. A child that fails is gone, and the file is left to the evaluation, which
     /// says what is wrong with it.
-    fn compile(&self, zygote: &Zygote, config: &EvalConfig, content: &[u8]) -> Code {
+    fn compile(&self, zygote: &Zygote, content: &[u8]) -> Code {
         let idle = lock(&self.idle).pop();
         let mut job = match idle.filter(|job| job.is_of(zygote)) {
             Some(job) => job,
-            None => Job::start(zygote, config).ok()?,
+            None => Job::start(zygote).ok()?,
         };
         let code = job.compile(content).ok()?;
         if job.can_go_on() {
@@ -129,49 +127,44 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// A child that waits for files.
 #[derive(Debug)]
 struct Job {
-    frames: Frames<UnixStream>,
-    /// Kept open, for the zygote ends a child in which nobody takes an interest.
-    _status: OwnedFd,
+    child: Running,
     zygote: u32,
     files: usize,
+    bytes: usize,
     started: Instant,
 }
 
 impl Job {
-    fn start(zygote: &Zygote, config: &EvalConfig) -> io::Result<Job> {
-        let (child, theirs) = UnixStream::pair()?;
-        let (status, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        child.set_read_timeout(Some(FILE_TIME))?;
-        child.set_write_timeout(Some(FILE_TIME))?;
-        let request = Request {
+    fn start(zygote: &Zygote) -> io::Result<Job> {
+        let job = zygote::Job {
             role: "compile",
             path: "",
-            cpu_ms: CHILD_TIME.as_millis() as u64,
-            wall_ms: CHILD_TIME.as_millis() as u64,
-            memory_bytes: config.memory_bytes,
             references: false,
         };
-        zygote.request(&request, &theirs.into(), &report)?;
+        let child = zygote.begin(&job)?;
+        zygote.begun(&child, CHILD_TIME)?;
+        child.frames.wait_at_most(FILE_TIME)?;
         Ok(Job {
-            frames: Frames::new(child),
-            _status: status,
+            child,
             zygote: zygote.process_id(),
             files: 0,
+            bytes: 0,
             started: Instant::now(),
         })
     }
 
     fn compile(&mut self, content: &[u8]) -> io::Result<Vec<u8>> {
         self.files += 1;
+        self.bytes += content.len();
         self.next(b'Q')?;
         let head = json!({ "found": "blob", "content_bytes": content.len() }).to_string();
-        self.frames.answer(&head, content, &[])?;
+        self.child.frames.answer(&head, content, &[])?;
         self.next(b'C')
     }
 
     /// Reads what the child says next: that it waits for a file (`Q`), or what it made of one (`C`).
     fn next(&mut self, kind: u8) -> io::Result<Vec<u8>> {
-        match self.frames.read()? {
+        match self.child.frames.read()? {
             Some(received) if received.kind == kind => Ok(received.content),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
@@ -182,6 +175,6 @@ impl Job {
     }
 
     fn can_go_on(&self) -> bool {
-        self.files < FILES_PER_CHILD_MAX
+        self.files < FILES_PER_CHILD_MAX && self.bytes < BYTES_PER_CHILD_MAX
     }
 }

@@ -1,6 +1,8 @@
 //! Frames on a child's socket: a length of four bytes, big-endian, and that many bytes.
 
 use std::io::{self, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// The most bytes a frame from a child may have.
 pub(super) const BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -49,15 +51,28 @@ impl<S: Read + Write> Frames<S> {
 
     /// Writes an answer as one frame: the length of `head`, `head`, then the content and the code it announces.
     pub(super) fn answer(&mut self, head: &str, content: &[u8], code: &[u8]) -> io::Result<()> {
-        let length = 4 + head.len() + content.len() + code.len();
+        let head_bytes = u32::try_from(head.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.write(&[&head_bytes.to_be_bytes(), head.as_bytes(), content, code])
+    }
+
+    /// Writes one frame.
+    pub(super) fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let announced = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut frame = Vec::with_capacity(4 + length);
-        for number in [length, head.len()] {
-            let number = u32::try_from(number).map_err(|_| io::ErrorKind::InvalidInput)?;
-            frame.extend(number.to_be_bytes());
+        frame.extend(announced.to_be_bytes());
+        for part in parts {
+            frame.extend(*part);
         }
-        frame.extend(head.as_bytes());
-        frame.extend(content);
-        frame.extend(code);
         self.socket.get_mut().write_all(&frame)
+    }
+}
+
+impl Frames<UnixStream> {
+    /// Bounds how long the child may take to say or to hear something.
+    pub(super) fn wait_at_most(&self, time: Duration) -> io::Result<()> {
+        let socket = self.socket.get_ref();
+        socket.set_read_timeout(Some(time))?;
+        socket.set_write_timeout(Some(time))
     }
 }

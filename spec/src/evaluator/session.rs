@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 use tw_model::Code;
 
@@ -15,7 +12,7 @@ use super::compiler::{Code as Compiled, Compiler, Keep};
 use super::ending::{self, Status};
 use super::frame::Frames;
 use super::said::{self, Said, SaidError};
-use super::zygote::{Request, Zygote};
+use super::zygote::{Job, Running, Zygote};
 use super::{Answers, Detail, EvalConfig, Evaluation, Question, QuestionKind, Role, Work};
 use crate::SpecError;
 use crate::source::{Hash, Snapshot, SourceError};
@@ -30,19 +27,54 @@ const PATH_BYTES_MAX: usize = 4096;
 /// Has the file run and serves the child until it ends; none if the zygote is gone, in which case the
 /// request may be made again to another one.
 pub(super) fn run(means: Means<'_>, tree: &Snapshot<'_>, work: Work<'_>) -> Option<Evaluation> {
-    let (child, status) = start(means, work).ok()?;
+    match attempt(means, tree, work)? {
+        // A child that waited for a job may have been killed just before it came.
+        Attempt::NotTaken(_) => attempt(means, tree, work).map(Attempt::evaluation),
+        Attempt::Done(evaluation) => Some(evaluation),
+    }
+}
+
+/// What came of one child.
+enum Attempt {
+    Done(Evaluation),
+    /// It ended without having read all that it was sent.
+    NotTaken(Evaluation),
+}
+
+impl Attempt {
+    fn evaluation(self) -> Evaluation {
+        match self {
+            Attempt::Done(evaluation) | Attempt::NotTaken(evaluation) => evaluation,
+        }
+    }
+}
+
+fn attempt(means: Means<'_>, tree: &Snapshot<'_>, work: Work<'_>) -> Option<Attempt> {
+    let mut child = start(means, work).ok()?;
     let mut session = Session::new(Some(means), tree, work);
-    let mut child = Frames::new(child);
-    session.begin(&mut child, work.role);
-    match session.serve(&mut child) {
-        Err(SaidError::Io(_)) | Ok(None) => {
+    session.begin(&mut child.frames, work.role);
+    means.zygote.begun(&child, means.config.deadline).ok()?;
+    let last = session.serve(&mut child.frames);
+    let status = child.status;
+    let done = match last {
+        Err(SaidError::Io(cause)) => {
             let status = Status::at_the_end(status)?;
-            Some(session.ended(&status, means.config))
+            let ended = session.ended(&status, means.config);
+            match cause.kind() {
+                // The kernel says so if what was sent had not been read.
+                io::ErrorKind::ConnectionReset => return Some(Attempt::NotTaken(ended)),
+                _ => ended,
+            }
+        }
+        Ok(None) => {
+            let status = Status::at_the_end(status)?;
+            session.ended(&status, means.config)
         }
         // A call that was denied before the last word was noted before it, too.
-        Ok(Some(last)) => Some(session.concluded(Ok(last), &Status::so_far(status), means.config)),
-        Err(cause) => Some(session.concluded(Err(cause), &Status::so_far(status), means.config)),
-    }
+        Ok(Some(last)) => session.concluded(Ok(last), &Status::so_far(status), means.config),
+        Err(cause) => session.concluded(Err(cause), &Status::so_far(status), means.config),
+    };
+    Some(Attempt::Done(done))
 }
 
 /// Understands a recorded conversation as [`run`] would: `said` is everything the child sent.
@@ -85,23 +117,16 @@ pub(super) struct Means<'a> {
     pub(super) compiler: &'a Compiler,
 }
 
-/// Sends the request; returns the socket to the child and the pipe on which the zygote reports.
-fn start(means: Means<'_>, work: Work<'_>) -> io::Result<(UnixStream, OwnedFd)> {
-    let (child, theirs) = UnixStream::pair()?;
-    let (status, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    let config = means.config;
-    child.set_read_timeout(Some(config.deadline + SILENCE))?;
-    child.set_write_timeout(Some(config.deadline + SILENCE))?;
-    let request = Request {
+/// Gives a child the work.
+fn start(means: Means<'_>, work: Work<'_>) -> io::Result<Running> {
+    let job = Job {
         role: work.role.as_str(),
         path: work.path,
-        cpu_ms: config.cpu.as_millis().max(1) as u64,
-        wall_ms: config.deadline.as_millis() as u64,
-        memory_bytes: config.memory_bytes,
         references: work.detail == Detail::References,
     };
-    means.zygote.request(&request, &theirs.into(), &report)?;
-    Ok((child, status))
+    let child = means.zygote.begin(&job)?;
+    child.frames.wait_at_most(means.config.deadline + SILENCE)?;
+    Ok(child)
 }
 
 struct Session<'a> {

@@ -1,22 +1,29 @@
-//! The `tw-eval` process and its control socket.
+//! The `tw-eval` process, its control socket, and the children that it has made ahead of their jobs.
 
-use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
 
+use super::frame::Frames;
 use super::{EvalConfig, EvaluatorError};
 
 /// What both sides must agree on; `tw-eval` states its own.
-const PROTOCOL: u32 = 3;
+const PROTOCOL: u32 = 4;
+/// Children that are made ahead of their jobs. One is enough: when it gets its job, the next one is made beside it.
+const SPARES: usize = 1;
 /// How long the interpreter may take to come up.
 const START: Duration = Duration::from_secs(30);
 /// How long the process may take to end once its control socket is closed.
@@ -31,16 +38,58 @@ struct Hello {
     library: PathBuf,
 }
 
-/// A request as the control socket carries it, together with two descriptors.
+/// What the control socket carries: a child was given its job, and the next one is to be made.
 #[derive(Serialize)]
-pub(super) struct Request<'a> {
-    /// What the child does.
+struct Request {
+    begun: Option<Begun>,
+    make: Option<Make>,
+}
+
+/// A child's time counts from now.
+#[derive(Serialize)]
+struct Begun {
+    child: u64,
+    wall_ms: u64,
+}
+
+/// A child that is to wait for its job; its socket and status pipe come along.
+#[derive(Serialize)]
+struct Make {
+    child: u64,
+    limits: Limits,
+}
+
+/// What a child may use.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Limits {
+    cpu_ms: u64,
+    memory_bytes: u64,
+}
+
+/// What a child does.
+#[derive(Serialize)]
+pub(super) struct Job<'a> {
     pub(super) role: &'a str,
     pub(super) path: &'a str,
-    pub(super) cpu_ms: u64,
-    pub(super) wall_ms: u64,
-    pub(super) memory_bytes: u64,
     pub(super) references: bool,
+}
+
+/// A child that was made ahead, or is being made.
+#[derive(Debug)]
+struct Spare {
+    number: u64,
+    socket: UnixStream,
+    /// How it ended is written here. Kept open, for the zygote ends a child in which nobody takes an interest.
+    status: OwnedFd,
+}
+
+/// A child that does its job.
+#[derive(Debug)]
+pub(super) struct Running {
+    number: u64,
+    pub(super) frames: Frames<UnixStream>,
+    /// As for a spare one.
+    pub(super) status: OwnedFd,
 }
 
 /// A running zygote.
@@ -49,6 +98,11 @@ pub(super) struct Zygote {
     /// Closed on drop, which is what ends the process.
     control: Option<OwnedFd>,
     process: Mutex<Child>,
+    limits: Limits,
+    /// The oldest first: it is ready soonest.
+    spares: Mutex<VecDeque<Spare>>,
+    /// The number of the next child.
+    next: AtomicU64,
     pub(super) python: String,
     /// The file that the interpreter was loaded from.
     pub(super) library: PathBuf,
@@ -84,14 +138,25 @@ impl Zygote {
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed)?;
+        let zygote = Zygote {
+            control: Some(control),
+            process: Mutex::new(process),
+            limits: Limits {
+                cpu_ms: config.cpu.as_millis().max(1) as u64,
+                memory_bytes: config.memory_bytes,
+            },
+            spares: Mutex::default(),
+            next: AtomicU64::new(0),
+            python: String::new(),
+            library: PathBuf::new(),
+        };
+        // The first child is made as soon as the process is up. What is wrong with it is said by its first word.
+        if let Ok(spare) = zygote.make(None) {
+            lock(&zygote.spares).push_back(spare);
+        }
         Ok(Launched {
             program: program.to_owned(),
-            zygote: Zygote {
-                control: Some(control),
-                process: Mutex::new(process),
-                python: String::new(),
-                library: PathBuf::new(),
-            },
+            zygote,
         })
     }
 
@@ -108,24 +173,88 @@ impl Zygote {
         serde_json::from_slice(&bytes[..length]).ok()
     }
 
-    /// Asks for a child; it gets `socket`, and how it ended is written to `status`.
-    pub(super) fn request(
-        &self,
-        request: &Request<'_>,
-        socket: &OwnedFd,
-        status: &OwnedFd,
-    ) -> std::io::Result<()> {
-        let control = self
-            .control
-            .as_ref()
-            .ok_or(std::io::ErrorKind::NotConnected)?;
+    /// Gives a child its job. Its time counts from [`Zygote::begun`]. An error means that the zygote is gone.
+    pub(super) fn begin(&self, job: &Job<'_>) -> io::Result<Running> {
+        let job = serde_json::to_string(job)?;
+        loop {
+            let (spare, is_new) = match self.spare() {
+                Some(spare) => (spare, false),
+                None => (self.make(None)?, true),
+            };
+            let mut frames = Frames::new(spare.socket);
+            match frames.write(&[job.as_bytes()]) {
+                Ok(()) => {
+                    return Ok(Running {
+                        number: spare.number,
+                        frames,
+                        status: spare.status,
+                    });
+                }
+                // It ended just now.
+                Err(_) if !is_new => {}
+                Err(cause) => return Err(cause),
+            }
+        }
+    }
+
+    /// Starts the time of a child, and has the next one made beside it.
+    pub(super) fn begun(&self, child: &Running, time: Duration) -> io::Result<()> {
+        let begun = Begun {
+            child: child.number,
+            wall_ms: time.as_millis() as u64,
+        };
+        let mut spares = lock(&self.spares);
+        if spares.len() < SPARES {
+            spares.push_back(self.make(Some(begun))?);
+            return Ok(());
+        }
+        let request = Request {
+            begun: Some(begun),
+            make: None,
+        };
+        self.request(&request, &[])
+    }
+
+    /// The oldest child that was made ahead and has not ended since.
+    fn spare(&self) -> Option<Spare> {
+        let mut spares = lock(&self.spares);
+        while let Some(spare) = spares.pop_front() {
+            if spare.is_waiting() {
+                return Some(spare);
+            }
+        }
+        None
+    }
+
+    /// Asks for a child. Whoever has it may speak to it at once.
+    fn make(&self, begun: Option<Begun>) -> io::Result<Spare> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (socket, theirs) = UnixStream::pair()?;
+        let (status, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let make = Make {
+            child: number,
+            limits: self.limits,
+        };
+        let request = Request {
+            begun,
+            make: Some(make),
+        };
+        self.request(&request, &[theirs.as_raw_fd(), report.as_raw_fd()])?;
+        Ok(Spare {
+            number,
+            socket,
+            status,
+        })
+    }
+
+    fn request(&self, request: &Request, descriptors: &[RawFd]) -> io::Result<()> {
+        let control = self.control.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         let bytes = serde_json::to_vec(request)?;
-        let descriptors = [socket.as_raw_fd(), status.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let rights = [ControlMessage::ScmRights(descriptors)];
         sendmsg::<()>(
             control.as_raw_fd(),
             &[IoSlice::new(&bytes)],
-            &rights,
+            if descriptors.is_empty() { &[] } else { &rights },
             MsgFlags::MSG_NOSIGNAL,
             None,
         )?;
@@ -133,11 +262,20 @@ impl Zygote {
     }
 
     pub(super) fn process_id(&self) -> u32 {
-        self.process
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .id()
+        lock(&self.process).id()
     }
+}
+
+impl Spare {
+    /// Whether nothing has been said of its end.
+    fn is_waiting(&self) -> bool {
+        let mut polled = [PollFd::new(self.status.as_fd(), PollFlags::POLLIN)];
+        poll(&mut polled, PollTimeout::ZERO) == Ok(0)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Launched {

@@ -266,6 +266,60 @@ fn a_killed_evaluator_is_started_again() {
     assert_ne!(evaluator.process_id().expect("a process"), before);
 }
 
+/// The children of a process.
+fn children_of(process: u32) -> Vec<Pid> {
+    let listed = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+    let listed = listed.expect("a kernel that lists children");
+    let number = |word: &str| Pid::from_raw(word.parse().expect("a number"));
+    listed.split_whitespace().map(number).collect()
+}
+
+/// Waits until the next child has been made.
+fn wait_for_a_child(process: u32) -> Vec<Pid> {
+    for _ in 0..2_000 {
+        match children_of(process) {
+            none if none.is_empty() => std::thread::sleep(Duration::from_millis(5)),
+            children => return children,
+        }
+    }
+    panic!("no child is made ahead");
+}
+
+#[test]
+fn a_child_that_ends_before_it_has_a_job_is_replaced() {
+    let repo = Repo::with(&[("hello.tw", HELLO)]);
+    let evaluator = evaluator();
+    let process = evaluator.process_id().expect("a process");
+    for _ in 0..3 {
+        for child in wait_for_a_child(process) {
+            kill(child, Signal::SIGKILL).expect("kill");
+        }
+        let evaluation = evaluator
+            .evaluate(&repo.work_tree(), "hello.tw", Detail::Places)
+            .expect("an answer");
+        assert_eq!((evaluation.error, evaluation.jobs.len()), (None, 1));
+    }
+    assert_eq!(evaluator.process_id().expect("a process"), process);
+}
+
+#[test]
+fn the_deadline_counts_from_the_job() {
+    let repo = Repo::with(&[("hello.tw", HELLO)]);
+    let evaluator = Evaluator::start(EvalConfig {
+        deadline: Duration::from_secs(2),
+        ..config()
+    })
+    .expect("tw-eval starts");
+    let process = evaluator.process_id().expect("a process");
+    let waiting = wait_for_a_child(process);
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(children_of(process), waiting, "it still waits");
+    let evaluation = evaluator
+        .evaluate(&repo.work_tree(), "hello.tw", Detail::Places)
+        .expect("an answer");
+    assert_eq!((evaluation.error, evaluation.jobs.len()), (None, 1));
+}
+
 #[test]
 fn one_spec_cannot_touch_another() {
     let patch = "import json\njson.dumps = None\nfrom tw import units\nunits.MiB = 0\n";
