@@ -30,13 +30,6 @@ fn construct(table: &StructInfo, example: &str) -> String {
     if keyword(example) == "whole_cores" {
         arguments.push("cpu=1");
     }
-    if table.name == "Autoscale" {
-        match keyword(example) {
-            "metric" => arguments.push("each=50"),
-            "each" => arguments.push(r#"metric="requests_total""#),
-            _ => {}
-        }
-    }
     if table.name == "MetricCheck" {
         // A metric is read from one of two places and has a bound.
         if !["port", "file"].contains(&keyword(example)) {
