@@ -114,6 +114,9 @@ fn held(cluster: &Cluster, task: &Value) -> Option<Held> {
     let leaf = leaf.file_name()?;
     let mut folders = Vec::new();
     find(Path::new("/sys/fs/cgroup"), leaf.as_ref(), &mut folders);
+    // Other clusters of this machine may have tasks of that name.
+    let own = cluster.cgroup();
+    folders.retain(|folder| folder.to_string_lossy().contains(&own));
     let number = |file: &str| -> Option<u64> {
         let texts = folders
             .iter()
