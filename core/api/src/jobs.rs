@@ -202,6 +202,21 @@ pub struct TaskStatus {
 pub struct JobsReply {
     pub version: u32,
     pub jobs: Vec<JobSummary>,
+    /// Set while a large part of the fleet is lost at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage: Option<OutageStatus>,
+}
+
+/// Machines that were lost together with a large part of the fleet, and whose tasks are replaced one machine after the
+/// other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OutageStatus {
+    /// How many machines are still waited for.
+    pub machines: u32,
+    /// When the tasks of the next of them are replaced, unless it is back by then.
+    pub next_at: Timestamp,
+    /// When those of the last one are.
+    pub last_at: Timestamp,
 }
 
 /// `GET /v1/machines`, and `tw machines --json`.
@@ -227,6 +242,15 @@ pub struct MachineStatus {
     /// Set while it is to be emptied, and kept empty.
     #[serde(default)]
     pub drain: Option<DrainRecord>,
+    /// How often it went away without notice, in thousandths of a time; fades by half every 15 minutes.
+    #[serde(default)]
+    pub flaps_milli: u32,
+    /// Whether it is taken last because of that.
+    #[serde(default)]
+    pub unsteady: bool,
+    /// Until when its tasks are kept although it is lost, because a large part of the fleet is.
+    #[serde(default)]
+    pub spared_until: Option<Timestamp>,
 }
 
 /// `POST /v1/drain`: machines are to be emptied, or to take tasks again; all of them, or none.

@@ -20,8 +20,8 @@ pub use error::ErrorBody;
 pub use jobs::{
     AppliedJob, ApplyReply, ApplyRequest, DrainReply, DrainRequest, EventsReply, FenceReply,
     HealthReply, JobHistory, JobStatus, JobSummary, JobsReply, MachineStatus, MachinesReply,
-    PackageReply, PlanRequest, Reserved, RolloutReply, RolloutRequest, RolloutStatus, ScaleStatus,
-    ScheduleStatus, SecretReply, SecretStatus, SecretsReply, ServicesReply, SpecReply,
+    OutageStatus, PackageReply, PlanRequest, Reserved, RolloutReply, RolloutRequest, RolloutStatus,
+    ScaleStatus, ScheduleStatus, SecretReply, SecretStatus, SecretsReply, ServicesReply, SpecReply,
     SubmittedJob, TaskStatus, UsagePoint, UsageReply, VersionSummary, WaitingTasks, WhyReply,
 };
 pub use review::{

@@ -128,9 +128,9 @@ impl Core {
     fn tick(&mut self) {
         for event in self.broker.due(&self.state, tick_ms()) {
             match &event {
-                Event::MachineLost { machine } => {
+                Event::MachineLost { machine, silent } => {
                     let silence = self.broker.silence(machine, tick_ms());
-                    tracing::warn!(%machine, %silence, "a machine is lost");
+                    tracing::warn!(%machine, %silence, silent, "a machine is lost");
                 }
                 Event::TermsOver { machine, silence } => {
                     tracing::warn!(%machine, %silence, "terms of tasks are over");

@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 
 use tw_api::{
-    JobStatus, JobSummary, MachineStatus, Reserved, RolloutStatus, ScaleStatus, ScheduleStatus,
-    TaskStatus,
+    JobStatus, JobSummary, MachineStatus, OutageStatus, Reserved, RolloutStatus, ScaleStatus,
+    ScheduleStatus, TaskStatus,
 };
 use tw_model::{
     JobRecord, JobSpec, Kind, MachineRecord, Name, RolloutRecord, TaskId, TaskRecord, TaskState,
-    TaskUsage,
+    TaskUsage, Timestamp,
 };
 
+use tw_scheduler::steadiness;
+
+use crate::clock;
 use crate::view::{JobView, View};
 
 /// The version of the shapes here.
@@ -148,6 +151,7 @@ fn task(view: &View, row: &TaskRecord, usage: Option<&TaskUsage>) -> TaskStatus 
 
 /// A machine and what is placed on it.
 pub(crate) fn machine(view: &View, row: &MachineRecord, connected: bool) -> MachineStatus {
+    let now = clock::wall();
     let live: Vec<&TaskRecord> = view
         .tasks_on(&row.id)
         .filter(|task| !task.state.is_terminal())
@@ -163,7 +167,21 @@ pub(crate) fn machine(view: &View, row: &MachineRecord, connected: bool) -> Mach
         connected,
         changed_at: row.changed_at,
         drain: row.drain.clone(),
+        flaps_milli: (steadiness::flaps(row, now) * 1000.0) as u32,
+        unsteady: steadiness::is_unsteady(row, now),
+        spared_until: row.spared_until.filter(|_| row.spares_tasks()),
     }
+}
+
+/// The machines that are lost together with a large part of the fleet, and waited for.
+pub(crate) fn outage(view: &View) -> Option<OutageStatus> {
+    let spared = view.machines().filter(|row| row.spares_tasks());
+    let moments: Vec<Timestamp> = spared.filter_map(|row| row.spared_until).collect();
+    Some(OutageStatus {
+        machines: u32::try_from(moments.len()).unwrap_or(u32::MAX),
+        next_at: *moments.iter().min()?,
+        last_at: *moments.iter().max()?,
+    })
 }
 
 fn reserved(view: &View, tasks: &[&TaskRecord]) -> Reserved {

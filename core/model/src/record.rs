@@ -501,9 +501,26 @@ pub struct MachineRecord {
     /// Set while it is to be emptied, and kept empty.
     #[serde(default)]
     pub drain: Option<DrainRecord>,
+    /// How often it went away without notice; none where it never did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flaps: Option<FlapRecord>,
+    /// Set while it is lost together with a large part of the fleet: until then its tasks count as out of reach, and
+    /// live on should it come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spared_until: Option<Timestamp>,
     /// Which boot and which agent go by its name.
     #[serde(default)]
     pub identity: Box<MachineIdentity>,
+}
+
+/// A count of the times that a machine went away without notice, which fades as time passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlapRecord {
+    /// Thousandths of a time, as of `at`.
+    pub score_milli: u32,
+    /// When it last went away.
+    pub at: Timestamp,
 }
 
 /// How many earlier boots of a machine are remembered.
@@ -528,6 +545,11 @@ impl MachineRecord {
     /// Whether tasks may be placed there.
     pub fn takes_tasks(&self) -> bool {
         self.state == MachineState::Up && self.drain.is_none()
+    }
+
+    /// Whether the tasks that run there are kept although it is lost.
+    pub fn spares_tasks(&self) -> bool {
+        self.state == MachineState::Lost && self.spared_until.is_some()
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tw_model::{
     Domain, Effect, JobSpec, MachineId, Name, RolloutState, TaskId, TaskRecord, TaskState,
+    Timestamp,
 };
 
 use crate::draft::Draft;
@@ -19,13 +20,15 @@ use crate::index::Search;
 use crate::neighbours::{Spreading, Tie};
 use crate::overlay::Overlay;
 use crate::requires::{Eligible, unmet};
-use crate::{JobState, daemon, preempt, seed};
+use crate::{JobState, daemon, preempt, seed, steadiness};
 
 /// How good a machine is for a task; less is better. Slots break ties, so that the order is total.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     /// Whether another part of the fleet has to get a task first.
     crowded: bool,
+    /// How little it is to be relied on: it keeps going away, or tasks of the job keep failing there.
+    unsteady: u32,
     /// How many wishes it does not fulfil.
     unfulfilled: u32,
     /// How many tasks of the job are in the parts of the fleet that it is to be spread over.
@@ -67,6 +70,8 @@ pub(crate) struct Wish {
     pub(crate) prefer: Option<Slot>,
     /// Taken only if the task fits nowhere else.
     pub(crate) avoid: Option<Slot>,
+    /// What is preferred is taken even where it is not to be relied on: room is promised there, or data is.
+    pub(crate) bound: bool,
 }
 
 /// The machines as they are now: a fleet, and what a decision has done to it so far.
@@ -101,6 +106,9 @@ pub(crate) struct Placer {
     eligible: Option<Arc<Eligible>>,
     /// How many live tasks of the job each machine holds.
     on_machine: BTreeMap<Slot, u32>,
+    /// How much speaks against each machine on which tasks of the job have failed lately.
+    failing: BTreeMap<Slot, u32>,
+    now: Timestamp,
     /// The tasks that these are to be near to, or apart from.
     pub(crate) ties: Vec<Tie>,
     pub(crate) spreads: Vec<Spreading>,
@@ -127,6 +135,8 @@ impl Placer {
             spec: None,
             eligible: None,
             on_machine: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            now: Timestamp(0),
             ties: Vec::new(),
             spreads: Vec::new(),
             heavy: false,
@@ -152,6 +162,8 @@ impl Placer {
         let mut placer = Placer {
             eligible: fleet.eligible(&spec.requires),
             on_machine,
+            failing: steadiness::failing(draft, job, spec),
+            now: draft.now,
             ties: Tie::of_job(draft, job, spec),
             spreads: Spreading::of_job(draft, job, spec),
             heavy: spec.bandwidth_heavy,
@@ -201,7 +213,7 @@ impl Placer {
         // Who was there before comes first; what is held back is held from those who look for a place.
         let kept = kept.filter(|slot| {
             let here = self.check(view, *slot, self.free(view, *slot));
-            here.is_ok_and(|rank| !rank.crowded)
+            here.is_ok_and(|rank| !rank.crowded && (rank.unsteady == 0 || wish.bound))
         });
         let chosen = kept.or_else(|| self.best(view, wish.avoid)).or_else(|| {
             wish.avoid
@@ -280,7 +292,8 @@ impl Placer {
         }
         let shares_least = |spread: &Spreading| spread.least(view.fleet);
         let least: u32 = self.spreads.iter().map(shares_least).sum();
-        let is_first = (rank.unfulfilled, rank.spread, rank.same_job) == (0, least, 0);
+        let wishes = (rank.unsteady, rank.unfulfilled);
+        let is_first = wishes == (0, 0) && (rank.spread, rank.same_job) == (least, 0);
         let nothing_is_nearer =
             || rank.waste <= (self.search.distance() as i64 - 1) * Search::cell_width();
         match (is_first, self.looked < LOOKED_MAX) {
@@ -360,6 +373,7 @@ impl Placer {
         }
         let mut rank = Rank {
             crowded: false,
+            unsteady: self.unsteady(view, slot),
             unfulfilled: 0,
             spread: 0,
             same_job: match self.on_machine.is_empty() {
@@ -385,6 +399,16 @@ impl Placer {
             rank.spread += view.overlay.heavy_in(view.fleet, rack);
         }
         Ok(rank)
+    }
+
+    /// How little a machine is to be relied on.
+    fn unsteady(&self, view: View, slot: Slot) -> u32 {
+        let flaps = view.overlay.flaps(view.fleet, slot);
+        let flaps = flaps.map_or(0, |flaps| steadiness::level_of(flaps, self.now));
+        match self.failing.is_empty() {
+            true => flaps,
+            false => flaps + self.failing.get(&slot).copied().unwrap_or(0),
+        }
     }
 
     fn satisfies(&self, view: View, slot: Slot) -> bool {
@@ -448,6 +472,7 @@ pub(crate) fn wish_of(draft: &Draft, job: &JobState, row: &TaskRecord, leave: bo
         return Wish {
             prefer: Some(slot),
             avoid: None,
+            bound: true,
         };
     }
     let ended: Vec<&TaskRecord> = job
@@ -468,10 +493,12 @@ pub(crate) fn wish_of(draft: &Draft, job: &JobState, row: &TaskRecord, leave: bo
         true => Wish {
             prefer: None,
             avoid: slot,
+            bound: false,
         },
         false => Wish {
             prefer: slot,
             avoid: None,
+            bound: !job.spec_of(row).volumes.is_empty(),
         },
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use tw_model::{MachineId, MachineState, Millis};
+use tw_model::{MachineId, MachineRecord, MachineState, Millis};
 
 use crate::lease::Tenure;
 use crate::{Event, SchedulerConfig, State, reach};
@@ -89,13 +89,20 @@ impl Broker {
 
     /// What follows from silence: machines that are lost, and tasks on lost machines whose terms are over.
     pub fn due(&self, state: &State, now: TickMs) -> Vec<Event> {
+        let up = |row: &&MachineRecord| row.state == MachineState::Up;
+        // Those that went with the first one are late by now, although their time is not over yet.
+        let late = |row: &&MachineRecord| self.silence(&row.id, now).0 * 2 > self.lost_after.0;
+        let mut silent = state.machines().filter(up).filter(late).count() as u32;
         let rows = state.machines();
         rows.filter_map(|row| {
             let machine = row.id.clone();
             let silence = self.ungranted(&row.id, now);
             match row.state {
-                MachineState::Up => (self.silence(&row.id, now) > self.lost_after)
-                    .then_some(Event::MachineLost { machine }),
+                MachineState::Up => (self.silence(&row.id, now) > self.lost_after).then(|| {
+                    let event = Event::MachineLost { machine, silent };
+                    silent = silent.saturating_sub(1);
+                    event
+                }),
                 MachineState::Lost => reach::has_lapsed(state, row, silence)
                     .then_some(Event::TermsOver { machine, silence }),
             }

@@ -69,7 +69,7 @@ fn leave(draft: &mut Draft, spec: &JobSpec, row: &TaskRecord) {
     let machine = machine_of(row).and_then(|machine| draft.machine(machine));
     let why = match machine {
         Some(machine) if is_target(spec, machine) => return,
-        Some(machine) if !goes_now(draft, machine, row) => return,
+        Some(machine) if machine.spares_tasks() || !goes_now(draft, machine, row) => return,
         Some(machine) if machine.state == MachineState::Up && machine.drain.is_some() => {
             "its machine is being drained"
         }

@@ -13,8 +13,9 @@ use tw_model::{
 
 use crate::allocate::{Placer, View, Wish};
 use crate::draft::Draft;
+use crate::endpoints::serves;
 use crate::lifecycle::{Details, TaskEvent};
-use crate::step::{Refusal, Reply};
+use crate::step::{self, Refusal, Reply};
 use crate::{JobState, budget, control, maintenance, reconcile};
 
 /// What is wanted of some machines.
@@ -79,7 +80,7 @@ pub(crate) fn order(
         .collect();
     let mut jobs: BTreeSet<JobId> = tasks.iter().map(|row| row.id.job.clone()).collect();
     jobs.extend(draft.base().daemons.iter().cloned());
-    jobs.iter().for_each(|id| reconcile::reconcile(draft, id));
+    step::reconcile_all(draft, jobs);
     Reply::Drain {
         tasks: tasks.len() as u32,
     }
@@ -109,7 +110,8 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
         let Some(job) = draft.job(id) else {
             return;
         };
-        let available = budget::is_available(job, &row, draft.now);
+        // One that serves is a loss, also where it has not served for long.
+        let available = serves(job, &row);
         let must = is_due(job, &row, &drain, draft.now);
         let endures = maintenance::endures(job.spec_of(&row), &drain);
         let has_room = match endures {

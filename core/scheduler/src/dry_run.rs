@@ -357,6 +357,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
         let wish = Wish {
             prefer: home,
             avoid: None,
+            bound: !self.spec.volumes.is_empty(),
         };
         let mut placer = self.placer();
         let to = self.start(index, wish, &mut placer);
@@ -374,6 +375,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
             let wish = Wish {
                 prefer: None,
                 avoid: old,
+                bound: false,
             };
             let mut placer = self.placer();
             let to = self.start(one.index, wish, &mut placer);

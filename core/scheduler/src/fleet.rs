@@ -5,13 +5,14 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use tw_model::{
-    Bytes, Cores, Domain, JobSpec, MachineFacts, MachineId, MachineRecord, MachineState, Requires,
-    TaskId,
+    Bytes, Cores, Domain, FlapRecord, JobSpec, MachineFacts, MachineId, MachineRecord,
+    MachineState, Requires, TaskId, Timestamp,
 };
 
 use crate::domains::{Domains, Part};
 use crate::index::Index;
 use crate::requires::{Eligible, Memo};
+use crate::steadiness;
 
 /// The place of a machine in the fleet; stable while the process lives, never stored.
 pub(crate) type Slot = u32;
@@ -176,6 +177,12 @@ pub(crate) struct Fleet {
     memo: Memo,
     /// How many tasks that use much network are in each rack.
     heavy: BTreeMap<Part, u32>,
+    /// Machines that went away without notice more than once, so that few have to be asked.
+    flapped: BTreeMap<Slot, FlapRecord>,
+    /// Lost machines, by the moment at which they were lost.
+    lost: BTreeSet<(Timestamp, Slot)>,
+    /// Lost machines whose tasks are kept, by the moment until which they are.
+    spared: BTreeSet<(Timestamp, Slot)>,
 }
 
 /// How much a machine has, with nothing on it.
@@ -236,6 +243,29 @@ impl Fleet {
         self.heavy.get(&rack).copied().unwrap_or(0)
     }
 
+    /// How often a machine went away without notice; none where it never did twice.
+    pub(crate) fn flaps(&self, slot: Slot) -> Option<FlapRecord> {
+        match self.flapped.is_empty() {
+            true => None,
+            false => self.flapped.get(&slot).copied(),
+        }
+    }
+
+    /// How many machines are lost.
+    pub(crate) fn lost(&self) -> usize {
+        self.lost.len()
+    }
+
+    /// How many machines are lost since a moment.
+    pub(crate) fn lost_since(&self, since: Timestamp) -> usize {
+        self.lost.range((since, 0)..).count()
+    }
+
+    /// The lost machines whose tasks are kept, and until when, the first first.
+    pub(crate) fn spared(&self) -> &BTreeSet<(Timestamp, Slot)> {
+        &self.spared
+    }
+
     /// The same rooms, by what is free.
     pub(crate) fn index(&self) -> &Index {
         &self.index
@@ -250,6 +280,7 @@ impl Fleet {
         let slot = match self.slot(&row.id) {
             Some(slot) => {
                 self.standings[slot as usize] = Standing::of(&row);
+                self.note_absence(slot, false);
                 let host = &mut self.hosts[slot as usize];
                 host.tasks.values().for_each(|held| room.take(held));
                 let facts = (row.facts != host.row.facts).then(|| row.facts.clone());
@@ -274,7 +305,32 @@ impl Fleet {
                 slot
             }
         };
+        self.note_absence(slot, true);
         self.set_room(slot, room);
+    }
+
+    /// Notes, or forgets, what the row of a machine says of its absences.
+    fn note_absence(&mut self, slot: Slot, holds: bool) {
+        let row = &self.hosts[slot as usize].row;
+        let lost = row.state == MachineState::Lost;
+        let lost = lost.then_some((row.changed_at, slot));
+        let until = row.spared_until.filter(|_| row.spares_tasks());
+        let spared = until.map(|until| (until, slot));
+        match holds {
+            true => {
+                self.lost.extend(lost);
+                self.spared.extend(spared);
+            }
+            false => {
+                lost.map(|one| self.lost.remove(&one));
+                spared.map(|one| self.spared.remove(&one));
+            }
+        }
+        let flaps = row.flaps.filter(steadiness::may_matter);
+        match flaps {
+            Some(flaps) => self.flapped.insert(slot, flaps),
+            None => self.flapped.remove(&slot),
+        };
     }
 
     /// A machine says other things of itself than before.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use tw_model::{Domain, MachineFacts, MachineRecord};
+use tw_model::{Domain, FlapRecord, MachineFacts, MachineRecord};
 
 use crate::domains::Part;
 use crate::fleet::{Fleet, Reserved, Room, Slot, empty_room};
@@ -27,6 +27,8 @@ pub(crate) struct Overlay {
     grown: Vec<Slot>,
     /// What machines say of themselves now, where that is something else than before.
     facts: BTreeMap<Slot, MachineFacts>,
+    /// Machines that have just gone away without notice.
+    flaps: BTreeMap<Slot, FlapRecord>,
     /// How many more, or fewer, tasks that use much network are in each rack.
     heavy: BTreeMap<Part, i64>,
 }
@@ -87,6 +89,18 @@ impl Overlay {
         if before.facts != after.facts {
             self.facts.insert(slot, after.facts.clone());
         }
+        if before.flaps != after.flaps {
+            self.flaps.extend(after.flaps.map(|flaps| (slot, flaps)));
+        }
+    }
+
+    /// How often a machine went away without notice.
+    pub(crate) fn flaps(&self, fleet: &Fleet, slot: Slot) -> Option<FlapRecord> {
+        let known = match self.flaps.is_empty() {
+            true => None,
+            false => self.flaps.get(&slot).copied(),
+        };
+        known.or_else(|| fleet.flaps(slot))
     }
 
     /// What a machine says of itself, where that is something else than what the fleet knows.
@@ -125,6 +139,7 @@ impl Overlay {
         self.touched.clear();
         self.grown.clear();
         self.facts.clear();
+        self.flaps.clear();
         self.heavy.clear();
     }
 

@@ -4,7 +4,8 @@
 //! before those with more to lose. A service gives no more than its budget allows, daemons and tasks with volumes
 //! stay. A task that gave way begins again as it was, and is placed when room exists.
 //!
-//! The room is promised: until the task has come, it counts as taken for all who have not more priority than it.
+//! The room is promised: until the task has come, it counts as taken for all who have not more priority than it. So does
+//! the room of a daemon's task that starts again: it has no other machine to go to.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use tw_model::{Desired, JobId, Kind, MachineId, TaskId, TaskRecord, TaskState};
 
 use crate::allocate::{Placer, View};
 use crate::draft::Draft;
+use crate::endpoints::serves;
 use crate::fleet::{Request, Reserved, Slot};
 use crate::lifecycle::{Details, TaskEvent};
 use crate::{JobState, budget, reconcile};
@@ -39,9 +41,16 @@ struct Candidate {
 /// How much giving way would hurt: the highest priority, how many services, how many tasks, and which machine.
 type Cost = (u32, usize, usize, Slot);
 
-/// Whether a job has tasks that room is promised to.
+/// Whether a job has tasks that room is kept for.
 pub(crate) fn claims(job: &JobState) -> bool {
-    job.pending > 0 && job.tasks().any(|row| claimed(job, row).is_some())
+    job.pending > 0 && job.tasks().any(|row| kept_for(row).is_some())
+}
+
+/// The machine on which room is kept for a task: what others were asked to make, or, of a daemon that starts again,
+/// what it had.
+fn kept_for(row: &TaskRecord) -> Option<&MachineId> {
+    let waits = row.state == TaskState::Pending;
+    row.meant_for.as_ref().filter(|_| waits)
 }
 
 /// The machine on which room is promised to a task.
@@ -80,7 +89,7 @@ pub(crate) fn promised(draft: &Draft, id: &JobId, priority: u32) -> BTreeMap<Slo
             continue;
         }
         for row in job.tasks() {
-            let slot = claimed(job, row).and_then(|machine| draft.slot(machine));
+            let slot = kept_for(row).and_then(|machine| draft.slot(machine));
             if let Some(slot) = slot {
                 promised
                     .entry(slot)
@@ -196,7 +205,7 @@ fn gives_way(draft: &Draft, job: &JobState, row: &TaskRecord) -> bool {
     let runs = matches!(row.state, TaskState::Starting | TaskState::Running);
     let free = |row: &TaskRecord| {
         let spec = job.spec_of(row);
-        spec.kind == Kind::Batch || !budget::is_available(job, row, draft.now)
+        spec.kind == Kind::Batch || !serves(job, row)
     };
     runs && row.desired == Desired::Run && (free(row) || budget::spare(draft, job) > 0)
 }

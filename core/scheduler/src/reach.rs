@@ -5,7 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use tw_model::{Code, JobId, JobSpec, MachineId, MachineRecord, MachineState, Millis, TaskRecord};
+use tw_model::{
+    Code, Desired, JobId, JobSpec, MachineId, MachineRecord, MachineState, Millis, TaskRecord,
+    Timestamp,
+};
 
 use crate::draft::Draft;
 use crate::lease::{surely_over_after, term_of};
@@ -22,6 +25,10 @@ pub(crate) fn is_orphan(row: &TaskRecord, spec: &JobSpec, machine: Option<&Machi
     match machine {
         None => true,
         Some(machine) if spec.at_most_one => row.machine_epoch < machine.identity.ended_below,
+        // Those that are kept are of the epoch that ended with the machine's loss.
+        Some(machine) if machine.spares_tasks() => {
+            row.desired == Desired::Stop || row.machine_epoch + 1 < machine.epoch
+        }
         Some(machine) => machine.state == MachineState::Lost || machine.epoch != row.machine_epoch,
     }
 }
@@ -49,12 +56,34 @@ pub(crate) fn lose_sight(draft: &mut Draft, row: &TaskRecord) {
     tell(draft, row, TaskEvent::OutOfReach, &why);
 }
 
+/// Keeps the tasks of a machine that was lost with a large part of the fleet. Returns their jobs.
+pub(crate) fn spare(draft: &mut Draft, machine: &MachineId, until: Timestamp) -> BTreeSet<JobId> {
+    let rows = live_on(draft, machine);
+    let why = format!(
+        "its machine was lost together with many others; it is replaced at {until} unless the machine is back by then"
+    );
+    for row in &rows {
+        match is_only_one(draft, row) {
+            true => lose_sight(draft, row),
+            false => {
+                tell(draft, row, TaskEvent::OutOfReach, &Details::because(&why));
+            }
+        }
+    }
+    rows.into_iter().map(|row| row.id.job).collect()
+}
+
 /// Takes tasks into the epoch of their machine that came back with the same boot and the same agent.
 pub(crate) fn adopt(draft: &mut Draft, machine: &MachineRecord) -> BTreeSet<JobId> {
     let identity = &machine.identity;
     let known_from = identity.ended_below.max(identity.agent_since);
+    // The row of the machine is that of its return; before that it may have been spared.
+    let spared = draft.base().machine(&machine.id);
+    let spared = spared.is_some_and(MachineRecord::spares_tasks);
     let rows = live_on(draft, &machine.id).into_iter().filter(|row| {
-        (known_from..machine.epoch).contains(&row.machine_epoch) && is_only_one(draft, row)
+        let kept = spared && row.desired == Desired::Run && row.machine_epoch + 1 == machine.epoch;
+        let known = (known_from..machine.epoch).contains(&row.machine_epoch);
+        known && (kept || is_only_one(draft, row))
     });
     let rows: Vec<TaskRecord> = rows.collect();
     for row in &rows {
@@ -132,6 +161,7 @@ pub(crate) fn fence(draft: &mut Draft, machine: &MachineId, by: &str) -> Reply {
         MachineState::Up => since,
     };
     row.changed_at = draft.now;
+    row.spared_until = None;
     draft.put_machine(row);
     end(
         draft,

@@ -123,10 +123,14 @@ pub enum Sabotage {
     ForgetDrain,
     /// A paused update goes on.
     IgnorePause,
+    /// All tasks of a rack that is lost are replaced at once.
+    Stampede,
+    /// It is forgotten which machines keep going away.
+    ForgetFlaps,
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 29] = [
+    pub const ALL: [Sabotage; 31] = [
         Sabotage::ReplyBeforeDurable,
         Sabotage::PublishBeforeDurable,
         Sabotage::LostCommit,
@@ -156,6 +160,8 @@ impl Sabotage {
         Sabotage::SkipBudgetInDrain,
         Sabotage::ForgetDrain,
         Sabotage::IgnorePause,
+        Sabotage::Stampede,
+        Sabotage::ForgetFlaps,
     ];
 }
 

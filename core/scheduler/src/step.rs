@@ -20,7 +20,9 @@ use crate::review::{self, Review};
 use crate::rollout::{self, RolloutOrder, task_effect};
 use crate::scale::Scaling;
 use crate::unsettled::unsettled;
-use crate::{JobState, State, Txn, control, dependency, identity, limiter, reach, runs};
+use crate::{
+    JobState, State, Txn, control, dependency, identity, limiter, outage, reach, runs, steadiness,
+};
 
 /// How many versions of a job are kept beside those that are in use.
 const VERSIONS_KEPT: usize = 10;
@@ -100,7 +102,11 @@ pub enum Event {
         message: String,
     },
     /// A machine was silent for too long; see [`crate::Broker`].
-    MachineLost { machine: MachineId },
+    MachineLost {
+        machine: MachineId,
+        /// How many machines that count as up are silent, this one included.
+        silent: u32,
+    },
     /// A lost machine was granted no term for so long; see [`crate::Broker`].
     TermsOver { machine: MachineId, silence: Millis },
     /// Someone vouches that nothing runs any more on a machine that is lost.
@@ -259,6 +265,8 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
                 registered_at: now,
                 changed_at: now,
                 drain: None,
+                flaps: None,
+                spared_until: None,
                 identity: Box::new(MachineIdentity {
                     agent: agent.clone(),
                     ..MachineIdentity::default()
@@ -276,8 +284,8 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             order,
             by,
         } => drain::order(&mut draft, machines, order, by),
-        Event::MachineLost { machine } => {
-            lose(&mut draft, machine);
+        Event::MachineLost { machine, silent } => {
+            lose(&mut draft, machine, *silent);
             Reply::None
         }
         Event::TermsOver { machine, silence } => {
@@ -288,11 +296,12 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
         Event::TaskControl { job, approved } => control::answer(&mut draft, job, approved),
         Event::Tick => {
             let due = state.alarms.iter().take_while(|(due, _)| *due <= now);
-            let due: BTreeSet<JobId> = due
+            let mut due: BTreeSet<JobId> = due
                 .map(|(_, id)| id)
                 .chain(&state.unsettled)
                 .cloned()
                 .collect();
+            due.extend(outage::advance(&mut draft));
             reconcile_all(&mut draft, due);
             Reply::None
         }
@@ -585,6 +594,10 @@ fn register(
             epoch: known.epoch + u64::from(standing != Standing::Same),
             identity: identity::follow(&known, &said, standing),
             registered_at: known.registered_at,
+            flaps: match standing != Standing::Same {
+                true => steadiness::after_flap(&known, draft.now),
+                false => known.flaps,
+            },
             drain: known.drain,
             changed_at: match known.state == MachineState::Up && !rebooted {
                 true => known.changed_at,
@@ -720,7 +733,7 @@ fn waiting_jobs(draft: &Draft) -> BTreeSet<JobId> {
 }
 
 /// Reconciles jobs, those of the highest priority first: they take the room that there is.
-fn reconcile_all(draft: &mut Draft, jobs: BTreeSet<JobId>) {
+pub(crate) fn reconcile_all(draft: &mut Draft, jobs: BTreeSet<JobId>) {
     let mut jobs: Vec<JobId> = jobs.into_iter().collect();
     jobs.sort_by_key(|id| draft.job(id).map(|job| Reverse(job.spec().priority)));
     jobs.iter().for_each(|id| reconcile(draft, id));
@@ -794,18 +807,29 @@ fn note_done(draft: &mut Draft, id: &JobId) {
 }
 
 /// Declares everything on a machine ended of which there may be two, and lets nothing of its old epoch count any more.
-fn lose(draft: &mut Draft, machine: &MachineId) {
+///
+/// Where a large part of the fleet is gone at once, its tasks are kept for a while; see [`crate::outage`].
+fn lose(draft: &mut Draft, machine: &MachineId, silent: u32) {
     let up = draft
         .machine(machine)
         .filter(|row| row.state == MachineState::Up);
     let Some(mut row) = up.cloned() else {
         return;
     };
+    row.spared_until = outage::spared_until(draft, machine, silent);
+    // Who went away together with many others says nothing of itself by that.
+    if row.spared_until.is_none() {
+        row.flaps = steadiness::after_flap(&row, draft.now);
+    }
     row.state = MachineState::Lost;
     row.epoch += 1;
     row.changed_at = draft.now;
+    let spared = row.spared_until;
     draft.put_machine(row);
-    let touched = leave_behind(draft, machine, "its machine was lost");
+    let touched = match spared {
+        Some(until) => reach::spare(draft, machine, until),
+        None => leave_behind(draft, machine, "its machine was lost"),
+    };
     for id in &touched {
         let message = format!("machine {machine} was lost");
         draft.note(id, "machine.lost", (None, Some(machine.clone())), message);
@@ -814,7 +838,7 @@ fn lose(draft: &mut Draft, machine: &MachineId) {
 }
 
 /// Ends the tasks of a machine that may be replaced at once; the others are out of reach. Returns the jobs of both.
-fn leave_behind(draft: &mut Draft, machine: &MachineId, why: &str) -> BTreeSet<JobId> {
+pub(crate) fn leave_behind(draft: &mut Draft, machine: &MachineId, why: &str) -> BTreeSet<JobId> {
     let (only_ones, others): (Vec<TaskRecord>, Vec<TaskRecord>) = reach::live_on(draft, machine)
         .into_iter()
         .partition(|row| reach::is_only_one(draft, row));

@@ -13,7 +13,7 @@ use crate::draft::Draft;
 use crate::fleet::{Request, Room, Slot, empty_room};
 use crate::reconcile::turns_left;
 use crate::requires::unmet;
-use crate::{JobState, State, daemon, dependency, preempt};
+use crate::{JobState, State, daemon, dependency, preempt, steadiness};
 
 /// A thing that a machine can be short of. Amounts are in millicores, bytes, a number of ports, or bytes
 /// per second.
@@ -65,6 +65,9 @@ pub struct NoRoom {
     pub machines: u32,
     /// How many are lost.
     pub lost: u32,
+    /// How many of those that are up keep going away, and are taken last.
+    #[serde(default)]
+    pub unsteady: u32,
     pub shortages: Vec<Shortage>,
     /// Machines that the job's wishes leave out, most first; what they are short of does not count.
     #[serde(default)]
@@ -79,7 +82,12 @@ pub struct NoRoom {
 #[serde(tag = "why", rename_all = "snake_case")]
 pub enum PendingWhy {
     /// It failed, and waits before it is tried again.
-    Backoff { until: Timestamp },
+    Backoff {
+        until: Timestamp,
+        /// Machines on which tasks of its job have failed so often lately that they are taken last.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        avoided: Vec<MachineId>,
+    },
     /// It waits for other jobs.
     Dependencies { reason: String },
     /// As many tasks of its job run as may at the same time.
@@ -102,7 +110,13 @@ pub fn why_pending(state: &State, task: &TaskId, now: Timestamp) -> Option<Pendi
         return None;
     }
     if let Some(until) = row.not_before.filter(|until| *until > now) {
-        return Some(PendingWhy::Backoff { until });
+        let draft = Draft::new(state, now, 0);
+        let failing = steadiness::failing(&draft, job, job.spec_of(row));
+        let avoided = failing
+            .keys()
+            .map(|slot| draft.machine_at(*slot).id.clone());
+        let avoided = avoided.collect();
+        return Some(PendingWhy::Backoff { until, avoided });
     }
     let draft = Draft::new(state, now, 0);
     let spec = job.spec_of(row);
@@ -160,6 +174,7 @@ pub(crate) fn no_room(draft: &Draft, placer: &Placer, only: Option<Slot>) -> NoR
             continue;
         }
         found.machines += 1;
+        found.unsteady += u32::from(steadiness::is_unsteady(row, draft.now));
         if !room.up {
             found.rule_out("drained".to_owned(), None);
             continue;
@@ -343,6 +358,10 @@ impl fmt::Display for NoRoom {
         }
         if self.lost > 0 {
             write!(f, "{comma}{} lost", self.lost)?;
+            comma = ", ";
+        }
+        if self.unsteady > 0 {
+            write!(f, "{comma}{} unsteady", self.unsteady)?;
         }
         if let Some(closest) = &self.closest {
             let has = closest.has.iter();
@@ -368,7 +387,17 @@ impl fmt::Display for NoRoom {
 impl fmt::Display for PendingWhy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            PendingWhy::Backoff { until } => write!(f, "waits until {until} before the next try"),
+            PendingWhy::Backoff { until, avoided } => {
+                write!(f, "waits until {until} before the next try")?;
+                match avoided.is_empty() {
+                    true => Ok(()),
+                    false => {
+                        let names: Vec<&str> = avoided.iter().map(MachineId::as_str).collect();
+                        let names = names.join(", ");
+                        write!(f, "; its tasks kept failing on {names}, taken last for now")
+                    }
+                }
+            }
             PendingWhy::Dependencies { reason } => f.write_str(reason),
             PendingWhy::Turn { at_once } => f.write_str(&turns(*at_once)),
             PendingWhy::Promised { machine } => {

@@ -97,8 +97,18 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         table.row(vec![
             machine.id.to_string(),
             match (machine.state, machine.connected, &machine.drain) {
-                (MachineState::Lost, ..) => painted(RED, "lost"),
+                (MachineState::Lost, ..) => match machine.spared_until {
+                    Some(until) => painted(RED, format!("lost, tasks kept until {until}")),
+                    None => painted(RED, "lost"),
+                },
                 (MachineState::Up, false, _) => painted(RED, "silent"),
+                (MachineState::Up, true, None) if machine.unsteady => painted(
+                    YELLOW,
+                    format!(
+                        "unsteady (gone {:.1} times)",
+                        f64::from(machine.flaps_milli) / 1000.0
+                    ),
+                ),
                 (MachineState::Up, true, None) => painted(GREEN, "up"),
                 (MachineState::Up, true, Some(_)) if machine.tasks == 0 => {
                     painted(YELLOW, "drained")

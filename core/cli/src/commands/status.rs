@@ -28,6 +28,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
                 true => anstream::println!("{}", serde_json::to_string_pretty(&reply)?),
                 false => {
                     print_jobs(&reply);
+                    print_outage(&reply);
                     print_waiting(&client).await?;
                 }
             }
@@ -60,6 +61,20 @@ fn print_jobs(reply: &JobsReply) {
         ]);
     }
     table.print();
+}
+
+/// Says that a large part of the fleet is gone, and what becomes of its tasks.
+fn print_outage(reply: &JobsReply) {
+    let Some(outage) = &reply.outage else {
+        return;
+    };
+    anstream::println!(
+        "{RED}outage{RED:#}: {} of a large part of the fleet that was lost at once; their tasks are replaced slowly, \
+         from {} to {}, and live on where a machine comes back before",
+        text::count(outage.machines as usize, "machine"),
+        outage.next_at,
+        outage.last_at
+    );
 }
 
 /// Says that plans wait for someone.

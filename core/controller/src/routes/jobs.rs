@@ -29,15 +29,17 @@ pub(super) async fn list(
     State(app): State<Arc<App>>,
     Asked(query): Asked<ListQuery>,
 ) -> Answer<JobsReply> {
-    let jobs = app.hub.read(|view| {
-        view.jobs()
+    let (jobs, outage) = app.hub.read(|view| {
+        let jobs = view
+            .jobs()
             .filter(|(record, _)| status::in_namespace(record, query.namespace.as_ref()))
-            .map(|(record, job)| status::summary(view, record, job))
-            .collect()
+            .map(|(record, job)| status::summary(view, record, job));
+        (jobs.collect(), status::outage(view))
     });
     Ok(Reply(JobsReply {
         version: SHAPE,
         jobs,
+        outage,
     }))
 }
 

@@ -103,6 +103,8 @@ pub(crate) fn fleet(machines: u32) -> State {
             registered_at: NOW,
             changed_at: NOW,
             drain: None,
+            flaps: None,
+            spared_until: None,
             identity: Box::default(),
         }))
     });

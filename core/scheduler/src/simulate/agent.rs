@@ -115,8 +115,8 @@ pub(super) struct Machine {
     pub(super) clock_ppm: i64,
     /// The newest grant that its helpers have, on its own clock.
     pub(super) granted_at: Option<u64>,
-    /// Whether a helper's deadline is on the agenda.
-    pub(super) lapse_planned: bool,
+    /// The first of the helpers' deadlines that are on the agenda, on its own clock.
+    pub(super) lapse_planned: Option<u64>,
 }
 
 /// What follows from what an agent did: tasks that do something after so many milliseconds.
@@ -128,9 +128,10 @@ impl Machine {
         Machine {
             id: format!("machine-{number}").parse().expect("it is a name"),
             capacity: Capacity {
-                cpu: tw_model::Cores(rng.range(8, 33) * 1000),
-                memory: tw_model::Bytes::gib(rng.range(16, 65)),
-                disk: tw_model::Bytes::gib(rng.range(200, 500)),
+                // A little more than what other tasks can fill to the brim: daemons find room on every machine.
+                cpu: tw_model::Cores(rng.range(8, 33) * 1000 + 90),
+                memory: tw_model::Bytes::mib(rng.range(16, 65) * 1024 + 48),
+                disk: tw_model::Bytes::mib(rng.range(200, 500) * 1024 + 48),
                 bandwidth: tw_model::Bytes::mib(500),
                 port_first: first,
                 port_last: first + 40,
@@ -152,7 +153,7 @@ impl Machine {
             heard_at: 0,
             clock_ppm: rng.range(0, 20_001) as i64 - 10_000,
             granted_at: None,
-            lapse_planned: false,
+            lapse_planned: None,
         }
     }
 

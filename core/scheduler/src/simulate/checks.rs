@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tw_model::{
-    Desired, JobId, Kind, MachineId, MachineRecord, MachineState, Millis, Record, RolloutState,
-    TaskId, TaskRecord, TaskState, Timestamp,
+    Desired, JobId, Kind, MachineId, MachineRecord, MachineState, Millis, Record, RecordKey,
+    RolloutState, TaskId, TaskRecord, TaskState, Timestamp,
 };
 
 use super::client::Client;
 use super::controller::{Durable, STOP_LIMITS};
 use crate::unsettled::overlooked;
-use crate::{JobState, Op, State, StopRate, Txn, serves};
+use crate::{JobState, Op, Request, State, StopRate, Txn, outage, serves, steadiness};
 
 /// How long a stop may be held back because others come first.
-const STOP_HELD_BACK_MAX: Millis = Millis::seconds(10);
+const STOP_HELD_BACK_MAX: Millis = Millis::seconds(20);
 
 /// Counts how fast tasks are stopped, without the limiter's own words: what was stopped drains away at the allowed
 /// rate, and what has not drained yet is never more than may be stopped at once.
@@ -66,6 +66,154 @@ impl StopMeter {
         }
         Ok(())
     }
+}
+
+/// Counts how fast the tasks of lost machines are replaced while a large part of the fleet is lost. Counted anew,
+/// without the words of the decisions.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    level: f64,
+    at: Option<Timestamp>,
+    /// The most tasks that one machine had.
+    largest: f64,
+}
+
+/// How long the replacement may stand still and make up for it afterwards.
+const PACE_SLACK_SECONDS: f64 = 8.0;
+
+impl Pace {
+    /// Counts the tasks that a decision gives up, before it is applied.
+    pub(super) fn count(
+        &mut self,
+        state: &State,
+        txns: &[Txn],
+        now: Timestamp,
+    ) -> Result<(), String> {
+        let (lost, up): (Vec<&MachineRecord>, Vec<&MachineRecord>) = state
+            .machines()
+            .partition(|row| row.state == MachineState::Lost);
+        let lately = |row: &&&MachineRecord| now.since(row.changed_at) < outage::WINDOW;
+        let gone = lost.iter().filter(lately).count();
+        let all = gone + up.len();
+        if gone < outage::MACHINES_MIN || gone * 100 < outage::SHARE_PERCENT * all {
+            *self = Pace::default();
+            return Ok(());
+        }
+        let rate = all as f64 / 10.0;
+        let passed = self.at.map_or(0.0, |at| now.since(at).0 as f64 / 1000.0);
+        self.level = (self.level - passed * rate).max(0.0);
+        self.at = Some(now);
+        let mut on: BTreeMap<&MachineId, f64> = BTreeMap::new();
+        for op in txns.iter().flat_map(|txn| &txn.ops) {
+            let Op::Put(Record::Task(row)) = op else {
+                continue;
+            };
+            let lived = |before: &&TaskRecord| {
+                !before.state.is_terminal() && before.desired == Desired::Run
+            };
+            let given_up = row.state == TaskState::Lost
+                && row.reason.starts_with("its machine was lost")
+                && state.task(&row.id).filter(lived).is_some();
+            if let Some(machine) = row.machine.as_ref().filter(|_| given_up) {
+                *on.entry(machine).or_default() += 1.0;
+            }
+        }
+        self.largest = on.values().copied().fold(self.largest, f64::max);
+        self.level += on.values().sum::<f64>();
+        match self.level > self.largest + rate * PACE_SLACK_SECONDS {
+            true => Err(format!(
+                "{:.1} tasks are replaced at once although {gone} of {all} machines are lost",
+                self.level
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Tasks that a decision gives to a machine that keeps going away, seen before it is applied, with the machines that
+/// could have taken them.
+pub(super) fn on_unsteady(
+    state: &State,
+    txns: &[Txn],
+    now: Timestamp,
+) -> Vec<(TaskId, Request, Vec<MachineId>)> {
+    let ops = txns.iter().flat_map(|txn| &txn.ops);
+    let placed = ops.filter_map(|op| match op {
+        Op::Put(Record::Task(row)) if row.state == TaskState::Starting => Some(row),
+        _ => None,
+    });
+    let fresh = placed.filter(|row| {
+        let before = state.task(&row.id);
+        before.is_none_or(|before| before.machine.is_none() && before.meant_for.is_none())
+    });
+    let unsteady = fresh.filter(|row| {
+        let machine = row.machine.as_ref().and_then(|id| state.machine(id));
+        machine.is_some_and(|machine| steadiness::is_unsteady(machine, now))
+    });
+    let found = unsteady.filter_map(|row| {
+        let job = state.job(&row.id.job)?;
+        let request = Request::of(job.spec_of(row));
+        let steady = state.machines().filter(|machine| {
+            machine.takes_tasks()
+                && !steadiness::is_unsteady(machine, now)
+                && has_room(state, machine, &request)
+        });
+        let steady = steady.map(|machine| machine.id.clone());
+        Some((row.id.clone(), request, steady.collect()))
+    });
+    found.collect()
+}
+
+/// Nothing is on a machine that keeps going away while a better one has room, as far as nothing else speaks against
+/// that one.
+pub(super) fn steadier(
+    state: &State,
+    placed: &[(TaskId, Request, Vec<MachineId>)],
+    now: Timestamp,
+) -> Result<(), String> {
+    let mut rows = state.jobs().flat_map(|job| job.tasks());
+    if placed.is_empty() || rows.any(|row| row.meant_for.is_some() && row.machine.is_none()) {
+        return Ok(());
+    }
+    for (task, request, better) in placed {
+        let Some((job, row)) = state
+            .job(&task.job)
+            .and_then(|job| Some((job, state.task(task)?)))
+        else {
+            continue;
+        };
+        let spec = job.spec_of(row);
+        let plain = spec.kind != Kind::Daemon
+            && spec.requires.labels.is_empty()
+            && spec.spread.is_empty()
+            && spec.anti_affinity.is_empty()
+            && job.row().rollout.is_none()
+            && !job.tasks().any(|row| row.state == TaskState::Failed);
+        let mut better = better.iter().filter_map(|id| state.machine(id));
+        let found = better.find(|machine| {
+            let steady = !steadiness::is_unsteady(machine, now);
+            steady && machine.takes_tasks() && has_room(state, machine, request)
+        });
+        if let Some(machine) = found.filter(|_| plain) {
+            return Err(format!(
+                "{task} is on a machine that keeps going away, and {} has room",
+                machine.id
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a machine has room for one more.
+fn has_room(state: &State, machine: &MachineRecord, request: &Request) -> bool {
+    let held = state.reserved_on(&machine.id);
+    let whole = &machine.capacity;
+    let ports = u32::from(whole.port_last - whole.port_first) + 1;
+    held.cpu + request.cpu <= whole.cpu
+        && held.memory + request.memory <= whole.memory
+        && held.disk + request.disk <= whole.disk
+        && held.bandwidth + request.bandwidth <= whole.bandwidth
+        && held.ports + request.ports <= ports
 }
 
 /// A job of which a decision stops tasks that serve.
@@ -129,6 +277,11 @@ pub(super) fn pauses(state: &State, txns: &[Txn]) -> Result<(), String> {
             .job(&row.id.job)
             .and_then(|job| job.row().rollout.as_ref());
         let paused = rollout.is_some_and(|rollout| rollout.state == RolloutState::Paused);
+        // Another version takes its place, and begins an update of its own.
+        let mut ops = txns.iter().flat_map(|txn| &txn.ops);
+        let replaced = ops
+            .any(|op| matches!(op, Op::Put(Record::Version(version)) if version.job == row.id.job));
+        let paused = paused && !replaced;
         let before = state.task(&row.id).map(|before| before.desired);
         let stops = before == Some(Desired::Run) && row.desired == Desired::Stop;
         if paused && stops && row.reason.starts_with("makes way for") {
@@ -478,6 +631,20 @@ fn capacity(state: &State, machine: &MachineId) -> Result<(), String> {
         true => Err(format!("{machine} holds more than it has")),
         false => Ok(()),
     }
+}
+
+/// Every job in the store has the version that it wants.
+pub(super) fn versions(durable: &Durable) -> Result<(), String> {
+    for row in durable.rows.values() {
+        if let Record::Job(row) = row
+            && !durable
+                .rows
+                .contains_key(&RecordKey::Version(row.id.clone(), row.version))
+        {
+            return Err(format!("the store holds {} without its version", row.id));
+        }
+    }
+    Ok(())
 }
 
 /// The state is what its durable rows say.

@@ -20,6 +20,10 @@ pub enum Fault {
     MachineDies,
     /// A machine is cut off for longer than it may be silent; its tasks run on.
     MachineCutOff,
+    /// A whole rack is cut off; its tasks run on.
+    RackCutOff,
+    /// A machine is cut off again and again, each time for longer than it may be silent.
+    MachineFlaps,
     /// A machine is cut off for a moment.
     NetworkBlip,
     /// For some minutes the messages of an agent take seconds, and overtake each other.
@@ -33,7 +37,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 13] = [
+    pub const ALL: [Fault; 15] = [
         Fault::ControllerCrash,
         Fault::ControllerPaused,
         Fault::StoreFails,
@@ -42,6 +46,8 @@ impl Fault {
         Fault::MachineReboots,
         Fault::MachineDies,
         Fault::MachineCutOff,
+        Fault::RackCutOff,
+        Fault::MachineFlaps,
         Fault::NetworkBlip,
         Fault::NetworkSlow,
         Fault::NetworkRepeats,

@@ -279,6 +279,8 @@ fn record(number: usize, machine: &TraceMachines, scale: (f64, f64)) -> MachineR
             ..MachineFacts::default()
         },
         drain: None,
+        flaps: None,
+        spared_until: None,
         identity: Box::default(),
         registered_at: begin,
         changed_at: begin,

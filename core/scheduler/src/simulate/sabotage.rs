@@ -16,6 +16,11 @@ pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
             if let Op::Put(Record::Job(row)) = op {
                 spoil_runs(bug, row);
             }
+            if let Op::Put(Record::Machine(row)) = op
+                && bug == Sabotage::Stampede
+            {
+                row.spared_until = None;
+            }
             let Op::Put(Record::Task(row)) = op else {
                 continue;
             };
@@ -168,6 +173,20 @@ fn wrong_machine<'a>(
             machines.find(|machine| taken.contains(&&machine.id))
         }
         Sabotage::Overcommit => machines.next(),
+        Sabotage::ForgetFlaps => {
+            let often = |machine: &&MachineRecord| {
+                let flaps = machine.flaps;
+                flaps.is_some_and(|flaps| flaps.score_milli > 2000)
+            };
+            let roomy = |machine: &&MachineRecord| {
+                let held = state.reserved_on(&machine.id);
+                let capacity = &machine.capacity;
+                spec.ports.is_empty()
+                    && held.cpu.0 + spec.resources.cpu.0 <= capacity.cpu.0
+                    && held.memory.0 + spec.resources.memory.0 <= capacity.memory.0
+            };
+            machines.find(|machine| often(machine) && roomy(machine))
+        }
         Sabotage::TakePromisedRoom if spec.priority < 10 => {
             let waiting = state.jobs().flat_map(|job| job.tasks());
             let mut waiting = waiting.filter(|row| row.state == TaskState::Pending);

@@ -68,7 +68,8 @@ fn wide() -> JobSpec {
     serde_json::from_value(value).expect("the wide job is a right spec")
 }
 
-/// Batch of the lowest priority whose run never ends, and that takes the room which the others leave.
+/// Batch of the lowest priority whose run never ends, and that takes the room which the others leave, but for the little
+/// that daemons need on every machine.
 fn filler() -> JobSpec {
     let value = json!({
         "name": "filler",
@@ -76,7 +77,7 @@ fn filler() -> JobSpec {
         "command": ["good"],
         "replicas": 40,
         "priority": 5,
-        "resources": {"cpu_millicores": 9000, "memory_bytes": 1u64 << 30, "disk_bytes": 1 << 30},
+        "resources": {"cpu_millicores": 8700, "memory_bytes": 1u64 << 30, "disk_bytes": 1 << 30},
         "schedule": {"cron": "*/4 * * * *", "overlap": "skip"},
         "restart": {"attempts": 1, "delay_ms": 1000, "delay_max_ms": 30_000},
     });
@@ -125,8 +126,9 @@ fn job(rng: &mut Rng, number: usize, replicas: u32, depends: Option<u64>) -> Job
         value["spread"] = json!([]);
         value["anti_affinity"] = json!([]);
         // It is to find room on every machine, whatever the others take.
+        value["priority"] = json!(90);
         value["resources"] =
-            json!({"cpu_millicores": 50, "memory_bytes": 16 << 20, "disk_bytes": 1 << 20});
+            json!({"cpu_millicores": 10, "memory_bytes": 4 << 20, "disk_bytes": 1 << 20});
         value["ports"] = json!([]);
         value["health"] = json!([]);
     }

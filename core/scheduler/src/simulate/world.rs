@@ -4,11 +4,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use tw_model::{
-    JobId, MachineId, MachineState, Millis, Record, RolloutState, TaskId, TaskState, Timestamp,
+    JobId, MachineId, MachineRecord, MachineState, Millis, Record, RolloutState, TaskId, TaskState,
+    Timestamp,
 };
 
 use super::agent::{Doing, FromAgent, Local, Machine, Plans, Process, ToAgent};
-use super::checks::StopMeter;
+use super::checks::{Pace, StopMeter};
 use super::client::{Client, Promise, Request};
 use super::controller::{self, Controller, Durable, Former, LEASE_MS, Queued, STOP_LIMITS, Waiter};
 use super::rng::Rng;
@@ -131,6 +132,7 @@ struct World {
     controller: Option<Controller>,
     former: Option<Former>,
     stops: StopMeter,
+    pace: Pace,
     /// Counts the controller's lives; a commit of an earlier one never happens.
     life: u64,
     client: Client,
@@ -154,6 +156,7 @@ impl World {
             registrations: vec![0; machines.len()],
             controller: Some(Controller::recover(&durable, 0, limits(&config))),
             stops: StopMeter::default(),
+            pace: Pace::default(),
             former: None,
             config,
             rng,
@@ -392,6 +395,8 @@ impl World {
         }
         self.stops
             .count(&controller.state, &decision.txns, self.at)?;
+        self.pace.count(&controller.state, &decision.txns, now)?;
+        let unsteady = checks::on_unsteady(&controller.state, &decision.txns, now);
         let disturbed = checks::disturbed(&controller.state, &decision.txns, now);
         checks::pauses(&controller.state, &decision.txns)?;
         count(&mut self.coverage, &controller.state, &decision.txns);
@@ -400,8 +405,15 @@ impl World {
             .iter()
             .for_each(|txn| controller.state.apply(txn));
         checks::written(&controller.state, &decision.txns)?;
+        checks::steadier(&controller.state, &unsteady, now)?;
         checks::promises_of_room(&controller.state, &decision.txns)?;
         checks::budget(&controller.state, &disturbed)?;
+        // One that is refused speaks for nobody.
+        if let (Event::AgentRegistered { machine, .. }, Reply::Registered { .. }) =
+            (&event, &decision.reply)
+        {
+            controller.broker.heard(machine, self.at);
+        }
         let mut answer = Some((waiter, decision.reply));
         if self.rng.chance(0.3) {
             decision.txns = cut(&decision.txns, &mut self.rng);
@@ -472,6 +484,7 @@ impl World {
     /// Drops everything that is not durable, and lists again. Nobody who waited is answered.
     fn store_failed(&mut self) -> Outcome {
         self.life += 1;
+        checks::versions(&self.durable)?;
         let mut fresh = Controller::recover(&self.durable, self.at, limits(&self.config));
         if let Some(old) = self.controller.take() {
             // The connections stay, and so does what was heard; what was shown was durable.
@@ -684,7 +697,6 @@ impl World {
                     facts: Box::new(here.facts()),
                     reports,
                 };
-                self.heard(&id);
                 let waiter = Waiter::Agent {
                     machine,
                     run,
@@ -895,10 +907,12 @@ impl World {
         };
         let here = &mut self.machines[machine];
         let (at, boot) = (self.at, here.boot);
-        let Some(kill_at) = here.next_kill_at().filter(|_| !here.lapse_planned) else {
+        // One that was planned before may be that of a task with a longer term.
+        let earlier = |kill_at: &u64| here.lapse_planned.is_none_or(|planned| *kill_at < planned);
+        let Some(kill_at) = here.next_kill_at().filter(earlier) else {
             return;
         };
-        here.lapse_planned = true;
+        here.lapse_planned = Some(kill_at);
         let delay = here.when(kill_at).saturating_sub(at) + late;
         self.after(delay, Action::Lapse { machine, boot });
     }
@@ -906,7 +920,7 @@ impl World {
     fn lapse(&mut self, machine: usize, boot: u64) -> Outcome {
         let (at, now) = (self.at, self.now());
         let here = &mut self.machines[machine];
-        here.lapse_planned = false;
+        here.lapse_planned = None;
         if here.up && here.boot == boot {
             here.lapse(at, now);
         }
@@ -1136,6 +1150,22 @@ impl World {
                 };
                 self.cut_off(machine, length)?;
             }
+            Fault::RackCutOff => {
+                let rack = here.facts().rack;
+                let length = self.rng.range(15_000, 400_000);
+                let of_rack = self.machines.iter().enumerate();
+                let of_rack = of_rack.filter(|(_, one)| one.facts().rack == rack);
+                let of_rack: Vec<usize> = of_rack.map(|(number, _)| number).collect();
+                for machine in of_rack {
+                    self.cut_off(machine, length)?;
+                }
+            }
+            Fault::MachineFlaps => {
+                for time in 0..4 {
+                    let length = self.rng.range(14_000, 25_000);
+                    self.after(1 + time * 60_000, Action::CutOff { machine, length });
+                }
+            }
             Fault::NetworkSlow => here.slow_until = at + self.rng.range(30_000, 300_000),
             Fault::NetworkRepeats => here.repeats_until = at + self.rng.range(30_000, 600_000),
             Fault::TaskKilled | Fault::TaskUnhealthy => {
@@ -1249,6 +1279,7 @@ impl World {
 
     fn controller_up(&mut self) -> Outcome {
         if self.controller.is_none() {
+            checks::versions(&self.durable)?;
             let limits = limits(&self.config);
             self.controller = Some(Controller::recover(&self.durable, self.at, limits));
             return self.recovered();
@@ -1334,6 +1365,15 @@ fn cut(txns: &[Txn], rng: &mut Rng) -> Vec<Txn> {
 fn count(coverage: &mut Coverage, state: &crate::State, txns: &[Txn]) {
     for op in txns.iter().flat_map(|txn| &txn.ops) {
         match op {
+            Op::Put(Record::Machine(row)) if row.spared_until.is_some() => {
+                coverage.count("machines waited for in an outage");
+            }
+            Op::Put(Record::Machine(row)) if row.state == MachineState::Up => {
+                let before = state.machine(&row.id);
+                if before.is_some_and(MachineRecord::spares_tasks) {
+                    coverage.count("machines back in an outage");
+                }
+            }
             Op::Put(Record::Task(row)) => {
                 let before = state
                     .task(&row.id)

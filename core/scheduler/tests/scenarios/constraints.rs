@@ -95,6 +95,7 @@ fn what_stands_in_the_way_is_counted_with_the_smallest_change() {
     ]);
     cluster.decide(Event::MachineLost {
         machine: "m3".parse().unwrap(),
+        silent: 1,
     });
     let mut web = with(
         service("web", 1, "x"),
@@ -131,6 +132,7 @@ fn tasks_are_spread_by_intent_also_after_failures() {
     for machine in ["m3", "m4"] {
         cluster.decide(Event::MachineLost {
             machine: machine.parse().unwrap(),
+            silent: 1,
         });
     }
     cluster.decide(Event::Tick);
@@ -464,7 +466,7 @@ proptest! {
         }
         for machine in losses {
             let machine = format!("m{machine}").parse().unwrap();
-            one.decide(Event::MachineLost { machine });
+            one.decide(Event::MachineLost { machine, silent: 1 });
             one.decide(Event::Tick);
             prop_assert_eq!(check(&one.state, false), Ok(()));
         }

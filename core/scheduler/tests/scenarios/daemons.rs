@@ -71,6 +71,7 @@ fn a_machine_that_comes_back_has_its_own_again_under_the_same_index() {
     let index = index.unwrap().id.index;
     cluster.decide(Event::MachineLost {
         machine: "m1".parse().unwrap(),
+        silent: 1,
     });
     cluster.pass(Millis::seconds(20));
     assert_eq!(served(&cluster), ["m0"]);
@@ -137,6 +138,7 @@ fn an_update_keeps_to_its_budget_and_each_task_to_its_machine() {
     cluster.settle("agent");
     cluster.decide(Event::MachineLost {
         machine: "m5".parse().unwrap(),
+        silent: 1,
     });
     let places = |cluster: &Cluster| -> Vec<String> {
         (0..6)

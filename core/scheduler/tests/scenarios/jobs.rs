@@ -79,7 +79,7 @@ fn a_lost_machine_is_replaced_and_fenced() {
 
     cluster.silent.push("m1".to_owned());
     let machine = "m1".parse().unwrap();
-    cluster.decide(Event::MachineLost { machine });
+    cluster.decide(Event::MachineLost { machine, silent: 1 });
     assert_eq!(cluster.state.task(&old).unwrap().state, TaskState::Lost);
     cluster.until("it runs elsewhere", |cluster| cluster.serving("web") == 3);
     assert_ne!(cluster.machine_of("web", lost), "m1");
@@ -186,7 +186,7 @@ fn silence_counts_from_the_recovery() {
     broker.heard(&m0, 55_000);
     let due = broker.due(&cluster.state, 60_001);
     assert!(
-        matches!(&due[..], [Event::MachineLost { machine }] if *machine == m1),
+        matches!(&due[..], [Event::MachineLost { machine, silent: 2 }] if *machine == m1),
         "{due:?}"
     );
     assert_eq!(broker.silence(&m0, 60_001), Millis(5_001));
@@ -590,7 +590,7 @@ fn a_machine_is_declared_lost_once() {
     let mut cluster = Cluster::new(&[(8, 8192)]);
     for _ in 0..2 {
         let machine = "m0".parse().unwrap();
-        cluster.decide(Event::MachineLost { machine });
+        cluster.decide(Event::MachineLost { machine, silent: 1 });
     }
     let row = cluster.state.machines().next().unwrap();
     assert_eq!((row.state, row.epoch), (MachineState::Lost, 2));

@@ -8,6 +8,7 @@ mod drains;
 mod jobs;
 mod once;
 mod orders;
+mod outages;
 mod priorities;
 mod remedies;
 mod runs;

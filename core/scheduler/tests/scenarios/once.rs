@@ -47,6 +47,7 @@ fn lose(cluster: &mut Cluster, machine: &str) {
     cluster.silent.push(machine.to_owned());
     cluster.decide(Event::MachineLost {
         machine: name(machine),
+        silent: 1,
     });
 }
 
