@@ -317,7 +317,7 @@ async fn limits_follow_what_a_task_really_uses_and_outlive_the_agent() {
     let (limit, recommended, samples) = machine.controller.usage(learned).await;
     assert_eq!(recommended, Some(limit));
     assert!(
-        samples >= 2 && limit >= Bytes::mib(16),
+        samples >= 1 && limit >= Bytes::mib(16),
         "{limit} after {samples} samples"
     );
     let in_force = || {
