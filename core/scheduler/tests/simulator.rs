@@ -1,6 +1,9 @@
 //! Seeded histories of a whole cluster: every invariant holds, every fault and transition occurs, and planted bugs
 //! are found.
 
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tw_scheduler::simulate::{Coverage, Sabotage, SimulationConfig, run};
 
 /// How many histories every test run sees; `examples/simulate.rs` runs more.
@@ -53,15 +56,25 @@ fn the_same_seed_is_the_same_history() {
 /// A simulator that finds nothing proves nothing.
 #[test]
 fn planted_bugs_are_found() {
-    for sabotage in Sabotage::ALL {
-        let config = SimulationConfig {
-            sabotage: Some(sabotage),
-            ..SimulationConfig::default()
-        };
-        let found = (1..=SEEDS).find_map(|seed| run(seed, &config).err());
-        assert!(
-            found.is_some(),
-            "{sabotage:?} was not found in {SEEDS} histories"
-        );
-    }
+    let next = AtomicUsize::new(0);
+    let find_all = || {
+        while let Some(sabotage) = Sabotage::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let config = SimulationConfig {
+                sabotage: Some(*sabotage),
+                ..SimulationConfig::default()
+            };
+            let found = (1..=SEEDS).find_map(|seed| run(seed, &config).err());
+            assert!(
+                found.is_some(),
+                "{sabotage:?} was not found in {SEEDS} histories"
+            );
+        }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+    // A panic of any of them is one of the scope.
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(find_all);
+        }
+    });
 }
