@@ -136,7 +136,8 @@ async fn nothing_piles_up_over_many_starts() {
         "{before:?} {after:?}"
     );
     assert_eq!((after.leaves, after.mounts), (before.leaves, before.mounts));
-    assert!(after.files <= before.files + 2, "{before:?} {after:?}");
+    // A spare has a file more while it is made ready.
+    assert!(after.files <= before.files + SPARES, "{before:?} {after:?}");
 }
 
 /// Starts a number of tasks, waits for their ends, and has them forgotten.
