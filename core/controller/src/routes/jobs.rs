@@ -22,7 +22,7 @@ use crate::status::{self, SHAPE};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
-    namespace: Option<Name>,
+    pub(super) namespace: Option<Name>,
 }
 
 pub(super) async fn list(

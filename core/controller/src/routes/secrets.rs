@@ -7,7 +7,6 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use tw_api::{ErrorBody, SecretReply, SecretStatus, SecretsReply};
 use tw_model::{Code, JobId, MachineId, Name, TaskRecord, VersionRecord};
 
@@ -17,11 +16,7 @@ use crate::reply::{Answer, Asked, Refusal, Reply, name};
 use crate::status::SHAPE;
 use crate::view::View;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
-    namespace: Option<Name>,
-}
+use super::jobs::ListQuery;
 
 pub(super) async fn list(
     State(app): State<Arc<App>>,
