@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tw_api::{AgentEvent, ClientError, Heartbeat, HeartbeatReply, PROTO, Register, Registered};
+use tw_api::{
+    AgentEvent, ClientError, Heartbeat, HeartbeatReply, MachineSample, PROTO, Register, Registered,
+};
 use tw_model::Code;
 
 use super::resource::SAMPLE_EVERY;
@@ -115,15 +117,15 @@ async fn beat(agent: &Agent, registered: &Registered) -> Result<(), LinkError> {
     let every = Duration::from_millis(registered.heartbeat_every_ms.max(10));
     let mut usage_due = Instant::now();
     loop {
-        // There is nothing new between two samples, however often something is reported.
-        let (usage, history, strained) = match usage_due <= Instant::now() {
+        let (sample, history) = match usage_due <= Instant::now() {
             true => {
                 usage_due = Instant::now() + SAMPLE_EVERY;
-                (
-                    agent.resources.usage(),
-                    agent.resources.reports(),
-                    strain::is_short_of_memory(),
-                )
+                let sample = MachineSample {
+                    tasks: agent.resources.usage(),
+                    notes: agent.resources.notes(),
+                    strained: strain::is_short_of_memory(),
+                };
+                (Some(sample), agent.resources.reports())
             }
             false => Default::default(),
         };
@@ -131,8 +133,7 @@ async fn beat(agent: &Agent, registered: &Registered) -> Result<(), LinkError> {
             epoch: registered.epoch,
             session: registered.session,
             reports: agent.reports.pending(),
-            usage,
-            strained,
+            sample,
             history,
         };
         // Read before the heartbeat leaves: what is granted for it counts from here.

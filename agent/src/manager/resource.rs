@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tw_api::{UsageReport, UsageReports};
+use tw_api::{LimitNote, UsageReport, UsageReports};
 use tw_model::{
     Bytes, Cores, JobId, JobSpec, LimitMode, Millis, Number, TaskId, TaskUsage, Timestamp,
     USAGE_SAMPLE_EVERY, UsageSum, Version,
@@ -291,11 +291,22 @@ impl Resources {
             .tasks
             .iter()
             .map(|(id, task)| (id, task, measured.jobs.get(&id.job).unwrap_or(&none)));
-        // What is noted of a job is told before its next task was measured, which may end before.
         tasks
-            .filter(|(_, task, job)| task.samples > 0 || job.note.is_some())
+            .filter(|(_, task, _)| task.samples > 0)
             .map(|(id, task, job)| task.usage(id, job))
             .collect()
+    }
+
+    /// What should be known of the limits of jobs here.
+    pub(super) fn notes(&self) -> Vec<LimitNote> {
+        let measured = self.lock();
+        let noted = measured.jobs.iter().filter_map(|(id, job)| {
+            Some(LimitNote {
+                job: id.clone(),
+                text: job.note.clone()?,
+            })
+        });
+        noted.collect()
     }
 
     /// What the cgroup of every task said last.
@@ -715,7 +726,6 @@ impl Task {
             history_ms: job.history.0,
             samples: job.samples,
             ooms: job.ooms,
-            note: job.note.clone(),
             followed: self.followed,
         }
     }

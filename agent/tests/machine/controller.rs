@@ -225,8 +225,8 @@ async fn answer(
                 .max()
                 .unwrap_or(0);
             shared.reports.extend(heartbeat.reports);
-            if !heartbeat.usage.is_empty() {
-                shared.usage = heartbeat.usage;
+            if let Some(sample) = heartbeat.sample.filter(|sample| !sample.tasks.is_empty()) {
+                shared.usage = sample.tasks;
             }
             reply(&HeartbeatReply {
                 acknowledged_seq,

@@ -52,13 +52,30 @@ pub struct Heartbeat {
     pub session: u64,
     /// Every report that is not acknowledged yet, oldest first.
     pub reports: Vec<TaskReport>,
-    pub usage: Vec<TaskUsage>,
-    /// Whether the machine is short of memory, as known when `usage` was.
+    /// None between two samples, however often something is reported.
     #[serde(default)]
-    pub strained: bool,
+    pub sample: Option<MachineSample>,
     /// The oldest that jobs used here and that is not acknowledged yet.
     #[serde(default)]
     pub history: UsageReports,
+}
+
+/// What a machine's tasks use now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MachineSample {
+    pub tasks: Vec<TaskUsage>,
+    /// All that holds of jobs here, also of those whose tasks are between an end and a start.
+    pub notes: Vec<LimitNote>,
+    /// Whether the machine is short of memory.
+    pub strained: bool,
+}
+
+/// What should be known of a job's limits on a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitNote {
+    pub job: JobId,
+    /// That it seems to leak, or that lower limits were taken back.
+    pub text: String,
 }
 
 /// What jobs used on one machine, in stretches that are over.

@@ -327,6 +327,9 @@ pub struct UsageReply {
     #[serde(default)]
     pub replicas: u32,
     pub tasks: Vec<TaskUsage>,
+    /// What should be known of its limits: that it seems to leak, or that lower limits were taken back.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// What all machines reported of the job; none before the first report.
     #[serde(default)]
     pub history: Option<JobHistory>,

@@ -12,8 +12,8 @@ mod session;
 mod sse;
 
 pub use agent::{
-    AgentEvent, Assignment, Dial, Heartbeat, HeartbeatReply, PROTO, PROTO_OLDEST, Register,
-    Registered, UsageReport, UsageReports,
+    AgentEvent, Assignment, Dial, Heartbeat, HeartbeatReply, LimitNote, MachineSample, PROTO,
+    PROTO_OLDEST, Register, Registered, UsageReport, UsageReports,
 };
 pub use client::{Client, ClientError, Connection, Endpoint as ApiEndpoint, EventStream};
 pub use error::ErrorBody;

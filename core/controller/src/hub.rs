@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use tokio::sync::broadcast;
-use tw_api::{Dial, ErrorBody};
+use tw_api::{Dial, ErrorBody, LimitNote, MachineSample};
 use tw_model::{Code, Endpoint, EventRecord, JobId, MachineId, Record, TaskId, TaskUsage};
 use tw_scheduler::Op;
 
@@ -47,6 +47,8 @@ struct Inner {
     endpoints: HashMap<JobId, Vec<Endpoint>>,
     /// The newest sample of each live task.
     usage: HashMap<TaskId, TaskUsage>,
+    /// What each machine said last of the limits of its jobs.
+    notes: HashMap<MachineId, Vec<LimitNote>>,
     /// When each machine last said what its tasks use.
     heard: HashMap<MachineId, Heard>,
     lines: HashMap<MachineId, Line>,
@@ -118,32 +120,35 @@ impl Hub {
         })
     }
 
-    /// Keeps the newest samples of tasks that live on this machine.
-    pub(crate) fn note_usage(
-        &self,
-        machine: &MachineId,
-        samples: Vec<TaskUsage>,
-        is_strained: bool,
-    ) {
-        // A heartbeat between two samples says nothing of either.
-        if samples.is_empty() {
-            return;
-        }
+    /// Keeps what a machine said last, as far as its tasks live there.
+    pub(crate) fn note_sample(&self, machine: &MachineId, sample: MachineSample) {
         let mut inner = self.lock();
         let heard = Heard {
             at: Instant::now(),
-            is_strained,
+            is_strained: sample.strained,
         };
         inner.heard.insert(machine.clone(), heard);
-        for sample in samples {
-            let row = inner.view.task(&sample.task);
+        inner.notes.insert(machine.clone(), sample.notes);
+        for task in sample.tasks {
+            let row = inner.view.task(&task.task);
             let lives = row.is_some_and(|row| {
                 row.machine.as_ref() == Some(machine) && !row.state.is_terminal()
             });
             if lives {
-                inner.usage.insert(sample.task.clone(), sample);
+                inner.usage.insert(task.task.clone(), task);
             }
         }
+    }
+
+    /// What should be known of a job's limits, each once.
+    pub(crate) fn limit_notes(&self, job: &JobId) -> Vec<String> {
+        let inner = self.lock();
+        let notes = inner.notes.values().flatten();
+        let texts: BTreeSet<&String> = notes
+            .filter(|note| note.job == *job)
+            .map(|note| &note.text)
+            .collect();
+        texts.into_iter().cloned().collect()
     }
 
     /// Opens an agent's stream in place of the one it may have had.

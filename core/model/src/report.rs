@@ -104,9 +104,6 @@ pub struct TaskUsage {
     pub history_ms: u64,
     pub samples: u64,
     pub ooms: u64,
-    /// What should be known of its limits: that it seems to leak, or that lower limits were taken back.
-    #[serde(default)]
-    pub note: Option<String>,
     /// The number that the job's number of tasks follows, as a check read it last, in millionths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub followed: Option<Number>,

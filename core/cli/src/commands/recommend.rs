@@ -156,6 +156,7 @@ fn print(reply: &UsageReply, prices: Option<Prices>, charts: bool) -> Result<(),
     anstream::println!("{BOLD}{}{BOLD:#}{confidence}", reply.job);
     if reply.tasks.is_empty() && reply.history.is_none() {
         anstream::println!("  no task is running, and nothing is known of earlier ones");
+        print_notes(reply);
         return Ok(());
     }
     let request = request(reply);
@@ -173,15 +174,7 @@ fn print(reply: &UsageReply, prices: Option<Prices>, charts: bool) -> Result<(),
         }
     }
     anstream::println!("  {}", evidence(reply, found.as_ref(), prices)?);
-    let mut notes: Vec<&String> = reply
-        .tasks
-        .iter()
-        .filter_map(|task| task.note.as_ref())
-        .collect();
-    notes.dedup();
-    for note in notes {
-        anstream::println!("  {YELLOW}{note}{YELLOW:#}");
-    }
+    print_notes(reply);
     if charts {
         for curve in chart::curves(reply, found.as_ref()) {
             anstream::println!();
@@ -191,6 +184,12 @@ fn print(reply: &UsageReply, prices: Option<Prices>, charts: bool) -> Result<(),
         }
     }
     Ok(())
+}
+
+fn print_notes(reply: &UsageReply) {
+    for note in &reply.notes {
+        anstream::println!("  {YELLOW}{note}{YELLOW:#}");
+    }
 }
 
 fn print_reason(reason: Option<&str>) {

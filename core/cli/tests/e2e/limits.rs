@@ -285,7 +285,7 @@ fn a_leak_is_restarted_cleanly_and_reported_and_gets_no_more() {
     cluster.apply();
     let note = wait_for("it is reported", || {
         let found = cluster.tw(&["recommend", "leak", "--json"]);
-        let note = found.json()[0]["tasks"][0]["note"].as_str()?.to_owned();
+        let note = found.json()[0]["notes"][0].as_str()?.to_owned();
         note.contains("leak").then_some(note)
     });
     assert_eq!(

@@ -54,11 +54,12 @@ pub(super) async fn heartbeat(
     Reply(mut heartbeat): Reply<Heartbeat>,
 ) -> Answer<HeartbeatReply> {
     let machine = name(&machine)?;
-    let usage = std::mem::take(&mut heartbeat.usage);
+    let sample = heartbeat.sample.take();
     let history = std::mem::take(&mut heartbeat.history);
-    let is_strained = heartbeat.strained;
     let mut reply = app.driver.heartbeat(machine.clone(), heartbeat).await?;
-    app.hub.note_usage(&machine, usage, is_strained);
+    if let Some(sample) = sample {
+        app.hub.note_sample(&machine, sample);
+    }
     reply.acknowledged_history = match history.reports.is_empty() {
         true => 0,
         false => keep(&app, &machine, history).await,

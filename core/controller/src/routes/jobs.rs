@@ -100,11 +100,13 @@ pub(super) async fn usage(
             history_min_ms: spec.limits.history_min.0,
             replicas: spec.tasks(record.scaled()),
             tasks,
+            notes: Vec::new(),
             history: None,
         };
         Some((reply, spec.clone()))
     });
     let (mut reply, spec) = reply.ok_or_else(|| job_not_found(&id))?;
+    reply.notes = app.hub.limit_notes(&id);
     let log = app.usage.clone();
     let reviewed = tokio::task::spawn_blocking(move || log.review(&id, &spec, clock::wall())).await;
     match reviewed {

@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tw_api::{
     AgentEvent, ApiEndpoint, ApplyReply, ApplyRequest, Assignment, Client, ClientError, ErrorBody,
-    EventStream, Heartbeat, HeartbeatReply, JobStatus, PlanRequest, Register, Registered,
-    SubmittedJob, UsageReports,
+    EventStream, Heartbeat, HeartbeatReply, JobStatus, MachineSample, PlanRequest, Register,
+    Registered, SubmittedJob, UsageReports,
 };
 use tw_controller::{Controller, ControllerConfig, RunError};
 use tw_model::{
@@ -267,12 +267,16 @@ impl Agent {
         usage: Vec<TaskUsage>,
     ) -> Result<HeartbeatReply, ClientError> {
         let path = format!("/v1/agents/{}/heartbeat", self.machine);
+        let sample = MachineSample {
+            tasks: usage,
+            notes: Vec::new(),
+            strained: false,
+        };
         let heartbeat = Heartbeat {
             epoch: self.epoch,
             session: 0,
             reports,
-            usage,
-            strained: false,
+            sample: Some(sample),
             history: UsageReports::default(),
         };
         self.client.post(&path, &heartbeat).await
@@ -287,8 +291,7 @@ impl Agent {
             epoch: self.epoch,
             session: 0,
             reports: Vec::new(),
-            usage: Vec::new(),
-            strained: false,
+            sample: None,
             history,
         };
         let reply: HeartbeatReply = self.client.post(&path, &heartbeat).await.expect("taken");
