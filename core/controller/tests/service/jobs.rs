@@ -124,7 +124,6 @@ async fn what_tasks_use_now_is_kept_in_memory_alone() {
         history_ms: 1000,
         samples: number,
         ooms: 0,
-        note: None,
         followed: None,
     };
     for number in 1..=3 {
