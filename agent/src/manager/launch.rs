@@ -144,7 +144,10 @@ pub(super) fn record(
         tree: agent.config.tree(),
         leaf: task.id.folder_name(),
         helpers_leaf: HELPERS_LEAF.to_owned(),
-        limits: limits(spec),
+        limits: Limits {
+            memory_bytes_max: agent.resources.memory_at_start(spec).0,
+            ..limits(spec)
+        },
         cores: Vec::new(),
         sandbox,
         log: LogLimits::default(),

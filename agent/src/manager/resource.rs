@@ -4,6 +4,8 @@
 //! time the policy is asked what limits fit that history; where the spec says so, they are applied to the
 //! running tasks. Nothing here needs the controller.
 
+mod job;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,14 +16,13 @@ use tw_model::{
     Bytes, Cores, JobId, JobSpec, LimitMode, Millis, Number, TaskId, TaskUsage, Timestamp,
     USAGE_SAMPLE_EVERY, UsageSum, Version,
 };
-use tw_scheduler::limits::canary::{Canary, Seen};
-use tw_scheduler::limits::oom::{OomResponse, OomVerdict};
 use tw_scheduler::limits::{
     Horizon, Learner, LimitAnswer, LimitPolicy, LimitSet, UsageBucket, boost,
 };
 use tw_store::history::{Bucket, History, HistoryOptions, Sample, TIERS};
 use tw_store::{OpenError, StoreError};
 
+use self::job::{Job, Standing};
 use super::{Agent, launch};
 use crate::cgroup::{CgroupError, CgroupTree, Usage};
 
@@ -126,23 +127,6 @@ struct Look {
     stalled_us: u64,
 }
 
-#[derive(Default)]
-struct Job {
-    canary: Option<Canary>,
-    oom: OomResponse,
-    learned_at: Option<Timestamp>,
-    note: Option<String>,
-    decide_at: Option<Instant>,
-    /// What the history comes to, once it was read; samples are added as they come.
-    learner: Option<Learner>,
-    learned: Option<LimitSet>,
-    /// What would fit if the spec set no bounds.
-    wanted: Option<LimitSet>,
-    history: Millis,
-    samples: u64,
-    ooms: u64,
-}
-
 impl Resources {
     pub(super) fn open(path: &Path, tree: Arc<dyn CgroupTree>) -> anyhow::Result<Resources> {
         let options = HistoryOptions {
@@ -163,6 +147,11 @@ impl Resources {
         let request = request_of(&spec);
         match measured.tasks.get_mut(task) {
             None => {
+                let job = measured.jobs.entry(task.job.clone());
+                let job = job.or_insert_with(|| Job::resume(self.standing(&task.job), request));
+                if job.standing.request != request {
+                    *job = Job::resume(None, request);
+                }
                 // A task that was adopted may have a learned limit already.
                 let memory = self
                     .tree
@@ -174,9 +163,13 @@ impl Resources {
                     .insert(task.clone(), Task::new(spec, version, limits, self.session));
             }
             Some(known) => {
+                let asked = request_of(&known.spec);
                 (known.spec, known.version) = (spec, version);
-                self.apply(task, known, request);
-                measured.jobs.remove(&task.job);
+                if request != asked {
+                    self.apply(task, known, request);
+                    let anew = Job::resume(None, request);
+                    measured.jobs.insert(task.job.clone(), anew);
+                }
             }
         }
     }
@@ -189,13 +182,10 @@ impl Resources {
         ended.piece.ends = 1;
         ended.piece.ran_ms = ended.since.elapsed().as_millis() as u64;
         let last = ended.take_piece(task, now_utc().0);
-        self.record(&[last]);
-        if !measured.tasks.keys().any(|other| other.job == task.job) {
-            let bears_on_the_next = |job: &Job| job.oom != OomResponse::default();
-            measured
-                .jobs
-                .retain(|id, job| *id != task.job || bears_on_the_next(job));
+        if let Some(job) = measured.jobs.get_mut(&task.job) {
+            job.observe(&last);
         }
+        self.record(&[last]);
     }
 
     /// Notes the number that a job's number of tasks follows; none where it cannot be read.
@@ -226,6 +216,47 @@ impl Resources {
         job.ooms += 1;
         if known.spec.limits.mode == LimitMode::Auto {
             job.respond(task, known);
+            self.keep(&task.job, job);
+        }
+    }
+
+    /// The memory limit that a task begins with: what its spec asks for, or more where that was not enough today.
+    pub(super) fn memory_at_start(&self, spec: &JobSpec) -> Bytes {
+        let request = request_of(spec);
+        if spec.limits.mode != LimitMode::Auto {
+            return request.memory;
+        }
+        let measured = self.lock();
+        let known = measured
+            .jobs
+            .get(&spec.id())
+            .map(|job| job.standing.clone());
+        let standing = known.or_else(|| self.standing(&spec.id()));
+        let standing = standing.filter(|standing| standing.request == request);
+        standing.map_or(request.memory, |standing| {
+            let horizon = LimitPolicy::of(spec).horizon();
+            standing.oom.limit(request.memory, now_utc(), horizon)
+        })
+    }
+
+    /// What was decided for a job before, on this machine.
+    fn standing(&self, job: &JobId) -> Option<Standing> {
+        let stored = self.history.conclusion(&series_of(job));
+        let stored = stored
+            .inspect_err(|cause| tracing::warn!(%job, %cause, "cannot read what was learned"));
+        // One that another release wrote in another form is learned anew.
+        serde_json::from_slice(&stored.ok()??).ok()
+    }
+
+    /// Stores what was decided for a job, if that has changed.
+    fn keep(&self, id: &JobId, job: &mut Job) {
+        if job.standing == job.stored {
+            return;
+        }
+        let body = serde_json::to_vec(&job.standing).unwrap_or_default();
+        match self.history.conclude(&series_of(id), &body) {
+            Ok(()) => job.stored = job.standing.clone(),
+            Err(cause) => tracing::warn!(job = %id, %cause, "cannot store what was learned"),
         }
     }
 
@@ -303,7 +334,7 @@ impl Resources {
         let noted = measured.jobs.iter().filter_map(|(id, job)| {
             Some(LimitNote {
                 job: id.clone(),
-                text: job.note.clone()?,
+                text: job.standing.note.clone()?,
             })
         });
         noted.collect()
@@ -368,8 +399,10 @@ impl Resources {
                 self.apply(id, task, wanted);
             }
         }
+        jobs.iter_mut().for_each(|(id, job)| self.keep(id, job));
         if compacted.is_none_or(|at| at.elapsed() >= COMPACT_EVERY) {
             *compacted = Some(Instant::now());
+            jobs.retain(|id, _| tasks.keys().any(|task| task.job == *id));
             if let Err(cause) = self.history.compact(&TIERS, now.0) {
                 tracing::warn!(%cause, "cannot compact the usage history");
             }
@@ -449,17 +482,17 @@ impl Resources {
         let Some(learner) = &mut job.learner else {
             return;
         };
-        match policy.answer(learner, job.learned, now) {
+        match policy.answer(learner, job.standing.learned, now) {
             LimitAnswer::Off => {}
             LimitAnswer::TooEarly { have, samples, .. } => {
                 (job.history, job.samples) = (have, samples)
             }
             LimitAnswer::Learned(learned) => {
-                if job.learned != Some(learned.limits) {
+                if job.standing.learned != Some(learned.limits) {
                     tracing::info!(job = %id.job, cpu = learned.cpu_reason, memory = learned.memory_reason, "limits learned");
                 }
                 (job.history, job.samples) = (learned.span, learned.samples);
-                job.learned = Some(learned.limits);
+                job.standing.learned = Some(learned.limits);
                 job.wanted = Some(learned.wanted);
                 job.try_on(task, learned.limits, first, now);
             }
@@ -542,89 +575,6 @@ fn set_aside(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-impl Job {
-    /// Adds what was measured to what was learned from the stored history.
-    fn observe(&mut self, piece: &Sample) {
-        self.ooms += piece.usage.oom_kills;
-        if let Some(learner) = &mut self.learner {
-            let width_us = BUCKET_WIDTH.as_micros() as i64;
-            learner.observe(&UsageBucket::new(
-                Timestamp(piece.at_us),
-                width_us,
-                &piece.usage,
-            ));
-        }
-    }
-
-    /// Lets the tasks have what was learned: more at once, less by way of a trial.
-    fn try_on(&mut self, task: &Task, learned: LimitSet, first: u32, now: Timestamp) {
-        let horizon = task.horizon();
-        let request = request_of(&task.spec);
-        let canary = self
-            .canary
-            .get_or_insert_with(|| Canary::resume(request, task.limits));
-        let learned_at = *self.learned_at.get_or_insert(now);
-        let waits = first > 0 && now.since(learned_at).0 < TRIALS_LATER * horizon.hour().0;
-        let wanted = match waits {
-            true => LimitSet {
-                cpu: learned.cpu.max(canary.others().cpu),
-                memory: learned.memory.max(canary.others().memory),
-            },
-            false => learned,
-        };
-        canary.want(wanted, now, horizon);
-    }
-
-    /// Judges a task once it was looked at for long enough.
-    fn watch(&mut self, id: &TaskId, task: &mut Task, first: u32) {
-        let horizon = task.horizon();
-        let look = (horizon.hour().as_duration() / LOOKS_A_TRIAL).clamp(BUCKET_WIDTH, LOOK_MAX);
-        let looked = task.look.since.elapsed();
-        let Some(canary) = self.canary.as_mut().filter(|_| looked >= look) else {
-            return;
-        };
-        let looked_us = looked.as_micros().max(1) as f64;
-        let seen = Seen {
-            ooms: 0,
-            throttled: task.look.throttled_us as f64 / looked_us,
-            stalled: task.look.stalled_us as f64 / looked_us,
-        };
-        task.look = Look::new();
-        let shortage = canary.watch(id.index == first, seen, now_utc(), horizon);
-        if let Some(shortage) = shortage {
-            tracing::warn!(task = %id, "lower limits are taken back: {shortage}");
-            self.note = Some(format!("lower limits were taken back: {shortage}"));
-        }
-    }
-
-    /// Raises the job's memory limit, or takes it for a leak.
-    fn respond(&mut self, id: &TaskId, task: &Task) {
-        let (now, horizon) = (now_utc(), task.horizon());
-        let highest = LimitPolicy::of(&task.spec).memory_max();
-        if let Some(canary) = &mut self.canary {
-            let seen = Seen {
-                ooms: 1,
-                ..Seen::default()
-            };
-            canary.watch(false, seen, now, horizon);
-        }
-        let had = task.limits.memory;
-        let note = match self.oom.note(had, highest, now, horizon) {
-            OomVerdict::Raise(limit) => {
-                format!("ran out of memory at {had}: the limit is {limit} for a day")
-            }
-            OomVerdict::Leak { raises: 0 } => {
-                format!("ran out of memory at {had}, the most that its spec allows")
-            }
-            OomVerdict::Leak { raises } => format!(
-                "looks like a leak: it ran out of memory after {raises} raises, and gets no more"
-            ),
-        };
-        tracing::warn!(task = %id, "{note}");
-        self.note = Some(note);
-    }
-}
-
 impl Look {
     fn new() -> Look {
         Look {
@@ -692,10 +642,18 @@ impl Task {
     /// What was learned where the spec lets running tasks have it, else the request.
     fn wanted_limits(&self, job: &Job, is_canary: bool) -> LimitSet {
         let request = request_of(&self.spec);
-        let (LimitMode::Auto, Some(canary)) = (self.spec.limits.mode, &job.canary) else {
+        let standing = &job.standing;
+        // Tasks of a version with another request keep what they have until they are replaced.
+        let canary = standing
+            .canary
+            .as_ref()
+            .filter(|_| standing.request == request);
+        let (LimitMode::Auto, Some(canary)) = (self.spec.limits.mode, canary) else {
             return match self.spec.limits.mode {
                 LimitMode::Auto => LimitSet {
-                    memory: job.oom.limit(self.limits.memory, now_utc(), self.horizon()),
+                    memory: standing
+                        .oom
+                        .limit(self.limits.memory, now_utc(), self.horizon()),
                     ..self.limits
                 },
                 LimitMode::Off | LimitMode::Observe | LimitMode::Suggest => request,
@@ -709,7 +667,7 @@ impl Task {
         let age = Millis(self.since.elapsed().as_millis() as u64);
         LimitSet {
             cpu: boost::cpu_limit(limits.cpu, request.cpu, age, horizon),
-            memory: job.oom.limit(limits.memory, now, horizon),
+            memory: standing.oom.limit(limits.memory, now, horizon),
         }
     }
 

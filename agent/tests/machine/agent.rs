@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tw_api::{AgentEvent, ExecRequest, Frame, FrameKind, SessionRequest};
-use tw_model::{Bytes, Code, Desired, Endpoint, Exit, Timestamp};
+use tw_model::{Bytes, Code, Desired, Endpoint, Exit, Phase, TaskReport, TaskUsage, Timestamp};
 
 use crate::common::{PATIENCE, Subtree};
 use crate::machine::{Machine, assignment, code, free_port, name, shell};
@@ -340,6 +340,34 @@ async fn limits_follow_what_a_task_really_uses_and_outlive_the_agent() {
             < 64 << 20
     );
     assert!(started.task.is_alive().unwrap());
+}
+
+#[tokio::test]
+async fn a_raise_after_running_out_of_memory_outlives_the_task_and_the_agent() {
+    let mut machine = Machine::new();
+    let hungry = "import time\nheld = b'x' * (64 << 20)\nprint('held', flush=True)\ntime.sleep(60)";
+    let mut task = assignment(
+        "hungry",
+        json!({
+            "command": ["/usr/bin/python3", "-c", hungry],
+            "resources": {"memory_bytes": 32 << 20},
+            "limits": {"mode": "auto", "memory_max_bytes": 512 << 20},
+        }),
+    );
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    let over = |report: &TaskReport| matches!(report.phase, Phase::Exited { .. }).then_some(());
+    machine.controller.report(&task.task.id, over).await;
+    machine.kill();
+    machine.start();
+    machine.controller.registration(2).await;
+    task.task.id.incarnation += 1;
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    machine.running(&task.task.id).await;
+    let raised = |usage: &TaskUsage| {
+        let is_it = usage.task == task.task.id && usage.memory > Bytes::mib(64);
+        is_it.then_some(usage.memory_limit)
+    };
+    assert_eq!(machine.controller.usage(raised).await, Bytes::mib(132));
 }
 
 #[tokio::test]

@@ -74,6 +74,12 @@ const KIND: Kind = Kind {
         CREATE TABLE origin (name TEXT NOT NULL) STRICT;
         INSERT INTO origin VALUES (lower(hex(randomblob(8))));
     ",
+        "
+        CREATE TABLE conclusion (
+            prefix TEXT PRIMARY KEY,
+            body BLOB NOT NULL
+        ) STRICT, WITHOUT ROWID;
+    ",
     ],
 };
 
@@ -233,6 +239,31 @@ impl History {
     /// Reads the keys of all series that begin with `prefix`, in order.
     pub fn series(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
         series(&self.lock().connection, prefix).map_err(|error| self.fault(error))
+    }
+
+    /// Keeps what the caller concludes from the series that begin with `prefix`, in place of what it concluded before.
+    /// It goes when the last of them does.
+    pub fn conclude(&self, prefix: &str, body: &[u8]) -> Result<(), StoreError> {
+        let mut open = self.lock();
+        let ((), _) = self.write(&mut open, |transaction, _| {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO conclusion (prefix, body) VALUES (?1, ?2)")?
+                .execute((prefix, body))?;
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// What was concluded last from the series that begin with `prefix`.
+    pub fn conclusion(&self, prefix: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let open = self.lock();
+        let read = |connection: &Connection| {
+            connection
+                .prepare_cached("SELECT body FROM conclusion WHERE prefix = ?1")?
+                .query_row([prefix], |row| row.get(0))
+                .optional()
+        };
+        read(&open.connection).map_err(|error| self.fault(error))
     }
 
     /// Folds old buckets into wider ones; returns how many buckets fewer there are. Bounded work: call it again when it
@@ -511,6 +542,10 @@ fn drop_orphans(connection: &Connection) -> rusqlite::Result<()> {
          DELETE FROM source WHERE NOT EXISTS (
              SELECT 1 FROM bucket WHERE bucket.series = source.series
                  AND bucket.start_us <= source.last_us
+         );
+         DELETE FROM conclusion WHERE NOT EXISTS (
+             SELECT 1 FROM series WHERE series.key >= conclusion.prefix
+                 AND substr(series.key, 1, length(conclusion.prefix)) = conclusion.prefix
          )",
     )
 }

@@ -449,7 +449,7 @@ fn a_file_of_the_first_format_is_read_on_and_one_of_a_later_release_is_refused()
          ALTER TABLE bucket DROP COLUMN disk_bytes; ALTER TABLE bucket DROP COLUMN network_bytes;
          ALTER TABLE bucket DROP COLUMN starts; ALTER TABLE bucket DROP COLUMN ends;
          ALTER TABLE bucket DROP COLUMN ran_ms;
-         DROP TABLE outbox; DROP TABLE reported; DROP TABLE origin;
+         DROP TABLE outbox; DROP TABLE reported; DROP TABLE origin; DROP TABLE conclusion;
          INSERT INTO series VALUES (1, 'web');
          INSERT INTO bucket VALUES (1, 0, 1000000, 10, 1000, 400, 77, 1, 5);
          PRAGMA user_version = 1;",
@@ -538,4 +538,27 @@ fn a_year_of_a_thousand_jobs_has_its_stated_size() {
     assert!(year_mib <= 256, "{year_mib} MiB at {row_bytes} bytes a row");
     let options = HistoryOptions::default();
     assert!(options.bytes_max >= year_mib << 20 && options.rows_max >= 1_700_000);
+}
+
+#[test]
+fn conclusions_outlive_the_process_and_go_with_their_series() {
+    let folder = tempfile::tempdir().unwrap();
+    let history = open(folder.path(), HistoryOptions::default());
+    let measured = [
+        sample("default/web|v1", "web.0", 1, 0),
+        sample("default/web-2|v1", "web-2.0", 1, 900 * SECOND_US),
+    ];
+    history.record(&measured).unwrap();
+    history.conclude("default/web|", b"old").unwrap();
+    history.conclude("default/web|", b"new").unwrap();
+    history.conclude("default/web-2|", b"other").unwrap();
+    assert_eq!(history.conclusion("default/w").unwrap(), None);
+    drop(history);
+
+    let history = open(folder.path(), HistoryOptions::default());
+    let kept = |prefix| history.conclusion(prefix).unwrap();
+    assert_eq!(kept("default/web|").as_deref(), Some(&b"new"[..]));
+    history.prune(600 * SECOND_US).unwrap();
+    assert_eq!(kept("default/web|"), None);
+    assert_eq!(kept("default/web-2|").as_deref(), Some(&b"other"[..]));
 }

@@ -5,6 +5,7 @@
 //! bet is lost: all have their old limits again, and the next is made a day later. What has been accepted is
 //! watched on in the same way.
 
+use serde::{Deserialize, Serialize};
 use tw_model::Timestamp;
 
 use super::{Horizon, LimitSet};
@@ -60,7 +61,7 @@ impl Seen {
 }
 
 /// The limits that the tasks of a job have now: those that have proved themselves, and those on trial.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Canary {
     /// What the tasks had before anything was learned: where they go back to.
     request: LimitSet,
@@ -70,7 +71,7 @@ pub struct Canary {
     rests_until: Option<Timestamp>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Trial {
     limits: LimitSet,
     since: Timestamp,

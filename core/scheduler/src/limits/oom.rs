@@ -4,6 +4,7 @@
 //! went into the history, the next would rest on it, and the next on that: a leak would be fed without end. So a raise
 //! stands beside the history, for a day, and what the raised task then really holds is learned from its samples.
 
+use serde::{Deserialize, Serialize};
 use tw_model::{Bytes, Timestamp};
 
 use super::Horizon;
@@ -17,7 +18,7 @@ const RAISE_MIN: Bytes = Bytes::mib(100);
 const RAISES_MAX: u32 = 3;
 
 /// Raises of a job's memory limit after it ran out of memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OomResponse {
     raises: u32,
     limit: Bytes,

@@ -38,7 +38,7 @@ impl UsageBucket {
 }
 
 /// The limits of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitSet {
     pub cpu: Cores,
     pub memory: Bytes,
