@@ -217,7 +217,7 @@ pub fn diff(
         specs_evaluated: wanted.len(),
         // To look through a whole work tree takes its time, and only a proof needs it.
         files_changed: match diff.is_empty() || head.source.commit().is_some() {
-            true => head.source.files_changed_since(base.source),
+            true => head_tree.files_changed_since(base.source),
             false => None,
         },
         errors_in_base: diff.scope.errors_in_base,
@@ -228,10 +228,10 @@ pub fn diff(
 /// The specs that must be looked into: those that differ, those with mistakes, and those with a job of a name
 /// that is there twice.
 fn wanted(old: &[Surveyed], new: &[Surveyed]) -> BTreeSet<String> {
-    let traces = |specs: &[Surveyed]| -> BTreeMap<String, Option<Hash>> {
-        let traced = specs.iter().map(|spec| (spec.path.clone(), spec.trace));
+    fn traces(specs: &[Surveyed]) -> BTreeMap<&str, Option<Hash>> {
+        let traced = specs.iter().map(|spec| (spec.path.as_str(), spec.trace));
         traced.collect()
-    };
+    }
     let (old_traces, new_traces) = (traces(old), traces(new));
     let is_same = |path: &str| {
         let (one, other) = (old_traces.get(path), new_traces.get(path));

@@ -203,9 +203,18 @@ impl Outcome {
 
 fn duplicate(job: &EvaluatedJob, earlier: &Location) -> SpecError {
     let id = job.spec.id();
-    let message = format!("there are two jobs '{id}': here, and at {earlier}");
-    let hint = "rename one, or give them different namespaces".to_owned();
-    let mut error = SpecError::at(Code::SpecDuplicateJob, &job.source, message, Some(hint));
+    let (message, hint) = match job.source == *earlier {
+        true => (
+            format!("job '{id}', which is made here, is exported twice"),
+            "export it once; what is made in a loop needs a name of its own each time",
+        ),
+        false => (
+            format!("there are two jobs '{id}': here, and at {earlier}"),
+            "rename one, or give them different namespaces",
+        ),
+    };
+    let hint = Some(hint.to_owned());
+    let mut error = SpecError::at(Code::SpecDuplicateJob, &job.source, message, hint);
     set_end(&mut error, &job.provenance);
     error
 }

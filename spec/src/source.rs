@@ -22,7 +22,7 @@ pub use near::Near;
 use revision::Revision;
 pub(crate) use scan::Folder;
 pub(crate) use snapshot::{Hash, Snapshot};
-use work_tree::WorkTree;
+use work_tree::{Folders, WorkTree};
 
 /// The most bytes a file may have that a spec reads.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024 - 4096;
@@ -66,6 +66,9 @@ pub enum SourceError {
     #[error("git: {}", .0.message())]
     Git(#[from] git2::Error),
 }
+
+/// Gives the names in a folder; none if there is no folder at the path.
+type FolderOf<'a> = dyn Fn(&str) -> Result<Option<Arc<Folder>>, SourceError> + 'a;
 
 /// What a name in a folder stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -285,8 +288,17 @@ impl Source {
         }
     }
 
-    /// How many files differ from another tree of the same repository; none where that is not known.
-    pub(crate) fn files_changed_since(&self, base: &Source) -> Option<usize> {
+    /// The folders of a search for specs that has just ended.
+    fn take_seen(&self) -> Folders {
+        match (&self.tree, &self.edits) {
+            (Tree::WorkTree(tree), None) => tree.take_seen(),
+            _ => Folders::default(),
+        }
+    }
+
+    /// How many files differ from another tree of the same repository; none where that is not known. `folder` gives the
+    /// names in a folder of this source.
+    fn files_changed_since(&self, base: &Source, folder: &FolderOf<'_>) -> Option<usize> {
         let before = base.root_tree()?;
         match &self.tree {
             Tree::Revision(_) => {
@@ -298,7 +310,9 @@ impl Source {
                         .len(),
                 )
             }
-            Tree::WorkTree(tree) => changed::files_changed(tree, before, self.cache.as_deref()),
+            Tree::WorkTree(tree) => {
+                changed::files_changed(tree, before, self.cache.as_deref(), folder)
+            }
         }
     }
 
@@ -391,8 +405,12 @@ impl Source {
     /// The specs below a folder. Those of a revision are remembered, for to list them reads each of its folders.
     fn specs_in(&self, folder: &str) -> Result<Vec<String>, SourceError> {
         let mut found = Vec::new();
+        let mut seen = Folders::default();
         let Some((cache, tree)) = self.cache.as_ref().zip(self.root_tree()) else {
-            self.specs_below(folder, &mut found)?;
+            self.specs_below(folder, &mut found, &mut seen)?;
+            if let (Tree::WorkTree(tree), None) = (&self.tree, &self.edits) {
+                tree.saw(seen);
+            }
             return Ok(found);
         };
         let key = Key::new("specs of a tree", &[tree.as_bytes(), folder.as_bytes()]);
@@ -400,22 +418,30 @@ impl Source {
         if let Some(known) = known.and_then(|bytes| postcard::from_bytes(&bytes).ok()) {
             return Ok(known);
         }
-        self.specs_below(folder, &mut found)?;
+        self.specs_below(folder, &mut found, &mut seen)?;
         if let Ok(bytes) = postcard::to_stdvec(&found) {
             cache.put(key, bytes);
         }
         Ok(found)
     }
 
-    fn specs_below(&self, folder: &str, found: &mut Vec<String>) -> Result<(), SourceError> {
-        let Some(names) = self.folder(folder)? else {
+    /// What it looks at is added to `seen`.
+    fn specs_below(
+        &self,
+        folder: &str,
+        found: &mut Vec<String>,
+        seen: &mut Folders,
+    ) -> Result<(), SourceError> {
+        let names = self.folder(folder)?;
+        seen.insert(folder.to_owned(), names.clone());
+        let Some(names) = names else {
             return Ok(());
         };
         for named in names.names.iter().filter(|named| !named.is_ignored) {
             let path = || path::join(folder, &named.name);
             match named.kind {
                 _ if named.name.starts_with('.') => {}
-                EntryKind::Folder => self.specs_below(&path(), found)?,
+                EntryKind::Folder => self.specs_below(&path(), found, seen)?,
                 EntryKind::File { .. } if named.name.ends_with(".tw") => found.push(path()),
                 EntryKind::File { .. } | EntryKind::Symlink => {}
             }

@@ -1,7 +1,8 @@
 //! Finds out what comes of specs with the least work: what is known of an equal tree, else a result whose closure
 //! holds, else an evaluation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tw_model::{Code, diff_jobs};
 
@@ -16,6 +17,10 @@ use crate::{Cache, Detail, Evaluator, EvaluatorError, Outcome, Source, SpecError
 const REFERENCES_UP_TO: usize = 1000;
 /// Results that are read from the cache together.
 const PART: usize = 64;
+/// With more specs than this, the ledger tells sooner than their results what has changed.
+const RESULTS_UP_TO: usize = 32;
+/// Specs that one thread looks for in the ledger at a time.
+const LOOKED_AT_TOGETHER: usize = 256;
 
 /// How results are come by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,33 +65,14 @@ pub(crate) fn survey<'a>(
     specs: &[String],
     options: Options,
 ) -> Result<Survey<'a>, EvaluatorError> {
+    // Of a few specs the results are asked for one by one: the ledger has all of the tree.
     let mut ledger = match evaluator.identity() {
-        Some((cache, identity)) => Ledger::load(cache, &identity, tree.source),
-        None => Ledger::default(),
+        Some((cache, identity)) if specs.len() > RESULTS_UP_TO => {
+            Some(Ledger::load(cache, &identity, tree.source))
+        }
+        _ => None,
     };
-    let mut found: BTreeMap<usize, Surveyed> = BTreeMap::new();
-    let standing = ledger.standing(tree);
-    let mut is_awake = false;
-    for (index, path) in specs.iter().enumerate() {
-        let known = standing.of(path);
-        let known = known.filter(|(_, summary)| summary.is_verified || !options.is_strict);
-        let Some((trace, summary)) = known else {
-            // If it will be evaluated, the evaluator comes up while the others are looked at.
-            if !is_awake && !has_result(evaluator, tree, path, options) {
-                evaluator.wake();
-                is_awake = true;
-            }
-            continue;
-        };
-        let surveyed = Surveyed {
-            path: path.clone(),
-            summary,
-            trace: Some(trace),
-            outcome: None,
-        };
-        found.insert(index, surveyed);
-    }
-    drop(standing);
+    let mut found = standing(evaluator, tree, specs, options, ledger.as_ref());
     let missing: Vec<usize> = (0..specs.len())
         .filter(|index| !found.contains_key(index))
         .collect();
@@ -106,15 +92,55 @@ pub(crate) fn survey<'a>(
     let news = evaluator.in_parallel(&missing, |index| survey.find_out(&specs[*index]));
     for (index, news) in missing.into_iter().zip(news) {
         let News { surveyed, asked } = news?;
-        match surveyed.trace {
-            Some(_) => ledger.note(&surveyed.path, &asked, surveyed.summary.clone()),
-            None => ledger.forget(&surveyed.path),
+        match (&mut ledger, surveyed.trace) {
+            (Some(ledger), Some(_)) => {
+                ledger.note(&surveyed.path, &asked, surveyed.summary.clone());
+            }
+            (Some(ledger), None) => ledger.forget(&surveyed.path),
+            (None, _) => {}
         }
         found.insert(index, surveyed);
     }
     survey.specs = found.into_values().collect();
     survey.keep(ledger);
     Ok(survey)
+}
+
+/// Those of the specs whose results the ledger tells, by their numbers. If another will be evaluated, the evaluator comes
+/// up meanwhile.
+fn standing(
+    evaluator: &Evaluator,
+    tree: &Snapshot<'_>,
+    specs: &[String],
+    options: Options,
+    ledger: Option<&Ledger>,
+) -> BTreeMap<usize, Surveyed> {
+    let standing = ledger.map(|ledger| ledger.standing(tree));
+    let is_awake = AtomicBool::new(false);
+    let look = |path: &String| {
+        let known = standing.as_ref().and_then(|standing| standing.of(path));
+        let known = known.filter(|(_, summary)| summary.is_verified || !options.is_strict);
+        if known.is_none()
+            && !is_awake.load(Ordering::Relaxed)
+            && !has_result(evaluator, tree, path, options)
+        {
+            evaluator.wake();
+            is_awake.store(true, Ordering::Relaxed);
+        }
+        let (trace, summary) = known?;
+        Some(Surveyed {
+            path: path.clone(),
+            summary,
+            trace: Some(trace),
+            outcome: None,
+        })
+    };
+    let parts: Vec<&[String]> = specs.chunks(LOOKED_AT_TOGETHER).collect();
+    let looked = evaluator.in_parallel(&parts, |part| part.iter().map(look).collect::<Vec<_>>());
+    let looked = looked.into_iter().flatten().enumerate();
+    looked
+        .filter_map(|(index, surveyed)| Some((index, surveyed?)))
+        .collect()
 }
 
 /// Whether a result of the spec is kept that holds.
@@ -127,14 +153,17 @@ fn has_result(evaluator: &Evaluator, tree: &Snapshot<'_>, path: &str, options: O
 }
 
 impl Survey<'_> {
-    /// Whether each spec of the survey is in the whole.
-    fn keep(&self, mut ledger: Ledger) {
+    /// Keeps what is new.
+    fn keep(&self, ledger: Option<Ledger>) {
         if let Some((cache, identity)) = self.evaluator.identity() {
-            let asked: BTreeSet<&str> = self.specs.iter().map(|spec| spec.path.as_str()).collect();
-            if asked.len() * 2 > ledger.len() {
-                ledger.keep_only(|spec| asked.contains(spec) || self.tree.is_there(spec));
+            if let Some(mut ledger) = ledger {
+                let asked: BTreeSet<&str> =
+                    self.specs.iter().map(|spec| spec.path.as_str()).collect();
+                if asked.len() * 2 > ledger.len() {
+                    ledger.keep_only(|spec| asked.contains(spec) || self.tree.is_there(spec));
+                }
+                ledger.save(cache, &identity, self.tree.source);
             }
-            ledger.save(cache, &identity, self.tree.source);
             self.tree.source.remember();
             cache.flush();
         }
@@ -338,13 +367,15 @@ fn difference(first: &SpecOutcome, again: &SpecOutcome) -> Option<SpecError> {
         );
         return Some(nondeterministic(first, None, message));
     }
-    let others: BTreeMap<_, _> = again
-        .jobs
-        .iter()
-        .map(|job| (job.spec.id(), &job.spec))
-        .collect();
+    // Two jobs of one name are a mistake that is found later; here each is compared with its own like.
+    let mut others: BTreeMap<_, VecDeque<_>> = BTreeMap::new();
+    for job in &again.jobs {
+        let same = others.entry(job.spec.id()).or_default();
+        same.push_back(&job.spec);
+    }
     for job in &first.jobs {
-        let other = others.get(&job.spec.id()).copied();
+        let same = others.get_mut(&job.spec.id());
+        let other = same.and_then(VecDeque::pop_front);
         if let Some(change) = diff_jobs(Some(&job.spec), other) {
             let value = change.changes.first().map_or_else(
                 || "the second has no such job".to_owned(),

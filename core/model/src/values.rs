@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::author::describe;
 use crate::{
-    Bytes, Change, Cores, Cron, CronError, Decoder, FieldPath, Keyed, Millis, Name, Number, Rule,
-    SpecType, Stage, StructInfo,
+    Bytes, Change, Code, Cores, Cron, CronError, Decoder, FieldPath, Keyed, Millis, Name, Number,
+    Rule, SpecType, Stage, StructInfo,
 };
 
 impl SpecType for u32 {
@@ -215,7 +216,13 @@ impl SpecType for Name {
 
     fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<Name> {
         let Some(text) = value.as_str() else {
-            return decoder.wrong_type(value, at, "a name");
+            let is_port = value.is_number() && at.as_str().starts_with("ports[");
+            let hint = is_port.then(|| {
+                "name it, as in [\"http\"]: its number is chosen when a task starts, and {port:http} stands for it"
+            });
+            let message = format!("expected a name, found {}", describe(value));
+            decoder.report(Code::SpecWrongType, at, message, hint.map(str::to_owned));
+            return None;
         };
         match text.parse() {
             Ok(name) => Some(name),
@@ -295,7 +302,11 @@ impl<T: SpecType + Clone> SpecType for Option<T> {
 /// Reads every element, so that all mistakes are seen.
 fn items<T: SpecType>(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<Vec<T>> {
     let Some(values) = value.as_array() else {
-        return decoder.wrong_type(value, at, &format!("a list of {}", T::python_type()));
+        let item = match T::python_type().as_str() {
+            "str" => "texts".to_owned(),
+            class => class.to_owned(),
+        };
+        return decoder.wrong_type(value, at, &format!("a list of {item}"));
     };
     let read: Vec<Option<T>> = values
         .iter()

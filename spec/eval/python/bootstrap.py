@@ -18,6 +18,9 @@ for name in ["_datetime", "_hashlib", "_uuid"]:
 import importlib
 import importlib.machinery
 import os
+import types
+
+import _imp
 
 
 class _Embedded:
@@ -39,11 +42,33 @@ class _Embedded:
 
 sys.meta_path.insert(0, _Embedded())
 
+
+def _unplaced(code):
+    """Takes the folder out of the file name of a module's code, and of all code inside it."""
+    if code.co_filename.startswith("/"):
+        _imp._fix_co_filename(code, "<python>/" + code.co_filename.rpartition("/")[2])
+    return code
+
+
+# What the interpreter has read from files by itself, and what it reads from now on.
+for thing in gc.get_objects():
+    if type(thing) is types.FunctionType:
+        _unplaced(thing.__code__)
+_get_code = importlib.machinery.SourceFileLoader.get_code
+importlib.machinery.SourceFileLoader.get_code = lambda self, name: _unplaced(_get_code(self, name))
+
 # `random` would seed itself anew in each child, from the kernel.
 os.register_at_fork = lambda **_hooks: None
 
+# `uuid` asks this one for the system's name, and nothing else does; the real one compiles ten regular expressions.
+sys.modules["platform"] = types.ModuleType("platform")
+sys.modules["platform"].system = lambda: "Linux"
+importlib.import_module("uuid")
+del sys.modules["platform"]
+
 policy = importlib.import_module("_twill.policy")
-for name in [*sorted(policy.ALLOWED), *policy.LAZY, "uuid", "pathlib", "random"]:
+for name in [*sorted(policy.ALLOWED), *policy.LAZY, "pathlib", "random"]:
     importlib.import_module(name)
 sys.modules["random"].seed(0)
+del importlib.machinery.SourceFileLoader.get_code
 importlib.import_module("_twill.entry").prepare()

@@ -175,7 +175,8 @@ def prepare(rehearse: Callable[[], None]) -> None:
     sys.meta_path[:] = [f for f in sys.meta_path if "PathFinder" not in repr(f)]
     facts.forget()
     rehearse()
-    gc.collect()
     gc.freeze()
+    # Nothing is left to look at; what this does is to empty the lists of free objects, which lie in shared pages.
+    gc.collect()
     gc.enable()
     gc.set_threshold(50_000, 20, 20)

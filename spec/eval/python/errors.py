@@ -177,6 +177,8 @@ def _syntax_words(message: str, line: str) -> tuple[str, str | None]:
         return message, "type it again on the keyboard: text stands in plain \" or '"
     if message == "the file is not UTF-8 text":
         return message, "save the file as UTF-8"
+    if message == "expected ':'" and re.match(r"\s*else\s+if\b", line):
+        return message, "write `elif`"
     if message == "invalid syntax":
         return message, _syntax_hint(line)
     return message, None
@@ -229,12 +231,20 @@ def _said(error: BaseException) -> str:
     return text if len(text) <= _MESSAGE_CHARACTERS_MAX else text[:_MESSAGE_CHARACTERS_MAX] + "…"
 
 
+_LATE_BOUND = {"port", "task", "service", "repo", "image"}
+"""What stands in braces for values that are known when a task starts."""
+
+
 def _hint(error: BaseException, calls: _Calls) -> str | None:
     if isinstance(error, NameError) and error.name and calls:
         code, instruction, frame = calls[-1]
         line = sources.line(code.co_filename, sources.position(code, instruction)[0] or 0) or ""
         if re.search(rf"[(,]\s*{re.escape(error.name)}\s*==", line):
             return f"an argument is given with one `=`: {error.name}=…"
+        late = re.search(rf"""\b[fF]r?["'].*?(\{{{re.escape(error.name)}(:[^{{}}]*)?\}})""", line)
+        if late and error.name in _LATE_BOUND:
+            whole = late.group(1)
+            return f"{whole} is filled in when a task starts: leave out the f, or write {{{whole}}}"
         return _name_hint(error.name, frame)
     if isinstance(error, (TypeError, AttributeError)):
         known = _operation_hint(str(error), calls)

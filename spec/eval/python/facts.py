@@ -6,13 +6,10 @@ that an attempt ends as an error that names its line.
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
-from types import CodeType, FunctionType, ModuleType
+from types import ModuleType
 from typing import Any, NoReturn
-
-import _imp
 
 from . import errors, imports, policy
 
@@ -35,9 +32,6 @@ def forget() -> None:
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType):
             _forget_file(module)
-    for function in gc.get_objects():
-        if type(function) is FunctionType:
-            _forget_code(function.__code__)
 
 
 def _stopped_clock(full: str) -> Any:
@@ -63,13 +57,6 @@ def _forget_file(module: ModuleType) -> None:
     if spec is not None:
         spec.origin = spec.cached = None
         spec.loader = facts["__loader__"] = None
-
-
-def _forget_code(code: CodeType) -> None:
-    """Replaces the path in the code of a function, and in that of functions inside it."""
-    if code.co_filename.startswith("/"):
-        folder, _, name = code.co_filename.rpartition("/")
-        _imp._fix_co_filename(code, _named(name))
 
 
 def _named(name: str) -> str:

@@ -196,9 +196,10 @@ def compile_source(path: str, content: bytes) -> CodeType:
 
 def _module_hint(name: str) -> str:
     parent, _, leaf = name.rpartition(".")
-    spec = posixpath.join(spec_folder, name.replace(".", "/") + ".tw")
-    if host.ask("exists", spec):
-        return f"`{spec}` is a spec; put what both need into a module, for example `{leaf}_shared.py`"
+    file = name.replace(".", "/") + ".tw"
+    for spec in dict.fromkeys([posixpath.join(spec_folder, file), file]):
+        if host.ask("exists", spec):
+            return f"`{spec}` is a spec; put what both need into a module, for example `{leaf}_shared.py`"
     folders = [parent.replace(".", "/")] if parent else [*filter(None, [spec_folder]), ""]
     listings = [names[2].decode() for names in (host.ask("list", f) for f in folders) if names]
     entries = "\n".join(listings).split("\n")

@@ -14,7 +14,7 @@ from tw import _export
 
 from . import compiler, driver, imports, sources, spans
 
-_ROUNDS = 12
+_ROUNDS = 3
 
 _FILES = {
     "rehearsal/shared.py": b"""

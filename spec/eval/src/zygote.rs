@@ -188,47 +188,52 @@ fn begin(children: &mut [Child], begun: &Begun) {
     }
 }
 
+/// What a descriptor of a child can tell.
+#[derive(Clone, Copy)]
+enum Sign {
+    Ended,
+    /// The reader of its status is gone.
+    Abandoned,
+    Denied,
+}
+
 /// Waits for a request, something of a child, or a deadline.
 fn wait(control: &OwnedFd, watch: &Watch, children: &[Child]) -> anyhow::Result<Ready> {
     let readable = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
     let mut polled = vec![readable(control.as_fd()), readable(watch.as_fd())];
-    for child in children {
+    let mut signs = Vec::with_capacity(3 * children.len());
+    for (index, child) in children.iter().enumerate() {
+        signs.push((Sign::Ended, index));
         polled.push(readable(child.ended.as_fd()));
-        // Nothing is expected but the error that the reader is gone.
+        if child.killed {
+            // The kernel takes a while; what is ready until then would have this loop spin.
+            continue;
+        }
+        signs.push((Sign::Abandoned, index));
         polled.push(PollFd::new(child.status.as_fd(), PollFlags::empty()));
+        if let Some(denials) = &child.denials {
+            signs.push((Sign::Denied, index));
+            polled.push(readable(denials.as_fd()));
+        }
     }
-    let watched = || {
-        (0..)
-            .zip(children)
-            .filter(|(_, child)| child.denials.is_some())
-    };
-    polled
-        .extend(watched().filter_map(|(_, child)| Some(readable(child.denials.as_ref()?.as_fd()))));
     match poll(&mut polled, until_a_deadline(children)) {
         Err(nix::Error::EINTR) => return Ok(Ready::default()),
         other => other.context("poll")?,
     };
     let happened = |polled: &PollFd<'_>| polled.any().unwrap_or(false);
     let (own, theirs) = polled.split_at(2);
-    let (states, denials) = theirs.split_at(2 * children.len());
     let mut ready = Ready {
         request: happened(&own[0]),
         sealed: happened(&own[1]),
         ..Ready::default()
     };
-    for (index, state) in states.chunks_exact(2).enumerate() {
-        if happened(&state[0]) {
-            ready.ended.push(index);
-        } else if state[1].revents().is_some_and(|events| !events.is_empty()) {
-            ready.abandoned.push(index);
-        }
-    }
-    for ((index, _), polled) in watched().zip(denials) {
-        if polled
-            .revents()
-            .is_some_and(|events| events.contains(PollFlags::POLLIN))
-        {
-            ready.denied.push(index);
+    for ((sign, index), polled) in signs.into_iter().zip(theirs) {
+        let events = polled.revents().unwrap_or(PollFlags::empty());
+        match sign {
+            Sign::Ended if !events.is_empty() => ready.ended.push(index),
+            Sign::Abandoned if !events.is_empty() => ready.abandoned.push(index),
+            Sign::Denied if events.contains(PollFlags::POLLIN) => ready.denied.push(index),
+            _ => {}
         }
     }
     Ok(ready)

@@ -11,7 +11,7 @@ use std::path::Path;
 use git2::{DiffOptions, Index, IndexEntry, Oid, Repository, Tree};
 
 use super::work_tree::WorkTree;
-use super::{EntryKind, path};
+use super::{EntryKind, FolderOf, path};
 use crate::Cache;
 use crate::cache::Key;
 
@@ -26,11 +26,12 @@ pub(super) fn files_changed(
     work_tree: &WorkTree,
     base: Oid,
     cache: Option<&Cache>,
+    folder: &FolderOf<'_>,
 ) -> Option<usize> {
     let root = work_tree.root();
     let indexed = work_tree.with_repository(|repository| by_stamps(root, repository, base, cache));
     let by_stamps = indexed?.and_then(|indexed| {
-        let untracked = untracked(work_tree, "", &indexed.tracked)?;
+        let untracked = untracked(folder, "", &indexed.tracked)?;
         Some(indexed.changed.len() + untracked)
     });
     by_stamps.or_else(|| work_tree.with_repository(|repository| by_git(repository, base))?)
@@ -137,15 +138,15 @@ fn is_as_noted(entry: &IndexEntry, found: &Metadata, index: &Metadata) -> bool {
 }
 
 /// How many files below a folder are neither tracked nor ignored.
-fn untracked(work_tree: &WorkTree, folder: &str, tracked: &HashSet<Vec<u8>>) -> Option<usize> {
-    let Some(listed) = work_tree.folder(folder).ok()? else {
+fn untracked(folder_of: &FolderOf<'_>, folder: &str, tracked: &HashSet<Vec<u8>>) -> Option<usize> {
+    let Some(listed) = folder_of(folder).ok()? else {
         return Some(0);
     };
     let mut count = 0;
     for named in listed.names.iter().filter(|named| !named.is_ignored) {
         let path = path::join(folder, &named.name);
         count += match named.kind {
-            EntryKind::Folder => untracked(work_tree, &path, tracked)?,
+            EntryKind::Folder => untracked(folder_of, &path, tracked)?,
             EntryKind::File { .. } | EntryKind::Symlink => {
                 usize::from(!tracked.contains(path.as_bytes()))
             }

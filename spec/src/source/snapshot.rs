@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tw_model::Digest;
 
 use super::scan::{Folder, Named};
+use super::work_tree::Folders;
 use super::{EntryKind, Source, SourceError, path};
 use crate::cache::Key;
 use crate::package::{self, PackageError};
@@ -22,7 +23,7 @@ const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(crate) struct Snapshot<'a> {
     pub(crate) source: &'a Source,
     cache: Option<Arc<Cache>>,
-    folders: Mutex<HashMap<String, Option<Arc<Folder>>>>,
+    folders: Mutex<Folders>,
     files: Mutex<Files>,
     packages: Mutex<HashMap<String, Result<Digest, Arc<PackageError>>>>,
 }
@@ -56,7 +57,7 @@ impl<'a> Snapshot<'a> {
         Snapshot {
             source,
             cache,
-            folders: Mutex::default(),
+            folders: Mutex::new(source.take_seen()),
             files: Mutex::default(),
             packages: Mutex::default(),
         }
@@ -254,6 +255,12 @@ impl<'a> Snapshot<'a> {
             self.place(path),
             Ok(Place::Nothing | Place::Folder | Place::File)
         )
+    }
+
+    /// How many files differ from another tree of the same repository; none where that is not known.
+    pub(crate) fn files_changed_since(&self, base: &Source) -> Option<usize> {
+        self.source
+            .files_changed_since(base, &|path| self.folder(path))
     }
 
     /// The hash of a file; none if there is no file at `path`.

@@ -1,10 +1,12 @@
 //! The files as they are on disk.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use git2::Repository;
 
@@ -19,8 +21,23 @@ pub(super) struct WorkTree {
     repository: Option<Mutex<Repository>>,
     ignore: Ignore,
     scan: Mutex<Scan>,
+    seen: Mutex<Seen>,
     cache: OnceLock<Arc<Cache>>,
 }
+
+/// The folders that a search for specs has just gone through, and when that was. Whoever looks at the tree next need not
+/// look at them again.
+#[derive(Default)]
+struct Seen {
+    at: Option<Instant>,
+    folders: Folders,
+}
+
+/// Folders by path; none where there is none.
+pub(crate) type Folders = HashMap<String, Option<Arc<Folder>>>;
+
+/// How long a search for specs tells what is there.
+const SEEN: Duration = Duration::from_secs(1);
 
 impl std::fmt::Debug for WorkTree {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -37,6 +54,7 @@ impl WorkTree {
             root,
             repository: repository.map(Mutex::new),
             scan: Mutex::default(),
+            seen: Mutex::default(),
             cache: OnceLock::new(),
         }
     }
@@ -72,7 +90,24 @@ impl WorkTree {
     }
 
     fn scan(&self) -> MutexGuard<'_, Scan> {
-        self.scan.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.scan)
+    }
+
+    /// Takes note of folders that were just looked at.
+    pub(super) fn saw(&self, folders: Folders) {
+        *lock(&self.seen) = Seen {
+            at: Some(Instant::now()),
+            folders,
+        };
+    }
+
+    /// The folders of a search for specs that has just ended; they are handed out once.
+    pub(super) fn take_seen(&self) -> Folders {
+        let Seen { at, folders } = std::mem::take(&mut *lock(&self.seen));
+        match at.is_some_and(|at| at.elapsed() < SEEN) {
+            true => folders,
+            false => Folders::default(),
+        }
     }
 
     /// The names in a folder. They are read from disk unless the folder's stamp is known.
@@ -270,6 +305,10 @@ impl WorkTree {
         };
         self.with_repository(ask).unwrap_or(false)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a path goes where specs see nothing: git's own folder, or out.

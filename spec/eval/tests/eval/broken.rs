@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tw_model::Code;
@@ -28,14 +29,13 @@ broken!(exports, fields, modules, syntax, types, values);
 
 /// Evaluates every scenario of a topic; returns what its author would see.
 fn all(text: &str) -> String {
-    let evaluator = start();
     let mut shown = String::new();
     for scenario in scenarios(text, "config.tw") {
         let files = scenario
             .files
             .iter()
             .map(|(path, text)| (*path, text.as_bytes()));
-        let outcome = outcome_of(&evaluator, &Vec::from_iter(files));
+        let outcome = outcome_of(&EVALUATOR, &Vec::from_iter(files));
         let said = match outcome.errors.is_empty() {
             true => format!("no mistake; {} jobs\n", outcome.jobs.len()),
             false => rendered(&outcome),
@@ -45,13 +45,13 @@ fn all(text: &str) -> String {
     shown
 }
 
-fn start() -> Evaluator {
+static EVALUATOR: LazyLock<Evaluator> = LazyLock::new(|| {
     let config = EvalConfig {
         cpu: Duration::from_millis(500),
         ..config()
     };
     Evaluator::start(config).expect("tw-eval starts")
-}
+});
 
 fn outcome_of(evaluator: &Evaluator, files: &[(&str, &[u8])]) -> Outcome {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -94,7 +94,6 @@ fn files_that_are_no_text() {
         .chain(b"    \"0123456789\",\n".repeat(600_000))
         .chain(*b"]\n")
         .collect();
-    let evaluator = start();
     let mut shown = String::new();
     for (name, content) in [
         ("latin-1", latin),
@@ -106,7 +105,7 @@ fn files_that_are_no_text() {
         ("more than 10 MB", long),
         ("more than 16 MB", vec![b'#'; 17 << 20]),
     ] {
-        let outcome = outcome_of(&evaluator, &[("config.tw", &content)]);
+        let outcome = outcome_of(&EVALUATOR, &[("config.tw", &content)]);
         let said = match outcome.errors.is_empty() {
             true => format!("no mistake; {} jobs\n", outcome.jobs.len()),
             false => rendered(&outcome),
@@ -131,7 +130,7 @@ fn a_good_spec_beside_a_hundred_broken_ones_is_evaluated() {
         "good.tw",
         b"from tw import Job, export\nexport(Job(name=\"web\", command=\"server\"))\n",
     ));
-    let outcome = outcome_of(&start(), &files);
+    let outcome = outcome_of(&EVALUATOR, &files);
     assert_eq!((outcome.jobs.len(), outcome.errors.len()), (1, 100));
     assert!(
         outcome

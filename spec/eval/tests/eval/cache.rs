@@ -417,6 +417,17 @@ fn what_hangs_on_a_hash_or_an_address_is_named_with_both_values() {
 }
 
 #[test]
+fn two_jobs_of_one_name_are_no_difference_between_two_evaluations() {
+    let repo = Repo::with(&[(
+        "twice.tw",
+        "from tw import Job, export\nexport(Job(name=\"a\", command=\"x\"), Job(name=\"a\", command=\"y\"))\n",
+    )]);
+    let (outcome, _) = strictly(&repo, config());
+    let codes = outcome.errors.iter().map(|error| error.code.as_str());
+    assert_eq!(Vec::from_iter(codes), ["spec.duplicate_job"]);
+}
+
+#[test]
 fn what_was_found_the_same_once_is_not_evaluated_again() {
     let (repo, cache) = (repo(), tempfile::tempdir().expect("a folder"));
     run(&repo, cache.path());

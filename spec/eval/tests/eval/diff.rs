@@ -76,8 +76,8 @@ fn diff(repo: &Repo, base: &str, head: &str) -> SpecDiff {
     };
     let (base, head) = (source(base), source(head));
     let evaluator = evaluator();
-    let old = evaluate_all(&evaluator, &base);
-    let new = evaluate_all(&evaluator, &head);
+    let old = evaluate_all(evaluator, &base);
+    let new = evaluate_all(evaluator, &head);
     let base = Side {
         source: &base,
         outcome: &old,
@@ -86,7 +86,7 @@ fn diff(repo: &Repo, base: &str, head: &str) -> SpecDiff {
         source: &head,
         outcome: &new,
     };
-    compare(&evaluator, base, head).expect("a comparison")
+    compare(evaluator, base, head).expect("a comparison")
 }
 
 /// Job, path, effect, and `file:line` of the cause of each change.

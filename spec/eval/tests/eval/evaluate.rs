@@ -121,7 +121,7 @@ fn a_revision_is_evaluated_without_a_checkout() {
     repo.remove("config.tw");
     let evaluator = evaluator();
     let replicas =
-        |revision: &str| one(&evaluate_all(&evaluator, &repo.revision(revision))).replicas;
+        |revision: &str| one(&evaluate_all(evaluator, &repo.revision(revision))).replicas;
     assert_eq!(
         (replicas("HEAD"), replicas("HEAD~1"), replicas(&first[..8])),
         (7, 2, 2)

@@ -8,9 +8,9 @@ const RULES: &str = "from tw import GiB, Job\nfrom tw.policy import forbid, poli
 fn reviewed(repo: &Repo) -> PolicyReview {
     let evaluator = evaluator();
     let source = repo.work_tree();
-    let outcome = evaluate_all(&evaluator, &source);
+    let outcome = evaluate_all(evaluator, &source);
     assert_eq!(outcome.errors, []);
-    review(&evaluator, &source, &outcome.jobs).expect("an evaluator that runs")
+    review(evaluator, &source, &outcome.jobs).expect("an evaluator that runs")
 }
 
 /// Errors and findings as a person sees them.
@@ -125,8 +125,8 @@ fn said_of_some(repo: &Repo, asked: &[&str]) -> Vec<String> {
     let evaluator = evaluator();
     let source = repo.work_tree();
     let asked: Vec<String> = asked.iter().map(|path| (*path).to_owned()).collect();
-    let outcome = evaluate(&evaluator, &source, &asked).expect("an evaluator that runs");
-    let review = review_some(&evaluator, &source, &outcome.jobs).expect("an evaluator that runs");
+    let outcome = evaluate(evaluator, &source, &asked).expect("an evaluator that runs");
+    let review = review_some(evaluator, &source, &outcome.jobs).expect("an evaluator that runs");
     let errors = review.errors.iter().map(|error| error.message.clone());
     let findings = review
         .report

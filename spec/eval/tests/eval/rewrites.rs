@@ -42,14 +42,14 @@ fn rewritten(scenario: &Scenario<'_>) -> String {
     let repo = repo_of(scenario);
     let source = repo.work_tree();
     let evaluator = evaluator();
-    let outcome = evaluate_all(&evaluator, &source);
+    let outcome = evaluate_all(evaluator, &source);
     assert!(
         outcome.errors.is_empty(),
         "{}: {:?}",
         scenario.name,
         outcome.errors
     );
-    let mut rewriter = Rewriter::new(&evaluator, &source, &outcome);
+    let mut rewriter = Rewriter::new(evaluator, &source, &outcome);
     let wishes = wishes(scenario.flag);
     for wish in &wishes {
         if rewriter.is_met(wish) {
@@ -73,7 +73,7 @@ fn rewritten(scenario: &Scenario<'_>) -> String {
     }
     let rewritten = rewriter.finish().expect("does what was accepted");
     rewritten.write(&source).expect("writes");
-    let after = evaluate_all(&evaluator, &repo.work_tree());
+    let after = evaluate_all(evaluator, &repo.work_tree());
     for wish in &wishes {
         let job = after.jobs.iter().find(|job| job.spec.id() == wish.job);
         let value = wish.wanted.of(&job.expect("still there").spec);
@@ -149,8 +149,8 @@ fn wish() -> Wish {
 /// Edits the one spec of `source` as wished.
 fn edit(source: &Source) -> Result<tw_spec::Rewritten, RewriteError> {
     let evaluator = evaluator();
-    let outcome = evaluate_all(&evaluator, source);
-    let mut rewriter = Rewriter::new(&evaluator, source, &outcome);
+    let outcome = evaluate_all(evaluator, source);
+    let mut rewriter = Rewriter::new(evaluator, source, &outcome);
     let places = rewriter.places(&wish(), &[])?.expect("a place");
     rewriter.accept(&places[0])?;
     rewriter.finish()
@@ -187,7 +187,7 @@ fn a_branch_has_the_edit_and_the_work_tree_does_not() {
     let branch = repo.revision("limits");
     assert_eq!(branch.commit(), Some(commit));
     let specs = branch.find_specs(&[String::new()]).expect("specs");
-    let outcome = evaluate(&evaluator(), &branch, &specs).expect("evaluates");
+    let outcome = evaluate(evaluator(), &branch, &specs).expect("evaluates");
     assert_eq!(outcome.jobs[0].spec.resources.memory, Bytes::mib(512));
     let again = rewritten
         .commit(&head, "limits", "again")

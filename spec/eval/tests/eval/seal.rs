@@ -5,17 +5,20 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Repo, config, evaluator};
+use crate::support::{Repo, config, evaluator, own_evaluator};
 use tw_model::Code;
 use tw_spec::{Detail, EvalConfig, Evaluator, SpecError};
 
 const HELLO: &str =
     "from tw import Job, export\nexport(Job(name=\"hello\", command=\"echo hello\"))\n";
 
-/// Evaluates one spec and then a good one, with the same evaluator.
 fn attempt_with(config: EvalConfig, spec: &str) -> SpecError {
+    attempt_in(&Evaluator::start(config).expect("tw-eval starts"), spec)
+}
+
+/// Evaluates one spec and then a good one, with the same evaluator.
+fn attempt_in(evaluator: &Evaluator, spec: &str) -> SpecError {
     let repo = Repo::with(&[("attempt.tw", spec), ("hello.tw", HELLO)]);
-    let evaluator = Evaluator::start(config).expect("tw-eval starts");
     let attempt = evaluator
         .evaluate(&repo.work_tree(), "attempt.tw", Detail::Places)
         .expect("an answer");
@@ -34,7 +37,7 @@ fn attempt_with(config: EvalConfig, spec: &str) -> SpecError {
 }
 
 fn attempt(spec: &str) -> SpecError {
-    attempt_with(config(), spec)
+    attempt_in(evaluator(), spec)
 }
 
 #[track_caller]
@@ -256,7 +259,7 @@ fn the_environment_is_empty_behind_the_stand_ins() {
 #[test]
 fn a_killed_evaluator_is_started_again() {
     let repo = Repo::with(&[("hello.tw", HELLO)]);
-    let evaluator = evaluator();
+    let evaluator = own_evaluator();
     let before = evaluator.process_id().expect("a process");
     kill(Pid::from_raw(before as i32), Signal::SIGKILL).expect("kill");
     let evaluation = evaluator
@@ -288,7 +291,7 @@ fn wait_for_a_child(process: u32) -> Vec<Pid> {
 #[test]
 fn a_child_that_ends_before_it_has_a_job_is_replaced() {
     let repo = Repo::with(&[("hello.tw", HELLO)]);
-    let evaluator = evaluator();
+    let evaluator = own_evaluator();
     let process = evaluator.process_id().expect("a process");
     for _ in 0..3 {
         for child in wait_for_a_child(process) {
@@ -353,7 +356,7 @@ fn text_hashes_are_fixed() {
 fn an_evaluator_killed_in_the_middle_is_asked_again() {
     let repo = Repo::with(&[("spin.tw", "while True:\n    pass\n")]);
     let source = repo.work_tree();
-    let evaluator = evaluator();
+    let evaluator = own_evaluator();
     let before = evaluator.process_id().expect("a process");
     let evaluation = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| evaluator.evaluate(&source, "spin.tw", Detail::Places));
@@ -372,7 +375,7 @@ fn an_evaluator_killed_in_the_middle_is_asked_again() {
 
 #[test]
 fn nothing_is_left_of_a_dropped_evaluator() {
-    let evaluator = evaluator();
+    let evaluator = own_evaluator();
     let process = Pid::from_raw(evaluator.process_id().expect("a process") as i32);
     assert_eq!(kill(process, None), Ok(()));
     drop(evaluator);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -82,7 +83,7 @@ impl Repo {
 
     /// Evaluates every spec of the work tree.
     pub(crate) fn evaluate(&self) -> Outcome {
-        evaluate_all(&evaluator(), &self.work_tree())
+        evaluate_all(evaluator(), &self.work_tree())
     }
 }
 
@@ -100,7 +101,14 @@ pub(crate) fn config() -> EvalConfig {
     }
 }
 
-pub(crate) fn evaluator() -> Evaluator {
+/// An evaluator that the tests share: what a spec does ends with its child.
+pub(crate) fn evaluator() -> &'static Evaluator {
+    static SHARED: LazyLock<Evaluator> = LazyLock::new(own_evaluator);
+    &SHARED
+}
+
+/// An evaluator for a test that looks at its process, or ends it.
+pub(crate) fn own_evaluator() -> Evaluator {
     Evaluator::start(config()).expect("tw-eval starts")
 }
 

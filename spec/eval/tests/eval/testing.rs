@@ -2,20 +2,23 @@
 
 use std::time::Duration;
 
-use crate::support::{Repo, config};
+use crate::support::{Repo, config, evaluator};
 use tw_spec::{EvalConfig, Evaluator, RenderOptions, TestOutcome, TestResult, run_tests};
 
 const SPEC: &str = "from tw import Job, MiB, Resources, export\n\nexport(Job(name=\"web\", command=\"sleep 60\", resources=Resources(memory=256 * MiB), env={\"A\": \"1\", \"B\": \"2\"}))\n";
 
 fn run(repo: &Repo) -> Vec<TestResult> {
-    run_with(repo, config())
+    run_in(repo, evaluator())
 }
 
 fn run_with(repo: &Repo, config: EvalConfig) -> Vec<TestResult> {
-    let evaluator = Evaluator::start(config).expect("tw-eval starts");
+    run_in(repo, &Evaluator::start(config).expect("tw-eval starts"))
+}
+
+fn run_in(repo: &Repo, evaluator: &Evaluator) -> Vec<TestResult> {
     let source = repo.work_tree();
     let found = source.find_tests(&[String::new()]).expect("tests");
-    run_tests(&evaluator, &source, &found.files, &|_| true, &|_| ()).expect("an evaluator")
+    run_tests(evaluator, &source, &found.files, &|_| true, &|_| ()).expect("an evaluator")
 }
 
 /// Titles and outcomes, one a line.
