@@ -1,7 +1,8 @@
 //! The agent itself: how long it takes from an assignment to the command, and what it takes while its tasks do nothing.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ use crate::controller::{Controller, assignment};
 use crate::tasks::now_us;
 use crate::{PAUSE, print, profile, quantile};
 
-const MEASURED: Duration = Duration::from_secs(10);
+/// Long enough for the hundredths of a second that a process's time is counted in.
+const MEASURED: Duration = Duration::from_secs(30);
 
 /// From the moment in which a controller says an assignment to behind `exec` of its command: over the stream, through
 /// the agent, its records and a spare helper.
@@ -23,7 +25,7 @@ pub(crate) fn assigned(starts: usize) -> io::Result<()> {
     let folder = tempfile::tempdir()?;
     let cgroup = format!("twill-bench-assigned-{}", std::process::id());
     let (mut agent, mut ms) = runtime.block_on(async {
-        let (agent, controller) = start(folder.path(), &cgroup, 0).await?;
+        let (agent, controller) = start(folder.path(), &cgroup, 0, free_address()?).await?;
         let mut ms = Vec::new();
         for number in 0..starts {
             tokio::time::sleep(PAUSE).await;
@@ -80,15 +82,24 @@ pub(crate) fn idle_cost(tasks: usize) -> io::Result<()> {
     let folder = tempfile::tempdir()?;
     let cgroup = format!("twill-bench-agent-{}", std::process::id());
     // It answers heartbeats until it is dropped.
-    let (mut agent, _controller) = runtime.block_on(start(folder.path(), &cgroup, tasks))?;
+    let metrics = free_address()?;
+    let starting = start(folder.path(), &cgroup, tasks, metrics);
+    let (mut agent, _controller) = runtime.block_on(starting)?;
     std::thread::sleep(Duration::from_secs(2));
-    let (before, began) = (cpu_seconds(agent.id())?, Instant::now());
+    let (before, sampled_before, began) = (
+        cpu_seconds(agent.id())?,
+        sampling_seconds(metrics)?,
+        Instant::now(),
+    );
     std::thread::sleep(MEASURED);
     let used = cpu_seconds(agent.id())? - before;
+    let sampled = sampling_seconds(metrics)? - sampled_before;
+    let percent = |seconds: f64| seconds / began.elapsed().as_secs_f64() * 100.0;
     let line = json!({
         "bench": "agent.idle",
         "tasks": tasks,
-        "core_percent": used / began.elapsed().as_secs_f64() * 100.0,
+        "core_percent": percent(used),
+        "sampling_core_percent": percent(sampled),
         "resident_mib": resident_mib(agent.id())?,
         "profile": profile(),
     });
@@ -98,7 +109,12 @@ pub(crate) fn idle_cost(tasks: usize) -> io::Result<()> {
     print(line)
 }
 
-async fn start(folder: &Path, cgroup: &str, tasks: usize) -> io::Result<(Child, Controller)> {
+async fn start(
+    folder: &Path,
+    cgroup: &str,
+    tasks: usize,
+    metrics: SocketAddr,
+) -> io::Result<(Child, Controller)> {
     // As often as a real one.
     let controller = Controller::start_hearing(folder, Duration::from_secs(1));
     let agent = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
@@ -106,6 +122,8 @@ async fn start(folder: &Path, cgroup: &str, tasks: usize) -> io::Result<(Child, 
         .arg(folder.join("state"))
         .arg("--controller")
         .arg(format!("unix:{}", controller.socket.display()))
+        .arg("--metrics")
+        .arg(metrics.to_string())
         .stderr(Stdio::null())
         .spawn()?;
     let idle = |number| {
@@ -141,6 +159,26 @@ fn cpu_seconds(pid: u32) -> io::Result<f64> {
         [Some(user), Some(system)] => Ok((user + system) / 100.0),
         _ => Err(io::Error::other(format!("/proc/{pid}/stat cannot be read"))),
     }
+}
+
+/// What the agent says that sampling took, in seconds on a core.
+fn sampling_seconds(metrics: SocketAddr) -> io::Result<f64> {
+    let mut stream = TcpStream::connect(metrics)?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    let line = |line: &str| {
+        line.strip_prefix("twill_agent_sampling_cpu_seconds_total ")?
+            .trim()
+            .parse()
+            .ok()
+    };
+    let found = page.lines().find_map(line);
+    found.ok_or_else(|| io::Error::other("the agent's metrics name no time of sampling"))
+}
+
+fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind(("127.0.0.1", 0))?.local_addr()
 }
 
 fn resident_mib(pid: u32) -> io::Result<f64> {

@@ -30,6 +30,8 @@ pub(super) struct Counts {
     pub(super) starts: AtomicU64,
     /// Tasks that never began.
     pub(super) start_failures: AtomicU64,
+    /// Time on a core that reading cgroups and setting limits took, in nanoseconds.
+    pub(super) sampling_ns: AtomicU64,
 }
 
 /// One metric of a task, and where it is read.
@@ -182,6 +184,12 @@ fn page(agent: &Agent) -> String {
             MetricKind::Counter,
             "Tasks that never began since the agent did.",
             count(&agent.counts.start_failures),
+        ),
+        (
+            "twill_agent_sampling_cpu_seconds_total",
+            MetricKind::Counter,
+            "Time on a core that measuring tasks and fitting their limits took since the agent began.",
+            count(&agent.counts.sampling_ns) / 1e9,
         ),
     ];
     for (name, kind, help, value) in own {

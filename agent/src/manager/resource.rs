@@ -8,9 +8,11 @@ mod job;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
 use tw_api::{LimitNote, UsageReport, UsageReports};
 use tw_model::{
     Bytes, Cores, JobId, JobSpec, LimitMode, Millis, Number, TaskId, TaskUsage, Timestamp,
@@ -696,10 +698,22 @@ pub(super) async fn run(agent: &Arc<Agent>) {
     loop {
         ticks.tick().await;
         let agent = Arc::clone(agent);
-        if let Err(cause) = tokio::task::spawn_blocking(move || agent.resources.tick()).await {
+        let sample = move || {
+            let before = thread_cpu_ns();
+            agent.resources.tick();
+            let took = thread_cpu_ns().saturating_sub(before);
+            agent.counts.sampling_ns.fetch_add(took, Ordering::Relaxed);
+        };
+        if let Err(cause) = tokio::task::spawn_blocking(sample).await {
             tracing::error!(%cause, "sampling failed");
         }
     }
+}
+
+/// Time that this thread has had on a core.
+fn thread_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// What the spec asks for.

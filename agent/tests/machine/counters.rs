@@ -201,6 +201,7 @@ async fn what_tasks_use_is_on_a_page_for_prometheus() {
         Some(0.0)
     );
     assert_eq!(sum(&page, "twill_agent_task_starts_total"), Some(1.0));
+    assert!(sum(&page, "twill_agent_sampling_cpu_seconds_total") > Some(0.0));
     assert_eq!(
         sum(&page, "twill_agent_task_start_failures_total"),
         Some(1.0)
