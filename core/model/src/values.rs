@@ -217,9 +217,9 @@ impl SpecType for Name {
     fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<Name> {
         let Some(text) = value.as_str() else {
             let is_port = value.is_number() && at.as_str().starts_with("ports[");
-            let hint = is_port.then(|| {
-                "name it, as in [\"http\"]: its number is chosen when a task starts, and {port:http} stands for it"
-            });
+            let hint = is_port.then_some(
+                "name it, as in [\"http\"]: its number is chosen when a task starts, and {port:http} stands for it",
+            );
             let message = format!("expected a name, found {}", describe(value));
             decoder.report(Code::SpecWrongType, at, message, hint.map(str::to_owned));
             return None;
