@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    Approval, Bytes, Capacity, Cores, DrainRecord, Endpoint, EventRecord, Exit, JobId, JobSpec,
-    MachineFacts, MachineId, MachineState, Name, PolicyReport, RolloutState, RunRecord, SourceRef,
-    TaskId, TaskState, TaskUsage, Timestamp, Version,
+    AllowanceUse, Approval, Bytes, Capacity, Cores, DrainRecord, Endpoint, EventRecord, Exit,
+    JobId, JobSpec, MachineFacts, MachineId, MachineState, Name, PolicyReport, RolloutState,
+    RunRecord, SourceRef, TaskId, TaskState, TaskUsage, Timestamp, Version,
 };
 
 /// A job as it was evaluated.
@@ -440,4 +440,30 @@ pub struct SecretReply {
     pub name: Name,
     /// The jobs that read it; their tasks read a new value when they start again.
     pub jobs: Vec<JobId>,
+}
+
+/// `POST /v1/allowances`: what a team may ask for, for jobs of a priority and above.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]
+pub enum AllowanceRequest {
+    Set {
+        name: Name,
+        #[serde(default)]
+        from_priority: u32,
+        #[serde(rename = "cpu_millicores")]
+        cpu: Cores,
+        #[serde(rename = "memory_bytes")]
+        memory: Bytes,
+    },
+    Remove {
+        name: Name,
+    },
+}
+
+/// `GET /v1/allowances`, and the answer to [`AllowanceRequest`] once it is durable.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AllowancesReply {
+    pub version: u32,
+    /// One entry a band; `before` and `after` are what is charged now.
+    pub allowances: Vec<AllowanceUse>,
 }

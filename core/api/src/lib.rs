@@ -18,11 +18,12 @@ pub use agent::{
 pub use client::{Client, ClientError, Connection, Endpoint as ApiEndpoint, EventStream};
 pub use error::ErrorBody;
 pub use jobs::{
-    AppliedJob, ApplyReply, ApplyRequest, DrainReply, DrainRequest, EventsReply, FenceReply,
-    HealthReply, JobHistory, JobStatus, JobSummary, JobsReply, MachineStatus, MachinesReply,
-    OutageStatus, PackageReply, PlanRequest, Reserved, RolloutReply, RolloutRequest, RolloutStatus,
-    ScaleStatus, ScheduleStatus, SecretReply, SecretStatus, SecretsReply, ServicesReply, SpecReply,
-    SubmittedJob, TaskStatus, UsagePoint, UsageReply, VersionSummary, WaitingTasks, WhyReply,
+    AllowanceRequest, AllowancesReply, AppliedJob, ApplyReply, ApplyRequest, DrainReply,
+    DrainRequest, EventsReply, FenceReply, HealthReply, JobHistory, JobStatus, JobSummary,
+    JobsReply, MachineStatus, MachinesReply, OutageStatus, PackageReply, PlanRequest, Reserved,
+    RolloutReply, RolloutRequest, RolloutStatus, ScaleStatus, ScheduleStatus, SecretReply,
+    SecretStatus, SecretsReply, ServicesReply, SpecReply, SubmittedJob, TaskStatus, UsagePoint,
+    UsageReply, VersionSummary, WaitingTasks, WhyReply,
 };
 pub use review::{
     ApproveReply, DecideRequest, PageReply, PageRequest, PlanReply, PlansReply, RepositoriesReply,

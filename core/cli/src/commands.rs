@@ -1,5 +1,6 @@
 //! One file a command; the doc comment of its `Args` is its help.
 
+pub(crate) mod allowance;
 pub(crate) mod applied;
 pub(crate) mod apply;
 pub(crate) mod approve;

@@ -74,6 +74,7 @@ enum Command {
     Events(commands::events::Args),
     Why(commands::why::Args),
     Machines(commands::machines::Args),
+    Allowance(commands::allowance::Args),
     Drain(commands::drain::Args),
     Recommend(commands::recommend::Args),
     #[command(subcommand)]
@@ -146,6 +147,7 @@ async fn run(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Rollback(args) => commands::rollback::run(args, context).await,
         Command::Events(args) => commands::events::run(args, context).await,
         Command::Machines(args) => commands::machines::run(args, context).await,
+        Command::Allowance(args) => commands::allowance::run(args, context).await,
         Command::Drain(args) => commands::drain::run(args, context).await,
         Command::Recommend(args) => commands::recommend::run(args, context).await,
         Command::Secret(command) => commands::secret::run(command, context).await,

@@ -1,6 +1,7 @@
 //! The addresses of the API.
 
 mod agents;
+mod allowances;
 mod events;
 mod jobs;
 mod machines;
@@ -73,6 +74,10 @@ fn people() -> Router<Arc<App>> {
         .route("/v1/events/stream", get(events::stream))
         .route("/v1/machines", get(machines::list))
         .route("/v1/machines/{machine}/fence", post(machines::fence))
+        .route(
+            "/v1/allowances",
+            get(allowances::list).post(allowances::order),
+        )
         .route("/v1/drain", post(machines::drain))
         .route(
             "/v1/services/{namespace}/{name}/{port}",

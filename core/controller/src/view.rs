@@ -78,6 +78,8 @@ impl View {
             Record::Plan(row) => {
                 self.plans.insert(row.digest.clone(), row);
             }
+            // What is used of it is asked of the scheduler's state.
+            Record::Allowance(_) => {}
         }
     }
 
@@ -127,6 +129,7 @@ impl View {
             RecordKey::Plan(digest) => {
                 self.plans.remove(digest);
             }
+            RecordKey::Allowance(_) => {}
         }
     }
 

@@ -90,6 +90,10 @@ codes! {
     JobDependencyCycle = "job.dependency_cycle",
     /// No machine, whatever it is, could satisfy all that a job says of where its tasks run.
     JobContradiction = "job.contradiction",
+    /// The jobs of an allowance would ask for more together than it allows.
+    AllowanceExceeded = "allowance.exceeded",
+    /// No allowance of this name.
+    AllowanceNotFound = "allowance.not_found",
     /// No machine of the cluster could ever hold a task of this job.
     JobDoesNotFit = "job.does_not_fit",
     /// No job of this name.

@@ -108,7 +108,8 @@ spec! {
         /// Half-way by default, with room on both sides.
         /// Example: `priority=80`
         priority: u32 = 50 => none;
-        /// The allowance, kept by the cluster's operators, that the job's resources are charged to.
+        /// The allowance that the job is charged to: a plan that would go above what the cluster's operators have set for
+        /// it is refused. Nothing that runs is stopped for it.
         /// Example: `allowance="shop-team"`
         allowance: Option<Name> = None => none;
 

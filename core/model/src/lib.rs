@@ -6,6 +6,7 @@
 #[macro_use]
 mod schema;
 
+mod allowance;
 mod author;
 mod change;
 mod code;
@@ -34,6 +35,7 @@ mod usage;
 mod values;
 mod version;
 
+pub use allowance::{AllowanceBand, AllowanceRecord, AllowanceUse, Charge};
 pub use author::{Decoder, Location, Problem, nearest};
 pub use change::{Cause, Change, ChangeKind, ChangedModule, JobChange, diff_jobs};
 pub use code::{Code, CodeInfo};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bytes, Cores, Exit, Incarnation, JobId, JobSpec, MachineId, Millis, Name, PlanRecord, Remedy,
-    RepositoryRecord, TaskId, Timestamp, Version,
+    AllowanceRecord, Bytes, Cores, Exit, Incarnation, JobId, JobSpec, MachineId, Millis, Name,
+    PlanRecord, Remedy, RepositoryRecord, TaskId, Timestamp, Version,
 };
 
 /// The format number of stored records; a cluster with a higher one is refused.
@@ -617,6 +617,7 @@ pub enum Record {
     Event(EventRecord),
     Repository(Arc<RepositoryRecord>),
     Plan(Arc<PlanRecord>),
+    Allowance(Arc<AllowanceRecord>),
 }
 
 /// The key of a row of any kind.
@@ -630,6 +631,7 @@ pub enum RecordKey {
     Repository(Name),
     /// By its digest.
     Plan(String),
+    Allowance(Name),
 }
 
 /// A row that cannot be read.
@@ -654,6 +656,7 @@ impl Record {
             Record::Event(row) => RecordKey::Event(row.job.clone(), row.seq),
             Record::Repository(row) => RecordKey::Repository(row.name.clone()),
             Record::Plan(row) => RecordKey::Plan(row.digest.clone()),
+            Record::Allowance(row) => RecordKey::Allowance(row.name.clone()),
         }
     }
 
@@ -667,6 +670,7 @@ impl Record {
             Record::Event(row) => serde_json::to_vec(row),
             Record::Repository(row) => serde_json::to_vec(row),
             Record::Plan(row) => serde_json::to_vec(row),
+            Record::Allowance(row) => serde_json::to_vec(row),
         };
         encoded.expect("records hold nothing that JSON cannot")
     }
@@ -681,6 +685,7 @@ impl Record {
             "event" => serde_json::from_slice(bytes).map(Record::Event),
             "repository" => serde_json::from_slice(bytes).map(Record::Repository),
             "plan" => serde_json::from_slice(bytes).map(Record::Plan),
+            "allowance" => serde_json::from_slice(bytes).map(Record::Allowance),
             _ => {
                 return Err(RecordError::UnknownKey {
                     key: key.to_owned(),
@@ -714,6 +719,7 @@ impl std::fmt::Display for RecordKey {
             RecordKey::Event(job, seq) => write!(f, "event/{}/{seq:010}", place(job)),
             RecordKey::Repository(name) => write!(f, "repository/{name}"),
             RecordKey::Plan(digest) => write!(f, "plan/{digest}"),
+            RecordKey::Allowance(name) => write!(f, "allowance/{name}"),
         }
     }
 }

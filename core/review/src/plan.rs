@@ -38,6 +38,9 @@ pub fn of_plan(plan: &Plan, shown: PlanShown) -> Review {
         ))
     }));
     alarms.extend(plan.jobs.iter().filter_map(does_not_fit));
+    let (over, within): (Vec<_>, Vec<_>) = plan.allowances.iter().partition(|one| one.over);
+    let over = over.into_iter();
+    alarms.extend(over.map(|one| Line::new(Tone::Danger).words(one.to_string())));
     alarms.extend(refusals);
     let mut notes: Vec<Line> = plan.drift.iter().map(drift).collect();
     notes.extend(plan.jobs.iter().filter_map(scales));
@@ -46,6 +49,8 @@ pub fn of_plan(plan: &Plan, shown: PlanShown) -> Review {
     let mut totals = modules(&plan.modules);
     totals.extend(duration(&plan.jobs));
     totals.extend(capacity(&plan.capacity, shown.cost_month));
+    let within = within.into_iter();
+    totals.extend(within.map(|one| Line::plain().words(one.to_string())));
     totals.extend(owners(plan.jobs.iter().map(|job| job.owner.as_str())));
     Review {
         headline: headline(plan),

@@ -6,6 +6,7 @@
 
 mod alarms;
 mod allocate;
+mod allowance;
 mod assignments;
 mod broker;
 mod budget;
@@ -55,6 +56,7 @@ mod txn;
 mod unsettled;
 mod why;
 
+pub use allowance::{AllowanceOrder, allowances};
 pub use assignments::{assignment, assignments};
 pub use broker::{Broker, Receipt, TickMs};
 pub use caveat::Caveat;

@@ -8,9 +8,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    Approval, Cause, Change, ChangeKind, ChangedModule, Code, Effect, JobChange, JobId, JobSpec,
-    Kind, MachineId, Millis, Name, PolicyReport, RolloutState, SourceRef, TaskId, Timestamp,
-    Version, VersionRecord, diff_jobs, without_support,
+    AllowanceUse, Approval, Cause, Change, ChangeKind, ChangedModule, Code, Effect, JobChange,
+    JobId, JobSpec, Kind, MachineId, Millis, Name, PolicyReport, RolloutState, SourceRef, TaskId,
+    Timestamp, Version, VersionRecord, diff_jobs, without_support,
 };
 
 use crate::caveat::{self, Caveat};
@@ -20,8 +20,8 @@ use crate::forecast::stage_durations;
 use crate::neighbours::contradiction;
 use crate::rollout::{self, stage_sizes};
 use crate::{
-    ConfirmRule, Confirmation, JobState, NoRoom, Refusal, State, daemon, dependency, dry_run,
-    reconcile,
+    ConfirmRule, Confirmation, JobState, NoRoom, Refusal, State, allowance, daemon, dependency,
+    dry_run, reconcile,
 };
 
 /// A job as it was evaluated.
@@ -164,6 +164,10 @@ pub struct Plan {
     /// What policies say of the submitted jobs.
     #[serde(default)]
     pub policy: PolicyReport,
+    /// How the allowances are used that the jobs are charged to. Not part of the digest: what was let through is held
+    /// against them anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowances: Vec<AllowanceUse>,
     /// Changed files that specs import or read, as whoever evaluated them found out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub modules: Vec<ChangedModule>,
@@ -245,11 +249,17 @@ pub fn plan(
         capacity,
         drift: drift(state, submission),
         policy: submission.policy.clone(),
+        allowances: allowance::planned(&draft, submission),
         modules: Vec::new(),
     })
 }
 
 impl Plan {
+    /// Whether it can be shown and not applied: a policy or an allowance stands against it.
+    pub fn is_refused(&self) -> bool {
+        allowed(self).is_err()
+    }
+
     /// Adds where the changes come from, which the sources tell and not the state: `cause` of a job and a path, and the
     /// files that caused them. No part of the digest.
     pub fn explain(
@@ -292,14 +302,14 @@ fn live_tasks_of(job: &JobState) -> u32 {
     }
 }
 
-/// Refuses a plan that a policy stands against.
+/// Refuses a plan that a policy or an allowance stands against.
 pub(crate) fn allowed(plan: &Plan) -> Result<(), Refusal> {
     let refusing = plan.policy.findings.iter().filter(|found| found.refuses());
     let details: Vec<String> = refusing
         .map(|found| format!("{}: {}, says {}", found.job, found.message, found.policy))
         .collect();
     if details.is_empty() {
-        return Ok(());
+        return allowance::allowed(&plan.allowances);
     }
     let message = "policy refuses what was planned".to_owned();
     let mut refusal = Refusal::new(
@@ -338,6 +348,7 @@ fn check(draft: &Draft, submission: &Submission) -> Result<(), Refusal> {
             ));
         }
     }
+    allowance::check(draft, submission)?;
     if let Some(id) = submission.remove.iter().find(|id| draft.job(id).is_none()) {
         return Err(Refusal::job_not_found(id));
     }

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tw_model::{
-    EventRecord, Incarnation, JobId, JobRecord, JobSpec, Kind, MachineId, MachineRecord, Name,
-    PlanRecord, Record, RecordKey, RepositoryRecord, RunRecord, TaskId, TaskRecord, TaskState,
-    Timestamp, Version, VersionRecord,
+    AllowanceRecord, EventRecord, Incarnation, JobId, JobRecord, JobSpec, Kind, MachineId,
+    MachineRecord, Name, PlanRecord, Record, RecordKey, RepositoryRecord, RunRecord, TaskId,
+    TaskRecord, TaskState, Timestamp, Version, VersionRecord,
 };
 
 use crate::alarms::alarm;
@@ -210,6 +210,7 @@ pub struct State {
     shunned_by: BTreeMap<JobId, BTreeSet<JobId>>,
     repositories: BTreeMap<Name, Arc<RepositoryRecord>>,
     plans: BTreeMap<String, Arc<PlanRecord>>,
+    allowances: BTreeMap<Name, Arc<AllowanceRecord>>,
 }
 
 impl State {
@@ -287,12 +288,15 @@ impl State {
             Op::Put(Record::Task(row)) => &row.id.job,
             Op::Delete(RecordKey::Job(id) | RecordKey::Version(id, _)) => id,
             Op::Delete(RecordKey::Task(task)) => &task.job,
-            Op::Put(Record::Event(_) | Record::Repository(_) | Record::Plan(_))
+            Op::Put(
+                Record::Event(_) | Record::Repository(_) | Record::Plan(_) | Record::Allowance(_),
+            )
             | Op::Delete(
                 RecordKey::Event(..)
                 | RecordKey::Machine(_)
                 | RecordKey::Repository(_)
-                | RecordKey::Plan(_),
+                | RecordKey::Plan(_)
+                | RecordKey::Allowance(_),
             ) => {
                 return;
             }
@@ -384,6 +388,7 @@ impl State {
             .chain(events.map(|row| Record::Event((**row).clone())))
             .chain(repositories.map(Record::Repository))
             .chain(plans.map(Record::Plan))
+            .chain(self.allowances.values().cloned().map(Record::Allowance))
     }
 
     /// All jobs, by namespace and name.
@@ -420,6 +425,16 @@ impl State {
     /// The plans of commits that are kept, by digest.
     pub fn plans(&self) -> impl Iterator<Item = &PlanRecord> {
         self.plans.values().map(Arc::as_ref)
+    }
+
+    /// All allowances, by name.
+    pub fn allowances(&self) -> impl Iterator<Item = &AllowanceRecord> {
+        self.allowances.values().map(Arc::as_ref)
+    }
+
+    /// One allowance.
+    pub fn allowance(&self, name: &Name) -> Option<&AllowanceRecord> {
+        self.allowances.get(name).map(Arc::as_ref)
     }
 
     /// The live tasks of a machine.
@@ -473,6 +488,9 @@ impl State {
             }
             Record::Plan(row) => {
                 self.plans.insert(row.digest.clone(), row);
+            }
+            Record::Allowance(row) => {
+                self.allowances.insert(row.name.clone(), row);
             }
         }
     }
@@ -538,6 +556,9 @@ impl State {
             RecordKey::Plan(digest) => {
                 self.plans.remove(digest);
             }
+            RecordKey::Allowance(name) => {
+                self.allowances.remove(name);
+            }
         }
     }
 
@@ -561,6 +582,6 @@ fn rank(record: &Record) -> u8 {
         Record::Machine(_) => 2,
         Record::Task(_) => 3,
         Record::Event(_) => 4,
-        Record::Repository(_) | Record::Plan(_) => 5,
+        Record::Repository(_) | Record::Plan(_) | Record::Allowance(_) => 5,
     }
 }

@@ -6,10 +6,11 @@ use std::fmt;
 
 use tw_model::{
     Approval, Capacity, Code, Effect, FittedRecord, JobId, Kind, MachineFacts, MachineId,
-    MachineIdentity, MachineRecord, MachineState, Millis, Phase, RolloutState, ScaleRecord, TaskId,
-    TaskRecord, TaskReport, TaskState, Timestamp, Version,
+    MachineIdentity, MachineRecord, MachineState, Millis, Name, Phase, RolloutState, ScaleRecord,
+    TaskId, TaskRecord, TaskReport, TaskState, Timestamp, Version,
 };
 
+use crate::allowance::{self, AllowanceOrder};
 use crate::draft::Draft;
 use crate::drain::{self, DrainOrder};
 use crate::identity::Standing;
@@ -109,6 +110,12 @@ pub enum Event {
     },
     /// A lost machine was granted no term for so long; see [`crate::Broker`].
     TermsOver { machine: MachineId, silence: Millis },
+    /// The cluster's operators set what a team may ask for.
+    Allowance {
+        name: Name,
+        order: AllowanceOrder,
+        by: String,
+    },
     /// Someone vouches that nothing runs any more on a machine that is lost.
     Fence { machine: MachineId, by: String },
     /// The application of a job has answered: it approves these operations, in this order, and no others.
@@ -292,6 +299,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             reach::end_lapsed(&mut draft, machine, *silence);
             Reply::None
         }
+        Event::Allowance { name, order, by } => allowance::order(&mut draft, name, order, by),
         Event::Fence { machine, by } => reach::fence(&mut draft, machine, by),
         Event::TaskControl { job, approved } => control::answer(&mut draft, job, approved),
         Event::Tick => {

@@ -19,7 +19,7 @@ use crate::spec::{self, Specs};
 
 /// Show what applying specs would do to what runs, and change nothing
 ///
-/// Exit code: 0 nothing changes, 2 something does, 3 something destructive does or a policy refuses it, 1 an error.
+/// Exit code: 0 nothing changes, 2 something does, 3 something destructive does, or a policy or an allowance stands against it, 1 an error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -84,7 +84,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         );
     }
     Ok(ExitCode::from(match () {
-        () if planned.plan.policy.refuses() || !planned.plan.destructive.is_empty() => 3,
+        () if planned.plan.is_refused() || !planned.plan.destructive.is_empty() => 3,
         () if !planned.plan.jobs.is_empty() => 2,
         () => 0,
     }))

@@ -7,6 +7,7 @@ mod authors;
 mod cluster;
 mod etcd;
 mod examples;
+mod fairness;
 mod faults;
 mod following;
 mod inside;

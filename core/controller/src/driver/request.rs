@@ -10,11 +10,13 @@ use tw_api::{
     AppliedJob, ApplyReply, ApplyRequest, ErrorBody, Heartbeat, HeartbeatReply, PlanRequest,
     Register, SubmittedJob,
 };
-use tw_model::{Approval, Code, FittedRecord, JobId, MachineId, TaskId, Version};
+use tw_model::{
+    AllowanceUse, Approval, Code, FittedRecord, JobId, MachineId, Name, TaskId, Version,
+};
 use tw_scheduler::scale::Scaling;
 use tw_scheduler::{
-    Consultation, Decision, DrainOrder, Event, ExpectedPlan, PendingWhy, Plan, Receipt,
-    Reply as Decided, Review, RolloutOrder, Submission,
+    AllowanceOrder, Consultation, Decision, DrainOrder, Event, ExpectedPlan, PendingWhy, Plan,
+    Receipt, Reply as Decided, Review, RolloutOrder, Submission,
 };
 
 use super::{Core, seed, tick_ms};
@@ -46,6 +48,15 @@ enum What {
         machine: MachineId,
         by: String,
         answer: Answer<u32>,
+    },
+    Allowances {
+        answer: Answer<Vec<AllowanceUse>>,
+    },
+    Allowance {
+        name: Name,
+        order: AllowanceOrder,
+        by: String,
+        answer: Answer<()>,
     },
     Consultations {
         answer: Answer<Vec<Consultation>>,
@@ -183,6 +194,27 @@ impl Driver {
     pub(crate) async fn fence(&self, machine: MachineId, by: String) -> Result<u32, ErrorBody> {
         self.ask(|answer| What::Fence {
             machine,
+            by,
+            answer,
+        })
+        .await
+    }
+
+    /// How the allowances are used.
+    pub(crate) async fn allowances(&self) -> Result<Vec<AllowanceUse>, ErrorBody> {
+        self.ask(|answer| What::Allowances { answer }).await
+    }
+
+    /// Sets or removes an allowance.
+    pub(crate) async fn allowance(
+        &self,
+        name: Name,
+        order: AllowanceOrder,
+        by: String,
+    ) -> Result<(), ErrorBody> {
+        self.ask(|answer| What::Allowance {
+            name,
+            order,
             by,
             answer,
         })
@@ -332,6 +364,21 @@ impl Core {
                 by,
                 answer,
             } => self.fence(machine, by, answer),
+            What::Allowances { answer } => {
+                let _ = answer.send(Ok(tw_scheduler::allowances(&self.state)));
+            }
+            What::Allowance {
+                name,
+                order,
+                by,
+                answer,
+            } => {
+                let decision = self.step(&Event::Allowance { name, order, by });
+                self.settle(decision, answer, |reply| match reply {
+                    Decided::Reviewed => Ok(()),
+                    other => Err(unexpected(other)),
+                });
+            }
             What::Consultations { answer } => {
                 let _ = answer.send(Ok(tw_scheduler::consultations(&self.state)));
             }

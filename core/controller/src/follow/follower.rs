@@ -408,6 +408,9 @@ impl Follower {
                 ));
             }
         }
+        if let Some(over) = plan.allowances.iter().find(|one| one.over) {
+            return Ok(over.to_string());
+        }
         if let Some(confirmation) = &plan.confirmation {
             return Ok(format!("it {confirmation}"));
         }

@@ -1,5 +1,6 @@
 //! Scenarios on a small cluster whose agents do at once what they are told.
 
+mod allowances;
 mod cluster;
 mod constraints;
 mod control;
