@@ -598,8 +598,9 @@ class Rollout(Spec):
     """How a new version replaces the old one: stage by stage, each only after the one before it is healthy."""
 
     stages: Sequence[int | str] = (1, "100%",)
-    """How far each stage goes: a number of tasks, or a share such as "10%". One task first: a version that cannot
-    start harms no more than one.
+    """How far each stage goes: a number of tasks, a share such as "10%", or a part of the fleet: "machine", "rack",
+    "cluster", "datacenter" or "region" is all tasks in the one in which the update began, and the tasks nearest
+    to it go first. One task first: a version that cannot start harms no more than one.
 
     A change: no task notices.
     Example: `stages=[1, "10%", "100%"]`
@@ -611,11 +612,13 @@ class Rollout(Spec):
     Example: `max_unavailable=2`
     """
     max_surge: int = 0
-    """How many tasks beyond `replicas` may run during an update, so that new ones start before old ones end.
+    """How many tasks beyond `replicas` may run during an update of a service, so that new ones start before old ones
+    end: where there is room for them, no more tasks are down than of these run, and `replicas` keep serving.
+    Where there is none, `max_unavailable` may be down. More than `max_unavailable` are never used, as no update
+    replaces more at a time.
 
     A change: no task notices.
     Example: `max_surge=1`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     healthy_for: float = 5 * SECOND
     """How long a new task must be healthy before it counts.
@@ -1227,11 +1230,11 @@ class Job(Spec):
     Example: `priority=80`
     """
     allowance: str | None = None
-    """The allowance, kept by the cluster's operators, that the job's resources are charged to.
+    """The allowance that the job is charged to: a plan that would go above what the cluster's operators have set for
+    it is refused. Nothing that runs is stopped for it.
 
     A change: no task notices.
     Example: `allowance="shop-team"`
-    Nothing acts on it yet: a plan refuses a job that sets it.
     """
     schedule: Schedule | None = None
     """When a batch job runs; without it, once.

@@ -257,6 +257,7 @@ fn check_job(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()>
             Some("leave it out, or add at_most_one=True".to_owned()),
         );
     }
+    check_surge(job, at, decoder)?;
     if job.depends_on.contains(&job.name) {
         return decoder.bad_value(
             &at.field("depends_on"),
@@ -265,6 +266,27 @@ fn check_job(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()>
         );
     }
     Some(())
+}
+
+/// Tasks beyond the wanted number are only of use where any task does the work of any other.
+fn check_surge(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
+    let against = match () {
+        () if job.rollout.max_surge == 0 => None,
+        () if job.at_most_one => Some("the tasks of an at-most-one job have no doubles"),
+        () if !job.volumes.is_empty() => Some("a new task would not find the volumes of another"),
+        () if job.kind != Kind::Service => {
+            Some("only services have tasks beyond the wanted number")
+        }
+        () => None,
+    };
+    match against {
+        None => Some(()),
+        Some(message) => decoder.bad_value(
+            &at.field("rollout").field("max_surge"),
+            message.to_owned(),
+            Some("leave max_surge out".to_owned()),
+        ),
+    }
 }
 
 /// A task finds its packages by the last part of their paths.

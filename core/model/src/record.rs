@@ -157,6 +157,15 @@ pub struct RolloutRecord {
     /// Whether it takes back an update that was under way. It then knows no stages, and is not itself taken back.
     #[serde(default)]
     pub rollback: bool,
+    /// Where it began, once it has: stages that are parts of the fleet are those around this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<MachineId>,
+    /// How many tasks beyond the wanted number are to run now. Their indexes follow those that are wanted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub surge: u32,
+    /// Whether they were in the way of others, and there are to be no more of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub crowded: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,23 +4,27 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::{Decoder, FieldPath, SpecType};
+use crate::{Decoder, Domain, FieldPath, SpecType};
 
-/// A number of tasks, or a share of them.
+/// A number of tasks, a share of them, or all of a part of the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Tasks(u32),
     Percent(u8),
+    /// The tasks in the part of this kind in which the update began.
+    Within(Domain),
 }
 
 impl Stage {
-    /// How many of `replicas` tasks this stage covers: at least one, at most all.
-    pub fn tasks(self, replicas: u32) -> u32 {
+    /// How many of `replicas` tasks this stage covers: at least one, at most all. `within` counts those in the part of a
+    /// kind in which the update began.
+    pub fn tasks(self, replicas: u32, within: impl Fn(Domain) -> u32) -> u32 {
         let wanted = match self {
             Stage::Tasks(count) => count,
             Stage::Percent(percent) => {
                 (u64::from(replicas) * u64::from(percent)).div_ceil(100) as u32
             }
+            Stage::Within(domain) => within(domain),
         };
         wanted.clamp(1, replicas.max(1))
     }
@@ -31,6 +35,7 @@ impl fmt::Display for Stage {
         match self {
             Stage::Tasks(count) => write!(f, "{count}"),
             Stage::Percent(percent) => write!(f, "{percent}%"),
+            Stage::Within(domain) => f.write_str(domain.as_str()),
         }
     }
 }
@@ -43,14 +48,14 @@ impl SpecType for Stage {
     fn to_python(&self) -> String {
         match self {
             Stage::Tasks(count) => count.to_string(),
-            Stage::Percent(percent) => format!("\"{percent}%\""),
+            Stage::Percent(_) | Stage::Within(_) => format!("\"{self}\""),
         }
     }
 
     fn to_json(&self) -> Value {
         match self {
             Stage::Tasks(count) => (*count).into(),
-            Stage::Percent(_) => self.to_string().into(),
+            Stage::Percent(_) | Stage::Within(_) => self.to_string().into(),
         }
     }
 
@@ -61,7 +66,7 @@ impl SpecType for Stage {
         decoder.wrong_type(
             value,
             at,
-            "a number of tasks such as 1, or a share such as \"10%\"",
+            "a number of tasks such as 1, a share such as \"10%\", or a part of the fleet such as \"cluster\"",
         )
     }
 }
@@ -72,6 +77,10 @@ fn read(value: &Value) -> Option<Stage> {
             .ok()
             .filter(|count| *count > 0)
             .map(Stage::Tasks);
+    }
+    let domain = serde_json::from_value(value.clone()).ok();
+    if let Some(domain) = domain.filter(|_| value.is_string()) {
+        return Some(Stage::Within(domain));
     }
     let percent: u8 = value.as_str()?.strip_suffix('%')?.parse().ok()?;
     (1..=100)

@@ -233,6 +233,49 @@ fn fields_without_support_are_fields_and_are_noticed_where_they_are_set() {
 }
 
 #[test]
+fn a_stage_is_a_number_a_share_or_a_part_of_the_fleet() {
+    let rollout = |stages: Value| json!({"rollout": object("Rollout", json!({"stages": stages}))});
+    let stages = json!([1, "machine", "25%", "cluster", "datacenter", "100%"]);
+    let read = job(with(rollout(stages.clone())));
+    assert_eq!(serde_json::to_value(&read.rollout.stages).unwrap(), stages);
+    for wrong in [
+        json!(0),
+        json!("0%"),
+        json!("101%"),
+        json!("continent"),
+        json!("1"),
+    ] {
+        let found = problems(with(rollout(json!([wrong]))));
+        assert_eq!(found[0].code, Code::SpecWrongType, "{wrong}: {found:?}");
+        assert!(
+            found[0]
+                .message
+                .contains("or a part of the fleet such as \"cluster\""),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn tasks_that_must_not_have_doubles_have_none_during_an_update() {
+    let surge = object("Rollout", json!({"max_surge": 1}));
+    let volume = object("Volume", json!({"name": "data", "path": "/data"}));
+    let cases = [
+        (json!({"at_most_one": true}), "have no doubles"),
+        (json!({"volumes": [volume]}), "would not find the volumes"),
+        (json!({"kind": "batch"}), "only services"),
+        (json!({"kind": "daemon"}), "only services"),
+    ];
+    for (mut fields, words) in cases {
+        fields["rollout"] = surge.clone();
+        let found = problems(with(fields.clone()));
+        assert_eq!(found[0].code, Code::SpecBadValue, "{found:?}");
+        assert!(found[0].message.contains(words), "{fields}: {found:?}");
+    }
+    assert_eq!(job(with(json!({"rollout": surge}))).rollout.max_surge, 1);
+}
+
+#[test]
 fn a_change_within_an_optional_struct_names_the_field() {
     let scaled = |max: u32| {
         job(with(

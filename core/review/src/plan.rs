@@ -352,7 +352,13 @@ fn stages(job: &JobPlan) -> Option<Line> {
     if job.stages.is_empty() {
         return None;
     }
-    let stages: Vec<String> = job.stages.iter().map(u32::to_string).collect();
+    let part = |stage: usize| job.stage_parts.get(stage).copied().flatten();
+    let stages = job.stages.iter().enumerate();
+    let stages = stages.map(|(stage, tasks)| match part(stage) {
+        Some(part) => format!("{tasks} in one {}", part.as_str()),
+        None => tasks.to_string(),
+    });
+    let stages: Vec<String> = stages.collect();
     let of = job.stages.last().copied().unwrap_or(0) as usize;
     let about = match total(job) {
         Millis::ZERO => String::new(),
@@ -368,7 +374,12 @@ fn stages(job: &JobPlan) -> Option<Line> {
     };
     let stages = stages.join(", then ");
     let noun = if of == 1 { "task" } else { "tasks" };
-    Some(Line::plain().words(format!("stages: {stages} {noun}{about}")))
+    let more = match job.surge {
+        0 => String::new(),
+        1 => "; 1 more runs meanwhile".to_owned(),
+        more => format!("; {more} more run meanwhile"),
+    };
+    Some(Line::plain().words(format!("stages: {stages} {noun}{more}{about}")))
 }
 
 /// Which tasks leave their machine, and where they are expected to go.

@@ -12,7 +12,7 @@ use crate::escalate::escalate;
 use crate::fleet::Slot;
 use crate::forecast::StageWork;
 use crate::plan::{TaskCounts, TaskPlan, Verdict, tasks_of};
-use crate::rollout::{stage_sizes, task_effect};
+use crate::rollout::{self, Distance, task_effect};
 use crate::{JobState, NoRoom, daemon, preempt, reconcile, why};
 
 /// What a dry run found.
@@ -23,8 +23,12 @@ pub(crate) struct Found {
     pub(crate) tasks: Vec<TaskPlan>,
     /// Whether all find room.
     pub(crate) verdict: Verdict,
+    /// How many tasks have the new version after each stage.
+    pub(crate) stages: Vec<u32>,
     /// What each stage does.
     pub(crate) work: Vec<StageWork>,
+    /// How many tasks beyond the wanted number find room while the update runs.
+    pub(crate) surge: u32,
 }
 
 /// Carries out the version that the draft wants of a job.
@@ -58,6 +62,7 @@ pub(crate) fn removal(draft: &mut Draft, old: &JobState) -> Found {
 
 /// A task with a machine whose turn has not come.
 struct Waiting {
+    distance: Distance,
     serves: bool,
     effect: Effect,
     row: TaskRecord,
@@ -67,6 +72,11 @@ struct Waiting {
 struct Stopped {
     index: u32,
     from: Option<MachineId>,
+}
+
+/// Changes that no stage holds back.
+fn is_free(effect: Effect) -> bool {
+    matches!(effect, Effect::None | Effect::Recreate)
 }
 
 struct DryRun<'a, 'b> {
@@ -79,7 +89,11 @@ struct DryRun<'a, 'b> {
     tasks: Vec<TaskPlan>,
     unplaced: u32,
     why: Option<NoRoom>,
+    stages: Vec<u32>,
     work: Vec<StageWork>,
+    /// Extra tasks that found room, and how many there were at most.
+    extras: Vec<TaskId>,
+    surge: u32,
     /// Tasks of other jobs that make room.
     preempted: Vec<TaskId>,
 }
@@ -95,7 +109,10 @@ impl<'a, 'b> DryRun<'a, 'b> {
             tasks: Vec::new(),
             unplaced: 0,
             why: None,
+            stages: Vec::new(),
             work: Vec::new(),
+            extras: Vec::new(),
+            surge: 0,
             preempted: Vec::new(),
         }
     }
@@ -261,40 +278,97 @@ impl<'a, 'b> DryRun<'a, 'b> {
                 && matches!(row.state, TaskState::Starting | TaskState::Running)
                 && row.desired == Desired::Run
         });
+        let live: Vec<&TaskRecord> = live.collect();
+        let effect = |row: &TaskRecord| task_effect(job, row, &self.spec, false);
+        let placed = rollout::are_placed(&self.spec);
+        let held_back = |row: &&&TaskRecord| !is_free(effect(row));
+        let origin = live.iter().filter(|_| placed).find(held_back);
+        let origin = origin.and_then(|row| row.machine.as_ref());
+        let distance = |machine| Distance::between(self.draft, origin, machine);
+        let all = job
+            .latest_of_each()
+            .take_while(|row| row.id.index < job.wanted());
+        let distances: Vec<Distance> = all.map(|row| distance(row.machine.as_ref())).collect();
+        let tasks = tasks_of(self.draft, &self.spec);
+        let stages = rollout::sizes(&self.spec, tasks, &distances);
+        let live = live.into_iter();
         let mut live: Vec<Waiting> = live
             .map(|row| Waiting {
+                distance: distance(row.machine.as_ref()),
                 serves: serves(job, row),
-                effect: task_effect(job, row, &self.spec, false),
+                effect: effect(row),
                 row: row.clone(),
             })
             .collect();
-        live.sort_by_key(|one| (one.serves, one.row.id.index));
-        let (free, mut waiting): (Vec<_>, Vec<_>) = live
-            .into_iter()
-            .partition(|one| matches!(one.effect, Effect::None | Effect::Recreate));
+        live.sort_by_key(|one| (one.distance, one.serves, one.row.id.index));
+        let (free, mut waiting): (Vec<_>, Vec<_>) =
+            live.into_iter().partition(|one| is_free(one.effect));
         let stopped = free
             .iter()
             .filter_map(|one| self.change(one, one.effect))
             .collect();
         self.start_elsewhere(stopped);
-        let tasks = tasks_of(self.draft, &self.spec);
         let recreated = free.iter().any(|one| one.effect == Effect::Recreate);
-        for size in stage_sizes(&self.spec, tasks) {
+        let replaces = |one: &Waiting| one.serves && one.effect.replaces_task();
+        let surges = waiting.iter().any(replaces);
+        self.stages = stages;
+        for size in self.stages.clone() {
             let first = self.work.is_empty();
+            let more = match surges {
+                true => self.start_extra(size),
+                false => false,
+            };
             self.work.push(StageWork {
-                rounds: u32::from(first && recreated),
+                rounds: u32::from(first && recreated) + u32::from(more),
                 in_place: false,
             });
             let left = tasks.saturating_sub(size) as usize;
             self.update_until(left, &mut waiting);
         }
+        self.end_extra();
+    }
+
+    /// Starts tasks beyond the wanted number where there is room, no more than the stage has. True when one started.
+    fn start_extra(&mut self, stage: u32) -> bool {
+        let wanted = tasks_of(self.draft, &self.spec);
+        let most = rollout::most_extra(&self.spec).min(stage);
+        let mut started = false;
+        for index in wanted + self.surge..wanted + most {
+            let Some(mut placer) = self.placer() else {
+                break;
+            };
+            let Some(slot) = placer.place(View::of(self.draft), Wish::default()) else {
+                break;
+            };
+            let Some(task) = self.begin_on_slot(index, slot) else {
+                break;
+            };
+            self.extras.push(task.id);
+            self.surge += 1;
+            started = true;
+        }
+        started
+    }
+
+    /// Ends the extra tasks; they give their room to those that are wanted. True when there were some.
+    fn end_extra(&mut self) -> bool {
+        let extras = std::mem::take(&mut self.extras);
+        for task in &extras {
+            if let Some(row) = self.draft.task(task).cloned() {
+                self.end(&row);
+            }
+        }
+        !extras.is_empty()
     }
 
     /// One stage: changes tasks until only so many are left, as many at a time as the budget allows.
     fn update_until(&mut self, left: usize, waiting: &mut Vec<Waiting>) {
         while waiting.len() > left {
             let mut room = waiting.len() - left;
-            let mut budget = self.spec.rollout.max_unavailable;
+            let mut budget = match self.extras.len() as u32 {
+                0 => self.spec.rollout.max_unavailable,
+                extras => extras,
+            };
             let mut stopped = Vec::new();
             let mut later = Vec::new();
             let (mut replaces, mut in_place) = (false, false);
@@ -397,16 +471,23 @@ impl<'a, 'b> DryRun<'a, 'b> {
 
     fn start(&mut self, index: u32, wish: Wish, placer: &mut Option<Placer>) -> Option<MachineId> {
         let placer = placer.as_mut()?;
-        let slot = placer
-            .place(View::of(self.draft), wish)
-            .or_else(|| self.make_room(placer));
-        let Some(slot) = slot else {
+        let mut slot = placer.place(View::of(self.draft), wish);
+        if slot.is_none() && self.end_extra() {
+            *placer = self.placer()?;
+            slot = placer.place(View::of(self.draft), wish);
+        }
+        let Some(slot) = slot.or_else(|| self.make_room(placer)) else {
             self.unplaced += 1;
             if self.why.is_none() {
                 self.why = Some(why::no_room(self.draft, placer, None));
             }
             return None;
         };
+        self.begin_on_slot(index, slot)?.machine
+    }
+
+    /// Gives an index a task of the wanted version on a machine.
+    fn begin_on_slot(&mut self, index: u32, slot: Slot) -> Option<TaskRecord> {
         let pending = self.draft.job(&self.id).and_then(|job| job.latest(index));
         if pending.is_none_or(|row| row.state.is_terminal()) {
             let version = self.draft.job(&self.id)?.row.version;
@@ -415,7 +496,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
         let mut row = self.draft.job(&self.id)?.latest(index)?.clone();
         row.version = self.draft.job(&self.id)?.row.version;
         reconcile::assign(self.draft, &mut row, slot, &self.spec.ports);
-        row.machine
+        Some(row)
     }
 
     /// Ends tasks of lower priority, if that gives the next task its room.
@@ -456,7 +537,9 @@ impl<'a, 'b> DryRun<'a, 'b> {
             counts: self.counts,
             tasks: self.tasks,
             verdict,
+            stages: self.stages,
             work: self.work,
+            surge: self.surge,
         }
     }
 }

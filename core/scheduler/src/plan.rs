@@ -8,9 +8,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    AllowanceUse, Approval, Cause, Change, ChangeKind, ChangedModule, Code, Effect, JobChange,
-    JobId, JobSpec, Kind, MachineId, Millis, Name, PolicyReport, RolloutState, SourceRef, TaskId,
-    Timestamp, Version, VersionRecord, diff_jobs, without_support,
+    AllowanceUse, Approval, Cause, Change, ChangeKind, ChangedModule, Code, Domain, Effect,
+    JobChange, JobId, JobSpec, Kind, MachineId, Millis, Name, PolicyReport, RolloutState,
+    SourceRef, TaskId, Timestamp, Version, VersionRecord, diff_jobs, without_support,
 };
 
 use crate::caveat::{self, Caveat};
@@ -18,7 +18,7 @@ use crate::draft::Draft;
 use crate::drift::{Drift, drift};
 use crate::forecast::stage_durations;
 use crate::neighbours::contradiction;
-use crate::rollout::{self, stage_sizes};
+use crate::rollout;
 use crate::{
     ConfirmRule, Confirmation, JobState, NoRoom, Refusal, State, allowance, daemon, dependency,
     dry_run, reconcile,
@@ -105,6 +105,13 @@ pub struct JobPlan {
     pub verdict: Verdict,
     /// How many tasks have the new version after each stage; empty where nothing is replaced.
     pub stages: Vec<u32>,
+    /// For each stage the part of the fleet that it is, none where it counts tasks; empty where all count. The numbers
+    /// are a forecast then, as the machines are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stage_parts: Vec<Option<Domain>>,
+    /// How many tasks beyond the wanted number find room now, so that old ones end after new ones have started.
+    #[serde(default)]
+    pub surge: u32,
     /// How long each stage is expected to take where nothing fails. A forecast, as the machines are.
     #[serde(default)]
     pub stage_durations_ms: Vec<Millis>,
@@ -427,10 +434,15 @@ fn plan_job(
         effect: strongest.unwrap_or(Effect::None),
         counts,
         verdict,
-        stages: match replaces {
-            true => stage_sizes(spec, tasks_of(draft, spec)),
+        stage_parts: match replaces {
+            true => rollout::parts(spec, found.stages.len()),
             false => Vec::new(),
         },
+        stages: match replaces {
+            true => found.stages,
+            false => Vec::new(),
+        },
+        surge: found.surge,
         scales: scales(spec),
         caveats: caveat::of(draft, spec, &tasks, old.is_none()),
         stage_durations_ms: match replaces {
@@ -457,6 +469,8 @@ fn plan_removal(draft: &mut Draft, old: &JobState) -> JobPlan {
         counts,
         verdict,
         stages: Vec::new(),
+        stage_parts: Vec::new(),
+        surge: 0,
         stage_durations_ms: Vec::new(),
         volumes: old
             .spec()
@@ -548,7 +562,7 @@ impl JobPlan {
     }
 
     /// What the digest rests on. Where the load moves the number of tasks, they are not counted: it may move before the
-    /// plan is applied.
+    /// plan is applied. Nor are the stages where they ask where the tasks are.
     pub fn basis(&self) -> PlanBasis {
         let counted = self.scales.is_none();
         PlanBasis {
@@ -560,7 +574,7 @@ impl JobPlan {
             } else {
                 TaskCounts::default()
             },
-            stages: if counted {
+            stages: if counted && self.stage_parts.is_empty() {
                 self.stages.clone()
             } else {
                 Vec::new()

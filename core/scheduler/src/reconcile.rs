@@ -147,7 +147,10 @@ pub(crate) fn is_surplus(job: &JobState, row: &TaskRecord) -> bool {
     let older = row.run == 0 && !job.row.stopped && job.spec_of(row).kind == Kind::Batch;
     match job.spec().schedule.is_some() && older {
         true => false,
-        false => row.id.index >= job.wanted() || !job.is_of_open_run(row),
+        false => {
+            let beyond = row.id.index >= job.wanted() && !rollout::is_extra(job, row);
+            beyond || !job.is_of_open_run(row)
+        }
     }
 }
 
@@ -207,11 +210,15 @@ fn leave_unfit(draft: &mut Draft, id: &JobId) {
     }
 }
 
-/// Begins a task for every wanted index that has none, as many as may run at the same time.
+/// Begins a task for every wanted index that has none, as many as may run at the same time. Nothing of a run begins before
+/// all of the one that it replaces has ended.
 fn fill(draft: &mut Draft, id: &JobId) {
     let Some(job) = draft.job(id) else {
         return;
     };
+    if another_run_lives(job) {
+        return;
+    }
     let missing = job
         .indexes()
         .filter_map(|index| Some((index, missing_version(job, index)?)));
@@ -225,6 +232,15 @@ fn fill(draft: &mut Draft, id: &JobId) {
     for (index, version) in missing {
         begin(draft, id, index, version);
     }
+}
+
+/// Whether tasks of another run than the one under way have not ended.
+fn another_run_lives(job: &JobState) -> bool {
+    let run = job.open_run().filter(|_| job.spec().schedule.is_some());
+    run.is_some_and(|run| {
+        let mut live = job.tasks().filter(|row| !row.state.is_terminal());
+        live.any(|row| row.run != run.number)
+    })
 }
 
 /// How many tasks of a batch job may run at the same time; none where all may.
@@ -406,8 +422,8 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
             }
             None => {
                 let reason = why::no_room_reason(job, &row, &Request::of(&spec));
-                let moves = spec.kind != Kind::Daemon;
-                if !moves || !preempt::make_room(draft, &mut row, &open) {
+                let stays = spec.kind == Kind::Daemon || rollout::is_extra(job, &row);
+                if stays || !preempt::make_room(draft, &mut row, &open) {
                     wait(draft, row, reason);
                 } else {
                     // What was promised to it is none of the room of the others.

@@ -11,15 +11,19 @@
 //! over when every task at the new version has been healthy for `healthy_for` and the stage as a whole for `bake`.
 //! Indexes that the update has not reached start again at the version they had.
 //!
+//! With `max_surge`, new tasks start beside the old ones before those end, where there is room; see [`surge`].
+//!
 //! A task at the new version has failed when it ended too often, or was not healthy in time. More than `failures_max`
 //! of them fail the update, which then halts or, as `on_failure` says, takes itself back.
 
 mod order;
+mod stages;
+mod surge;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tw_model::{
-    Desired, Effect, HealthCheck, JobId, JobSpec, Kind, Millis, OnFailure, Operation,
+    Desired, Domain, Effect, HealthCheck, JobId, JobSpec, Kind, Millis, OnFailure, Operation,
     RolloutRecord, RolloutState, TaskRecord, TaskState, Timestamp, Version, diff_jobs,
 };
 
@@ -32,30 +36,33 @@ use crate::{JobState, control};
 
 pub use order::RolloutOrder;
 pub(crate) use order::order;
+pub(crate) use stages::{Distance, are_placed, parts, sizes};
+pub(crate) use surge::{is_extra, most as most_extra};
 
 /// A task at the new version that fails so often in a row has failed the update.
 const FAILURES_TO_FAIL: u32 = 3;
 
-/// How many of these tasks run the new version after each stage; the last number is all of them.
-pub(crate) fn stage_sizes(spec: &JobSpec, tasks: u32) -> Vec<u32> {
-    let stages = spec.rollout.stages.iter();
-    let mut sizes: Vec<u32> = stages.map(|stage| stage.tasks(tasks)).collect();
-    if sizes.last() != Some(&tasks) {
-        sizes.push(tasks);
-    }
-    sizes
-}
-
 /// The stages of an update that is under way.
-fn stages_of(rollout: &RolloutRecord, job: &JobState) -> Vec<u32> {
+fn stages_of(rollout: &RolloutRecord, job: &JobState, members: &[Member]) -> Vec<u32> {
     let tasks = match job.spec().kind {
         Kind::Daemon => job.indexes().count() as u32,
         Kind::Service | Kind::Batch => job.wanted(),
     };
     match rollout.rollback {
         true => vec![tasks],
-        false => stage_sizes(job.spec(), tasks),
+        false => {
+            let distances: Vec<Distance> = members.iter().map(|one| one.distance).collect();
+            sizes(job.spec(), tasks, &distances)
+        }
     }
+}
+
+/// How many tasks have the new version after the stage that runs now.
+fn stage_now(draft: &Draft, id: &JobId, rollout: &RolloutRecord, members: &[Member]) -> u32 {
+    let sizes = draft.job(id).map(|job| stages_of(rollout, job, members));
+    let sizes = sizes.unwrap_or_default();
+    let stage = (rollout.stage as usize).min(sizes.len().saturating_sub(1));
+    sizes.get(stage).copied().unwrap_or_default()
 }
 
 /// Begins an update to the version that is wanted. A job with a schedule knows none: its next run has the new version.
@@ -81,6 +88,9 @@ pub(crate) fn begin(draft: &mut Draft, id: &JobId, from: Version, moves: Vec<u32
             progress_at: now,
             good_since: None,
             rollback: false,
+            origin: None,
+            surge: 0,
+            crowded: false,
         });
     });
 }
@@ -152,6 +162,8 @@ struct Member {
     failed: Option<String>,
     /// Its users notice nothing.
     available: bool,
+    /// How far it is from where the update began.
+    distance: Distance,
 }
 
 /// Takes the next steps of the update of a job, if there is one. True when a row changed.
@@ -159,7 +171,8 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) -> bool {
     let mut changed = false;
     while let Some(rollout) = running(draft, id) {
         let members = members(draft, id, &rollout);
-        if let Some(reason) = reason_to_end(draft, id, &members) {
+        let extras = surge::extras(draft, id, &rollout);
+        if let Some(reason) = reason_to_end(draft, id, &members, &extras) {
             changed = true;
             if take_back(draft, id, &rollout, &reason) {
                 continue;
@@ -167,14 +180,21 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) -> bool {
             halt(draft, id, reason);
             return true;
         }
+        let stage = stage_now(draft, id, &rollout, &members);
+        if settle_origin(draft, id, &rollout, &members)
+            || surge::adjust(draft, id, &rollout, &members, stage)
+        {
+            changed = true;
+            continue;
+        }
         match next_step(draft, id, &rollout, &members) {
             Step::Wait => break,
             Step::Done => complete(draft, id, &rollout),
-            Step::NextStage => enter_stage(draft, id, &rollout),
+            Step::NextStage => enter_stage(draft, id, &rollout, &members),
             Step::Bake(since) => write(draft, id, |rollout| rollout.good_since = since),
             Step::Free => replace_free(draft, id, &rollout, &members),
             Step::Within(room) => {
-                if !replace_within(draft, id, &rollout, &members, room) {
+                if !replace_within(draft, id, &rollout, &members, &extras, room) {
                     break;
                 }
             }
@@ -182,6 +202,26 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) -> bool {
         changed = true;
     }
     changed
+}
+
+/// Notes where an update begins whose stages are parts of the fleet. True when it is new.
+fn settle_origin(
+    draft: &mut Draft,
+    id: &JobId,
+    rollout: &RolloutRecord,
+    members: &[Member],
+) -> bool {
+    let placed = draft.job(id).is_some_and(|job| are_placed(job.spec()));
+    if rollout.origin.is_some() || rollout.rollback || !placed {
+        return false;
+    }
+    let mut first = members
+        .iter()
+        .filter(|member| !member.reached && !is_free(member));
+    let origin = first.find_map(|member| member.row.machine.clone());
+    let found = origin.is_some();
+    write(draft, id, |rollout| rollout.origin = origin);
+    found
 }
 
 fn replace_free(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord, members: &[Member]) {
@@ -234,6 +274,7 @@ fn members(draft: &Draft, id: &JobId, rollout: &RolloutRecord) -> Vec<Member> {
             settled,
             failed: new.then(|| failure(job, rollout, row, draft.now)).flatten(),
             available: serving && (settled || !at_target),
+            distance: Distance::between(draft, rollout.origin.as_ref(), row.machine.as_ref()),
             row: row.clone(),
         }
     })
@@ -241,12 +282,15 @@ fn members(draft: &Draft, id: &JobId, rollout: &RolloutRecord) -> Vec<Member> {
 }
 
 /// Why an update cannot go on: more tasks have failed than may.
-fn reason_to_end(draft: &Draft, id: &JobId, members: &[Member]) -> Option<String> {
+fn reason_to_end(
+    draft: &Draft,
+    id: &JobId,
+    members: &[Member],
+    extras: &surge::Extras,
+) -> Option<String> {
     let allowed = draft.job(id)?.spec().rollout.failures_max as usize;
-    let failed: Vec<&String> = members
-        .iter()
-        .filter_map(|member| member.failed.as_ref())
-        .collect();
+    let failed = members.iter().filter_map(|member| member.failed.as_ref());
+    let failed: Vec<&String> = failed.chain(&extras.failed).collect();
     let first = failed.first()?;
     match failed.len() {
         count if count <= allowed => None,
@@ -334,8 +378,9 @@ fn next_step(draft: &Draft, id: &JobId, rollout: &RolloutRecord, members: &[Memb
     if members.iter().any(is_free) {
         return Step::Free;
     }
-    let sizes = stages_of(rollout, job);
+    let sizes = stages_of(rollout, job, members);
     let stage = (rollout.stage as usize).min(sizes.len() - 1);
+    let part = stages::part_now(job.spec(), rollout);
     let reached = members.iter().filter(|member| member.reached).count();
     // A failure that the budget allows holds nobody up.
     let good = members
@@ -344,7 +389,11 @@ fn next_step(draft: &Draft, id: &JobId, rollout: &RolloutRecord, members: &[Memb
     if good && reached >= members.len() {
         return Step::Done;
     }
-    let complete = good && reached >= sizes[stage] as usize && stage + 1 < sizes.len();
+    let room = match part {
+        Some(part) => members.iter().filter(|one| is_left(one, part)).count(),
+        None => (sizes[stage] as usize).saturating_sub(reached),
+    };
+    let complete = good && room == 0 && stage + 1 < sizes.len();
     match (complete, rollout.good_since) {
         (true, Some(since)) if draft.now.since(since) >= job.spec().rollout.bake => {
             return Step::NextStage;
@@ -354,10 +403,15 @@ fn next_step(draft: &Draft, id: &JobId, rollout: &RolloutRecord, members: &[Memb
         (false, Some(_)) => return Step::Bake(None),
         (false, None) => {}
     }
-    match (sizes[stage] as usize).saturating_sub(reached) {
+    match room {
         0 => Step::Wait,
         room => Step::Within(room),
     }
+}
+
+/// Whether the update has yet to reach a task of the part of the fleet that its stage is.
+fn is_left(member: &Member, part: Domain) -> bool {
+    !member.reached && member.distance.is_within(part)
 }
 
 /// Changes that no stage holds back: nothing notices them, or everything starts anew anyway.
@@ -365,22 +419,33 @@ fn is_free(member: &Member) -> bool {
     !member.reached && matches!(member.effect, Effect::None | Effect::Recreate)
 }
 
-/// Replaces as many members as the stage and the budget allow: those that are down first, then by index.
+/// Replaces as many members as the stage and the budget allow: those nearest to where the update began, where its stages
+/// ask for that, those that are down first, then by index.
 fn replace_within(
     draft: &mut Draft,
     id: &JobId,
     rollout: &RolloutRecord,
     members: &[Member],
+    extras: &surge::Extras,
     mut room: usize,
 ) -> bool {
     let Some(spec) = draft.job(id).map(|job| job.spec().clone()) else {
         return false;
     };
     let mut down = members.iter().filter(|member| !member.available).count();
+    let failed = members.iter().filter(|member| member.failed.is_some());
+    let most = extras.may_be_down(spec.rollout.max_unavailable as usize, failed.count());
+    let part = stages::part_now(&spec, rollout);
+    let inside = |member: &Member| part.is_none_or(|part| is_left(member, part));
+    let under_way = |member: &Member| member.reached && !member.settled && member.failed.is_none();
+    let quiet = !members.iter().any(under_way);
     let mut waiting: Vec<&Member> = members.iter().filter(|member| !member.reached).collect();
+    waiting.retain(|member| inside(member) || quiet && !member.available);
     waiting.retain(|member| may_replace(draft, rollout, member));
     waiting.sort_by_key(|member| {
         (
+            !inside(member),
+            member.distance,
             member.available,
             control::rank(&member.row),
             member.row.id.index,
@@ -389,8 +454,10 @@ fn replace_within(
     let mut moves = Vec::new();
     let mut changed = false;
     let mut stopped = false;
+    let mut blocked = false;
     for member in waiting {
-        if room == 0 {
+        // Where those that are down elsewhere use up the budget, the part would wait for them and they for the part.
+        if room == 0 || !inside(member) && (changed || !blocked) {
             break;
         }
         // Who waits for room that is about to be free is not overtaken: the others might take it.
@@ -398,7 +465,8 @@ fn replace_within(
             break;
         };
         let stops = effect.replaces_task() && member.available;
-        if stops && down >= spec.rollout.max_unavailable as usize {
+        if stops && down >= most {
+            blocked = true;
             continue;
         }
         down += usize::from(stops);
@@ -506,11 +574,12 @@ fn note_progress(draft: &mut Draft, id: &JobId, moves: Vec<u32>, progress: bool)
     });
 }
 
-fn enter_stage(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord) {
-    let sizes = draft
-        .job(id)
-        .map(|job| stages_of(rollout, job))
-        .unwrap_or_default();
+fn enter_stage(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord, members: &[Member]) {
+    let Some(job) = draft.job(id) else {
+        return;
+    };
+    let sizes = stages_of(rollout, job, members);
+    let part = stages::part(job.spec(), rollout.stage as usize + 1);
     let stage = rollout.stage + 1;
     let now = draft.now;
     write(draft, id, |row| {
@@ -520,8 +589,9 @@ fn enter_stage(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord) {
         row.good_since = None;
     });
     let tasks = sizes.get(stage as usize).copied().unwrap_or_default();
+    let part = part.map_or(String::new(), |part| format!(" in one {}", part.as_str()));
     let message = format!(
-        "version {}: stage {} of {}, {tasks} tasks",
+        "version {}: stage {} of {}, {tasks} tasks{part}",
         rollout.to,
         stage + 1,
         sizes.len()

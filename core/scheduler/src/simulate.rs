@@ -127,10 +127,14 @@ pub enum Sabotage {
     Stampede,
     /// It is forgotten which machines keep going away.
     ForgetFlaps,
+    /// An update leaves the part of the fleet that its stage is.
+    LeavePart,
+    /// Old tasks end before the new ones serve that run beside them.
+    EvictBeforeSurge,
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 31] = [
+    pub const ALL: [Sabotage; 33] = [
         Sabotage::ReplyBeforeDurable,
         Sabotage::PublishBeforeDurable,
         Sabotage::LostCommit,
@@ -162,6 +166,8 @@ impl Sabotage {
         Sabotage::IgnorePause,
         Sabotage::Stampede,
         Sabotage::ForgetFlaps,
+        Sabotage::LeavePart,
+        Sabotage::EvictBeforeSurge,
     ];
 }
 

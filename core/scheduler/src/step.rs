@@ -140,7 +140,7 @@ pub struct Decision {
 pub enum Reply {
     /// Nobody asked.
     None,
-    Submitted(Plan),
+    Submitted(Box<Plan>),
     /// The rows are written.
     Reviewed,
     /// How many tasks are asked to end.
@@ -356,7 +356,7 @@ pub(crate) fn submit(
             None => end_job(draft, &job.job, &submission.by),
         }
     }
-    Reply::Submitted(plan)
+    Reply::Submitted(Box::new(plan))
 }
 
 /// Makes a new version of a job the one that is wanted.

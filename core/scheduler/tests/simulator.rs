@@ -41,6 +41,8 @@ fn histories_keep_every_invariant() {
             "runs skipped",
             "runs replaced",
             "tasks that made room",
+            "tasks beyond the wanted number",
+            "stages that are parts of the fleet",
         ] {
             assert!(coverage.others.contains_key(what), "no {what}: {coverage}");
         }

@@ -578,7 +578,7 @@ impl Core {
         }
         let decision = self.step(&Event::Review(review));
         self.settle(decision, answer, |reply| match reply {
-            Decided::Submitted(plan) => Ok(Some(plan)),
+            Decided::Submitted(plan) => Ok(Some(*plan)),
             Decided::Reviewed => Ok(None),
             other => Err(unexpected(other)),
         });

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{Digest, Image, JobSpec};
 
 /// The JSON paths of these fields. A path stands for everything below it.
-pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &["rollout.max_surge"];
+pub const FIELDS_WITHOUT_SUPPORT: &[&str] = &[];
 
 /// The fields that this job sets and nothing acts on yet, in the schema's order.
 pub fn without_support(job: &JobSpec) -> Vec<&'static str> {

@@ -15,14 +15,18 @@ choice! {
 spec! {
     /// How a new version replaces the old one: stage by stage, each only after the one before it is healthy.
     pub struct Rollout {
-        /// How far each stage goes: a number of tasks, or a share such as "10%". One task first: a version that cannot
-        /// start harms no more than one.
+        /// How far each stage goes: a number of tasks, a share such as "10%", or a part of the fleet: "machine", "rack",
+        /// "cluster", "datacenter" or "region" is all tasks in the one in which the update began, and the tasks nearest
+        /// to it go first. One task first: a version that cannot start harms no more than one.
         /// Example: `stages=[1, "10%", "100%"]`
         stages: Box<[Stage]> = Box::from([Stage::Tasks(1), Stage::Percent(100)]) => none;
         /// How many tasks may be down at the same time because of what Twill does.
         /// Example: `max_unavailable=2`
         max_unavailable: u32 = 1 => none;
-        /// How many tasks beyond `replicas` may run during an update, so that new ones start before old ones end.
+        /// How many tasks beyond `replicas` may run during an update of a service, so that new ones start before old ones
+        /// end: where there is room for them, no more tasks are down than of these run, and `replicas` keep serving.
+        /// Where there is none, `max_unavailable` may be down. More than `max_unavailable` are never used, as no update
+        /// replaces more at a time.
         /// Example: `max_surge=1`
         max_surge: u32 = 0 => none;
         /// How long a new task must be healthy before it counts.

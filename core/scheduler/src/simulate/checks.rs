@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tw_model::{
-    Desired, JobId, Kind, MachineId, MachineRecord, MachineState, Millis, Record, RecordKey,
-    RolloutState, TaskId, TaskRecord, TaskState, Timestamp,
+    Desired, Domain, JobId, Kind, MachineId, MachineRecord, MachineState, Millis, Record,
+    RecordKey, RolloutRecord, RolloutState, Stage, TaskId, TaskRecord, TaskState, Timestamp,
 };
 
 use super::client::Client;
 use super::controller::{Durable, STOP_LIMITS};
 use crate::unsettled::overlooked;
-use crate::{JobState, Op, Request, State, StopRate, Txn, outage, serves, steadiness};
+use crate::{
+    Event, JobState, Op, Request, RolloutOrder, State, StopRate, Txn, outage, serves, steadiness,
+};
 
 /// How long a stop may be held back because others come first.
 const STOP_HELD_BACK_MAX: Millis = Millis::seconds(20);
@@ -267,8 +269,8 @@ fn leaves_for_good(state: &State, job: &JobId, index: u32, now: Timestamp) -> bo
     deadline.is_some_and(|deadline| now.plus(stop.drain + stop.grace) >= deadline)
 }
 
-/// A paused update stops nothing.
-pub(super) fn pauses(state: &State, txns: &[Txn]) -> Result<(), String> {
+/// A paused update stops nothing, unless this decision is that it goes on.
+pub(super) fn pauses(state: &State, event: &Event, txns: &[Txn]) -> Result<(), String> {
     for op in txns.iter().flat_map(|txn| &txn.ops) {
         let Op::Put(Record::Task(row)) = op else {
             continue;
@@ -281,7 +283,11 @@ pub(super) fn pauses(state: &State, txns: &[Txn]) -> Result<(), String> {
         let mut ops = txns.iter().flat_map(|txn| &txn.ops);
         let replaced = ops
             .any(|op| matches!(op, Op::Put(Record::Version(version)) if version.job == row.id.job));
-        let paused = paused && !replaced;
+        let resumed = matches!(
+            event,
+            Event::Rollout { job, order: RolloutOrder::Resume, .. } if *job == row.id.job
+        );
+        let paused = paused && !replaced && !resumed;
         let before = state.task(&row.id).map(|before| before.desired);
         let stops = before == Some(Desired::Run) && row.desired == Desired::Stop;
         if paused && stops && row.reason.starts_with("makes way for") {
@@ -308,6 +314,111 @@ pub(super) fn drained(state: &State, now: Timestamp) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Tasks that make way in an update are in the part of the fleet that its stage is, and where tasks beyond the wanted
+/// number were started, those serve in place of all that are down. Counted anew, without the words of the decisions.
+pub(super) fn makes_way(
+    state: &State,
+    txns: &[Txn],
+    disturbed: &[Disturbed],
+) -> Result<(), String> {
+    for op in txns.iter().flat_map(|txn| &txn.ops) {
+        let Op::Put(Record::Task(row)) = op else {
+            continue;
+        };
+        let made = row.desired == Desired::Stop && row.reason.starts_with("makes way for");
+        let one = disturbed.iter().find(|one| one.job == row.id.job);
+        let Some(one) =
+            one.filter(|one| made && !one.recreated && one.indexes.contains(&row.id.index))
+        else {
+            continue;
+        };
+        let Some(job) = state.job(&row.id.job) else {
+            continue;
+        };
+        if let Some(rollout) = &job.row().rollout {
+            within_its_stage(state, job, rollout, row)?;
+            surged(job, rollout, one)?;
+        }
+    }
+    Ok(())
+}
+
+fn within_its_stage(
+    state: &State,
+    job: &JobState,
+    rollout: &RolloutRecord,
+    row: &TaskRecord,
+) -> Result<(), String> {
+    let stage = job.spec().rollout.stages.get(rollout.stage as usize);
+    let Some(Stage::Within(part)) = stage.filter(|_| !rollout.rollback) else {
+        return Ok(());
+    };
+    let place = |machine: Option<&MachineId>| {
+        let machine = state.machine(machine?)?;
+        match part {
+            Domain::Machine => Some(machine.id.to_string()),
+            _ => Some(machine.facts.rack.clone()),
+        }
+    };
+    match place(row.machine.as_ref()) == place(rollout.origin.as_ref()) {
+        true => Ok(()),
+        false => Err(format!(
+            "{} makes way on {:?} in a stage of one {} around {:?}",
+            row.id,
+            row.machine,
+            part.as_str(),
+            rollout.origin
+        )),
+    }
+}
+
+fn surged(job: &JobState, rollout: &RolloutRecord, one: &Disturbed) -> Result<(), String> {
+    let wanted = job.wanted();
+    let extra = |row: &&TaskRecord| {
+        let beyond = row.id.index >= wanted && row.id.index < wanted + rollout.surge;
+        beyond && row.version == rollout.to && row.desired == Desired::Run
+    };
+    let extras: Vec<&TaskRecord> = job.tasks().filter(extra).collect();
+    let placed = extras
+        .iter()
+        .filter(|row| row.machine.is_some() && !row.state.is_terminal());
+    if rollout.state != RolloutState::Running || placed.count() == 0 {
+        return Ok(());
+    }
+    let up = extras.iter().filter(|row| serves(job, row)).count();
+    let down = job.indexes().filter(|index| {
+        let latest = job.latest(*index);
+        !one.due.contains(index) && !latest.is_some_and(|row| serves(job, row))
+    });
+    let down: Vec<u32> = down.collect();
+    match down.len() > up {
+        true => Err(format!(
+            "{} has {up} tasks more, and these are down: {}",
+            job.row().id,
+            describe(job, &down)
+        )),
+        false => Ok(()),
+    }
+}
+
+/// No update runs more tasks beyond the wanted number than its job allows.
+fn not_too_many(job: &JobState) -> Result<(), String> {
+    let (wanted, spec) = (job.wanted(), job.spec());
+    let beyond = job.tasks().filter(|row| {
+        row.id.index >= wanted && row.desired == Desired::Run && row.state == TaskState::Starting
+    });
+    let new = beyond
+        .filter(|row| row.version == job.row().version)
+        .count();
+    match new > spec.rollout.max_surge as usize && !job.row().stopped {
+        true => Err(format!(
+            "{new} tasks of {} start that nobody wants",
+            job.row().id
+        )),
+        false => Ok(()),
+    }
 }
 
 fn was_serving(state: &State, row: &TaskRecord) -> bool {
@@ -385,6 +496,7 @@ pub(super) fn written(state: &State, txns: &[Txn]) -> Result<(), String> {
             where_they_may(state, job, placed)?;
             in_turn(job)?;
             one_a_machine(job)?;
+            not_too_many(job)?;
         }
     }
     machines

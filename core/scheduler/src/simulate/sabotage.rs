@@ -2,11 +2,11 @@
 
 use tw_model::{
     Desired, JobRecord, Kind, MachineId, MachineRecord, MachineState, Millis, Record, RolloutState,
-    TaskRecord, TaskState,
+    Stage, TaskRecord, TaskState,
 };
 
 use super::Sabotage;
-use crate::{Event, JobState, Op, State, Txn};
+use crate::{Event, JobState, Op, State, Txn, serves};
 
 /// Spoils the placements of a decision.
 pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
@@ -76,6 +76,19 @@ pub(super) fn overstep(bug: Sabotage, state: &State, txns: &mut Vec<Txn>) {
             let paused = rollout.filter(|rollout| rollout.state == RolloutState::Paused);
             paused.is_some_and(|rollout| rollout.to != row.version)
         }
+        Sabotage::LeavePart | Sabotage::EvictBeforeSurge => {
+            let rollout = job.row().rollout.as_ref();
+            let running = rollout.filter(|rollout| rollout.state == RolloutState::Running);
+            running.is_some_and(|rollout| {
+                let stage = job.spec().rollout.stages.get(rollout.stage as usize);
+                let early = match bug {
+                    Sabotage::LeavePart => matches!(stage, Some(Stage::Within(_))),
+                    _ => rollout.surge > 0,
+                };
+                // One task of each job, and only where the budget has nothing against it.
+                early && rollout.to != row.version && budget_is_whole(job, row)
+            })
+        }
         _ => false,
     };
     let rows = state
@@ -98,6 +111,13 @@ pub(super) fn overstep(bug: Sabotage, state: &State, txns: &mut Vec<Txn>) {
     if !ops.is_empty() {
         txns.push(Txn { ops });
     }
+}
+
+/// Whether a task is the last of its job, and all of them serve.
+fn budget_is_whole(job: &JobState, row: &TaskRecord) -> bool {
+    let mut indexes = job.indexes();
+    let whole = indexes.all(|index| job.latest(index).is_some_and(|row| serves(job, row)));
+    whole && row.id.index + 1 == job.wanted()
 }
 
 /// Lets a task run whose turn has not come.

@@ -108,10 +108,11 @@ fn job(rng: &mut Rng, number: usize, replicas: u32, depends: Option<u64>) -> Job
         "health": health,
         "depends_on": depends.map(|on| vec![format!("job-{on}")]).unwrap_or_default(),
         "rollout": {
-            "stages": [1, "30%", "100%"],
+            "stages": rng.pick(&[json!([1, "30%", "100%"]), json!([1, "machine", "rack", "100%"])]),
             "max_unavailable": rng.range(1, 4),
             "healthy_for_ms": rng.range(2, 10) * 1000,
             "deadline_ms": 120_000,
+            "max_surge": rng.range(0, 3),
         },
         "restart": {"attempts": 6, "delay_ms": 1000, "delay_max_ms": 30_000, "reset_after_ms": 300_000},
         "stop": {"drain_ms": 1000, "grace_ms": 5000},
@@ -123,6 +124,7 @@ fn job(rng: &mut Rng, number: usize, replicas: u32, depends: Option<u64>) -> Job
     } else if rng.chance(0.1) {
         value["kind"] = json!("daemon");
         value["replicas"] = json!(1);
+        value["rollout"]["max_surge"] = json!(0);
         value["spread"] = json!([]);
         value["anti_affinity"] = json!([]);
         // It is to find room on every machine, whatever the others take.

@@ -137,7 +137,7 @@ impl Cluster {
             submission,
             expected,
         }) {
-            Reply::Submitted(plan) => plan,
+            Reply::Submitted(plan) => *plan,
             other => panic!("not submitted: {other:?}"),
         }
     }

@@ -14,4 +14,5 @@ mod priorities;
 mod remedies;
 mod runs;
 mod scaling;
+mod surge;
 mod updates;
