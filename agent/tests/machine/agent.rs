@@ -392,6 +392,31 @@ async fn a_damaged_history_is_set_aside_and_tasks_go_on() {
 }
 
 #[test]
+fn a_history_of_a_later_release_stops_the_start_and_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.db");
+    drop(tw_store::history::History::open(&path, Default::default()).unwrap());
+    // Where the header of a SQLite file has the version of its format.
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[60..64].copy_from_slice(&99_u32.to_be_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+    let subtree = Subtree::new();
+    let ran = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
+        .args(["run", "--name", "machine-1", "--state"])
+        .arg(folder.path())
+        .args(["--controller", "unix:/nowhere", "--cgroup"])
+        .arg(&subtree.path.subtree)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(
+        !ran.status.success() && said.contains("has format 99, and this release"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap()[60..64], [0, 0, 0, 99]);
+}
+
+#[test]
 fn a_second_agent_of_one_state_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let subtree = Subtree::new();

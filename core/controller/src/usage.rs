@@ -34,9 +34,15 @@ pub(crate) struct UsageLog {
 }
 
 impl UsageLog {
+    /// Opens it. A damaged one is set aside: jobs must be looked after, and what was learned is learned again.
     pub(crate) fn open(path: &Path) -> Result<UsageLog, RunError> {
+        let (history, damage) = History::open_or_set_aside(path, HistoryOptions::default())?;
+        if let Some(damage) = damage {
+            let found = &damage.found;
+            tracing::error!(found, path = %path.display(), "the usage history is set aside, and a new one begun");
+        }
         Ok(UsageLog {
-            history: Arc::new(History::open(path, HistoryOptions::default())?),
+            history: Arc::new(history),
             tidied: Arc::default(),
         })
     }

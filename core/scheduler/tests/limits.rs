@@ -163,7 +163,46 @@ fn peaks_of_a_bucket_with_a_kill_are_not_learned() {
     assert_eq!(limits(&auto().decide(&usage, Some(calm), at(121))), calm);
 }
 
+#[test]
+fn a_gap_lowers_confidence_and_feeds_no_limit() {
+    let whole = steady(0..420, 200, 64);
+    let mut with_gap = steady(0..60, 200, 64);
+    with_gap.extend(steady(360..420, 200, 64));
+    let told = |usage: &[UsageBucket]| auto().decide(usage, None, at(420));
+    let (whole, gap) = (told(&whole), told(&with_gap));
+    assert_eq!(whole.learned().unwrap().confidence, Confidence::High);
+    let learned = gap.learned().unwrap();
+    assert_eq!(learned.confidence, Confidence::Low);
+    assert_eq!(learned.samples, 480);
+    // Days of which nothing is known prove nothing: memory keeps the room of a first week.
+    assert_eq!(learned.limits.cpu, limits(&whole).cpu);
+    assert!(learned.limits.memory >= limits(&whole).memory);
+}
+
 proptest! {
+    /// When it was is told by the differences alone: clocks before 1970 and far ahead give the same limits.
+    #[test]
+    fn limits_do_not_depend_on_what_the_clock_says(
+        uses in prop::collection::vec((1_u64..2000, 1_u64..400), 61..200),
+        windows in -10_000_000_i64..10_000_000,
+    ) {
+        let usage: Vec<UsageBucket> = uses
+            .iter()
+            .enumerate()
+            .flat_map(|(second, (cpu, memory))| steady(second as u64..second as u64 + 1, *cpu, *memory))
+            .collect();
+        let by_us = windows * WINDOW.0 as i64 * 1000;
+        let moved: Vec<UsageBucket> = usage
+            .iter()
+            .map(|bucket| UsageBucket { start: Timestamp(bucket.start.0 + by_us), ..bucket.clone() })
+            .collect();
+        let now = at(uses.len() as u64);
+        prop_assert_eq!(
+            auto().decide(&usage, None, now),
+            auto().decide(&moved, None, Timestamp(now.0 + by_us))
+        );
+    }
+
     /// A day may be told in any order, twice over in parts, and with gaps: nothing panics, and no answer leaves the bounds.
     #[test]
     fn any_history_gives_limits_within_the_bounds(

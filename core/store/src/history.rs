@@ -14,13 +14,13 @@ mod sources;
 pub use tw_model::UsageSum as Usage;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use crate::database::{Database, Fault, Kind, Lock, open_fault};
-use crate::error::{OpenError, StoreError};
+use crate::error::{Damage, OpenError, StoreError};
 use crate::kv::prefix_end;
 
 const KIND: Kind = Kind {
@@ -213,6 +213,25 @@ impl History {
             open: Mutex::new(open),
             _lock: lock,
         })
+    }
+
+    /// As [`History::open`], but a damaged file is set aside as `damaged-NAME` and a new one begun; says what was found.
+    /// For histories that can be learned again.
+    pub fn open_or_set_aside(
+        path: &Path,
+        options: HistoryOptions,
+    ) -> Result<(Self, Option<Damage>), OpenError> {
+        match History::open(path, options) {
+            Err(OpenError::Damaged(damage)) => {
+                set_aside(path).map_err(|cause| OpenError::Io {
+                    action: "setting aside",
+                    path: path.into(),
+                    source: Arc::new(cause),
+                })?;
+                Ok((History::open(path, options)?, Some(damage)))
+            }
+            opened => Ok((opened?, None)),
+        }
     }
 
     /// Counts a batch of samples, all or none, and drops the oldest buckets if a bound is reached.
@@ -477,6 +496,23 @@ impl History {
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().expect("no holder panics")
     }
+}
+
+/// Renames a database and the files beside it that begin with its name.
+fn set_aside(path: &Path) -> std::io::Result<()> {
+    let (Some(folder), Some(name)) = (
+        path.parent(),
+        path.file_name().and_then(|name| name.to_str()),
+    ) else {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    };
+    for entry in std::fs::read_dir(folder)? {
+        let found = entry?.file_name();
+        if let Some(found) = found.to_str().filter(|found| found.starts_with(name)) {
+            std::fs::rename(folder.join(found), folder.join(format!("damaged-{found}")))?;
+        }
+    }
+    Ok(())
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {

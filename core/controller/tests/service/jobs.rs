@@ -222,6 +222,67 @@ async fn what_machines_report_late_and_twice_is_one_history_with_its_advice() {
     server.stop().await;
 }
 
+const YEAR_0: Timestamp = Timestamp(-62_167_219_200_000_000);
+const YEAR_9999: Timestamp = Timestamp(253_370_764_800_000_000);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_reports_of_use_change_nothing_and_are_not_asked_for_again() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    let agent = Agent::start(&server.client, "m1").await;
+    apply(&server.client, &[job("web", json!({}))]).await;
+    let advice = async || -> UsageReply {
+        let path = "/v1/jobs/default/web/usage";
+        server.client.get(path).await.unwrap()
+    };
+    let good = reports(3);
+    let last = good.reports.len() as u64;
+    assert_eq!(agent.report_use(good.clone()).await, last);
+    let before = advice().await.history.unwrap();
+
+    let spoil = |change: fn(&mut UsageReport)| {
+        let mut report = good.reports[0].1.clone();
+        change(&mut report);
+        report
+    };
+    let hostile = [
+        spoil(|report| report.start = Timestamp(-1)),
+        spoil(|report| report.start = YEAR_0),
+        spoil(|report| report.start = YEAR_9999),
+        spoil(|report| report.usage.throttled_us = u64::MAX),
+        spoil(|report| report.usage.cpu_sum_millicores = u64::MAX),
+        spoil(|report| report.usage.memory_max_bytes = u64::MAX),
+        spoil(|report| report.usage.oom_kills = u64::MAX),
+        spoil(|report| report.usage.samples = u64::MAX),
+        spoil(|report| report.job = "default/no-such-job".parse().unwrap()),
+    ];
+    let hostile = UsageReports {
+        origin: good.origin.clone(),
+        reports: (last + 1..).zip(hostile).collect(),
+    };
+    assert_eq!(agent.report_use(hostile).await, last + 9);
+    let after = advice().await.history.unwrap();
+    assert_eq!(
+        (after.samples, after.cpu_samples, after.ooms),
+        (before.samples, before.cpu_samples, before.ooms)
+    );
+    assert_eq!(after.memory_recommended, before.memory_recommended);
+    assert_eq!(after.cpu_recommended, before.cpu_recommended);
+
+    // Widths that no agent has are read as the nearest that one may have.
+    let odd = [0, u64::MAX].map(|width_ms| UsageReport {
+        width_ms,
+        ..good.reports[0].1.clone()
+    });
+    let odd = UsageReports {
+        origin: good.origin.clone(),
+        reports: (last + 10..).zip(odd).collect(),
+    };
+    assert_eq!(agent.report_use(odd).await, last + 11);
+    assert!(advice().await.history.is_some());
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_say_what_was_wrong_and_where() {
     let folder = Folder::new();

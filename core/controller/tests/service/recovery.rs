@@ -176,6 +176,55 @@ async fn a_damaged_store_stops_the_start_and_is_left_alone() {
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_history_of_use_is_set_aside_and_the_controller_serves() {
+    let folder = Folder::new();
+    let config = config(&folder.state());
+    let server = Server::start(config.clone()).await;
+    apply(&server.client, &[job("web", json!({}))]).await;
+    server.stop().await;
+    let path = config.state_dir.join("history.db");
+    std::fs::write(&path, "no database at all").unwrap();
+
+    let server = Server::start(config.clone()).await;
+    let usage: tw_api::UsageReply = server
+        .client
+        .get("/v1/jobs/default/web/usage")
+        .await
+        .unwrap();
+    assert_eq!(usage.history, None);
+    server.stop().await;
+    let aside = config.state_dir.join("damaged-history.db");
+    assert_eq!(std::fs::read(aside).unwrap(), b"no database at all");
+    Server::start(config).await.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_of_use_of_a_later_release_stops_the_start_and_is_left_alone() {
+    let folder = Folder::new();
+    let config = config(&folder.state());
+    Server::start(config.clone()).await.stop().await;
+    let path = config.state_dir.join("history.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[USER_VERSION].copy_from_slice(&99_u32.to_be_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+
+    let refused = Controller::start(config).await.map(drop).unwrap_err();
+    assert!(
+        matches!(
+            &refused,
+            RunError::Open(tw_store::OpenError::Newer { found: 99, .. })
+        ),
+        "{refused:?}"
+    );
+    let said = refused.to_string();
+    assert!(said.contains("has format 99, and this release"), "{said}");
+    assert_eq!(std::fs::read(&path).unwrap()[USER_VERSION], [0, 0, 0, 99]);
+}
+
+/// Where the header of a SQLite file has the version of its format.
+const USER_VERSION: std::ops::Range<usize> = 60..64;
+
 async fn with_row(state: &Path, key: &str, value: &str) {
     let path = state.join("controller.db");
     let store = SqliteStore::open(&path, Arc::new(BootClock), SqliteOptions::default()).unwrap();
