@@ -283,10 +283,10 @@ impl<'a> Rewriter<'a> {
             }
         }
         if !trials.has_exact() {
-            for candidate in candidate::uses(&files, &job.provenance, target, false)
-                .into_iter()
-                .chain(candidate::insertions(&files, &job.provenance, target))
-            {
+            let uses = candidate::uses(&files, &job.provenance, target, false);
+            let insertions = candidate::insertions(&files, &job.provenance, target);
+            let narrowed = candidate::narrowed(&files, &job.provenance, target);
+            for candidate in uses.into_iter().chain(insertions).chain(narrowed) {
                 trials.run(candidate)?;
             }
         }
@@ -569,9 +569,8 @@ impl<'r, 'a> Trials<'r, 'a> {
             })
         });
         let (before, after) = changed_lines(&old, &text);
-        let start = self.location(&candidate, &old);
-        self.places.push(Place {
-            at: start,
+        self.keep(Place {
+            at: self.location(&candidate, &old),
             before,
             after,
             caution: candidate.caution,
@@ -580,6 +579,24 @@ impl<'r, 'a> Trials<'r, 'a> {
             text,
         });
         Ok(())
+    }
+
+    /// Keeps a place; of two ways to edit the same one, the way that comes closer to what is wished for.
+    fn keep(&mut self, place: Place) {
+        let Some(other) = self.places.iter().position(|other| other.at == place.at) else {
+            return self.places.push(place);
+        };
+        if self.value_after(&place) < self.value_after(&self.places[other]) {
+            self.places[other] = place;
+        }
+    }
+
+    /// What a place makes of the value that is wished for; never below the wish.
+    fn value_after(&self, place: &Place) -> Option<u64> {
+        let is_meant = |change: &&FieldChange| {
+            change.job == self.wish.job && change.path == self.wish.wanted.path()
+        };
+        place.changes.iter().find(is_meant)?.new.as_u64()
     }
 
     fn location(&self, candidate: &Candidate, text: &str) -> Location {

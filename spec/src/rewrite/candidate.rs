@@ -60,10 +60,11 @@ pub(super) fn numbers(
         let mut constants = Vec::new();
         number::constants(&file.syntax, &names, scope_of(node), &mut constants);
         for constant in constants {
-            add(
-                &mut found,
-                number_candidate(file, &names, constant, target, Some(node)),
-            );
+            for wanted in values(constant, target) {
+                let candidate =
+                    number_candidate(file, &names, constant, target, wanted, Some(node));
+                add(&mut found, candidate);
+            }
         }
     }
     found
@@ -77,8 +78,9 @@ pub(super) fn equal_numbers(file: &File, target: Target) -> Vec<Candidate> {
     let equal = constants
         .into_iter()
         .filter(|constant| constant.value == target.current.number());
+    let wanted = target.wanted.number();
     equal
-        .filter_map(|constant| number_candidate(file, &names, constant, target, None))
+        .filter_map(|constant| number_candidate(file, &names, constant, target, wanted, None))
         .collect()
 }
 
@@ -99,8 +101,7 @@ pub(super) fn uses(
         let Some((file, node)) = node_at(files, provenance, &place) else {
             continue;
         };
-        let is_name = matches!(node.kind(), "identifier" | "attribute" | "subscript");
-        let is_expression = is_name || any && is_computed(node);
+        let is_expression = is_name(node) || any && is_computed(node);
         if is_expression && !is_parameter(&file.syntax, node) && is_argument(node) {
             let names = Names::of(&file.syntax);
             let amount = target.wanted.amount();
@@ -111,6 +112,44 @@ pub(super) fn uses(
         }
     }
     found
+}
+
+/// Sets the value of this job alone where its resources are handed over by a name: `resources=SMALL` becomes
+/// `resources=SMALL.replace(memory=704 * MiB)`, also where a helper is handed them.
+pub(super) fn narrowed(
+    files: &dyn Files,
+    provenance: &Provenance,
+    target: Target,
+) -> Option<Candidate> {
+    let mut handed_as = "resources";
+    let mut within: Option<&str> = None;
+    for place in provenance.calls("") {
+        let file = files.file(&place.file)?;
+        let start = file.syntax.offset(place.line, place.column)?;
+        let call = file.syntax.call_at(start, |callee| match within {
+            Some(function) => callee == function,
+            None => matches!(callee, "Job" | "replace"),
+        })?;
+        let value = file.syntax.argument(call, handed_as)?;
+        if !is_name(value) {
+            return None;
+        }
+        if !is_parameter(&file.syntax, value) {
+            return Some(narrowed_at(file, value, target));
+        }
+        handed_as = file.syntax.of(value);
+        within = Some(&place.function);
+    }
+    None
+}
+
+fn narrowed_at(file: &File, value: Node<'_>, target: Target) -> Candidate {
+    let names = Names::of(&file.syntax);
+    let (field, amount) = (target.wanted.keyword(), target.wanted.amount());
+    let (text, mut edits) = number::fresh(&file.syntax, &names, target.wanted.number(), amount);
+    let text = format!(".replace({field}={text})");
+    edits.push(Edit::insert(value.end_byte(), text));
+    candidate(file, value, edits, None)
 }
 
 /// Sets the value by an argument that is not given yet: of the helper whose default it is, or of the spec's classes.
@@ -217,23 +256,39 @@ fn scope_of(node: Node<'_>) -> Node<'_> {
     }
 }
 
+/// What a constant may have to become for the value to be another one: the same, as many times less or more if it is a
+/// factor, or less or more by as much if it is a part of a sum.
+fn values(constant: Constant<'_>, target: Target) -> Vec<f64> {
+    let (value, wanted) = (constant.value, target.wanted.number());
+    let current = target.current.number();
+    if value == current {
+        return vec![wanted];
+    }
+    if value <= 0.0 || is_unit(value) {
+        return Vec::new();
+    }
+    let amount = target.wanted.amount();
+    [value * target.scale(), value + (wanted - current)]
+        .into_iter()
+        .filter(|value| *value > 0.0)
+        .map(|value| number::rounded_up(value, amount))
+        .collect()
+}
+
 fn number_candidate(
     file: &File,
     names: &Names<'_>,
     constant: Constant<'_>,
     target: Target,
+    wanted: f64,
     within: Option<Node<'_>>,
 ) -> Option<Candidate> {
     let is_equal = constant.value == target.current.number();
     let ratio = target.current.number() / constant.value;
-    if constant.value <= 0.0 || (!is_equal && is_unit(constant.value)) {
+    if constant.value <= 0.0 {
         return None;
     }
     let amount = target.wanted.amount();
-    let wanted = match is_equal {
-        true => target.wanted.number(),
-        false => constant.value * target.scale(),
-    };
     let edits = number::respell(&file.syntax, names, constant, wanted, amount)?;
     let caution = caution_at(&file.syntax, constant.node, within).or_else(|| {
         let is_computed = !is_equal && !is_unit(ratio);
@@ -289,6 +344,10 @@ fn passes_on(callee: &str) -> bool {
                 | "append"
                 | "extend"
         )
+}
+
+fn is_name(node: Node<'_>) -> bool {
+    matches!(node.kind(), "identifier" | "attribute" | "subscript")
 }
 
 fn is_computed(node: Node<'_>) -> bool {

@@ -96,6 +96,16 @@ fn literal(text: &str) -> Option<f64> {
     }
 }
 
+/// A number that was computed, rounded up to one that reads well: whole MiB, where that is little more.
+pub(super) fn rounded_up(number: f64, amount: Amount) -> f64 {
+    const MIB: f64 = (1_u64 << 20) as f64;
+    let whole = (number / MIB).ceil() * MIB;
+    match amount == Amount::Bytes && whole <= number * ROUNDED_MAX {
+        true => whole,
+        false => number,
+    }
+}
+
 /// The literals and units that a product consists of; none if it is anything else.
 fn factors<'t>(syntax: &Syntax, node: Node<'t>) -> Option<Vec<Node<'t>>> {
     match node.kind() {

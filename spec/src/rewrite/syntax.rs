@@ -127,6 +127,20 @@ impl Syntax {
         }
     }
 
+    /// The value that a call gives to a parameter by its name.
+    pub(super) fn argument<'t>(&'t self, call: Node<'t>, name: &str) -> Option<Node<'t>> {
+        let arguments = call.child_by_field_name("arguments")?;
+        let mut cursor = arguments.walk();
+        arguments
+            .named_children(&mut cursor)
+            .filter(|argument| argument.kind() == "keyword_argument")
+            .find(|argument| {
+                let named = argument.child_by_field_name("name");
+                named.is_some_and(|named| self.of(named) == name)
+            })?
+            .child_by_field_name("value")
+    }
+
     /// The last name of what is called: `service` of `shared.base.service(…)`.
     pub(super) fn callee(&self, call: Node<'_>) -> &str {
         let function = call.child_by_field_name("function");

@@ -36,7 +36,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     let request = ExecRequest {
         task,
         argv,
-        terminal: terminal.as_ref().and_then(|_| size()),
+        terminal: terminal
+            .as_ref()
+            .and_then(|_| size(nix::libc::STDIN_FILENO)),
         debug: args.debug,
     };
     let session = client.session("/v1/session").await?;
@@ -83,7 +85,7 @@ async fn send_input(to: &mut (impl AsyncWrite + Unpin)) -> anyhow::Result<()> {
                 }
                 length => Frame::new(FrameKind::Stdin, &buffer[..length]),
             },
-            _ = resized.recv() => match size() {
+            _ = resized.recv() => match size(nix::libc::STDIN_FILENO) {
                 Some((rows, columns)) => Frame::new(FrameKind::Resize, [rows.to_be_bytes(), columns.to_be_bytes()].concat()),
                 None => continue,
             },
@@ -100,8 +102,14 @@ fn exit_code(exit: &Exit) -> ExitCode {
 
 nix::ioctl_read_bad!(window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
 
-/// Rows and columns of the terminal.
-fn size() -> Option<(u16, u16)> {
+/// The columns of the terminal that is written to; none if it is no terminal.
+pub(super) fn terminal_width() -> Option<usize> {
+    let (_, columns) = size(nix::libc::STDOUT_FILENO)?;
+    (columns > 0).then_some(columns.into())
+}
+
+/// Rows and columns of the terminal behind a descriptor.
+fn size(descriptor: nix::libc::c_int) -> Option<(u16, u16)> {
     let mut size = nix::libc::winsize {
         ws_row: 0,
         ws_col: 0,
@@ -109,7 +117,7 @@ fn size() -> Option<(u16, u16)> {
         ws_ypixel: 0,
     };
     // SAFETY: the ioctl writes one `winsize`, which lives here until it returns.
-    unsafe { window_size(nix::libc::STDIN_FILENO, &mut size) }.ok()?;
+    unsafe { window_size(descriptor, &mut size) }.ok()?;
     Some((size.ws_row, size.ws_col))
 }
 

@@ -2,6 +2,7 @@
 
 mod chart;
 mod svg;
+mod totals;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         Some(file) => read_replies(file)?,
         None => ask(&context.client()?, args.job.clone()).await?,
     };
-    replies.sort_by_key(|reply| !suggestion(reply).is_some_and(|found| found.needs_more()));
+    replies.sort_by_key(urgency);
     if args.write.is_wanted() {
         let found = replies.iter().map(|reply| found(reply, prices));
         let found: Vec<write::Found> = found.collect::<Result<_, _>>()?;
@@ -68,6 +69,13 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
             replies
                 .iter()
                 .try_for_each(|reply| print(reply, prices, charts))?;
+            if replies.len() > 1 {
+                let totals = totals::Totals::of(replies.iter().map(|reply| {
+                    let tasks = tasks(reply) as u64;
+                    (request(reply), tasks, suggestion(reply))
+                }));
+                anstream::println!("\n{}", totals.text(prices)?);
+            }
         }
     }
     if let (Some(file), Some(reply)) = (&args.svg, replies.first()) {
@@ -124,6 +132,16 @@ fn request(reply: &UsageReply) -> LimitSet {
     }
 }
 
+/// Jobs that should get more come first, then those that could have less, those that fit, and those not known yet.
+fn urgency(reply: &UsageReply) -> u8 {
+    match suggestion(reply) {
+        Some(found) if found.needs_more() => 0,
+        Some(found) if found.cpu.suggested().is_some() || found.memory.suggested().is_some() => 1,
+        Some(_) => 2,
+        None => 3,
+    }
+}
+
 /// What would fit every task of the job; none while there is too little history. What the controller knows of all
 /// machines counts, else what the machines of the running tasks found each.
 fn suggestion(reply: &UsageReply) -> Option<Suggestion> {
@@ -176,9 +194,10 @@ fn print(reply: &UsageReply, prices: Option<Prices>, charts: bool) -> Result<(),
     anstream::println!("  {}", evidence(reply, found.as_ref(), prices)?);
     print_notes(reply);
     if charts {
+        let columns = chart::columns_in(super::exec::terminal_width().unwrap_or(usize::MAX));
         for curve in chart::curves(reply, found.as_ref()) {
             anstream::println!();
-            chart::lines(&curve)
+            chart::lines(&curve, columns)
                 .iter()
                 .for_each(|line| anstream::println!("  {line}"));
         }
@@ -206,40 +225,6 @@ fn print_advice<T: std::fmt::Display + Copy>(name: &str, request: T, advice: Adv
             anstream::println!("  {name}: {request} → {YELLOW}{fits}{YELLOW:#}, it runs short")
         }
     }
-}
-
-/// What the job's tasks together would need less, and what that costs in a month.
-fn saved(
-    reply: &UsageReply,
-    found: &Suggestion,
-    prices: Option<Prices>,
-) -> Result<Option<String>, PriceHole> {
-    let tasks = tasks(reply) as u64;
-    let less = |request: u64, suggested: Option<u64>| {
-        request.saturating_sub(suggested.unwrap_or(request)) * tasks
-    };
-    let cpu = Cores(less(
-        reply.cpu_request_millicores,
-        found.cpu.suggested().map(|cores| cores.0),
-    ));
-    let memory = Bytes(less(
-        reply.memory_request_bytes,
-        found.memory.suggested().map(|bytes| bytes.0),
-    ));
-    let saved = match (cpu, memory) {
-        (Cores::ZERO, Bytes::ZERO) => return Ok(None),
-        (Cores::ZERO, memory) => format!("saves {memory}"),
-        (cpu, Bytes::ZERO) => format!("saves {cpu} cores"),
-        (cpu, memory) => format!("saves {cpu} cores and {memory}"),
-    };
-    let money = match prices {
-        Some(prices) => {
-            let month = prices.month(cpu.0 as i64, memory.0 as i64, 0)?;
-            format!(", {month:.2} a month")
-        }
-        None => String::new(),
-    };
-    Ok(Some(format!("{saved}{money}")))
 }
 
 /// Running tasks, or else as many as the job is to have.
@@ -278,7 +263,10 @@ fn evidence(
         said.push(format!("ran out of memory {}", times(ooms)));
     }
     if let Some(found) = found {
-        said.extend(saved(reply, found, prices)?);
+        let tasks = tasks(reply) as u64;
+        let totals = totals::Totals::of([(request(reply), tasks, Some(*found))]);
+        said.extend(totals.more(prices)?);
+        said.extend(totals.less(prices)?);
     }
     let wait = Millis(reply.history_min_ms).saturating_sub(span);
     if found.is_none() && wait > Millis(0) {

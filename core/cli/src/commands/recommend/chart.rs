@@ -6,9 +6,18 @@ use tw_scheduler::recommend::Suggestion;
 
 use crate::text::{BOLD, CYAN, DIM, GREEN, YELLOW, painted};
 
-/// Rows and columns of a chart.
 const ROWS: usize = 8;
-const COLUMNS: usize = 72;
+
+/// The columns of a chart, where the terminal has room for them.
+pub(super) const COLUMNS: usize = 72;
+
+/// What stands beside a chart: two spaces, and a label such as `│ suggested 1.5 GiB, request 704 MiB`.
+const BESIDE: usize = 38;
+
+/// The columns of a chart in a terminal of this width: no line is longer, but where it is very narrow.
+pub(super) fn columns_in(width: usize) -> usize {
+    width.saturating_sub(BESIDE).clamp(24, COLUMNS)
+}
 
 /// Eighths of a row.
 const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -85,10 +94,11 @@ pub(super) fn curves(reply: &UsageReply, found: Option<&Suggestion>) -> Vec<Curv
     ]
 }
 
-/// Draws a curve: a column is the highest use of its time, a line each the request and the suggestion.
-pub(super) fn lines(curve: &Curve) -> Vec<String> {
+/// Draws a curve so many columns wide: a column is the highest use of its time, a line each the request and the
+/// suggestion.
+pub(super) fn lines(curve: &Curve, width: usize) -> Vec<String> {
     let top = curve.top() as f64;
-    let columns = columns(&curve.points, curve.span_ms);
+    let columns = columns(&curve.points, curve.span_ms, width);
     let row_of =
         |value: u64| ROWS - 1 - ((value as f64 / top * ROWS as f64) as usize).min(ROWS - 1);
     let request_row = row_of(curve.request);
@@ -132,15 +142,15 @@ pub(super) fn lines(curve: &Curve) -> Vec<String> {
     let axis = format!(
         "{ago} ago{:>1$}",
         "now",
-        COLUMNS.saturating_sub(ago.chars().count() + 4)
+        width.saturating_sub(ago.chars().count() + 4)
     );
     lines.push(painted(DIM, axis));
     lines
 }
 
 /// The highest value of each column's time; none where nothing was measured.
-fn columns(points: &[(u64, u64)], span_ms: u64) -> Vec<Option<u64>> {
-    let mut columns = vec![None; COLUMNS.min(points.len().max(1) * 4)];
+fn columns(points: &[(u64, u64)], span_ms: u64, width: usize) -> Vec<Option<u64>> {
+    let mut columns = vec![None; width.min(points.len().max(1) * 4)];
     let count = columns.len() as u64;
     let ends = points.iter().skip(1).map(|(at, _)| *at).chain([span_ms]);
     let typical = span_ms / points.len().max(1) as u64;
@@ -153,7 +163,7 @@ fn columns(points: &[(u64, u64)], span_ms: u64) -> Vec<Option<u64>> {
             *column = Some(column.map_or(*value, |known: u64| known.max(*value)));
         }
     }
-    let mut padded = vec![None; COLUMNS - columns.len()];
+    let mut padded = vec![None; width - columns.len()];
     padded.extend(columns);
     padded
 }
@@ -177,7 +187,13 @@ mod tests {
             suggested: Some(256 << 20),
             show: |bytes| Bytes(bytes).to_string(),
         };
-        let drawn = anstream::adapter::strip_str(&lines(&curve).join("\n")).to_string();
+        let drawn = anstream::adapter::strip_str(&lines(&curve, COLUMNS).join("\n")).to_string();
         insta::assert_snapshot!(drawn);
+        for width in [60, 80, 100, 200] {
+            let drawn = lines(&curve, columns_in(width)).join("\n");
+            let drawn = anstream::adapter::strip_str(&drawn).to_string();
+            let widest = drawn.lines().map(|line| line.chars().count()).max();
+            assert!(widest.is_some_and(|widest| widest + 2 <= width), "{drawn}");
+        }
     }
 }

@@ -71,6 +71,17 @@ fn panel(reply: &UsageReply, curve: &Curve) -> String {
     if !curve.usual.is_empty() {
         path(&curve.usual, "#9cc4e4");
     }
+    let mut legend = vec![("highest", "#2a78b8")];
+    if !curve.usual.is_empty() {
+        legend.push(("95% of the time below", "#9cc4e4"));
+    }
+    for (index, (name, stroke)) in legend.iter().enumerate() {
+        let _ = writeln!(
+            svg,
+            "<text x=\"{}\" y=\"22\" fill=\"{stroke}\">{name}</text>",
+            LEFT + inner - 220.0 + index as f64 * 64.0
+        );
+    }
     let limits = [
         (Some(curve.request), "request", "#c77700"),
         (curve.suggested, "suggested", "#1a8f3c"),

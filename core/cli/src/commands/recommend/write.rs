@@ -58,6 +58,9 @@ struct Unwritten {
     /// Where it could be; empty if nowhere.
     places: Vec<Place>,
     refusal: Option<Refusal>,
+    /// A person saw the places and took none.
+    #[serde(skip)]
+    is_left: bool,
 }
 
 #[derive(Serialize)]
@@ -170,15 +173,17 @@ fn settle(
                     wish: wish.clone(),
                     places: Vec::new(),
                     refusal: Some(refusal),
+                    is_left: false,
                 });
                 continue;
             }
         };
         let named = places.iter().find(|place| is_named(args, place));
-        let chosen = match named.or(Place::only_choice(&places)) {
-            Some(place) => Some(place),
-            None if !json && is_a_person_there() => choose(rewriter, wish, &places)?,
-            None => None,
+        let known = named.or(Place::only_choice(&places));
+        let is_asked = known.is_none() && !json && is_a_person_there();
+        let chosen = match is_asked {
+            true => choose(rewriter, wish, &places)?,
+            false => known,
         };
         match chosen {
             Some(place) => rewriter.accept(place)?,
@@ -186,6 +191,7 @@ fn settle(
                 wish: wish.clone(),
                 places,
                 refusal: None,
+                is_left: is_asked,
             }),
         }
     }
@@ -220,13 +226,29 @@ fn choose<'p>(
     for (number, place) in (1..).zip(places) {
         anstream::eprintln!("{}", described(&format!("{number}. "), wish, place));
     }
-    anstream::eprint!("a number, or nothing to leave it: ");
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    let number: Option<usize> = answer.trim().parse().ok();
-    Ok(number
-        .and_then(|number| number.checked_sub(1))
-        .and_then(|index| places.get(index)))
+    loop {
+        anstream::eprint!("a number, or nothing to leave it: ");
+        let mut answer = String::new();
+        if std::io::stdin().lock().read_line(&mut answer)? == 0 {
+            anstream::eprintln!();
+        }
+        match chosen(&answer, places.len()) {
+            Ok(index) => return Ok(index.and_then(|index| places.get(index))),
+            Err(wrong) => anstream::eprintln!("{YELLOW}{wrong}{YELLOW:#}"),
+        }
+    }
+}
+
+/// The index that an answer names, none for an empty one; or what is wrong with it.
+fn chosen(answer: &str, places: usize) -> Result<Option<usize>, String> {
+    match answer.trim() {
+        "" => Ok(None),
+        answer => match answer.parse() {
+            Ok(number) if (1..=places).contains(&number) => Ok(Some(number - 1)),
+            _ if places == 1 => Err(format!("'{answer}' is not 1, the only place")),
+            _ => Err(format!("'{answer}' is no number from 1 to {places}")),
+        },
+    }
 }
 
 /// A place, its lines, and what else it changes.
@@ -373,12 +395,16 @@ fn print(args: &WriteArgs, rewritten: &Rewritten, commit: Option<&str>, unwritte
 
 fn print_unwritten(left: &Unwritten) {
     let wish = &left.wish;
+    let as_wished = if left.is_left { ", as you chose" } else { "" };
     anstream::eprintln!(
-        "{YELLOW}{BOLD}{}{BOLD:#}{YELLOW:#}: {} {BOLD}{}{BOLD:#} is not written",
+        "{YELLOW}{BOLD}{}{BOLD:#}{YELLOW:#}: {} {BOLD}{}{BOLD:#} is not written{as_wished}",
         wish.job,
         wish.wanted.keyword(),
         wish.wanted
     );
+    if left.is_left {
+        return;
+    }
     if let Some(refusal) = &left.refusal {
         anstream::eprintln!("  {}", refusal.reason);
         if let Some(patch) = &refusal.by_hand {
@@ -392,5 +418,25 @@ fn print_unwritten(left: &Unwritten) {
     anstream::eprintln!("  there is more than one way, or a doubt; name one with --at FILE:LINE:");
     for place in &left.places {
         anstream::eprintln!("{}", described("", wish, place));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_names_a_place_or_is_asked_again() {
+        assert_eq!(chosen("2\n", 3), Ok(Some(1)));
+        assert_eq!(chosen(" \n", 3), Ok(None));
+        assert_eq!(chosen("", 3), Ok(None), "the input ended");
+        for answer in ["0", "4", "-1", "one", "99999999999999999999"] {
+            let wrong = format!("'{answer}' is no number from 1 to 3");
+            assert_eq!(chosen(answer, 3), Err(wrong));
+        }
+        assert_eq!(
+            chosen("2", 1),
+            Err("'2' is not 1, the only place".to_owned())
+        );
     }
 }
