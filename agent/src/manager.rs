@@ -9,6 +9,7 @@ mod btrfs;
 mod clean;
 mod config;
 mod cores;
+mod disk;
 mod endpoints;
 mod folder;
 mod health;

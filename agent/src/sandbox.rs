@@ -98,6 +98,9 @@ pub struct Bind {
 /// The name of a copy of the base in a task's folder.
 pub const OWN_ROOT: &str = "image";
 
+/// The name of the folder in a task's folder that holds what it writes, where its root is a layer over the base.
+pub const UPPER: &str = "upper";
+
 /// The search path of a command that sets none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

@@ -267,7 +267,8 @@ class Resources(Spec):
     Example: `memory=256 * MiB`
     """
     disk: int = GiB
-    """Scratch space kept free for the task.
+    """Scratch space kept free for the task; a task that writes more is refused it where the machine bounds disks, and
+    restarted elsewhere.
 
     A change: depends on the values.
     Example: `disk=2 * GiB`

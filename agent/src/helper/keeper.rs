@@ -30,7 +30,7 @@ use crate::log::{LogError, LogWriter};
 use crate::process::{ProcessIdentity, now_us};
 use crate::removal::remove_tree;
 use crate::sandbox::{
-    CommandSpec, Ended, Prepared, SandboxSpec, Stage, StartError, Started, UserMode, secrets,
+    CommandSpec, Ended, Prepared, SandboxSpec, Stage, StartError, Started, UPPER, UserMode, secrets,
 };
 
 /// How long killed processes may take to be gone before their cgroup is left to the agent.
@@ -96,7 +96,7 @@ pub(super) fn make_layers(folder: &Path) -> io::Result<()> {
     let make = |path: &Path, mode: u32| DirBuilder::new().recursive(true).mode(mode).create(path);
     make(folder, 0o700)?;
     let layers = [
-        ("upper", 0o755),
+        (UPPER, 0o755),
         ("work", 0o700),
         ("root", 0o700),
         ("run", 0o755),
@@ -1050,7 +1050,7 @@ pub fn remove_scratch(folder: &Path) -> io::Result<()> {
         .flatten();
     let folders = sidecars.flatten().map(|entry| entry.path());
     for folder in folders.chain([folder.to_owned()]) {
-        for name in ["upper", "work", "root", "run"] {
+        for name in [UPPER, "work", "root", "run"] {
             remove_tree(&folder.join(name))?;
         }
     }

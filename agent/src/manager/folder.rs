@@ -13,7 +13,7 @@ use crate::helper::record::SIDECARS_FOLDER;
 use crate::helper::{record, remove_scratch};
 use crate::log::LogLimits;
 use crate::removal::remove_tree;
-use crate::sandbox::OWN_ROOT;
+use crate::sandbox::{OWN_ROOT, UPPER};
 
 /// What the agent last was told of a task, for the agent that comes after it.
 const ASSIGNMENT_FILE: &str = "assignment.json";
@@ -25,13 +25,24 @@ const RECORDS_BYTES_MAX: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct TaskFolder(PathBuf);
 
+/// Where a task and its sidecars keep what they write: those of them that exist.
+pub(super) fn layers(folder: &Path) -> Vec<PathBuf> {
+    let sidecars = fs::read_dir(folder.join(SIDECARS_FOLDER));
+    let sidecars = sidecars.into_iter().flatten().flatten();
+    sidecars
+        .map(|entry| entry.path())
+        .chain([folder.to_owned()])
+        .map(|folder| folder.join(UPPER))
+        .collect()
+}
+
 impl TaskFolder {
     pub(super) fn of(tasks: &Path, task: &TaskId) -> TaskFolder {
         TaskFolder(tasks.join(task.folder_name()))
     }
 
-    /// Makes the folder. On btrfs it is a subvolume, so that what the task may write is bounded; elsewhere nothing bounds
-    /// it but the disk, and the machine does not name `disk` among what it enforces.
+    /// Makes the folder. On btrfs it is a subvolume, so that what the task may write is bounded; elsewhere it is counted,
+    /// and the machine does not name `disk` among what it enforces.
     pub(super) fn create(&self, spec: &JobSpec) -> anyhow::Result<()> {
         let (Some(tasks), Some(name)) = (self.0.parent(), self.0.file_name()) else {
             anyhow::bail!("{} is not below the folder of tasks", self.0.display());

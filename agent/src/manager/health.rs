@@ -4,16 +4,16 @@ mod metric;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tw_api::Assignment;
-use tw_model::{HealthCheck, Phase, Remedy};
+use tw_model::{Bytes, HealthCheck, Phase, Remedy};
 
-use super::{Agent, session};
+use super::{Agent, disk, session};
 use metric::Bound;
 
 /// The most that is read of an HTTP answer; its status is in the first line.
@@ -22,8 +22,8 @@ const ANSWER_BYTES_MAX: u64 = 64 << 10;
 /// Checks a task until this future is dropped, and reports each change of its health.
 pub(super) async fn watch(agent: Arc<Agent>, assignment: Arc<Assignment>, folder: PathBuf) {
     let checks = &assignment.spec.health;
-    let (results, mut received) = mpsc::channel(checks.len().max(1));
-    let loops = tokio::task::JoinSet::from_iter(checks.iter().cloned().enumerate().map(
+    let (results, mut received) = mpsc::channel(checks.len() + 1);
+    let mut loops = tokio::task::JoinSet::from_iter(checks.iter().cloned().enumerate().map(
         |(number, check)| {
             let (agent, assignment) = (Arc::clone(&agent), Arc::clone(&assignment));
             let (folder, results) = (folder.clone(), results.clone());
@@ -46,7 +46,20 @@ pub(super) async fn watch(agent: Arc<Agent>, assignment: Arc<Assignment>, folder
             }
         },
     ));
-    let mut verdict = Verdict::new(checks.iter().map(HealthCheck::failures).collect());
+    let mut allowed: Vec<u32> = checks.iter().map(HealthCheck::failures).collect();
+    allowed.push(1);
+    let mut verdict = Verdict::new(allowed);
+    // Nobody waits for it: a task is well until it has written too much.
+    let disk = checks.len();
+    verdict.failed[disk] = Some((0, Failure::default()));
+    if disk::is_to_count(&folder) {
+        loops.spawn(watch_disk(
+            folder.clone(),
+            assignment.spec.resources.disk,
+            disk,
+            results.clone(),
+        ));
+    }
     while let Some((number, result)) = received.recv().await {
         if let Some(news) = verdict.add(number, result) {
             let phase = Phase::Health {
@@ -58,6 +71,29 @@ pub(super) async fn watch(agent: Arc<Agent>, assignment: Arc<Assignment>, folder
         }
     }
     drop(loops);
+}
+
+/// Takes what each check found, by the check's number.
+type Results = mpsc::Sender<(usize, Result<(), Failure>)>;
+
+/// Tells when a task holds more than its scratch space, and when it does no more.
+async fn watch_disk(folder: PathBuf, most: Bytes, number: usize, results: Results) {
+    let (mut pause, mut was_beyond) = (Duration::ZERO, false);
+    loop {
+        let is_beyond = disk::holds_more(&folder, most, &mut pause).await;
+        let result = match is_beyond {
+            false => Ok(()),
+            true => Err(Failure {
+                detail: format!("it has written more than the {most} of its scratch space (disk)"),
+                remedy: Some(Remedy::Restart),
+            }),
+        };
+        let is_news = is_beyond || was_beyond;
+        if is_news && results.send((number, result)).await.is_err() {
+            return;
+        }
+        was_beyond = is_beyond;
+    }
 }
 
 /// Why a check has failed, and what it asks for.

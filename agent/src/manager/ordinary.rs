@@ -35,7 +35,7 @@ const LACKS: [Lack; 5] = [
         remedy: "run jobs that you would run yourself",
     },
     Lack {
-        what: "disk: neither scratch space nor volumes are bounded",
+        what: "disk: scratch space is counted and volumes are not bounded",
         remedy: "keep the state on a file system of its own",
     },
     Lack {

@@ -20,7 +20,7 @@ use rustix::mount::{
 
 use super::user::Account;
 use super::users::{UserMode, UserNamespace};
-use super::{At, Bind, OWN_ROOT, SandboxSpec, Stage, StartError, secrets};
+use super::{At, Bind, OWN_ROOT, SandboxSpec, Stage, StartError, UPPER, secrets};
 
 /// Parts of /proc that tell about, or change, the whole machine: hidden.
 const PROC_MASKED: [&str; 10] = [
@@ -265,7 +265,7 @@ fn mount_root(
 /// An overlay over `lower` with what `layer` has for it, attached in there.
 fn mount_layers(lower: &OwnedFd, layer: &OwnedFd, mode: UserMode) -> Result<OwnedFd, StartError> {
     let (upper, work) = (
-        open_in(layer.as_fd(), "upper")?,
+        open_in(layer.as_fd(), UPPER)?,
         open_in(layer.as_fd(), "work")?,
     );
     let by_descriptor = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());

@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tw_api::{AgentEvent, ExecRequest, Frame, FrameKind, SessionRequest};
-use tw_model::{Bytes, Code, Desired, Endpoint, Exit, Phase, TaskReport, TaskUsage, Timestamp};
+use tw_model::{
+    Bytes, Code, Desired, Endpoint, Exit, Phase, Remedy, TaskReport, TaskUsage, Timestamp,
+};
 
 use crate::common::{PATIENCE, Subtree};
 use crate::machine::{Machine, assignment, code, free_port, name, shell};
@@ -340,6 +342,30 @@ async fn limits_follow_what_a_task_really_uses_and_outlive_the_agent() {
             < 64 << 20
     );
     assert!(started.task.is_alive().unwrap());
+}
+
+#[tokio::test]
+async fn a_task_that_writes_more_than_its_scratch_space_is_to_be_restarted() {
+    let machine = Machine::new();
+    let script =
+        "head -c 4M /dev/zero > /tmp/little; sleep 2; head -c 20M /dev/zero > /tmp/much; sleep 60";
+    let task = assignment(
+        "writer",
+        json!({"command": ["sh", "-c", script], "resources": {"disk_bytes": 10 << 20}}),
+    );
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    let beyond = |report: &TaskReport| match &report.phase {
+        Phase::Health {
+            healthy: false,
+            detail,
+            remedy: Some(Remedy::Restart),
+        } => Some(detail.clone()),
+        _ => None,
+    };
+    assert_eq!(
+        machine.controller.report(&task.task.id, beyond).await,
+        "it has written more than the 10 MiB of its scratch space (disk)"
+    );
 }
 
 #[tokio::test]

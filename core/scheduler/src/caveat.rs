@@ -61,7 +61,7 @@ fn asks(spec: &JobSpec) -> Vec<Ask> {
             (
                 "disk",
                 "resources.disk_bytes",
-                "scratch space is kept free and not bounded",
+                "scratch space is kept free and counted: a task with more is restarted, seconds later",
             ),
         ),
         (

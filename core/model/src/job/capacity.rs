@@ -12,7 +12,8 @@ spec! {
         /// cannot crowd out others.
         /// Example: `memory=256 * MiB`
         memory as "memory_bytes": Bytes = Bytes::mib(64) => in_place;
-        /// Scratch space kept free for the task.
+        /// Scratch space kept free for the task; a task that writes more is refused it where the machine bounds disks, and
+        /// restarted elsewhere.
         /// Example: `disk=2 * GiB`
         disk as "disk_bytes": Bytes = Bytes::gib(1) => by(disk_effect);
         /// How many processes and threads a task may have. It stops a fork bomb long before it hurts the machine.
