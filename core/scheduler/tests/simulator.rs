@@ -61,9 +61,15 @@ fn planted_bugs_are_found() {
     let next = AtomicUsize::new(0);
     let find_all = || {
         while let Some(sabotage) = Sabotage::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let usual = SimulationConfig::default();
             let config = SimulationConfig {
                 sabotage: Some(*sabotage),
-                ..SimulationConfig::default()
+                // Few updates are paused: it takes more people for one to be.
+                requests: match sabotage {
+                    Sabotage::IgnorePause => usual.requests * 8,
+                    _ => usual.requests,
+                },
+                ..usual
             };
             let found = (1..=SEEDS).find_map(|seed| run(seed, &config).err());
             assert!(
