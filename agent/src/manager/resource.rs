@@ -21,8 +21,8 @@ use tw_model::{
 use tw_scheduler::limits::{
     Horizon, Learner, LimitAnswer, LimitPolicy, LimitSet, UsageBucket, boost,
 };
+use tw_store::StoreError;
 use tw_store::history::{Bucket, History, HistoryOptions, Sample, TIERS};
-use tw_store::{OpenError, StoreError};
 
 use self::job::{Job, Standing};
 use super::{Agent, launch};
@@ -135,9 +135,14 @@ impl Resources {
             bucket_width: BUCKET_WIDTH,
             ..HistoryOptions::default()
         };
+        // Tasks must run, and what was learned is learned again.
+        let (history, damage) = History::open_or_set_aside(path, options)?;
+        if let Some(damage) = damage {
+            tracing::error!(cause = %crate::error::chain(&damage), "the usage history is set aside");
+        }
         Ok(Resources {
             tree,
-            history: open_history(path, options)?,
+            history,
             measured: Mutex::default(),
             session: now_utc().0,
         })
@@ -545,36 +550,6 @@ impl Resources {
     fn lock(&self) -> MutexGuard<'_, Measured> {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Opens the history. A damaged one is set aside: tasks must run, and what was learned is learned again.
-fn open_history(path: &Path, options: HistoryOptions) -> anyhow::Result<History> {
-    match History::open(path, options) {
-        Ok(history) => return Ok(history),
-        Err(OpenError::Damaged(cause)) => {
-            tracing::error!(cause = %crate::error::chain(&cause), "the usage history is set aside")
-        }
-        Err(cause) => return Err(cause.into()),
-    }
-    set_aside(path)?;
-    Ok(History::open(path, options)?)
-}
-
-/// Renames a database and the files beside it that begin with its name.
-fn set_aside(path: &Path) -> std::io::Result<()> {
-    let (Some(folder), Some(name)) = (
-        path.parent(),
-        path.file_name().and_then(|name| name.to_str()),
-    ) else {
-        return Err(std::io::ErrorKind::InvalidInput.into());
-    };
-    for entry in std::fs::read_dir(folder)? {
-        let found = entry?.file_name();
-        if let Some(found) = found.to_str().filter(|found| found.starts_with(name)) {
-            std::fs::rename(folder.join(found), folder.join(format!("damaged-{found}")))?;
-        }
-    }
-    Ok(())
 }
 
 impl Look {
