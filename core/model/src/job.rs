@@ -268,18 +268,8 @@ fn check_job(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()>
     Some(())
 }
 
-/// Tasks beyond the wanted number are only of use where any task does the work of any other.
 fn check_surge(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()> {
-    let against = match () {
-        () if job.rollout.max_surge == 0 => None,
-        () if job.at_most_one => Some("the tasks of an at-most-one job have no doubles"),
-        () if !job.volumes.is_empty() => Some("a new task would not find the volumes of another"),
-        () if job.kind != Kind::Service => {
-            Some("only services have tasks beyond the wanted number")
-        }
-        () => None,
-    };
-    match against {
+    match job.against_surge().filter(|_| job.rollout.max_surge > 0) {
         None => Some(()),
         Some(message) => decoder.bad_value(
             &at.field("rollout").field("max_surge"),
@@ -512,6 +502,21 @@ fn check_followed_metric(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -
 }
 
 impl JobSpec {
+    /// Why an update can run no tasks beyond the wanted number, where that is so: they are only of use where any task does
+    /// the work of any other.
+    pub fn against_surge(&self) -> Option<&'static str> {
+        match () {
+            () if self.at_most_one => Some("the tasks of an at-most-one job have no doubles"),
+            () if !self.volumes.is_empty() => {
+                Some("a new task would not find the volumes of another")
+            }
+            () if self.kind != Kind::Service => {
+                Some("only services have tasks beyond the wanted number")
+            }
+            () => None,
+        }
+    }
+
     /// How many tasks the job is to have: `replicas`, or what it was scaled to where the number follows the load.
     pub fn tasks(&self, scaled: Option<u32>) -> u32 {
         match &self.autoscale {

@@ -14,7 +14,7 @@ use landlock::{
 };
 use nix::fcntl::OFlag;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, geteuid, getpid, getppid, setgroups, setresgid, setresuid};
 
@@ -31,7 +31,11 @@ const NOTES_IN_TOO: RawFd = 1;
 pub(crate) const SOCKET: RawFd = 3;
 /// Where a child briefly holds the socket to the zygote's watch; the filter's other end comes after it.
 pub(crate) const WATCH: RawFd = 4;
-const DESCRIPTORS_MAX: u64 = 6;
+
+/// The limit of descriptors. The kernel holds against it all that processes of the same user have on the way to each
+/// other, and a child's filter goes that way to the zygote: a limit of the few descriptors that a child has would fail it
+/// whenever some others are being sealed. What keeps descriptors from being made is the filter.
+const DESCRIPTORS_MAX: u64 = 4096;
 
 /// Processor time past the limit after which the kernel kills, whatever the child's handlers do.
 const CPU_GRACE_S: u64 = 2;
@@ -84,7 +88,9 @@ impl Seal {
             }
         }
         arrange_descriptors(socket, watch)?;
-        setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX)?;
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let descriptors = hard.min(DESCRIPTORS_MAX);
+        setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
         faults::catch(limits.cpu_ms).context("signal handlers")?;
         clock::stop(self.clock).context("the clock")?;
         let notifications = self.filter.apply().context("seccomp")?;

@@ -30,8 +30,19 @@ pub(crate) fn settle(drafts: &mut [Draft], addresses: Addresses, notes: &mut Not
         notes.about(Some(draft.spec.name.as_str()));
         bind_ports(draft, notes);
         draft.fill_env();
+        leave_out_surge(draft, notes);
     }
     notes.about(None);
+}
+
+/// Takes away the tasks beyond the wanted number that a job cannot have.
+fn leave_out_surge(draft: &mut Draft, notes: &mut Notes) {
+    let against = draft.spec.against_surge();
+    if let Some(reason) = against.filter(|_| draft.spec.rollout.max_surge > 0) {
+        draft.spec.rollout.max_surge = 0;
+        let message = format!("an update starts no tasks before others end: {reason}");
+        notes.changed(&draft.origin, "rollout", message);
+    }
 }
 
 /// Finishes the command and the secrets of a part of a job: a sidecar, or what runs before it.

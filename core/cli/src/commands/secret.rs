@@ -1,10 +1,11 @@
 //! `tw secret`
 
-use std::io::{BufRead, IsTerminal, Read};
+use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use nix::sys::signal::{Signal, raise};
 use nix::sys::termios::{self, LocalFlags, SetArg};
 use tw_api::{SecretReply, SecretsReply};
 use tw_model::{JobId, Name, Secret};
@@ -141,18 +142,63 @@ fn read_from(source: impl Read) -> std::io::Result<Vec<u8>> {
     Ok(value)
 }
 
-/// Reads one line from the terminal, which shows nothing of it.
+/// Reads one line from the terminal, which shows nothing of it. Ctrl-C ends the program as ever, once the terminal shows
+/// again what is typed.
 fn ask(name: &Name) -> std::io::Result<Vec<u8>> {
     let stdin = std::io::stdin();
     anstream::eprint!("Value of '{name}' (not shown): ");
     let before = termios::tcgetattr(&stdin)?;
     let mut silent = before.clone();
-    silent.local_flags.remove(LocalFlags::ECHO);
+    let shown = LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG;
+    silent.local_flags.remove(shown);
     termios::tcsetattr(&stdin, SetArg::TCSAFLUSH, &silent)?;
-    let mut line = String::new();
-    let read = stdin.lock().read_line(&mut line);
+    let line = read_keys(stdin.lock());
     termios::tcsetattr(&stdin, SetArg::TCSAFLUSH, &before)?;
     anstream::eprintln!();
-    read?;
-    Ok(line.trim_end_matches(['\r', '\n']).as_bytes().to_owned())
+    match line? {
+        Some(line) => Ok(line),
+        None => {
+            raise(Signal::SIGINT)?;
+            Err(std::io::ErrorKind::Interrupted.into())
+        }
+    }
+}
+
+/// What was typed up to the end of the line, edited as a terminal does; none after Ctrl-C.
+fn read_keys(keys: impl Read) -> std::io::Result<Option<Vec<u8>>> {
+    const CTRL_C: u8 = 3;
+    const CTRL_D: u8 = 4;
+    const CTRL_U: u8 = 21;
+    const BACKSPACE: u8 = 8;
+    const DELETE: u8 = 127;
+    let mut line = Vec::new();
+    for key in keys.bytes() {
+        match key? {
+            CTRL_C => return Ok(None),
+            CTRL_D | b'\r' | b'\n' => break,
+            CTRL_U => line.clear(),
+            BACKSPACE | DELETE => {
+                // The rest of a character of several bytes goes with it.
+                while line.pop().is_some_and(|byte: u8| byte & 0xC0 == 0x80) {}
+            }
+            byte => line.push(byte),
+        }
+    }
+    Ok(Some(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_edited_as_on_a_terminal() {
+        let typed = |keys: &str| read_keys(keys.as_bytes()).unwrap();
+        let line = |text: &str| Some(text.as_bytes().to_owned());
+        assert_eq!(typed("hunter2\rrest"), line("hunter2"));
+        assert_eq!(typed("wrong\u{15}grü\u{7f}een\n"), line("green"));
+        assert_eq!(typed("ab\u{4}"), line("ab"));
+        assert_eq!(typed("\u{8}a"), line("a"));
+        assert_eq!(typed("hunter\u{3}"), None);
+    }
 }

@@ -5,7 +5,7 @@
 //! serving. They take only room that is free, displace nobody, and go when a task that is wanted has none. As never more
 //! of the wanted tasks are down than `max_unavailable`, their end, whenever it comes, breaks no budget.
 
-use tw_model::{Effect, JobId, JobSpec, Kind, RolloutRecord, RolloutState, TaskRecord, TaskState};
+use tw_model::{Effect, JobId, JobSpec, RolloutRecord, RolloutState, TaskRecord, TaskState};
 
 use super::{Member, failure, settled, write};
 use crate::draft::Draft;
@@ -34,10 +34,9 @@ pub(crate) fn is_extra(job: &JobState, row: &TaskRecord) -> bool {
 
 /// How many tasks an update of a job may run beside those that are wanted.
 pub(crate) fn most(spec: &JobSpec) -> u32 {
-    let doubles = spec.kind == Kind::Service && !spec.at_most_one && spec.volumes.is_empty();
-    match doubles {
-        true => spec.rollout.max_surge.min(spec.rollout.max_unavailable),
-        false => 0,
+    match spec.against_surge() {
+        None => spec.rollout.max_surge.min(spec.rollout.max_unavailable),
+        Some(_) => 0,
     }
 }
 

@@ -70,9 +70,13 @@ fn job(tables: &[StructInfo], table: &StructInfo, example: &str) -> String {
         let value = construct(table, &example);
         (table, example) = holder(tables, table.name, &value);
     }
+    let stands_against = |around: &str| {
+        keyword(around) == keyword(&example)
+            || keyword(around) == "volumes" && example.contains("max_surge")
+    };
     let mut arguments: Vec<&str> = AROUND
         .into_iter()
-        .filter(|around| keyword(around) != keyword(&example))
+        .filter(|around| !stands_against(around))
         .collect();
     match keyword(&example) {
         "schedule" | "parallelism" | "timeout" => arguments.push(r#"kind="batch""#),
