@@ -1,6 +1,6 @@
 //! `tw secret`
 
-use std::io::{IsTerminal, Read};
+use std::io::{BufRead, IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -165,7 +165,7 @@ fn ask(name: &Name) -> std::io::Result<Vec<u8>> {
 }
 
 /// What was typed up to the end of the line, edited as a terminal does; none after Ctrl-C.
-fn read_keys(keys: impl Read) -> std::io::Result<Option<Vec<u8>>> {
+fn read_keys(keys: impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
     const CTRL_C: u8 = 3;
     const CTRL_D: u8 = 4;
     const CTRL_U: u8 = 21;
