@@ -10,6 +10,7 @@ mod cores;
 mod files;
 mod hybrid;
 mod memory;
+mod meter;
 mod pressure;
 mod processes;
 mod unified;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use hybrid::HybridTree;
 pub use memory::{MemoryBreakdown, MemoryWatch};
+pub use meter::CpuMeter;
 pub use processes::ProcessTree;
 pub use unified::UnifiedTree;
 
@@ -157,8 +159,9 @@ pub trait CgroupTree: Send + Sync + fmt::Debug {
 
     fn usage(&self, leaf: &str) -> Result<Usage, CgroupError>;
 
-    /// The part of [`CgroupTree::usage`] that moves whenever anything in the leaf has run.
-    fn cpu_usage_us(&self, leaf: &str) -> Result<u64, CgroupError>;
+    /// Reads the part of [`CgroupTree::usage`] that moves whenever anything in the leaf has run, again and again; none
+    /// where that costs as much as all of it.
+    fn cpu_meter(&self, leaf: &str) -> Option<CpuMeter>;
 
     /// For how long, ever, all processes of the leaf waited for memory at once; none where the kernel does not say.
     fn memory_stalled_us(&self, leaf: &str) -> Option<u64>;

@@ -15,8 +15,8 @@ use super::files::{
     try_write, wait_until, write,
 };
 use super::{
-    CgroupEntry, CgroupError, CgroupTree, Limits, MemoryBreakdown, MemoryWatch, TreeKind, Usage,
-    check_name, cores, pressure,
+    CgroupEntry, CgroupError, CgroupTree, CpuMeter, Limits, MemoryBreakdown, MemoryWatch, TreeKind,
+    Usage, check_name, cores, pressure,
 };
 
 /// The controllers that limit and measure.
@@ -310,7 +310,7 @@ impl CgroupTree for HybridTree {
             "total_inactive_file",
         )?;
         Ok(Usage {
-            cpu_usage_us: self.cpu_usage_us(leaf)?,
+            cpu_usage_us: number(&self.file("cpuacct", leaf, "cpuacct.usage"))? / 1000,
             cpu_throttled_us: keyed(&self.file("cpu", leaf, "cpu.stat"), "throttled_time")? / 1000,
             memory_bytes,
             memory_working_set_bytes: memory_bytes.saturating_sub(inactive_file_bytes),
@@ -320,8 +320,8 @@ impl CgroupTree for HybridTree {
         })
     }
 
-    fn cpu_usage_us(&self, leaf: &str) -> Result<u64, CgroupError> {
-        Ok(number(&self.file("cpuacct", leaf, "cpuacct.usage"))? / 1000)
+    fn cpu_meter(&self, leaf: &str) -> Option<CpuMeter> {
+        CpuMeter::open(&self.file("cpuacct", leaf, "cpuacct.usage"))
     }
 
     fn memory_stalled_us(&self, leaf: &str) -> Option<u64> {

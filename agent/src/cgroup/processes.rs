@@ -14,8 +14,8 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::files::{children, failed, make_dir, read, try_remove_dir, wait_until};
 use super::{
-    CgroupEntry, CgroupError, CgroupTree, Limits, MemoryBreakdown, MemoryWatch, TreeKind, Usage,
-    check_name,
+    CgroupEntry, CgroupError, CgroupTree, CpuMeter, Limits, MemoryBreakdown, MemoryWatch, TreeKind,
+    Usage, check_name,
 };
 use crate::process::ProcessIdentity;
 
@@ -157,8 +157,8 @@ impl CgroupTree for ProcessTree {
         })
     }
 
-    fn cpu_usage_us(&self, leaf: &str) -> Result<u64, CgroupError> {
-        Ok(self.usage(leaf)?.cpu_usage_us)
+    fn cpu_meter(&self, _leaf: &str) -> Option<CpuMeter> {
+        None
     }
 
     fn memory_stalled_us(&self, _leaf: &str) -> Option<u64> {

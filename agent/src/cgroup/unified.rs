@@ -11,8 +11,8 @@ use super::files::{
     children, failed, is_busy, keyed, make_dir, number, read, try_remove_dir, wait_until, write,
 };
 use super::{
-    CgroupEntry, CgroupError, CgroupTree, Limits, MemoryBreakdown, MemoryWatch, TreeKind, Usage,
-    check_name, cores, pressure,
+    CgroupEntry, CgroupError, CgroupTree, CpuMeter, Limits, MemoryBreakdown, MemoryWatch, TreeKind,
+    Usage, check_name, cores, pressure,
 };
 
 /// What a parent hands down so that a leaf can be limited.
@@ -242,7 +242,7 @@ impl CgroupTree for UnifiedTree {
         let inactive_file_bytes = keyed(&self.file(leaf, "memory.stat"), "inactive_file")?;
         let peak = self.file(leaf, "memory.peak");
         Ok(Usage {
-            cpu_usage_us: self.cpu_usage_us(leaf)?,
+            cpu_usage_us: keyed(&self.file(leaf, "cpu.stat"), "usage_usec")?,
             cpu_throttled_us: keyed(&self.file(leaf, "cpu.stat"), "throttled_usec")?,
             memory_bytes,
             memory_working_set_bytes: memory_bytes.saturating_sub(inactive_file_bytes),
@@ -257,8 +257,8 @@ impl CgroupTree for UnifiedTree {
         })
     }
 
-    fn cpu_usage_us(&self, leaf: &str) -> Result<u64, CgroupError> {
-        keyed(&self.file(leaf, "cpu.stat"), "usage_usec")
+    fn cpu_meter(&self, leaf: &str) -> Option<CpuMeter> {
+        CpuMeter::open(&self.file(leaf, "cpu.stat"))
     }
 
     fn memory_stalled_us(&self, leaf: &str) -> Option<u64> {

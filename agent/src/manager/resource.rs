@@ -26,7 +26,7 @@ use tw_store::history::{Bucket, History, HistoryOptions, Sample, TIERS};
 
 use self::job::{Job, Standing};
 use super::{Agent, launch};
-use crate::cgroup::{CgroupError, CgroupTree, Usage};
+use crate::cgroup::{CgroupError, CgroupTree, CpuMeter, Usage};
 
 pub(super) const SAMPLE_EVERY: Duration = USAGE_SAMPLE_EVERY.as_duration();
 
@@ -102,6 +102,9 @@ struct Task {
     /// Not before then a limit is tried again that was refused.
     retry_at: Option<Instant>,
     last: Option<(Instant, Usage)>,
+    /// What tells that nothing has run, and what it said.
+    meter: Option<CpuMeter>,
+    ran: Option<u64>,
     /// Readings in a row that were not taken, because nothing had run.
     skipped: u32,
     samples: u64,
@@ -390,13 +393,15 @@ impl Resources {
         self.record(&pieces);
         let mut firsts: BTreeMap<JobId, u32> = BTreeMap::new();
         for (id, task) in tasks.iter_mut() {
-            let first = *firsts.entry(id.job.clone()).or_insert_with(|| {
+            let first = *firsts.entry(id.job.clone()).or_insert(id.index);
+            let job = jobs.entry(id.job.clone()).or_default();
+            // No report ends but with a bucket.
+            if job.posted_at.is_none_or(|at| at.elapsed() >= BUCKET_WIDTH) {
+                job.posted_at = Some(Instant::now());
                 if let Err(cause) = self.post(id, task) {
                     tracing::warn!(job = %id.job, %cause, "cannot post what it used");
                 }
-                id.index
-            });
-            let job = jobs.entry(id.job.clone()).or_default();
+            }
             if job.decide_at.is_none_or(|at| at <= Instant::now()) {
                 self.decide(id, task, job, first);
             }
@@ -420,9 +425,15 @@ impl Resources {
     /// and not eight. Now and then all are read, as neighbours may take shared pages away.
     fn read(&self, id: &TaskId, task: &mut Task) -> Result<Usage, CgroupError> {
         let leaf = id.folder_name();
+        if task.meter.is_none() {
+            task.meter = self.tree.cpu_meter(&leaf);
+        }
+        let ran = task.meter.as_ref().and_then(CpuMeter::read);
+        let is_idle = ran.is_some() && ran == task.ran;
+        task.ran = ran;
         if let Some((_, before)) = &task.last
+            && is_idle
             && task.skipped < READINGS_SKIPPED_MAX
-            && self.tree.cpu_usage_us(&leaf)? == before.cpu_usage_us
         {
             task.skipped += 1;
             return Ok(*before);
@@ -577,6 +588,8 @@ impl Task {
             limits,
             retry_at: None,
             last: None,
+            meter: None,
+            ran: None,
             skipped: 0,
             samples: 0,
             cpu: Cores::ZERO,

@@ -17,6 +17,8 @@ pub(super) struct Job {
     /// As it is stored.
     pub(super) stored: Standing,
     pub(super) decide_at: Option<Instant>,
+    /// When it was last looked whether something is to be reported.
+    pub(super) posted_at: Option<Instant>,
     /// What the history comes to, once it was read; samples are added as they come.
     pub(super) learner: Option<Learner>,
     /// What would fit if the spec set no bounds.
