@@ -25,7 +25,7 @@ const RECORDS_BYTES_MAX: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct TaskFolder(PathBuf);
 
-/// Where a task and its sidecars keep what they write: those of them that exist.
+/// Where a task and its sidecars keep what they write, where their roots are layers over a base.
 pub(super) fn layers(folder: &Path) -> Vec<PathBuf> {
     let sidecars = fs::read_dir(folder.join(SIDECARS_FOLDER));
     let sidecars = sidecars.into_iter().flatten().flatten();

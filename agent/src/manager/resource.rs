@@ -344,7 +344,7 @@ impl Resources {
         let noted = measured.jobs.iter().filter_map(|(id, job)| {
             Some(LimitNote {
                 job: id.clone(),
-                text: job.standing.note.clone()?,
+                text: job.standing.note.as_ref()?.1.clone(),
             })
         });
         noted.collect()
@@ -406,6 +406,7 @@ impl Resources {
                 self.decide(id, task, job, first);
             }
             job.watch(id, task, first);
+            job.forget_old_note(task);
             let wanted = task.wanted_limits(job, id.index == first);
             if wanted != task.limits && task.retry_at.is_none_or(|at| at <= Instant::now()) {
                 self.apply(id, task, wanted);

@@ -38,7 +38,8 @@ pub(super) struct Standing {
     pub(super) oom: OomResponse,
     pub(super) learned: Option<LimitSet>,
     pub(super) learned_at: Option<Timestamp>,
-    pub(super) note: Option<String>,
+    /// What should be known, for a day: as long as raises and the rest after a lost trial last.
+    pub(super) note: Option<(Timestamp, String)>,
 }
 
 impl Standing {
@@ -100,6 +101,13 @@ impl Job {
         canary.want(wanted, now, horizon);
     }
 
+    /// Forgets what does not hold any more.
+    pub(super) fn forget_old_note(&mut self, task: &Task) {
+        let (now, day) = (now_utc(), task.horizon().day());
+        let note = &mut self.standing.note;
+        *note = note.take().filter(|(at, _)| now.since(*at) <= day);
+    }
+
     /// Judges a task once it was looked at for long enough.
     pub(super) fn watch(&mut self, id: &TaskId, task: &mut Task, first: u32) {
         let horizon = task.horizon();
@@ -118,7 +126,8 @@ impl Job {
         let shortage = canary.watch(id.index == first, seen, now_utc(), horizon);
         if let Some(shortage) = shortage {
             tracing::warn!(task = %id, "lower limits are taken back: {shortage}");
-            self.standing.note = Some(format!("lower limits were taken back: {shortage}"));
+            let note = format!("lower limits were taken back: {shortage}");
+            self.standing.note = Some((now_utc(), note));
         }
     }
 
@@ -146,6 +155,6 @@ impl Job {
             ),
         };
         tracing::warn!(task = %id, "{note}");
-        self.standing.note = Some(note);
+        self.standing.note = Some((now, note));
     }
 }
