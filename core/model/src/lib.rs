@@ -51,7 +51,7 @@ pub use metric::{METRIC_PAGE_TYPE, MetricKind, MetricPage, MetricSelector};
 pub use path::FieldPath;
 pub use policy::{PolicyBasis, PolicyFinding, PolicyLevel, PolicyReport, PolicyRule};
 pub use price::{PriceHole, Prices};
-pub use python::module as python_module;
+pub use python::{UNITS, module as python_module};
 pub use record::*;
 pub use reference::spec_reference;
 pub use report::{Endpoint, Exit, Phase, TaskReport, TaskUsage};

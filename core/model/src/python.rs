@@ -4,6 +4,19 @@ use std::fmt::Write;
 
 use crate::{FIELDS_WITHOUT_SUPPORT, FieldInfo, JobSpec, StructInfo};
 
+/// The names of the units of times and sizes, as specs import them.
+pub const UNITS: [&str; 9] = [
+    "DAY",
+    "HOUR",
+    "MILLISECOND",
+    "MINUTE",
+    "SECOND",
+    "GiB",
+    "KiB",
+    "MiB",
+    "TiB",
+];
+
 const HEADER: &str = r#""""The typed classes of the spec language.
 
 Generated from Twill's schema by `make docs`; edit `core/model/src/job.rs` instead.
@@ -15,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 from ._runtime import EMPTY, UNSET, Spec
-from .units import DAY, HOUR, MILLISECOND, MINUTE, SECOND, GiB, KiB, MiB, TiB
+from .units import {units}
 
 "#;
 
@@ -36,24 +49,8 @@ pub fn module() -> String {
             .flat_map(|t| &t.fields)
             .any(|f| f.default.as_deref().is_some_and(|d| d.contains(unit)))
     };
-    let units: Vec<&str> = [
-        "DAY",
-        "HOUR",
-        "MILLISECOND",
-        "MINUTE",
-        "SECOND",
-        "GiB",
-        "KiB",
-        "MiB",
-        "TiB",
-    ]
-    .into_iter()
-    .filter(|unit| used(unit))
-    .collect();
-    text = text.replace(
-        "DAY, HOUR, MILLISECOND, MINUTE, SECOND, GiB, KiB, MiB, TiB",
-        &units.join(", "),
-    );
+    let units: Vec<&str> = UNITS.into_iter().filter(|unit| used(unit)).collect();
+    text = text.replace("{units}", &units.join(", "));
     let _ = writeln!(text, "__all__ = [{}]", names.join(", "));
     for table in &tables {
         write_class(&mut text, table);

@@ -4,7 +4,7 @@ mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tw_model::{JobSpec, SpecType, without_support};
+use tw_model::{JobSpec, SpecType, UNITS, without_support};
 
 use crate::Format;
 use crate::draft::Draft;
@@ -164,19 +164,6 @@ fn as_folder(expr: &mut Expr) {
         *expr = Expr::call("Package.folder", vec![Element::new(Key::None, path)]);
     }
 }
-
-/// The units of sizes and times.
-const UNITS: [&str; 9] = [
-    "DAY",
-    "HOUR",
-    "MILLISECOND",
-    "MINUTE",
-    "SECOND",
-    "GiB",
-    "KiB",
-    "MiB",
-    "TiB",
-];
 
 /// One unit is written as any other number of them: `1 * SECOND`.
 fn count_units(expr: &mut Expr) {

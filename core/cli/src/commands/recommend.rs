@@ -251,10 +251,11 @@ fn evidence(
         ),
     };
     let mut said = vec![format!(
-        "{}, {}, {} samples",
+        "{}, {}, {} {}",
         long(span),
         crate::text::count(tasks(reply), "task"),
-        with_commas(samples)
+        with_commas(samples),
+        if samples == 1 { "sample" } else { "samples" }
     )];
     if found.is_some() {
         said.extend(reply.history.as_ref().map(exceeded));

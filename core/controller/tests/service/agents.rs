@@ -56,13 +56,7 @@ async fn an_assignment_arrives_and_its_reports_show() {
 async fn the_same_reports_twice_change_nothing() {
     let folder = Folder::new();
     let server = Server::start(config(&folder.state())).await;
-    let mut agent = Agent::start(&server.client, "m1").await;
-    apply(&server.client, &[job("web", json!({}))]).await;
-    let task = agent
-        .assigned(|one| one.task.desired == Desired::Run)
-        .await
-        .task
-        .id;
+    let (mut agent, task) = Agent::with_web(&server.client).await;
 
     let reports = vec![
         agent.report(&task, Phase::Starting),
@@ -171,13 +165,7 @@ async fn a_stale_epoch_is_fenced_and_registering_again_keeps_the_tasks() {
     let mut config = config(&folder.state());
     config.lost_after = Duration::from_millis(300);
     let server = Server::start(config).await;
-    let mut agent = Agent::start(&server.client, "m1").await;
-    apply(&server.client, &[job("web", json!({}))]).await;
-    let task = agent
-        .assigned(|one| one.task.desired == Desired::Run)
-        .await
-        .task
-        .id;
+    let (mut agent, task) = Agent::with_web(&server.client).await;
     agent.say(&task, running()).await;
 
     // Silence: the machine is lost, and its stream ends.

@@ -104,13 +104,7 @@ async fn specs_versions_and_events_of_a_job_can_be_read() {
 async fn what_tasks_use_now_is_kept_in_memory_alone() {
     let folder = Folder::new();
     let server = Server::start(config(&folder.state())).await;
-    let mut agent = Agent::start(&server.client, "m1").await;
-    apply(&server.client, &[job("web", json!({}))]).await;
-    let task = agent
-        .assigned(|one| one.task.desired == Desired::Run)
-        .await
-        .task
-        .id;
+    let (mut agent, task) = Agent::with_web(&server.client).await;
     agent.say(&task, running()).await;
     let sample = |number| TaskUsage {
         task: task.clone(),

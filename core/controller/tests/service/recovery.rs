@@ -132,13 +132,7 @@ async fn silence_counts_from_the_start_of_the_controller() {
     let folder = Folder::new();
     let mut config = config(&folder.state());
     let server = Server::start(config.clone()).await;
-    let mut agent = Agent::start(&server.client, "m1").await;
-    apply(&server.client, &[job("web", json!({}))]).await;
-    let task = agent
-        .assigned(|one| one.task.desired == Desired::Run)
-        .await
-        .task
-        .id;
+    let (mut agent, task) = Agent::with_web(&server.client).await;
     agent.say(&task, running()).await;
     server.stop().await;
 

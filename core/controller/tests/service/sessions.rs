@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tw_api::{
     AgentEvent, Connection, Dial, ErrorBody, ExecRequest, Frame, FrameKind, SessionRequest,
     read_frame, write_frame,
 };
-use tw_model::{Code, Desired, TaskId};
+use tw_model::{Code, TaskId};
 
 use crate::support::*;
 
@@ -50,13 +49,7 @@ async fn dialled(agent: &mut Agent) -> Dial {
 async fn both_ends_of_a_session_hear_each_other() {
     let folder = Folder::new();
     let server = Server::start(config(&folder.state())).await;
-    let mut agent = Agent::start(&server.client, "m1").await;
-    apply(&server.client, &[job("web", json!({}))]).await;
-    let task = agent
-        .assigned(|one| one.task.desired == Desired::Run)
-        .await
-        .task
-        .id;
+    let (mut agent, task) = Agent::with_web(&server.client).await;
     agent.say(&task, running()).await;
 
     let mut client = open(&server, &task).await;
@@ -98,13 +91,7 @@ async fn a_session_that_cannot_be_ends_in_an_error_frame() {
     let mut config = config(&folder.state());
     config.dial_timeout = Duration::from_millis(200);
     let server = Server::start(config).await;
-    let mut agent = Agent::start(&server.client, "m1").await;
-    apply(&server.client, &[job("web", json!({}))]).await;
-    let task = agent
-        .assigned(|one| one.task.desired == Desired::Run)
-        .await
-        .task
-        .id;
+    let (agent, task) = Agent::with_web(&server.client).await;
 
     let code = async |task: &TaskId| {
         let mut session = open(&server, task).await;

@@ -14,8 +14,8 @@ use tw_api::{
 };
 use tw_controller::{Controller, ControllerConfig, RunError};
 use tw_model::{
-    Bytes, Capacity, Cores, Endpoint, Exit, MachineFacts, Phase, SourceRef, TaskId, TaskReport,
-    TaskUsage, Timestamp,
+    Bytes, Capacity, Cores, Desired, Endpoint, Exit, MachineFacts, Phase, SourceRef, TaskId,
+    TaskReport, TaskUsage, Timestamp,
 };
 
 /// Longer than anything here takes.
@@ -207,6 +207,14 @@ impl Agent {
             seq: 0,
             stream,
         }
+    }
+
+    /// The agent of machine "m1", and the task of a job "web" of one that it is to run.
+    pub(crate) async fn with_web(client: &Client) -> (Agent, TaskId) {
+        let mut agent = Agent::start(client, "m1").await;
+        apply(client, &[job("web", json!({}))]).await;
+        let row = agent.assigned(|one| one.task.desired == Desired::Run).await;
+        (agent, row.task.id)
     }
 
     pub(crate) async fn next(&mut self) -> AgentEvent {
