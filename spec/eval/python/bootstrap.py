@@ -1,6 +1,7 @@
 """Runs first in the zygote: serves the embedded sources as modules, then loads everything a spec may need.
 
-`SOURCES` (dotted name → (file, marshalled code, is_package)) is set by the host.
+`SOURCES` (dotted name → (file, marshalled code, is_package)) is set by the host, and so is `keep_far`, which says
+whether few specs use what is loaded next: that lies apart in memory from what every evaluation uses.
 """
 
 import gc
@@ -63,12 +64,15 @@ os.register_at_fork = lambda **_hooks: None
 # `uuid` asks this one for the system's name, and nothing else does; the real one compiles ten regular expressions.
 sys.modules["platform"] = types.ModuleType("platform")
 sys.modules["platform"].system = lambda: "Linux"
+importlib.import_module("json")
+keep_far(True)
 importlib.import_module("uuid")
 del sys.modules["platform"]
 
 policy = importlib.import_module("_twill.policy")
 for name in [*sorted(policy.ALLOWED), *policy.LAZY, "pathlib", "random"]:
     importlib.import_module(name)
+keep_far(False)
 sys.modules["random"].seed(0)
 del importlib.machinery.SourceFileLoader.get_code
 importlib.import_module("_twill.entry").prepare()

@@ -29,9 +29,18 @@ def finish_with(error: dict[str, Any], fail: Callable[[bytes], None] = host.fail
     raise AssertionError("unreachable")
 
 
-def to_json(value: Any, encode: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":")).encode) -> bytes:
+def _no_value(value: object) -> NoReturn:
+    raise TypeError(f"a message cannot hold {type(value).__name__}")
+
+
+_encoder = json.encoder.c_make_encoder(
+    None, _no_value, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, False
+)
+
+
+def to_json(value: Any, encode: Callable[[Any, int], tuple[str, ...]] = _encoder) -> bytes:
     """Encodes a message; whatever a spec does to the `json` module."""
-    return encode(value).encode()
+    return "".join(encode(value, 0)).encode()
 
 
 class _StandIn(ModuleType):

@@ -11,8 +11,10 @@ use std::os::fd::RawFd;
 
 /// The most bytes a frame may have.
 pub(crate) const BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Most frames fit into one read of this size.
-const READ_BYTES: usize = 32 * 1024;
+/// The longest first frame.
+const FIRST_BYTES_MAX: usize = 32 * 1024;
+/// Most frames fit into one read of this size, on the stack: from the heap it would come in pages of the zygote.
+const READ_BYTES: usize = 8 * 1024;
 const LENGTH_BYTES: usize = 4;
 
 /// What a child says.
@@ -38,12 +40,12 @@ pub(crate) enum Kind {
 /// Reads one frame: the parent sends one only when it is asked, so nothing can follow it.
 /// The end of the stream is an error: the parent went away.
 pub(crate) fn read(socket: RawFd) -> io::Result<Vec<u8>> {
-    let mut frame = vec![0; READ_BYTES];
+    let mut first = [0; READ_BYTES];
     let mut got = 0;
     while got < LENGTH_BYTES {
-        got += receive(socket, &mut frame[got..])?;
+        got += receive(socket, &mut first[got..])?;
     }
-    let (length, _) = frame
+    let (length, content) = first[..got]
         .split_first_chunk()
         .ok_or(io::ErrorKind::InvalidData)?;
     let length = u32::from_be_bytes(*length) as usize;
@@ -53,9 +55,10 @@ pub(crate) fn read(socket: RawFd) -> io::Result<Vec<u8>> {
             format!("a frame of {length} bytes; at most {BYTES_MAX} are possible"),
         ));
     }
-    frame.resize(LENGTH_BYTES + length, 0);
-    fill(socket, &mut frame[got..])?;
-    frame.drain(..LENGTH_BYTES);
+    let mut frame = Vec::with_capacity(length);
+    frame.extend_from_slice(content);
+    frame.resize(length, 0);
+    fill(socket, &mut frame[content.len()..])?;
     Ok(frame)
 }
 
@@ -64,7 +67,7 @@ pub(crate) fn read_first(socket: RawFd) -> io::Result<Vec<u8>> {
     let mut length = [0; LENGTH_BYTES];
     fill(socket, &mut length)?;
     let length = u32::from_be_bytes(length) as usize;
-    if length > READ_BYTES {
+    if length > FIRST_BYTES_MAX {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut frame = vec![0; length];

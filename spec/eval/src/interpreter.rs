@@ -15,10 +15,9 @@ const VERSION: &str = env!("TW_PYTHON_VERSION");
 const MAGIC: &str = env!("TW_PYTHON_MAGIC");
 
 /// Starts the interpreter in isolated mode and checks that it is the one this program was built for.
-pub(crate) fn start(hash_seed: u32) -> anyhow::Result<()> {
+pub(crate) fn start(hash_seed: u32, is_reversed: bool) -> anyhow::Result<()> {
     pyo3::append_to_inittab!(_twill_host);
-    arena::provide()?;
-    initialize(hash_seed)?;
+    initialize(hash_seed, is_reversed)?;
     // SAFETY: there is one thread. The interpreter has taken its copy of the environment, which stays empty;
     // this is for the C library, which would look for the machine's time zone in a file.
     unsafe { libc::setenv(c"TZ".as_ptr(), c"UTC0".as_ptr(), 1) };
@@ -28,10 +27,10 @@ pub(crate) fn start(hash_seed: u32) -> anyhow::Result<()> {
     Python::attach(check)
 }
 
-use crate::arena;
+use crate::heap;
 use crate::host::_twill_host;
 
-fn initialize(hash_seed: u32) -> anyhow::Result<()> {
+fn initialize(hash_seed: u32, is_reversed: bool) -> anyhow::Result<()> {
     let home = CString::new(HOME).context("the interpreter's prefix")?;
     // SAFETY: the functions that fill `preconfig` and `config` run before any use of them, `home` outlives
     // the calls, no other thread exists, and `config` is cleared once.
@@ -40,6 +39,7 @@ fn initialize(hash_seed: u32) -> anyhow::Result<()> {
         ffi::PyPreConfig_InitIsolatedConfig(preconfig.as_mut_ptr());
         (*preconfig.as_mut_ptr()).utf8_mode = 1;
         checked(ffi::Py_PreInitialize(preconfig.as_ptr()))?;
+        heap::provide(is_reversed)?;
 
         let mut config = MaybeUninit::<ffi::PyConfig>::zeroed();
         let config = config.as_mut_ptr();

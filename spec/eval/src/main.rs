@@ -5,7 +5,6 @@
 //! it reads one [`message::Request`] a datagram, forks, seals the child and lets it evaluate one spec over
 //! the socket that came with the request. It knows nothing of repositories; the child asks its parent.
 
-mod arena;
 mod clock;
 mod faults;
 mod filter;
@@ -32,10 +31,12 @@ struct Options {
 }
 
 fn main() -> anyhow::Result<()> {
+    // SAFETY: there is one thread. The variable was for the loader, and specs have an empty environment.
+    unsafe { std::env::remove_var("LD_BIND_NOW") };
     let options = options(std::env::args().skip(1))?;
     let control = control_socket()?;
     let seal = seal::Seal::new().context("cannot prepare the seal of the children")?;
-    interpreter::start(options.hash_seed)?;
+    interpreter::start(options.hash_seed, options.heap_shift != 0)?;
     zygote::run(control, seal, options.heap_shift)
 }
 

@@ -19,10 +19,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::frame::{self, Kind};
+use crate::heap::{self, Place};
 use crate::message::{Begun, Denied, Ended, Hello, Job, Limits, PROTOCOL, Request};
 use crate::seal::{SOCKET, Seal};
 use crate::watch::{self, DeniedCall, Watch};
-use crate::{heap, host, interpreter};
+use crate::{host, interpreter};
 
 /// (module, file, compiled code, whether it is a package) of every embedded source.
 const SOURCES: &[(&str, &str, &[u8], bool)] = include!(concat!(env!("OUT_DIR"), "/sources.rs"));
@@ -74,7 +75,6 @@ pub(crate) fn run(control: OwnedFd, seal: Seal, heap_shift: u32) -> anyhow::Resu
     unsafe { signal(Signal::SIGINT, SigHandler::SigIgn) }?;
     Python::attach(|py| {
         let _shift = shift_heap(py, heap_shift)?;
-        heap::reserve(heap_shift != 0)?;
         // The first hash map of a thread asks the kernel for random numbers, which a sealed child cannot.
         std::hint::black_box(RandomState::new());
         let run_job = prepare(py)?;
@@ -108,6 +108,7 @@ fn prepare(py: Python<'_>) -> anyhow::Result<Bound<'_, PyAny>> {
     let globals = PyDict::new(py);
     globals.set_item("__name__", "_twill_bootstrap")?;
     globals.set_item("SOURCES", sources)?;
+    globals.set_item("keep_far", wrap_pyfunction!(keep_far, py)?)?;
     let code = py
         .import("marshal")?
         .call_method1("loads", (PyBytes::new(py, code),))?;
@@ -120,6 +121,12 @@ fn prepare(py: Python<'_>) -> anyhow::Result<Bound<'_, PyAny>> {
             )
         })?;
     Ok(py.import("_twill.entry")?.getattr("run")?)
+}
+
+/// Says whether few specs use what is loaded next.
+#[pyfunction]
+fn keep_far(is_far: bool) {
+    heap::keep(if is_far { Place::Far } else { Place::Near });
 }
 
 fn describe(py: Python<'_>, error: &PyErr) -> String {
@@ -269,7 +276,11 @@ fn receive(control: &OwnedFd) -> anyhow::Result<Option<(Request, Descriptors)>> 
     let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut slices = [IoSliceMut::new(&mut bytes)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(control.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+    let message = match recvmsg::<()>(control.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+        // It has gone without having read all that it was told.
+        Err(nix::Error::ECONNRESET) => return Ok(None),
+        received => received?,
+    };
     let length = message.bytes;
     if length == 0 {
         return Ok(None);

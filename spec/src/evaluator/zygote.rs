@@ -133,6 +133,8 @@ impl Zygote {
             .args(["--hash-seed", &config.hash_seed.to_string()])
             .args(["--heap-shift", &config.heap_shift.to_string()])
             .env_clear()
+            // Otherwise each child would look up the functions it calls, and write down where they are.
+            .env("LD_BIND_NOW", "1")
             .current_dir("/")
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
