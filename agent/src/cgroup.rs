@@ -197,6 +197,11 @@ pub trait CgroupTree: Send + Sync + fmt::Debug {
     /// The kernel's number of the leaf, unique since boot.
     fn id(&self, leaf: &str) -> Result<u64, CgroupError>;
 
+    /// The directory to clone into; none where there is no cgroup2.
+    fn directory(&self, leaf: &str) -> Result<Option<OwnedFd>, CgroupError> {
+        Ok(self.entry(leaf)?.directory)
+    }
+
     /// The directory to clone into, and the files a launcher writes itself to before it clones.
     fn entry(&self, leaf: &str) -> Result<CgroupEntry, CgroupError>;
 

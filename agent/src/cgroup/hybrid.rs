@@ -41,14 +41,19 @@ const CPU_SHARES_MIN: u64 = 2;
 pub struct HybridTree {
     root: PathBuf,
     subtree: String,
+    has_unified: bool,
+    has_cpuset: bool,
 }
 
 impl HybridTree {
     /// `root` holds one folder a controller and, where there is one, `unified`.
     pub fn new(root: &Path, subtree: &str) -> HybridTree {
+        let is_mounted = |name: &str| root.join(name).join("cgroup.procs").exists();
         HybridTree {
             root: root.to_owned(),
             subtree: subtree.to_owned(),
+            has_unified: is_mounted("unified"),
+            has_cpuset: is_mounted(CPUSET),
         }
     }
 
@@ -60,19 +65,11 @@ impl HybridTree {
         self.root.join(controller).join(&self.subtree).join(leaf)
     }
 
-    fn has_unified(&self) -> bool {
-        self.root.join("unified").join("cgroup.procs").exists()
-    }
-
     /// Every hierarchy that has a leaf of its own. Controllers that are mounted together (`cpu,cpuacct`)
     /// are one hierarchy under two names; making or removing its folder twice does no harm.
     fn hierarchies(&self) -> Vec<&'static str> {
-        let unified = self.has_unified().then_some("unified");
+        let unified = self.has_unified.then_some("unified");
         unified.into_iter().chain(CONTROLLERS).collect()
-    }
-
-    fn has_cpuset(&self) -> bool {
-        self.root.join(CPUSET).join("cgroup.procs").exists()
     }
 
     /// Makes a group of the cpuset controller, whose members may use all cores of the group above.
@@ -168,12 +165,11 @@ impl HybridTree {
         let mut pids = BTreeSet::new();
         for hierarchy in self.hierarchies() {
             let file = self.file(hierarchy, leaf, "cgroup.procs");
-            if file.exists() {
-                pids.extend(
-                    read(&file)?
-                        .lines()
-                        .filter_map(|line| line.parse::<i32>().ok()),
-                );
+            match fs::read_to_string(&file) {
+                Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
+                // Removed, or never made in this hierarchy.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(failed("read", &file, error)),
             }
         }
         Ok(pids)
@@ -195,6 +191,11 @@ impl HybridTree {
     }
 }
 
+/// Whether the kernel says that there is no such group any more.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+}
+
 fn open(path: &Path, write: bool) -> Result<OwnedFd, CgroupError> {
     let file = fs::OpenOptions::new().read(!write).write(write).open(path);
     Ok(file.map_err(|error| failed("open", path, error))?.into())
@@ -207,7 +208,7 @@ impl CgroupTree for HybridTree {
 
     fn enforces(&self) -> Vec<&'static str> {
         let swap = self.root.join("memory/memory.memsw.limit_in_bytes");
-        let found = [("swap", swap.exists()), ("whole-cores", self.has_cpuset())];
+        let found = [("swap", swap.exists()), ("whole-cores", self.has_cpuset)];
         let optional = found.into_iter().filter(|(_, has)| *has);
         ["cgroup-v1", "cpu", "memory", "pids"]
             .into_iter()
@@ -217,7 +218,7 @@ impl CgroupTree for HybridTree {
 
     fn create(&self, leaf: &str) -> Result<(), CgroupError> {
         check_name(leaf)?;
-        if self.has_cpuset() && !self.leaf(CPUSET, SHARED).exists() {
+        if self.has_cpuset && !self.leaf(CPUSET, SHARED).exists() {
             self.make_cpuset(SHARED)?;
         }
         self.hierarchies()
@@ -248,7 +249,7 @@ impl CgroupTree for HybridTree {
                 Err(error) => return Err(failed("rename", &from, error)),
             }
         }
-        match self.has_unified() {
+        match self.has_unified {
             true => make_child(&self.leaf("unified", leaf)),
             false => Ok(()),
         }
@@ -267,7 +268,7 @@ impl CgroupTree for HybridTree {
     }
 
     fn cores(&self) -> Result<Option<Vec<u32>>, CgroupError> {
-        if !self.has_cpuset() {
+        if !self.has_cpuset {
             return Ok(None);
         }
         let file = self.root.join(CPUSET).join("cpuset.cpus");
@@ -290,7 +291,7 @@ impl CgroupTree for HybridTree {
     }
 
     fn share_cores(&self, cores: &[u32], _own: &BTreeSet<String>) -> Result<(), CgroupError> {
-        match self.has_cpuset() {
+        match self.has_cpuset {
             true => write(
                 &self.file(CPUSET, SHARED, "cpuset.cpus"),
                 cores::write(cores),
@@ -359,8 +360,9 @@ impl CgroupTree for HybridTree {
 
     fn kill(&self, leaf: &str) -> Result<(), CgroupError> {
         let kill = self.file("unified", leaf, "cgroup.kill");
-        if kill.exists() {
-            write(&kill, 1)?;
+        match try_write(&kill, 1) {
+            Err(error) if !is_gone(&error) => return Err(failed("write", &kill, error)),
+            _ => {}
         }
         // A launcher may be in the v1 leaf only.
         for pid in self.pids(leaf)? {
@@ -411,7 +413,7 @@ impl CgroupTree for HybridTree {
     }
 
     fn id(&self, leaf: &str) -> Result<u64, CgroupError> {
-        let hierarchy = if self.has_unified() {
+        let hierarchy = if self.has_unified {
             "unified"
         } else {
             "memory"
@@ -422,11 +424,14 @@ impl CgroupTree for HybridTree {
             .ino())
     }
 
-    fn entry(&self, leaf: &str) -> Result<CgroupEntry, CgroupError> {
-        let directory = self
-            .has_unified()
+    fn directory(&self, leaf: &str) -> Result<Option<OwnedFd>, CgroupError> {
+        self.has_unified
             .then(|| open(&self.leaf("unified", leaf), false))
-            .transpose()?;
+            .transpose()
+    }
+
+    fn entry(&self, leaf: &str) -> Result<CgroupEntry, CgroupError> {
+        let directory = self.directory(leaf)?;
         let own_cores = self.leaf(CPUSET, leaf).exists().then_some(CPUSET);
         let joined = CONTROLLERS.into_iter().chain(own_cores);
         let procs =

@@ -12,7 +12,7 @@ pub struct CpuMeter {
 
 impl CpuMeter {
     /// None where the file cannot be opened.
-    pub(super) fn open(path: &Path) -> Option<CpuMeter> {
+    pub(crate) fn open(path: &Path) -> Option<CpuMeter> {
         let file = File::open(path).ok()?;
         Some(CpuMeter { file })
     }

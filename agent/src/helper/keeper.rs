@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
@@ -128,7 +129,8 @@ pub(super) struct Ready {
     /// Whose users it was prepared for.
     pub(super) users: UserMode,
     /// Where the cgroups are that its launcher has joined, and their name.
-    pub(super) tree: TreePath,
+    pub(super) tree_path: TreePath,
+    pub(super) tree: Arc<dyn CgroupTree>,
     pub(super) reserved: String,
 }
 
@@ -136,7 +138,7 @@ impl Ready {
     /// Gives everything back.
     pub(super) fn abandon(self) -> Result<(), CgroupError> {
         self.prepared.abandon();
-        self.tree.open()?.remove(&self.reserved, CLEANUP_PATIENCE)
+        self.tree.remove(&self.reserved, CLEANUP_PATIENCE)
     }
 }
 
@@ -183,7 +185,10 @@ pub(super) fn keep_with(
         }
     };
     record::reserve(&folder, EXIT_FILE)?;
-    let tree = launch.tree.open()?;
+    let tree = match &ready {
+        Some(ready) if ready.tree_path == launch.tree => Arc::clone(&ready.tree),
+        _ => launch.tree.open()?.into(),
+    };
     let term = launch.term.map(Term::begin).transpose();
     let term = term.map_err(system("watch the end of the task's term"))?;
     let log = LogWriter::create(&folder.join(LOG_FOLDER), launch.log)?;
@@ -260,7 +265,7 @@ fn enter_leaf(
         // Cores of its own must be joined before the first process counts them.
         Some(ready) if ready.users == users && launch.cores.is_empty() => {
             tree.assume(&ready.reserved, &launch.leaf).map_err(cgroup)?;
-            let directory = tree.entry(&launch.leaf).map_err(cgroup)?.directory;
+            let directory = tree.directory(&launch.leaf).map_err(cgroup)?;
             (ready.prepared, directory)
         }
         unfit => {
@@ -373,7 +378,7 @@ struct Keeper {
     launch: LaunchRecord,
     /// The values of the task's secrets, for all that is started of it.
     secrets: Option<OwnedFd>,
-    tree: Box<dyn CgroupTree>,
+    tree: Arc<dyn CgroupTree>,
     log: LogWriter,
     listener: UnixListener,
     started_at_us: i64,
@@ -962,13 +967,27 @@ impl Keeper {
         self.tell_end(record);
         tell_waiting(&self.listener, &self.launch.task, record);
         reach("helper.end_told");
-        self.tree.kill(&self.launch.leaf)?;
         self.term.iter().for_each(Term::release);
-        self.tree.remove(&self.launch.leaf, CLEANUP_PATIENCE)?;
+        self.remove_leaf()?;
         reach("helper.leaf_removed");
-        match written {
+        let done = match written {
             Ok(()) => Ok(()),
             Err(cause) => self.hold_record(record, cause),
+        };
+        // The process ends now, and the kernel takes everything at once.
+        std::mem::forget(self);
+        done
+    }
+
+    /// Removes the leaf. All in it was killed before; what has come in since is killed now.
+    fn remove_leaf(&self) -> Result<(), CgroupError> {
+        let leaf = &self.launch.leaf;
+        match self.tree.remove(leaf, Duration::ZERO) {
+            Err(CgroupError::NotEmpty { .. }) => {
+                self.tree.kill(leaf)?;
+                self.tree.remove(leaf, CLEANUP_PATIENCE)
+            }
+            done => done,
         }
     }
 

@@ -13,7 +13,14 @@ use crate::process::now_us;
 const FLUSH_AFTER: Duration = Duration::from_millis(200);
 
 /// Standard output and standard error of one command.
-pub(super) struct Outputs([Output; 2]);
+pub(super) struct Outputs {
+    streams: [Output; 2],
+    /// Takes what is read: small, as most tasks print little at a time, until it has been filled once.
+    chunk: Vec<u8>,
+}
+
+const CHUNK_BYTES_FIRST: usize = 4 << 10;
+const CHUNK_BYTES_MAX: usize = 64 << 10;
 
 struct Output {
     pipe: Option<OwnedFd>,
@@ -34,27 +41,33 @@ impl Outputs {
                 buffer: StreamBuffer::new(stream),
             })
         };
-        let outputs = [
+        let streams = [
             output(stdout, Stream::Stdout)?,
             output(stderr, Stream::Stderr)?,
         ];
-        Ok((Outputs(outputs), [stdout_in, stderr_in]))
+        let chunk = vec![0; CHUNK_BYTES_FIRST];
+        Ok((Outputs { streams, chunk }, [stdout_in, stderr_in]))
     }
 
     /// The reading ends that are open.
     pub(super) fn pipes(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.0.iter().filter_map(|output| output.pipe.as_ref())
+        let pipes = self.streams.iter().map(|output| output.pipe.as_ref());
+        pipes.flatten()
     }
 
     /// Reads what the pipes hold, at most a few frames each, so that a busy task cannot starve requests.
     pub(super) fn drain(&mut self, log: &mut LogWriter) {
-        let mut chunk = [0; 64 * 1024];
-        for output in &mut self.0 {
+        for output in &mut self.streams {
             for _ in 0..4 {
                 let Some(pipe) = &output.pipe else { break };
-                match rustix::io::read(pipe, &mut chunk) {
+                match rustix::io::read(pipe, &mut *self.chunk) {
                     Ok(0) => output.pipe = None,
-                    Ok(count) => output.buffer.push(&chunk[..count], now_us(), log),
+                    Ok(count) => {
+                        output.buffer.push(&self.chunk[..count], now_us(), log);
+                        if count == self.chunk.len() {
+                            self.chunk.resize(CHUNK_BYTES_MAX, 0);
+                        }
+                    }
                     Err(rustix::io::Errno::INTR) => {}
                     Err(_empty) => break,
                 }
@@ -64,7 +77,7 @@ impl Outputs {
 
     /// Writes out what has waited long enough.
     pub(super) fn flush_due(&mut self, log: &mut LogWriter) {
-        for output in &mut self.0 {
+        for output in &mut self.streams {
             let since = output.buffer.since();
             if since.is_some_and(|since| since.elapsed() >= FLUSH_AFTER) {
                 output.buffer.flush(log);
@@ -75,7 +88,7 @@ impl Outputs {
     /// Reads and writes out what there is. The pipes are not waited for: whoever else holds them may never close.
     pub(super) fn finish(&mut self, log: &mut LogWriter) {
         self.drain(log);
-        self.0
+        self.streams
             .iter_mut()
             .for_each(|output| output.buffer.flush(log));
     }
@@ -83,7 +96,7 @@ impl Outputs {
     /// When something will have waited long enough.
     pub(super) fn due_at(&self) -> Option<Instant> {
         let oldest = self
-            .0
+            .streams
             .iter()
             .filter_map(|output| output.buffer.since())
             .min();

@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,7 +26,8 @@ use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
 use super::keeper::{CLEANUP_PATIENCE, HelperError, Ready, detach, keep_with, system};
-use crate::cgroup::TreePath;
+use crate::cgroup::{CgroupTree, TreePath};
+use crate::sandbox::seccomp::Filter;
 use crate::sandbox::{Fork, Prepared, UserMode, fork, passing};
 
 /// How the names of reserved cgroups begin.
@@ -254,7 +255,10 @@ pub fn serve_nursery(request: &SpareRequest, control: UnixStream) -> Result<(), 
     // SAFETY: no code of ours runs on the signal; ignoring it has the kernel reap the helpers.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.map_err(system("ignore children"))?;
     // Made by the agent: a nursery that is late must not make again what was removed behind a killed agent.
-    request.tree.open()?.join(&request.helpers_leaf)?;
+    let tree: Arc<dyn CgroupTree> = request.tree.open()?.into();
+    tree.join(&request.helpers_leaf)?;
+    // Before the first fork, so that no spare makes it again.
+    Filter::of_tasks();
     let mut bytes = [0; 4];
     while let Some(theirs) = receive(&control, &mut bytes).map_err(system("hear the agent"))? {
         // SAFETY: this process has one thread, and the child goes on to the end of the process.
@@ -269,7 +273,7 @@ pub fn serve_nursery(request: &SpareRequest, control: UnixStream) -> Result<(), 
                 // SAFETY: the default disposition runs no code of ours.
                 unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }
                     .map_err(system("wait for children"))?;
-                return serve(request, UnixStream::from(theirs));
+                return serve(request, tree, UnixStream::from(theirs));
             }
         }
     }
@@ -277,15 +281,19 @@ pub fn serve_nursery(request: &SpareRequest, control: UnixStream) -> Result<(), 
 }
 
 /// Waits for a task as a spare, then keeps it to its end.
-fn serve(request: &SpareRequest, control: UnixStream) -> Result<(), HelperError> {
+fn serve(
+    request: &SpareRequest,
+    tree: Arc<dyn CgroupTree>,
+    control: UnixStream,
+) -> Result<(), HelperError> {
     detach()?;
-    let tree = request.tree.open()?;
     let reserved = reserved(std::process::id().cast_signed());
     let procs = tree.reserve(&reserved)?;
     let ready = Ready {
         prepared: Prepared::new(request.users, procs).map_err(HelperError::Spare)?,
         users: request.users,
-        tree: request.tree.clone(),
+        tree_path: request.tree.clone(),
+        tree,
         reserved,
     };
     let Ok(Some((folder, secrets))) = receive_task(&control) else {

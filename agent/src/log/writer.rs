@@ -27,9 +27,35 @@ pub struct LogWriter {
     closed: VecDeque<Closed>,
     number: u64,
     sequence: u64,
+    /// None before the first frame: many a task prints nothing.
+    compressor: Option<Compressor>,
+    counts: LogCounts,
+}
+
+/// What turns a piece of output into a frame.
+struct Compressor {
     context: CCtx<'static>,
     scratch: Vec<u8>,
-    counts: LogCounts,
+}
+
+impl Compressor {
+    fn new() -> Compressor {
+        let mut context = CCtx::create();
+        // Both are known parameters with values in range; without them frames are merely larger.
+        let _level = context.set_parameter(CParameter::CompressionLevel(COMPRESSION_LEVEL));
+        let _check = context.set_parameter(CParameter::ChecksumFlag(true));
+        Compressor {
+            context,
+            scratch: vec![0; HEADER_BYTES + compress_bound(FRAME_BYTES_MAX)],
+        }
+    }
+
+    /// Answers the length of the compressed piece, which is in `scratch` behind the room for a header.
+    fn compress(&mut self, piece: &[u8]) -> io::Result<usize> {
+        self.context
+            .compress2(&mut self.scratch[HEADER_BYTES..], piece)
+            .map_err(|code| io::Error::other(zstd::zstd_safe::get_error_name(code)))
+    }
 }
 
 impl LogWriter {
@@ -43,10 +69,6 @@ impl LogWriter {
         let found = segments(folder)?;
         let size =
             |number: &u64| fs::metadata(segment_path(folder, *number)).map_or(0, |meta| meta.len());
-        let mut context = CCtx::create();
-        // Both are known parameters with values in range; without them frames are merely larger.
-        let _level = context.set_parameter(CParameter::CompressionLevel(COMPRESSION_LEVEL));
-        let _check = context.set_parameter(CParameter::ChecksumFlag(true));
         Ok(LogWriter {
             folder: folder.to_owned(),
             limits,
@@ -63,8 +85,7 @@ impl LogWriter {
                 .collect(),
             number: found.last().map_or(0, |last| last + 1),
             sequence: 0,
-            context,
-            scratch: vec![0; HEADER_BYTES + compress_bound(FRAME_BYTES_MAX)],
+            compressor: None,
             counts: LogCounts::default(),
         })
     }
@@ -93,10 +114,20 @@ impl LogWriter {
     }
 
     fn append(&mut self, stream: Stream, timestamp_us: i64, piece: &[u8]) -> io::Result<()> {
-        let compressed = self
-            .context
-            .compress2(&mut self.scratch[HEADER_BYTES..], piece)
-            .map_err(|code| io::Error::other(zstd::zstd_safe::get_error_name(code)))?;
+        let mut compressor = self.compressor.take().unwrap_or_else(Compressor::new);
+        let stored = self.store(&mut compressor, stream, timestamp_us, piece);
+        self.compressor = Some(compressor);
+        stored
+    }
+
+    fn store(
+        &mut self,
+        compressor: &mut Compressor,
+        stream: Stream,
+        timestamp_us: i64,
+        piece: &[u8],
+    ) -> io::Result<()> {
+        let compressed = compressor.compress(piece)?;
         let header = Header {
             stream,
             timestamp_us,
@@ -104,7 +135,7 @@ impl LogWriter {
             raw_bytes: piece.len() as u32,
             compressed_bytes: compressed as u32,
         };
-        self.scratch[..HEADER_BYTES].copy_from_slice(&header.encode());
+        compressor.scratch[..HEADER_BYTES].copy_from_slice(&header.encode());
         let length = HEADER_BYTES + compressed;
         self.make_room(length as u64, timestamp_us)?;
         let at = self.segment_bytes;
@@ -112,7 +143,7 @@ impl LogWriter {
             Some(segment) => segment,
             empty => empty.insert(open_segment(&segment_path(&self.folder, self.number))?),
         };
-        if let Err(error) = segment.write_all_at(&self.scratch[..length], at) {
+        if let Err(error) = segment.write_all_at(&compressor.scratch[..length], at) {
             // Half a frame would hide those behind it.
             segment.set_len(at)?;
             return Err(error);

@@ -4,16 +4,17 @@ mod metric;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tw_api::Assignment;
-use tw_model::{Bytes, HealthCheck, Phase, Remedy};
+use tw_model::{HealthCheck, Phase, Remedy};
 
-use super::{Agent, disk, session};
+use super::disk::{self, Layers};
+use super::{Agent, session};
 use metric::Bound;
 
 /// The most that is read of an HTTP answer; its status is in the first line.
@@ -53,12 +54,9 @@ pub(super) async fn watch(agent: Arc<Agent>, assignment: Arc<Assignment>, folder
     let disk = checks.len();
     verdict.failed[disk] = Some((0, Failure::default()));
     if disk::is_to_count(&folder) {
-        loops.spawn(watch_disk(
-            folder.clone(),
-            assignment.spec.resources.disk,
-            disk,
-            results.clone(),
-        ));
+        let meter = agent.tree.cpu_meter(&assignment.task.id.folder_name());
+        let layers = Layers::new(folder.clone(), assignment.spec.resources.disk, meter);
+        loops.spawn(watch_disk(layers, disk, results.clone()));
     }
     while let Some((number, result)) = received.recv().await {
         if let Some(news) = verdict.add(number, result) {
@@ -77,10 +75,10 @@ pub(super) async fn watch(agent: Arc<Agent>, assignment: Arc<Assignment>, folder
 type Results = mpsc::Sender<(usize, Result<(), Failure>)>;
 
 /// Tells when a task holds more than its scratch space, and when it does no more.
-async fn watch_disk(folder: PathBuf, most: Bytes, number: usize, results: Results) {
-    let (mut pause, mut was_beyond) = (Duration::ZERO, false);
+async fn watch_disk(mut layers: Layers, number: usize, results: Results) {
+    let (most, mut was_beyond) = (layers.most(), false);
     loop {
-        let is_beyond = disk::holds_more(&folder, most, &mut pause).await;
+        let is_beyond = layers.hold_more().await;
         let result = match is_beyond {
             false => Ok(()),
             true => Err(Failure {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use caps::CapsHashSet;
@@ -31,14 +31,19 @@ pub struct Stdio {
 pub(super) struct Rights<'a> {
     pub(super) account: Account,
     pub(super) capabilities: CapsHashSet,
-    pub(super) filter: &'a Filter,
+    /// None where the process that starts the command is under it already.
+    pub(super) filter: Option<&'a Filter>,
     /// Whether it has the groups of the agent's user, which no unprivileged process may give up.
     pub(super) keeps_groups: bool,
 }
 
 impl<'a> Rights<'a> {
     /// Those of a task's own command.
-    pub(super) fn of_task(account: Account, filter: &'a Filter, users: UserMode) -> Rights<'a> {
+    pub(super) fn of_task(
+        account: Account,
+        filter: Option<&'a Filter>,
+        users: UserMode,
+    ) -> Rights<'a> {
         Rights {
             account,
             capabilities: capabilities::of_command(account.is_root()),
@@ -68,7 +73,7 @@ pub(super) fn become_command(
     enter_workdir(&spec.workdir)?;
     nix::sys::prctl::set_no_new_privs().at(Stage::Privileges, "cannot set no_new_privs")?;
     let program = Program::new(spec)?;
-    rights.filter.load()?;
+    rights.filter.map_or(Ok(()), Filter::load)?;
     Err(program.run())
 }
 
@@ -250,11 +255,11 @@ pub(super) fn null_device() -> Result<OwnedFd, StartError> {
 }
 
 /// Writes a failure where the helper reads it, then ends the process.
-pub(super) fn report_and_exit(report: &OwnedFd, error: &StartError) -> ! {
+pub(super) fn report_and_exit(report: impl AsFd, error: &StartError) -> ! {
     let text = serde_json::to_vec(error).unwrap_or_default();
     let mut rest = text.as_slice();
     while !rest.is_empty() {
-        match rustix::io::write(report, rest) {
+        match rustix::io::write(&report, rest) {
             Ok(count) => rest = &rest[count..],
             Err(rustix::io::Errno::INTR) => {}
             Err(_nobody_listens) => break,

@@ -91,11 +91,11 @@ pub fn enter(
         (Some(_), UserMode::Mapped) => Rights {
             account: Account { uid: 0, gid: 0 },
             capabilities: capabilities::of_debugger(),
-            filter: &filter,
+            filter: Some(&filter),
             keeps_groups: false,
         },
         // Without users of its own, more rights would reach beyond the task: it may trace what is the same user's.
-        _ => Rights::of_task(account, &filter, sandbox.users),
+        _ => Rights::of_task(account, Some(&filter), sandbox.users),
     };
     let helper = helper.filter(|_| sandbox.users == UserMode::Single);
     let parts = EnterParts {

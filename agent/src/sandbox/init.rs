@@ -4,7 +4,7 @@
 //! Without it, a command that sets no handler would ignore SIGTERM (the kernel protects every PID 1), and
 //! orphans of the command would stay as zombies. When it ends, the kernel ends the whole pid namespace.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::Resource;
@@ -14,10 +14,11 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
-use super::clone::{CloneRequest, Cloned, clone3, exit_now};
+use super::clone::{CloneRequest, Never, Stack, exit_now, share_memory};
 use super::command::{
     Rights, Stdio, become_command, close_all_but, null_device, number, report_and_exit,
 };
+use super::launcher::close;
 use super::seccomp::Filter;
 use super::user::Account;
 use super::users::UserNamespace;
@@ -72,7 +73,7 @@ pub(super) struct InitParts<'a> {
 pub(super) fn run(parts: InitParts<'_>) -> ! {
     let (command, status) = match set_up(parts) {
         Ok(running) => running,
-        Err((report, error)) => report_and_exit(&report, &error),
+        Err((report, error)) => report_and_exit(report.as_fd(), &error),
     };
     supervise(command, &status)
 }
@@ -111,63 +112,73 @@ fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)>
                 .at(Stage::Command, "cannot block signals")
         })
         .and_then(|()| null_device())
-        .and_then(|stdin| users.map_or(Ok(()), UserNamespace::enter).map(|()| stdin));
+        .and_then(|stdin| users.map_or(Ok(()), UserNamespace::enter).map(|()| stdin))
+        .and_then(|stdin| restrict(account, filter).map(|()| stdin));
     let stdin = match prepared {
         Ok(stdin) => stdin,
         Err(error) => return Err((report, error)),
     };
-    // SAFETY: this process has one thread, being itself a clone of a single-threaded helper; the child
-    // ends in `exec` or `_exit`.
-    let cloned = unsafe {
-        clone3(&CloneRequest {
-            flags: 0,
-            cgroup: None,
-        })
+    let stdio = Stdio {
+        stdin,
+        stdout,
+        stderr,
     };
-    let command = match cloned {
-        Ok(Cloned::Parent { pid, pidfd }) => {
-            // This process reaps by number; nobody else can have freed it.
-            drop(pidfd);
-            Pid::from_raw(pid)
-        }
-        Ok(Cloned::Child) => {
-            drop(status);
-            // A session of its own: a signal to the init's group must not reach it twice.
-            let _leads_already = nix::unistd::setsid();
-            let stdio = Stdio {
-                stdin,
-                stdout,
-                stderr,
-            };
-            let rights = Rights::of_task(account, filter, spec.users);
-            let Err(error) = bound_processes(spec)
-                .and_then(|()| become_command(&spec.command, &rights, stdio, number(&report)));
-            report_and_exit(&report, &error)
-        }
-        Err(source) => {
-            return Err((
-                report,
-                StartError::os(Stage::Clone, "cannot start the command", source),
-            ));
-        }
-    };
-    let restricted = capabilities::bound(&capabilities::of_init())
-        .and_then(|()| capabilities::keep(&capabilities::of_init()))
-        .and_then(|()| {
-            nix::sys::prctl::set_no_new_privs().at(Stage::Privileges, "cannot set no_new_privs")
-        })
-        .and_then(|()| filter.load())
-        .and_then(|()| die_with_helper(status.as_fd()));
-    match restricted {
-        Ok(()) => {
+    let started = start_command(spec, account, status.as_fd(), report.as_fd(), stdio);
+    let running = started.and_then(|command| {
+        let kept = capabilities::of_init();
+        capabilities::bound(&kept)
+            .and_then(|()| capabilities::keep(&kept))
+            .and_then(|()| die_with_helper(status.as_fd()))
+            .map(|()| command)
+    });
+    match running {
+        Ok(command) => {
             drop(report);
             // Held pipes would keep the log from ending.
-            drop((stdin, stdout, stderr));
             let _closed = close_all_but(&[number(&status)]);
             Ok((command, status))
         }
         Err(error) => Err((report, error)),
     }
+}
+
+/// Restricts the calling process to what it and the command need, but for the capabilities that make the command who
+/// it is.
+fn restrict(account: Account, filter: &Filter) -> Result<(), StartError> {
+    let mut kept = capabilities::of_command(account.is_root());
+    kept.extend(capabilities::of_init());
+    capabilities::bound(&kept)?;
+    nix::sys::prctl::set_no_new_privs().at(Stage::Privileges, "cannot set no_new_privs")?;
+    filter.load()
+}
+
+/// Starts the command and waits until it runs, or has told the `report` why it does not.
+fn start_command(
+    spec: &SandboxSpec,
+    account: Account,
+    status: BorrowedFd<'_>,
+    report: BorrowedFd<'_>,
+    stdio: Stdio,
+) -> Result<Pid, StartError> {
+    let stack = Stack::new().at(Stage::Clone, "cannot make a stack")?;
+    let request = CloneRequest {
+        flags: libc::CLONE_VFORK as u64,
+        cgroup: None,
+    };
+    let work = || -> Never {
+        close(status);
+        // A session of its own: a signal to the init's group must not reach it twice.
+        let _leads_already = nix::unistd::setsid();
+        let rights = Rights::of_task(account, None, spec.users);
+        let Err(error) = bound_processes(spec)
+            .and_then(|()| become_command(&spec.command, &rights, stdio, report.as_raw_fd()));
+        report_and_exit(report, &error)
+    };
+    // SAFETY: this process has one thread, being itself made by a single-threaded launcher or helper; it waits until the
+    // child, which ends in `exec` or `_exit`, has the memory no more.
+    let pid = unsafe { share_memory(&request, &stack, work) }
+        .at(Stage::Clone, "cannot start the command")?;
+    Ok(Pid::from_raw(pid))
 }
 
 /// Bounds how many processes the task's user may have, where no cgroup counts them.

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::ptr;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -22,7 +23,7 @@ use rustix::process::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::clone::{CloneRequest, Cloned, clone3, exit_now};
+use super::clone::{CloneRequest, Cloned, Never, Stack, clone3, exit_now, share_memory};
 use super::command::report_and_exit;
 use super::init::{self, InitParts};
 use super::seccomp::Filter;
@@ -37,6 +38,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const NAMESPACES: u64 =
     (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC) as u64;
 
+const CANNOT_CLONE: &str = "cannot start a process with namespaces of its own";
+
 /// A task whose command is running.
 #[derive(Debug)]
 pub struct Started {
@@ -50,7 +53,7 @@ pub struct Started {
 /// What a start can have ready before it is known which task it is for.
 #[derive(Debug)]
 pub struct Prepared {
-    filter: Filter,
+    filter: &'static Filter,
     users: Option<UserNamespace>,
     launcher: Option<Launcher>,
 }
@@ -59,7 +62,7 @@ impl Prepared {
     /// Prepares a start. `procs` are the files of the v1 groups that the task will be in, if it will be in any: a
     /// launcher joins them now, as that takes the kernel milliseconds. The caller must have one thread only.
     pub fn new(mode: UserMode, procs: Vec<OwnedFd>) -> Result<Prepared, StartError> {
-        let filter = Filter::new();
+        let filter = Filter::of_tasks();
         let users = match mode {
             // Whom a single user is mapped to depends on the task.
             UserMode::Shared | UserMode::Single => None,
@@ -67,7 +70,7 @@ impl Prepared {
         };
         let launcher = match procs.is_empty() {
             true => None,
-            false => Some(Launcher::start(procs, &filter, users.as_ref())?),
+            false => Some(Launcher::start(procs, filter, users.as_ref())?),
         };
         Ok(Prepared {
             filter,
@@ -104,7 +107,7 @@ impl Prepared {
         let (pid, pidfd) = match self.launcher {
             None => {
                 let ours = [report.as_fd(), status.as_fd()];
-                start_directly(spec, order, &self.filter, self.users.as_ref(), ours)?
+                start_directly(spec, order, self.filter, self.users.as_ref(), ours)?
             }
             Some(launcher) => launcher.give(spec, order, &report)?,
         };
@@ -177,11 +180,7 @@ fn start_directly(
             ours.into_iter().for_each(close);
             run_init(spec, order, filter, users)
         }
-        Err(source) => Err(StartError::os(
-            Stage::Clone,
-            "cannot start a process with namespaces of its own",
-            source,
-        )),
+        Err(source) => Err(StartError::os(Stage::Clone, CANNOT_CLONE, source)),
     }
 }
 
@@ -380,7 +379,8 @@ fn receive_order(orders: &UnixStream) -> io::Result<(SandboxSpec, Order)> {
     Ok((text.spec, order))
 }
 
-/// Joins the groups, waits for a task, clones its init as a sibling, and tells its pid.
+/// Joins the groups, waits for a task, starts its init as a sibling, and tells its pid. The init takes the launcher's
+/// memory over, as that costs less than a copy.
 fn launch(
     orders: &UnixStream,
     procs: Vec<OwnedFd>,
@@ -402,13 +402,32 @@ fn launch(
         Err(error) => report_and_exit(&order.report, &error),
     };
     let users = users.or(single.as_ref());
-    match clone_sibling(order.directory.as_ref().map(AsFd::as_fd), NAMESPACES) {
-        Ok(Cloned::Child) => {
-            close(orders.as_fd());
-            run_init(&spec, order, filter, users)
-        }
-        Ok(Cloned::Parent { pid, .. }) => tell_and_exit(orders, pid),
-        Err(error) => report_and_exit(&order.report, &error),
+    let stack = match Stack::new() {
+        Ok(stack) => stack,
+        Err(error) => report_and_exit(
+            &order.report,
+            &StartError::os(Stage::Clone, "cannot make a stack", error),
+        ),
+    };
+    let directory = order.directory.as_ref().map(AsFd::as_fd);
+    let request = CloneRequest {
+        flags: NAMESPACES | libc::CLONE_PARENT as u64,
+        cgroup: directory,
+    };
+    let (spec, mine) = (&spec, &order);
+    let init = || -> Never {
+        close(orders.as_fd());
+        // SAFETY: the order is this process's from here on: its maker ends without using or dropping it.
+        run_init(spec, unsafe { ptr::read(mine) }, filter, users)
+    };
+    // SAFETY: a launcher is a clone of a single-threaded process. It tells the pid and ends, or tells the error where
+    // there is no child, and so the init has the memory, with this stack, for itself.
+    match unsafe { share_memory(&request, &stack, init) } {
+        Ok(pid) => tell_and_exit(orders, pid),
+        Err(error) => report_and_exit(
+            &order.report,
+            &StartError::os(Stage::Clone, CANNOT_CLONE, error),
+        ),
     }
 }
 
@@ -421,27 +440,19 @@ fn join(procs: &[OwnedFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Clones a child of the calling process's parent, in the cgroups of the calling process.
-fn clone_sibling(directory: Option<BorrowedFd<'_>>, flags: u64) -> Result<Cloned, StartError> {
-    let request = CloneRequest {
-        flags: flags | libc::CLONE_PARENT as u64,
-        cgroup: directory,
-    };
-    // SAFETY: a launcher is a clone of a single-threaded process; its child ends in `exec` or `_exit`.
-    unsafe { clone3(&request) }.at(
-        Stage::Clone,
-        "cannot start a process with namespaces of its own",
-    )
-}
-
 /// Moves the calling process into the leaf.
 pub(super) fn join_leaf(entry: &CgroupEntry) -> Result<(), StartError> {
     join(&entry.procs).at(Stage::Cgroup, "cannot join the task's cgroup")
 }
 
-/// Clones a sibling in the leaf.
+/// Clones a child of the calling process's parent, in the leaf.
 pub(super) fn clone_into(entry: &CgroupEntry) -> Result<Cloned, StartError> {
-    clone_sibling(entry.directory.as_ref().map(AsFd::as_fd), 0)
+    let request = CloneRequest {
+        flags: libc::CLONE_PARENT as u64,
+        cgroup: entry.directory.as_ref().map(AsFd::as_fd),
+    };
+    // SAFETY: a launcher is a clone of a single-threaded process; its child ends in `exec` or `_exit`.
+    unsafe { clone3(&request) }.at(Stage::Clone, CANNOT_CLONE)
 }
 
 pub(super) fn new_pipe() -> Result<(OwnedFd, OwnedFd), StartError> {

@@ -268,11 +268,15 @@ fn mount_layers(lower: &OwnedFd, layer: &OwnedFd, mode: UserMode) -> Result<Owne
         open_in(layer.as_fd(), UPPER)?,
         open_in(layer.as_fd(), "work")?,
     );
+    forget_earlier_mount(&work).at(Stage::Mount, "cannot take the task's layer again")?;
     let by_descriptor = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let mut options = vec![
         ("lowerdir", by_descriptor(lower)),
         ("upperdir", by_descriptor(&upper)),
         ("workdir", by_descriptor(&work)),
+        // Without it the kernel writes out all of the file system that the layer is on, other tasks' files included,
+        // whenever a task ends. A layer goes with its task and needs no writing out.
+        ("volatile", String::new()),
     ];
     if mode == UserMode::Single {
         // What the overlay notes on files: only the machine's root may write the usual attributes.
@@ -283,6 +287,23 @@ fn mount_layers(lower: &OwnedFd, layer: &OwnedFd, mode: UserMode) -> Result<Owne
     move_onto(overlay.as_fd(), open_in(layer.as_fd(), "root")?.as_fd())
         .at(Stage::Mount, "cannot attach the root")?;
     Ok(overlay)
+}
+
+/// The kernel marks what it mounts volatile, and refuses to mount it again, as it may be damaged after a crash of the
+/// machine. No layer is used behind one: only hooks and the command share it.
+fn forget_earlier_mount(work: &OwnedFd) -> rustix::io::Result<()> {
+    let marks = [
+        ("work/incompat/volatile/dirty", AtFlags::empty()),
+        ("work/incompat/volatile", AtFlags::REMOVEDIR),
+        ("work/incompat", AtFlags::REMOVEDIR),
+    ];
+    for (mark, kind) in marks {
+        match rustix::fs::unlinkat(work, mark, kind) {
+            Err(Errno::NOENT) => return Ok(()),
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// A detached copy of the mount at `path`, in which the host's numbers are the task's.

@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::OnceLock;
 
 use libc::c_long;
 
@@ -80,6 +81,12 @@ impl Filter {
     /// The filter every task runs under.
     pub fn new() -> Filter {
         Filter::allowing(&[])
+    }
+
+    /// [`Filter::new`], made once for all processes that are forked behind the first call.
+    pub fn of_tasks() -> &'static Filter {
+        static FILTER: OnceLock<Filter> = OnceLock::new();
+        FILTER.get_or_init(Filter::new)
     }
 
     /// The filter of whoever looks into a task with a debugger.

@@ -5,17 +5,18 @@
 //! task's own numbers on disk, because every mount of the task is mapped as well (idmapped mounts).
 
 use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sched::{CloneFlags, setns};
-use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Gid, Pid, Uid, setfsgid, setfsuid};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 use serde::{Deserialize, Serialize};
 
-use super::clone::{CloneRequest, Cloned, clone3, exit_now};
-use super::launcher::{close, new_pipe, reap};
+use super::clone::{CloneRequest, Never, Stack, exit_now, share_memory};
+use super::launcher::new_pipe;
 use super::user::Account;
 use super::{At, Stage, StartError};
 
@@ -95,31 +96,37 @@ impl UserNamespace {
 
     fn with(maps: &Maps, kind: Kind) -> Result<UserNamespace, StartError> {
         let (parked, wake) = new_pipe()?;
+        let stack = Stack::new().at(Stage::Clone, "cannot make a stack")?;
         let request = CloneRequest {
             flags: libc::CLONE_NEWUSER as u64,
             cgroup: None,
         };
-        // SAFETY: the caller vouches for one thread; the child only waits and ends.
-        match unsafe { clone3(&request) }.at(Stage::Clone, "cannot make a user namespace")? {
-            Cloned::Child => {
-                close(wake.as_fd());
-                let _end_of_file = File::from(parked).read(&mut [0]);
-                exit_now(0)
+        let (reads, writes) = (parked.as_raw_fd(), wake.as_raw_fd());
+        let wait = move || -> Never {
+            let mut byte = 0u8;
+            // SAFETY: the descriptors are the child's own copies; the kernel writes at most the one byte.
+            unsafe {
+                libc::close(writes);
+                libc::read(reads, (&raw mut byte).cast(), 1);
             }
-            Cloned::Parent { pid, pidfd } => {
-                let made = fs::write(format!("/proc/{pid}/uid_map"), &maps.users)
-                    .and_then(|()| fs::write(format!("/proc/{pid}/gid_map"), &maps.groups))
-                    .and_then(|()| File::open(format!("/proc/{pid}/ns/user")));
-                drop(wake);
-                reap(&pidfd);
-                Ok(UserNamespace {
-                    handle: made
-                        .at(Stage::Identity, "cannot map the task's users")?
-                        .into(),
-                    kind,
-                })
-            }
-        }
+            exit_now(0)
+        };
+        // SAFETY: the caller vouches for one thread. The child makes plain system calls, and is reaped before the stack
+        // is freed.
+        let pid = unsafe { share_memory(&request, &stack, wait) }
+            .at(Stage::Clone, "cannot make a user namespace")?;
+        let made = fs::write(format!("/proc/{pid}/uid_map"), &maps.users)
+            .and_then(|()| fs::write(format!("/proc/{pid}/gid_map"), &maps.groups))
+            .and_then(|()| File::open(format!("/proc/{pid}/ns/user")));
+        drop(wake);
+        let _status = waitpid(Pid::from_raw(pid), None);
+        drop(parked);
+        Ok(UserNamespace {
+            handle: made
+                .at(Stage::Identity, "cannot map the task's users")?
+                .into(),
+            kind,
+        })
     }
 
     pub(super) fn handle(&self) -> BorrowedFd<'_> {

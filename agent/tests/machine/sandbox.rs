@@ -225,3 +225,14 @@ fn orphans_are_reaped_and_end_with_the_command() {
     assert_eq!(ended(&exit), Ended::Code(0));
     assert_eq!(task.stdout(), "0\n");
 }
+
+#[test]
+fn the_end_of_a_task_does_not_write_out_the_file_system_of_its_layer() {
+    let mut task = Task::shell("grep ' / / ' /proc/self/mountinfo");
+    task.run();
+    let root = task.stdout();
+    // Listed as `volatile` or, by newer kernels, as `fsync=volatile`.
+    let options = root.trim().rsplit(' ').next().unwrap_or_default();
+    let is_volatile = |option: &str| option.ends_with("volatile");
+    assert!(options.split(',').any(is_volatile), "{root}");
+}
