@@ -5,11 +5,11 @@
 //! evaluation uses lies close together ([`Place::Near`]), apart from what few specs use ([`Place::Far`]). The far heap
 //! lies in huge pages, of which a fork copies one entry instead of 512.
 //!
-//! What a child allocates comes from one fresh huge page. From the gaps of the zygote's heaps it would come at the price
+//! What a child allocates comes from fresh memory in one piece. From the gaps of the zygote's heaps it would come at the price
 //! of a copied page each. A child never gives back what the zygote allocated: it ends within milliseconds, and giving
 //! back copies a page, too.
 //!
-//! Blocks of up to [`SMALL_BYTES_MAX`] come from pages that hold one size each, from the start of a heap upwards; larger
+//! Blocks of up to [`SMALL_BYTES_MAX`] come from runs that hold one size each, from the start of a heap upwards; larger
 //! ones have a header with their size and come from its end. What does not fit comes from the interpreter's allocator.
 
 use std::cell::UnsafeCell;
@@ -27,11 +27,14 @@ const FAR_BYTES: usize = 24 << 20;
 const NEAR_BYTES: usize = 6 << 20;
 /// Of which a small spec uses a tenth.
 const CHILD_BYTES: usize = HUGE_BYTES;
-const PAGES_MAX: usize = FAR_BYTES / PAGE_BYTES;
-/// What a spec of a few jobs needs. Where there are no huge pages it is made at once, which takes half the time that a
-/// fault for each page would.
-const SMALL_EXPECTED_BYTES: usize = 256 << 10;
-const LARGE_EXPECTED_BYTES: usize = 128 << 10;
+/// Small blocks of one size lie in runs: pages in the zygote, where all runs are full in the end, and less in a child, which
+/// makes few blocks of most sizes.
+const ZYGOTE_RUN_BYTES: usize = PAGE_BYTES;
+const CHILD_RUN_BYTES: usize = 1024;
+const RUNS_MAX: usize = FAR_BYTES / ZYGOTE_RUN_BYTES;
+/// What a spec of a few jobs needs; made at once, which takes half the time that a fault for each page would.
+const SMALL_EXPECTED_BYTES: usize = 112 << 10;
+const LARGE_EXPECTED_BYTES: usize = 48 << 10;
 
 /// What the interpreter expects of every block.
 const ALIGNMENT: usize = 16;
@@ -69,21 +72,22 @@ struct Header {
 #[derive(Clone, Copy)]
 struct Class {
     free: *mut Free,
-    /// The part of its page that was never used: addresses.
+    /// The part of its run that was never used: addresses.
     unused: (usize, usize),
 }
 
 struct Heap {
     start: usize,
     end: usize,
-    /// Addresses: where the next page for small blocks begins, and where the last large one does.
+    /// Addresses: where the next run of small blocks begins, and where the last large one does.
     small: usize,
     large: usize,
+    run_bytes: usize,
     small_classes: [Class; SMALL_CLASSES],
     large_free: [*mut Free; LARGE_CLASSES],
-    /// The class of each page of small blocks.
-    class_of_page: [u8; PAGES_MAX],
-    /// Whether blocks are laid out from the end of each page to its start.
+    /// The class of each run of small blocks.
+    class_of_run: [u8; RUNS_MAX],
+    /// Whether blocks are laid out from the end of each run to its start.
     is_reversed: bool,
 }
 
@@ -132,12 +136,15 @@ pub(crate) fn provide(is_reversed: bool) -> anyhow::Result<()> {
     unsafe {
         let heaps = &mut *HEAPS.0.get();
         let mut start = memory;
-        for (place, bytes) in [
-            (Place::Far, FAR_BYTES),
-            (Place::Near, NEAR_BYTES),
-            (Place::Child, CHILD_BYTES),
+        for (place, bytes, run_bytes) in [
+            (Place::Far, FAR_BYTES, ZYGOTE_RUN_BYTES),
+            (Place::Near, NEAR_BYTES, ZYGOTE_RUN_BYTES),
+            (Place::Child, CHILD_BYTES, CHILD_RUN_BYTES),
         ] {
-            heaps.heaps[place as usize].begin(start, bytes, is_reversed);
+            let heap = &mut heaps.heaps[place as usize];
+            heap.begin(start, bytes);
+            heap.run_bytes = run_bytes;
+            heap.is_reversed = is_reversed;
             start += bytes;
         }
         libc::madvise(
@@ -199,7 +206,7 @@ pub(crate) fn enter() {
     heaps.place = Place::Child;
     heaps.has_others = false;
     let far = &heaps.heaps[Place::Far as usize];
-    heaps.reserve = far.small..far.large / PAGE_BYTES * PAGE_BYTES;
+    heaps.reserve = far.small.next_multiple_of(PAGE_BYTES)..far.large / PAGE_BYTES * PAGE_BYTES;
     let own = &heaps.heaps[Place::Child as usize];
     for (start, bytes) in [
         (own.start, SMALL_EXPECTED_BYTES),
@@ -322,20 +329,20 @@ impl Heap {
             end: 0,
             small: 0,
             large: 0,
+            run_bytes: CHILD_RUN_BYTES,
             small_classes: [Class {
                 free: ptr::null_mut(),
                 unused: (0, 0),
             }; SMALL_CLASSES],
             large_free: [ptr::null_mut(); LARGE_CLASSES],
-            class_of_page: [0; PAGES_MAX],
+            class_of_run: [0; RUNS_MAX],
             is_reversed: false,
         }
     }
 
-    fn begin(&mut self, start: usize, bytes: usize, is_reversed: bool) {
+    fn begin(&mut self, start: usize, bytes: usize) {
         (self.start, self.end) = (start, start + bytes);
         (self.small, self.large) = (self.start, self.end);
-        self.is_reversed = is_reversed;
     }
 
     /// Whether a block is of this heap. What lies between its two parts may belong to others.
@@ -361,13 +368,13 @@ impl Heap {
             return Some(block);
         }
         if blocks.unused.1 - blocks.unused.0 < bytes {
-            let page = self.small;
-            if self.large - page < PAGE_BYTES {
+            let run = self.small;
+            if self.large - run < self.run_bytes {
                 return None;
             }
-            self.class_of_page[(page - self.start) / PAGE_BYTES] = class as u8;
-            self.small = page + PAGE_BYTES;
-            blocks.unused = (page, self.small);
+            self.class_of_run[(run - self.start) / self.run_bytes] = class as u8;
+            self.small = run + self.run_bytes;
+            blocks.unused = (run, self.small);
         }
         if self.is_reversed {
             blocks.unused.1 -= bytes;
@@ -402,7 +409,8 @@ impl Heap {
     }
 
     fn class_of_small(&self, block: usize) -> Option<usize> {
-        (block < self.small).then(|| self.class_of_page[(block - self.start) / PAGE_BYTES].into())
+        (block < self.small)
+            .then(|| self.class_of_run[(block - self.start) / self.run_bytes].into())
     }
 
     fn give_back(&mut self, block: usize) {
