@@ -27,10 +27,15 @@ impl SpecType for u32 {
     fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<u32> {
         match value.as_i64() {
             Some(number) => u32::try_from(number).ok().or_else(|| {
+                let help = if number < 0 {
+                    "write 0 or more"
+                } else {
+                    "write a smaller number"
+                };
                 decoder.bad_value(
                     at,
                     format!("expected a number from 0 to {}, found {number}", u32::MAX),
-                    None,
+                    Some(help.to_owned()),
                 )
             }),
             None => decoder.wrong_type(value, at, "a whole number"),
