@@ -21,7 +21,7 @@ fn first_overdue(job: &JobState) -> Option<Timestamp> {
     if !limited(job) {
         return None;
     }
-    let running = job.tasks().filter(|row| row.state == TaskState::Running);
+    let running = job.tasks_where(|state| state == TaskState::Running);
     let ends = running.filter_map(|row| Some(row.started_at?.plus(job.spec_of(row).timeout?)));
     ends.min()
 }

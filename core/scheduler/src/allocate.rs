@@ -153,7 +153,7 @@ impl Placer {
     pub(crate) fn of_job(draft: &Draft, job: &JobState, spec: &Arc<JobSpec>) -> Placer {
         let fleet = draft.fleet();
         let mut on_machine = BTreeMap::new();
-        for row in job.tasks().filter(|row| !row.state.is_terminal()) {
+        for row in job.live() {
             let slot = row.machine.as_ref().and_then(|id| draft.slot(id));
             if let Some(slot) = slot {
                 *on_machine.entry(slot).or_default() += 1;
@@ -433,9 +433,8 @@ fn held_back(draft: &Draft, job: &JobState) -> BTreeMap<Slot, Reserved> {
         return held;
     };
     let new = &job.spec().resources;
-    let staying = job.tasks().filter(|row| {
-        !row.state.is_terminal()
-            && row.version != rollout.to
+    let staying = job.live().filter(|row| {
+        row.version != rollout.to
             && row.id.index < job.wanted()
             && !rollout.moves.contains(&row.id.index)
     });

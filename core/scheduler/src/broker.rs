@@ -94,17 +94,19 @@ impl Broker {
         let late = |row: &&MachineRecord| self.silence(&row.id, now).0 * 2 > self.lost_after.0;
         let mut silent = state.machines().filter(up).filter(late).count() as u32;
         let rows = state.machines();
-        rows.filter_map(|row| {
-            let machine = row.id.clone();
-            let silence = self.ungranted(&row.id, now);
-            match row.state {
-                MachineState::Up => (self.silence(&row.id, now) > self.lost_after).then(|| {
-                    let event = Event::MachineLost { machine, silent };
-                    silent = silent.saturating_sub(1);
-                    event
-                }),
-                MachineState::Lost => reach::has_lapsed(state, row, silence)
-                    .then_some(Event::TermsOver { machine, silence }),
+        rows.filter_map(|row| match row.state {
+            MachineState::Up => (self.silence(&row.id, now) > self.lost_after).then(|| {
+                let machine = row.id.clone();
+                let event = Event::MachineLost { machine, silent };
+                silent = silent.saturating_sub(1);
+                event
+            }),
+            MachineState::Lost => {
+                let silence = self.ungranted(&row.id, now);
+                reach::has_lapsed(state, row, silence).then(|| Event::TermsOver {
+                    machine: row.id.clone(),
+                    silence,
+                })
             }
         })
         .collect()

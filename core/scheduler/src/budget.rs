@@ -12,10 +12,9 @@ pub(crate) fn is_available(job: &JobState, row: &TaskRecord, now: Timestamp) -> 
 
 /// How many tasks of a job that are counted on may be taken away now.
 pub(crate) fn spare(draft: &Draft, job: &JobState) -> usize {
-    let down = job.indexes().filter(|index| {
-        let latest = job.latest(*index);
-        latest.is_none_or(|row| !is_available(job, row, draft.now))
-    });
+    let down = job
+        .wanted_rows()
+        .filter(|(_, latest)| latest.is_none_or(|row| !is_available(job, row, draft.now)));
     let most = job.spec().rollout.max_unavailable as usize;
     most.saturating_sub(down.count())
 }

@@ -45,8 +45,7 @@ pub fn consultations(state: &State) -> Vec<Consultation> {
 }
 
 fn consultation(job: &JobState) -> Option<Consultation> {
-    let offered = job.tasks().filter(|row| row.offer.is_some());
-    let offered: Vec<&TaskRecord> = offered.collect();
+    let offered: Vec<&TaskRecord> = offered(job).collect();
     let control = job.spec_of(offered.first()?).task_control.clone()?;
     let operations = offered.into_iter().filter_map(|row| {
         let offer = row.offer.as_ref()?;
@@ -67,13 +66,21 @@ fn consultation(job: &JobState) -> Option<Consultation> {
     })
 }
 
+/// The tasks with operations that wait for the application's word.
+fn offered(job: &JobState) -> impl Iterator<Item = &TaskRecord> {
+    let mut versions = job.versions();
+    // Few jobs have any, and a version outlives the rows that are at it.
+    let has_say = versions.any(|version| version.spec.task_control.is_some());
+    let rows = has_say.then(|| job.tasks());
+    rows.into_iter().flatten().filter(|row| row.offer.is_some())
+}
+
 /// Takes an application's newest answer: the ids that it approves, in its order.
 pub(crate) fn answer(draft: &mut Draft, id: &JobId, approved: &[String]) -> Reply {
     let Some(job) = draft.job(id) else {
         return Reply::Refused(Refusal::job_not_found(id));
     };
-    let offered = job.tasks().filter(|row| row.offer.is_some());
-    let offered: Vec<(String, TaskRecord)> = offered
+    let offered: Vec<(String, TaskRecord)> = self::offered(job)
         .filter_map(|row| {
             let operation = row.offer.as_ref()?.operation;
             Some((operation_id(job, row, operation), row.clone()))
@@ -168,8 +175,7 @@ fn edit_offers(draft: &mut Draft, id: &JobId, change: impl Fn(&mut TaskRecord)) 
     let Some(job) = draft.job(id) else {
         return;
     };
-    let offered = job.tasks().filter(|row| row.offer.is_some());
-    let offered: Vec<TaskRecord> = offered.cloned().collect();
+    let offered: Vec<TaskRecord> = offered(job).cloned().collect();
     for before in offered {
         let mut row = before.clone();
         change(&mut row);

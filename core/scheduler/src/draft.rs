@@ -96,6 +96,11 @@ impl<'a> Draft<'a> {
         known.map(changed).chain(new)
     }
 
+    /// Whether any machine is being drained.
+    pub(crate) fn any_drains(&self) -> bool {
+        self.base.fleet.drains() > 0 || self.machines.values().any(|row| row.drain.is_some())
+    }
+
     pub(crate) fn slot(&self, machine: &MachineId) -> Option<Slot> {
         self.base.fleet.slot(machine)
     }
@@ -168,7 +173,7 @@ impl<'a> Draft<'a> {
             return;
         };
         let key = (row.id.index, row.id.incarnation);
-        let old = job.state.tasks.get(&key);
+        let old = job.state.task(key.0, key.1);
         let before = old.and_then(|old| job.state.reservation(old));
         let after = job.state.reservation(&row);
         job.tasks.insert(key, Fate::Put);
@@ -196,9 +201,9 @@ impl<'a> Draft<'a> {
             return;
         };
         let key = (task.index, task.incarnation);
-        let old = job.state.tasks.get(&key);
+        let old = job.state.task(key.0, key.1);
         let held = old.and_then(|old| job.state.reservation(old));
-        job.state.delete_task(task);
+        job.state.take_task(task);
         erase(&mut job.tasks, key, stored);
         if let Some((machine, reserved)) = held
             && let Some(slot) = self.base.fleet.slot(&machine)
@@ -261,6 +266,9 @@ impl<'a> Draft<'a> {
     /// machines first, then jobs with their versions, then tasks that end, those that change where they are and
     /// those that begin, so that room is given before it is taken; then events, and what is no longer needed.
     pub(crate) fn finish(self) -> Vec<Txn> {
+        if self.jobs.is_empty() && self.machines.is_empty() && self.review.is_empty() {
+            return Vec::new();
+        }
         let machines = self.machines.into_values();
         let mut parts = Parts {
             machines: machines.map(|row| Op::Put(Record::Machine(row))).collect(),
@@ -332,7 +340,8 @@ impl Parts {
         }
         let stored = base.job(&id);
         for ((index, incarnation), fate) in job.tasks {
-            match (fate, state.tasks.remove(&(index, incarnation))) {
+            let task = TaskId::new(id.clone(), index, incarnation);
+            match (fate, state.take_task(&task)) {
                 (Fate::Put, Some(row)) => {
                     let before = stored.and_then(|job| job.task(index, incarnation));
                     let stays = before.is_some_and(|row| row.machine.is_some());
@@ -344,7 +353,6 @@ impl Parts {
                     part.push(Op::Put(Record::Task(Arc::unwrap_or_clone(row))));
                 }
                 _ => {
-                    let task = TaskId::new(id.clone(), index, incarnation);
                     self.deletes.push(Op::Delete(RecordKey::Task(task)));
                 }
             }

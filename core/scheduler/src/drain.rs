@@ -93,11 +93,15 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
     let Some(job) = draft.job(id).filter(moves) else {
         return;
     };
-    let leaving = job.tasks().filter(|row| {
-        !row.state.is_terminal() && row.desired == Desired::Run && !reconcile::is_surplus(job, row)
-    });
+    if !draft.any_drains() {
+        return;
+    }
+    let surplus = reconcile::Surplus::of(job);
+    let leaving = job.live().filter(|row| row.desired == Desired::Run);
+    let leaving = leaving.filter_map(|row| Some((row, drain_of(draft, row)?)));
     let leaving: Vec<(TaskRecord, DrainRecord)> = leaving
-        .filter_map(|row| Some((row.clone(), drain_of(draft, row)?.clone())))
+        .filter(|(row, _)| !surplus.holds(row))
+        .map(|(row, drain)| (row.clone(), drain.clone()))
         .collect();
     if leaving.is_empty() {
         return;

@@ -179,6 +179,8 @@ pub(crate) struct Fleet {
     heavy: BTreeMap<Part, u32>,
     /// Machines that went away without notice more than once, so that few have to be asked.
     flapped: BTreeMap<Slot, FlapRecord>,
+    /// How many machines are being drained.
+    drains: usize,
     /// Lost machines, by the moment at which they were lost.
     lost: BTreeSet<(Timestamp, Slot)>,
     /// Lost machines whose tasks are kept, by the moment until which they are.
@@ -251,6 +253,11 @@ impl Fleet {
         }
     }
 
+    /// How many machines are being drained.
+    pub(crate) fn drains(&self) -> usize {
+        self.drains
+    }
+
     /// How many machines are lost.
     pub(crate) fn lost(&self) -> usize {
         self.lost.len()
@@ -309,19 +316,22 @@ impl Fleet {
         self.set_room(slot, room);
     }
 
-    /// Notes, or forgets, what the row of a machine says of its absences.
+    /// Notes, or forgets, what the row of a machine says of its absences and of a drain.
     fn note_absence(&mut self, slot: Slot, holds: bool) {
         let row = &self.hosts[slot as usize].row;
         let lost = row.state == MachineState::Lost;
         let lost = lost.then_some((row.changed_at, slot));
         let until = row.spared_until.filter(|_| row.spares_tasks());
         let spared = until.map(|until| (until, slot));
+        let drains = usize::from(row.drain.is_some());
         match holds {
             true => {
+                self.drains += drains;
                 self.lost.extend(lost);
                 self.spared.extend(spared);
             }
             false => {
+                self.drains -= drains;
                 lost.map(|one| self.lost.remove(&one));
                 spared.map(|one| self.spared.remove(&one));
             }

@@ -35,6 +35,9 @@ struct Grid {
     /// Which cells of each row, and of each column, hold a machine. A row is one amount of CPU.
     rows: [u128; CELLS],
     columns: [u128; CELLS],
+    /// Which rows, and which columns, hold a machine at all.
+    rows_used: u128,
+    columns_used: u128,
     cells: Vec<Vec<Slot>>,
 }
 
@@ -116,6 +119,8 @@ impl Grid {
             scale: scale(size),
             rows: [0; CELLS],
             columns: [0; CELLS],
+            rows_used: 0,
+            columns_used: 0,
             cells: vec![Vec::new(); CELLS * CELLS],
         }
     }
@@ -143,6 +148,8 @@ impl Grid {
         let (row, column) = (cell as usize / CELLS, cell as usize % CELLS);
         self.rows[row] |= 1 << column;
         self.columns[column] |= 1 << row;
+        self.rows_used |= 1 << row;
+        self.columns_used |= 1 << column;
         machines.len() as u32 - 1
     }
 
@@ -154,8 +161,26 @@ impl Grid {
             let (row, column) = (cell as usize / CELLS, cell as usize % CELLS);
             self.rows[row] &= !(1 << column);
             self.columns[column] &= !(1 << row);
+            if self.rows[row] == 0 {
+                self.rows_used &= !(1 << row);
+            }
+            if self.columns[column] == 0 {
+                self.columns_used &= !(1 << column);
+            }
         }
         machines.get(position as usize).copied()
+    }
+
+    /// The nearest distance from a corner, from one on, at which a row or a column holds machines; [`CELLS`] if none
+    /// does.
+    fn next_distance(&self, (row, column): (usize, usize), from: usize) -> usize {
+        let steps = |used: u128, start: usize| match start < CELLS {
+            true => (used >> start).trailing_zeros() as usize,
+            false => CELLS,
+        };
+        let rows = steps(self.rows_used, row + from);
+        let columns = steps(self.columns_used, column + from);
+        (from + rows.min(columns)).min(CELLS)
     }
 
     /// The cells at a distance from a corner that hold machines.
@@ -261,19 +286,23 @@ impl Search {
     fn enter(&mut self, index: &Index, from: usize) -> Option<()> {
         self.cells.clear();
         (self.at, self.seen) = (0, 0);
-        for distance in from..CELLS {
+        self.shell = from;
+        while self.cells.is_empty() {
+            let nearest = self.corners.iter().map(|(number, corner)| {
+                index.grids[*number as usize].next_distance(*corner, self.shell)
+            });
+            self.shell = nearest.min().unwrap_or(CELLS);
+            if self.shell >= CELLS {
+                return None;
+            }
             for (number, corner) in &self.corners {
                 let cells = &mut self.cells;
                 let grid = &index.grids[*number as usize];
-                grid.shell(*corner, distance, |cell| cells.push((*number, cell)));
+                grid.shell(*corner, self.shell, |cell| cells.push((*number, cell)));
             }
-            if !self.cells.is_empty() {
-                self.shell = distance;
-                return Some(());
-            }
+            self.shell += usize::from(self.cells.is_empty());
         }
-        self.shell = CELLS;
-        None
+        Some(())
     }
 }
 

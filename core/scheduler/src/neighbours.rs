@@ -199,9 +199,7 @@ impl Spreading {
 
 /// The machines of the tasks that are not about to end.
 fn staying(draft: &Draft, job: &JobState) -> impl Iterator<Item = Slot> {
-    let rows = job
-        .tasks()
-        .filter(|row| !row.state.is_terminal() && row.desired == Desired::Run);
+    let rows = job.live().filter(|row| row.desired == Desired::Run);
     rows.filter_map(|row| draft.slot(row.machine.as_ref()?))
 }
 

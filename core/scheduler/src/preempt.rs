@@ -43,7 +43,11 @@ type Cost = (u32, usize, usize, Slot);
 
 /// Whether a job has tasks that room is kept for.
 pub(crate) fn claims(job: &JobState) -> bool {
-    job.pending > 0 && job.tasks().any(|row| kept_for(row).is_some())
+    job.pending > 0 && waiting(job).any(|row| kept_for(row).is_some())
+}
+
+fn waiting(job: &JobState) -> impl Iterator<Item = &TaskRecord> {
+    job.tasks_where(|state| state == TaskState::Pending)
 }
 
 /// The machine on which room is kept for a task: what others were asked to make, or, of a daemon that starts again,
@@ -63,10 +67,7 @@ pub(crate) fn claimed<'a>(job: &JobState, row: &'a TaskRecord) -> Option<&'a Mac
 pub(crate) fn may_give_way(job: &JobState) -> bool {
     let spec = job.spec();
     let stays = spec.kind == Kind::Daemon || !spec.volumes.is_empty();
-    !stays
-        && job
-            .tasks()
-            .any(|row| row.machine.is_some() && !row.state.is_terminal())
+    !stays && job.live().any(|row| row.machine.is_some())
 }
 
 /// How the reason of a task begins that was asked to give way.
@@ -88,7 +89,7 @@ pub(crate) fn promised(draft: &Draft, id: &JobId, priority: u32) -> BTreeMap<Slo
         if job.row.id == *id || job.spec().priority < priority {
             continue;
         }
-        for row in job.tasks() {
+        for row in waiting(job) {
             let slot = kept_for(row).and_then(|machine| draft.slot(machine));
             if let Some(slot) = slot {
                 promised

@@ -2,9 +2,11 @@
 //!
 //! Works from the rows alone, so that any prefix of an earlier decision is a fine place to go on from.
 
+use std::sync::Arc;
+
 use tw_model::{
-    Desired, ENDED_TASKS_KEPT, JobId, JobRecord, Kind, MachineId, Millis, Operation, RolloutState,
-    TaskId, TaskRecord, TaskState, Timestamp, Version,
+    Desired, ENDED_TASKS_KEPT, JobId, JobRecord, JobSpec, Kind, MachineId, Millis, Operation,
+    Requires, RolloutState, TaskId, TaskRecord, TaskState, Timestamp, Version,
 };
 
 use crate::allocate::{self, Placer, View, Wish};
@@ -111,8 +113,7 @@ fn lose_orphans(draft: &mut Draft, id: &JobId) {
     let Some(job) = draft.job(id) else {
         return;
     };
-    let live = job.tasks().filter(|row| !row.state.is_terminal());
-    let orphans = live.filter(|row| {
+    let orphans = job.live().filter(|row| {
         let machine = row.machine.as_ref();
         machine.is_some_and(|id| is_orphan(row, job.spec_of(row), draft.machine(id)))
     });
@@ -128,7 +129,7 @@ fn stop_overdue(draft: &mut Draft, id: &JobId) {
     let Some(job) = draft.job(id).filter(|job| job.spec().kind == Kind::Batch) else {
         return;
     };
-    let running = job.tasks().filter(|row| row.state == TaskState::Running);
+    let running = job.tasks_where(|state| state == TaskState::Running);
     let overdue = running.filter_map(|row| {
         let (started, timeout) = (row.started_at?, job.spec_of(row).timeout?);
         (started.plus(timeout) <= draft.now).then(|| (row.clone(), timeout))
@@ -140,17 +141,34 @@ fn stop_overdue(draft: &mut Draft, id: &JobId) {
     }
 }
 
-/// Whether a task is one too many: its index is not wanted, or its run is not the one under way.
+/// Which tasks of a job are too many: their index is not wanted, or their run is not the one under way.
 ///
 /// A job that is given a schedule lets the batch tasks end that ran without one; those of another kind do not stay.
-pub(crate) fn is_surplus(job: &JobState, row: &TaskRecord) -> bool {
-    let older = row.run == 0 && !job.row.stopped && job.spec_of(row).kind == Kind::Batch;
-    match job.spec().schedule.is_some() && older {
-        true => false,
-        false => {
-            let beyond = row.id.index >= job.wanted() && !rollout::is_extra(job, row);
-            beyond || !job.is_of_open_run(row)
+pub(crate) struct Surplus<'a> {
+    job: &'a JobState,
+    wanted: u32,
+    scheduled: bool,
+    open: Option<u64>,
+}
+
+impl Surplus<'_> {
+    pub(crate) fn of(job: &JobState) -> Surplus<'_> {
+        Surplus {
+            job,
+            wanted: job.wanted(),
+            scheduled: job.spec().schedule.is_some(),
+            open: job.open_run().map(|run| run.number),
         }
+    }
+
+    pub(crate) fn holds(&self, row: &TaskRecord) -> bool {
+        let beyond = || row.id.index >= self.wanted && !rollout::is_extra(self.job, row);
+        if !self.scheduled {
+            return beyond();
+        }
+        let job = self.job;
+        let older = row.run == 0 && !job.row.stopped && job.spec_of(row).kind == Kind::Batch;
+        !older && (self.open != Some(row.run) || beyond())
     }
 }
 
@@ -159,9 +177,13 @@ fn stop_surplus(draft: &mut Draft, id: &JobId) {
     let Some(job) = draft.job(id) else {
         return;
     };
-    let live = job.tasks().filter(|row| !row.state.is_terminal());
-    let surplus = live.filter(|row| row.desired == Desired::Run && is_surplus(job, row));
+    let surplus = Surplus::of(job);
+    let stays = |row: &TaskRecord| row.desired != Desired::Run || !surplus.holds(row);
+    let surplus = job.live().filter(|row| !stays(row));
     let surplus: Vec<TaskRecord> = surplus.cloned().collect();
+    if surplus.is_empty() {
+        return;
+    }
     let why = match (job.row.stopped, &job.spec().schedule) {
         (true, _) => "the job was stopped".to_owned(),
         (false, Some(_)) => "its run is over".to_owned(),
@@ -181,11 +203,14 @@ fn stop_surplus(draft: &mut Draft, id: &JobId) {
 /// Asks tasks to end whose machine is not what their job requires any more, as many at a time as the budget allows,
 /// and only those that another machine can take.
 fn leave_unfit(draft: &mut Draft, id: &JobId) {
-    let stays = |job: &&JobState| job.row.rollout.is_none() && job.spec().kind != Kind::Daemon;
-    let Some(job) = draft.job(id).filter(stays) else {
+    let may_leave = |job: &&JobState| {
+        let (idle, spec) = (job.row.rollout.is_none(), job.spec());
+        idle && spec.kind != Kind::Daemon && spec.requires != Requires::default()
+    };
+    let Some(job) = draft.job(id).filter(may_leave) else {
         return;
     };
-    let rows = job.indexes().filter_map(|index| job.latest(index));
+    let rows = job.wanted_rows().filter_map(|(_, row)| row);
     let (up, down): (Vec<_>, Vec<_>) = rows.partition(|row| serves(job, row));
     let unfit = |row: &&TaskRecord| {
         let machine = row.machine.as_ref().and_then(|id| draft.machine(id));
@@ -220,12 +245,12 @@ fn fill(draft: &mut Draft, id: &JobId) {
         return;
     }
     let missing = job
-        .indexes()
-        .filter_map(|index| Some((index, missing_version(job, index)?)));
+        .wanted_rows()
+        .filter_map(|(index, last)| Some((index, missing_version(job, last)?)));
     let missing: Vec<(u32, Version)> = match turns(job) {
         None => missing.collect(),
         Some(turns) => {
-            let live = job.tasks().filter(|row| !row.state.is_terminal()).count();
+            let live = job.live().count();
             missing.take(turns.saturating_sub(live)).collect()
         }
     };
@@ -237,10 +262,7 @@ fn fill(draft: &mut Draft, id: &JobId) {
 /// Whether tasks of another run than the one under way have not ended.
 fn another_run_lives(job: &JobState) -> bool {
     let run = job.open_run().filter(|_| job.spec().schedule.is_some());
-    run.is_some_and(|run| {
-        let mut live = job.tasks().filter(|row| !row.state.is_terminal());
-        live.any(|row| row.run != run.number)
-    })
+    run.is_some_and(|run| job.live().any(|row| row.run != run.number))
 }
 
 /// How many tasks of a batch job may run at the same time; none where all may.
@@ -253,17 +275,17 @@ fn turns(job: &JobState) -> Option<usize> {
 /// How many tasks of a batch job may begin to run now beside those that do; none where all may.
 pub(crate) fn turns_left(job: &JobState) -> Option<usize> {
     let most = turns(job)?;
-    let placed = |row: &&TaskRecord| row.machine.is_some() && !row.state.is_terminal();
-    Some(most.saturating_sub(job.tasks().filter(placed).count()))
+    let placed = job.live().filter(|row| row.machine.is_some());
+    Some(most.saturating_sub(placed.count()))
 }
 
 /// The version at which an index has to begin again; none where it has what it needs.
 ///
 /// An index that ended on request comes back at the version that is wanted, as does one that never was. All others
 /// keep theirs while an update is under way or has halted: the update reaches them in its own time.
-pub(crate) fn missing_version(job: &JobState, index: u32) -> Option<Version> {
+pub(crate) fn missing_version(job: &JobState, last: Option<&TaskRecord>) -> Option<Version> {
     let run = job.open_run().filter(|_| job.spec().schedule.is_some());
-    let Some(last) = job.latest(index) else {
+    let Some(last) = last else {
         return Some(run.map_or(job.row.version, |run| run.version));
     };
     if let Some(run) = run.filter(|run| run.number != last.run) {
@@ -379,9 +401,8 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
     let Some(job) = draft.job(id).filter(|job| job.pending > 0) else {
         return;
     };
-    let due = job.tasks().filter(|row| {
-        row.state == TaskState::Pending && row.not_before.is_none_or(|moment| moment <= draft.now)
-    });
+    let waiting = job.tasks_where(|state| state == TaskState::Pending);
+    let due = waiting.filter(|row| row.not_before.is_none_or(|moment| moment <= draft.now));
     let mut due: Vec<(TaskRecord, Wish)> = due
         .map(|row| {
             (
@@ -394,6 +415,8 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
     due.sort_by_key(|(_, wish)| wish.prefer.is_none());
     let mut turns = turns_left(job);
     let mut placer: Option<Placer> = None;
+    // Says the same of all that look for the same room.
+    let mut no_room: Option<(Arc<JobSpec>, String)> = None;
     for (mut row, wish) in due {
         let Some(job) = draft.job(id) else {
             return;
@@ -401,11 +424,11 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
         let spec = job.spec_of(&row).clone();
         let awaited = maintenance::awaited(draft, job, &row);
         if let Some(reason) = dependency::ready(draft, &spec).err().or(awaited) {
-            wait(draft, row, reason);
+            wait(draft, row, &reason);
             continue;
         }
         if turns == Some(0) {
-            wait(draft, row, why::turn_reason(&spec));
+            wait(draft, row, &why::turn_reason(&spec));
             continue;
         }
         let fresh = || Placer::of_job(draft, job, &spec);
@@ -421,7 +444,14 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
                 assign(draft, &mut row, slot, &spec.ports);
             }
             None => {
-                let reason = why::no_room_reason(job, &row, &Request::of(&spec));
+                let known = no_room.take().filter(|(of, _)| Arc::ptr_eq(of, &spec));
+                let (_, reason) = no_room.insert(match known {
+                    Some(known) if spec.kind != Kind::Daemon => known,
+                    _ => {
+                        let reason = why::no_room_reason(job, &row, &Request::of(&spec));
+                        (Arc::clone(&spec), reason)
+                    }
+                });
                 let stays = spec.kind == Kind::Daemon || rollout::is_extra(job, &row);
                 if stays || !preempt::make_room(draft, &mut row, &open) {
                     wait(draft, row, reason);
@@ -449,10 +479,10 @@ fn leaves(job: &JobState, row: &TaskRecord) -> bool {
     updated && row.version == rollout.to && rollout.moves.contains(&row.id.index)
 }
 
-fn wait(draft: &mut Draft, mut row: TaskRecord, reason: String) {
+fn wait(draft: &mut Draft, mut row: TaskRecord, reason: &str) {
     let before = draft.task(&row.id).map(|before| before.meant_for.clone());
     if row.reason != reason || before.as_ref() != Some(&row.meant_for) {
-        row.reason = reason;
+        row.reason = reason.to_owned();
         draft.put_task(row);
     }
 }
@@ -499,8 +529,8 @@ fn note_stable(draft: &mut Draft, id: &JobId) {
 
 fn is_good(job: &JobState, now: Timestamp) -> bool {
     let spec = job.spec();
-    job.indexes().all(|index| {
-        job.latest(index).is_some_and(|row| match spec.kind {
+    job.wanted_rows().all(|(_, row)| {
+        row.is_some_and(|row| match spec.kind {
             Kind::Service | Kind::Daemon => {
                 row.version == job.row.version
                     && rollout::settled(job, row, spec.rollout.healthy_for, now)
@@ -519,7 +549,7 @@ fn trim(draft: &mut Draft, id: &JobId) {
     let mut surplus = Vec::new();
     let mut ended = 0;
     let mut index = None;
-    for row in job.tasks.values().rev() {
+    for row in job.tasks().rev() {
         if index != Some(row.id.index) {
             index = Some(row.id.index);
             ended = 0;

@@ -14,21 +14,16 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
     let Some(job) = draft.job(id).filter(|job| !job.row.stopped) else {
         return;
     };
-    let ill: Vec<TaskRecord> = job
-        .tasks()
-        .filter(|row| is_ill(job, row))
-        .cloned()
-        .collect();
+    let running = job.tasks_where(|state| state == TaskState::Running);
+    let ill = running.filter(|row| is_ill(job, row));
+    let ill: Vec<TaskRecord> = ill.cloned().collect();
     if ill.is_empty() {
         return;
     }
     let most = job.spec().rollout.max_unavailable.max(1) as usize;
     let away = job
-        .indexes()
-        .filter(|index| {
-            let latest = job.latest(*index);
-            latest.is_none_or(|row| row.state != TaskState::Running)
-        })
+        .wanted_rows()
+        .filter(|(_, latest)| latest.is_none_or(|row| row.state != TaskState::Running))
         .count();
     for mut row in ill.into_iter().take(most.saturating_sub(away)) {
         let Some(job) = draft.job(id) else {
@@ -48,9 +43,9 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
 fn is_ill(job: &JobState, row: &TaskRecord) -> bool {
     row.state == TaskState::Running
         && row.desired == Desired::Run
-        && row.id.index < job.wanted()
         && row.healthy == Some(false)
         && row.remedy.is_some()
+        && row.id.index < job.wanted()
 }
 
 /// Whether a task was ended for its own good, which counts as a failure.

@@ -100,7 +100,11 @@ pub(crate) fn begin(draft: &mut Draft, id: &JobId, from: Version, moves: Vec<u32
 /// A batch task that has ended for good is untouched by what cannot matter to it any more, but one that failed is
 /// tried again: the change may be its cure.
 pub(crate) fn task_effect(job: &JobState, row: &TaskRecord, to: &JobSpec, restart: bool) -> Effect {
-    let change = diff_jobs(Some(job.spec_of(row)), Some(to));
+    let from = job.spec_of(row).as_ref();
+    let change = match std::ptr::eq(from, to) {
+        true => None,
+        false => diff_jobs(Some(from), Some(to)),
+    };
     let changes = change.iter().flat_map(|change| &change.changes);
     let strongest = changes
         .map(|change| change.effect)
@@ -247,7 +251,7 @@ fn members(draft: &Draft, id: &JobId, rollout: &RolloutRecord) -> Vec<Member> {
     };
     let to = job.spec();
     let mut effects: BTreeMap<(Version, TaskState), Effect> = BTreeMap::new();
-    let rows = job.indexes().filter_map(|index| job.latest(index));
+    let rows = job.wanted_rows().filter_map(|(_, row)| row);
     rows.map(|row| {
         let at_target = row.version == rollout.to;
         let effect = match at_target {

@@ -90,9 +90,9 @@ fn close(draft: &mut Draft, id: &JobId) {
     let Some((job, run)) = draft.job(id).and_then(|job| Some((job, job.open_run()?))) else {
         return;
     };
-    let rows = (0..job.wanted()).map(|index| job.latest(index));
-    let rows: Vec<_> = rows
-        .map(|row| row.filter(|row| row.run == run.number))
+    let rows: Vec<_> = job
+        .wanted_rows()
+        .map(|(_, row)| row.filter(|row| row.run == run.number))
         .collect();
     // One that was only asked to make way has not done its work.
     let done =

@@ -18,12 +18,19 @@ use crate::ranked::Ranked;
 use crate::unsettled::unsettled;
 use crate::{Op, Txn};
 
+/// A row of a task. Its state stands beside it, as most looks at a job want few of its rows.
+#[derive(Clone, Debug)]
+struct Held {
+    state: TaskState,
+    row: Arc<TaskRecord>,
+}
+
 /// One job with its versions and tasks.
 #[derive(Clone, Debug)]
 pub struct JobState {
     pub(crate) row: JobRecord,
     pub(crate) versions: BTreeMap<Version, Arc<VersionRecord>>,
-    pub(crate) tasks: BTreeMap<(u32, Incarnation), Arc<TaskRecord>>,
+    tasks: BTreeMap<(u32, Incarnation), Held>,
     /// How many of the tasks wait for a machine.
     pub(crate) pending: usize,
 }
@@ -66,8 +73,34 @@ impl JobState {
     }
 
     /// All rows of tasks, by index and then by incarnation.
-    pub fn tasks(&self) -> impl Iterator<Item = &TaskRecord> {
-        self.tasks.values().map(Arc::as_ref)
+    pub fn tasks(&self) -> impl DoubleEndedIterator<Item = &TaskRecord> {
+        self.tasks.values().map(|held| held.row.as_ref())
+    }
+
+    /// The rows of tasks that have not ended, in the same order.
+    pub fn live(&self) -> impl Iterator<Item = &TaskRecord> {
+        self.tasks_where(|state| !state.is_terminal())
+    }
+
+    /// The rows of tasks that are in such a state, in the same order.
+    pub(crate) fn tasks_where(
+        &self,
+        holds: impl Fn(TaskState) -> bool,
+    ) -> impl Iterator<Item = &TaskRecord> {
+        let rows = self.tasks.values();
+        rows.filter(move |held| holds(held.state))
+            .map(|held| held.row.as_ref())
+    }
+
+    /// The indexes that are wanted now, each with its newest row.
+    pub(crate) fn wanted_rows(&self) -> impl Iterator<Item = (u32, Option<&TaskRecord>)> {
+        let daemon = self.spec().kind == Kind::Daemon;
+        let mut latest = self.latest_of_each().peekable();
+        let rows = (0..self.wanted()).map(move |index| {
+            let row = latest.next_if(|row| row.id.index == index);
+            (index, row)
+        });
+        rows.filter(move |(_, row)| !daemon || row.is_some_and(|row| !row.retired))
     }
 
     /// The newest row of an index: its live task if there is one.
@@ -77,7 +110,7 @@ impl JobState {
 
     /// The newest row of each index that ever had one.
     pub fn latest_of_each(&self) -> impl Iterator<Item = &TaskRecord> {
-        let mut rows = self.tasks.values().map(Arc::as_ref).peekable();
+        let mut rows = self.tasks().peekable();
         std::iter::from_fn(move || {
             let mut row = rows.next()?;
             while let Some(newer) = rows.next_if(|next| next.id.index == row.id.index) {
@@ -91,12 +124,13 @@ impl JobState {
     pub fn of_index(&self, index: u32) -> impl DoubleEndedIterator<Item = &TaskRecord> {
         self.tasks
             .range((index, 0)..=(index, Incarnation::MAX))
-            .map(|(_, row)| row.as_ref())
+            .map(|(_, held)| held.row.as_ref())
     }
 
     /// The row of one task.
     pub fn task(&self, index: u32, incarnation: Incarnation) -> Option<&TaskRecord> {
-        self.tasks.get(&(index, incarnation)).map(Arc::as_ref)
+        let held = self.tasks.get(&(index, incarnation))?;
+        Some(&held.row)
     }
 
     /// Every wanted index is below this number, and of all jobs but daemons every number below it is a wanted index.
@@ -134,14 +168,6 @@ impl JobState {
         self.row.runs.as_ref()?.open()
     }
 
-    /// Whether the run that a task is part of is the one under way; for all jobs without a schedule it is.
-    pub(crate) fn is_of_open_run(&self, row: &TaskRecord) -> bool {
-        match self.spec().schedule.is_some() {
-            true => self.open_run().is_some_and(|run| run.number == row.run),
-            false => true,
-        }
-    }
-
     /// The spec of a task's own version; that of the job where the version is gone.
     pub fn spec_of(&self, row: &TaskRecord) -> &Arc<JobSpec> {
         match self.versions.get(&row.version) {
@@ -170,18 +196,21 @@ impl JobState {
     }
 
     pub(crate) fn put_task(&mut self, row: Arc<TaskRecord>) {
-        self.pending += usize::from(row.state == TaskState::Pending);
-        let old = self.tasks.insert((row.id.index, row.id.incarnation), row);
-        self.forget_pending(old);
+        let (key, state) = ((row.id.index, row.id.incarnation), row.state);
+        self.pending += usize::from(state == TaskState::Pending);
+        let old = self.tasks.insert(key, Held { state, row });
+        self.forget_pending(old.as_ref());
     }
 
-    pub(crate) fn delete_task(&mut self, task: &TaskId) {
+    /// Takes out the row of a task.
+    pub(crate) fn take_task(&mut self, task: &TaskId) -> Option<Arc<TaskRecord>> {
         let old = self.tasks.remove(&(task.index, task.incarnation));
-        self.forget_pending(old);
+        self.forget_pending(old.as_ref());
+        old.map(|held| held.row)
     }
 
-    fn forget_pending(&mut self, old: Option<Arc<TaskRecord>>) {
-        self.pending -= usize::from(old.is_some_and(|row| row.state == TaskState::Pending));
+    fn forget_pending(&mut self, old: Option<&Held>) {
+        self.pending -= usize::from(old.is_some_and(|held| held.state == TaskState::Pending));
     }
 }
 
@@ -375,7 +404,7 @@ impl State {
                 .versions
                 .values()
                 .map(|row| Record::Version(row.clone()));
-            let tasks = job.tasks.values().map(|row| Record::Task((**row).clone()));
+            let tasks = job.tasks().cloned().map(Record::Task);
             std::iter::once(Record::Job(job.row.clone()))
                 .chain(versions)
                 .chain(tasks)
@@ -389,6 +418,44 @@ impl State {
             .chain(repositories.map(Record::Repository))
             .chain(plans.map(Record::Plan))
             .chain(self.allowances.values().cloned().map(Record::Allowance))
+    }
+
+    /// Whether a row is held just as it is.
+    pub fn holds(&self, record: &Record) -> bool {
+        match record {
+            Record::Job(row) => self.job(&row.id).map(JobState::row) == Some(row),
+            Record::Version(row) => {
+                let job = self.job(&row.job);
+                job.and_then(|job| job.version(row.version)) == Some(row)
+            }
+            Record::Task(row) => self.task(&row.id) == Some(row),
+            Record::Machine(row) => self.machine(&row.id) == Some(row),
+            Record::Event(row) => {
+                let of_job = self.events.get(&row.job);
+                let event = of_job.and_then(|events| events.get(&row.seq));
+                event.map(Arc::as_ref) == Some(row)
+            }
+            Record::Repository(row) => self.repositories.get(&row.name) == Some(row),
+            Record::Plan(row) => self.plans.get(&row.digest) == Some(row),
+            Record::Allowance(row) => self.allowances.get(&row.name) == Some(row),
+        }
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        let of_jobs = self.jobs.values();
+        let of_jobs = of_jobs.map(|job| 1 + job.versions.len() + job.tasks.len());
+        of_jobs.sum::<usize>()
+            + self.events.values().map(BTreeMap::len).sum::<usize>()
+            + self.fleet.len()
+            + self.repositories.len()
+            + self.plans.len()
+            + self.allowances.len()
+    }
+
+    /// Whether there is no row at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// All jobs, by namespace and name.
@@ -513,7 +580,7 @@ impl State {
         let Some(job) = self.jobs.get_mut(&row.id.job) else {
             return;
         };
-        let old = job.tasks.get(&(row.id.index, row.id.incarnation));
+        let old = job.task(row.id.index, row.id.incarnation);
         let before = old.and_then(|old| old.machine.clone());
         let after = job.reservation(&row);
         if let Some(slot) = before.and_then(|machine| self.fleet.slot(&machine)) {
@@ -540,7 +607,7 @@ impl State {
             RecordKey::Task(task) => {
                 self.unreserve(task);
                 if let Some(job) = self.jobs.get_mut(&task.job) {
-                    job.delete_task(task);
+                    job.take_task(task);
                 }
             }
             // Machines are never removed: their epochs must not begin again.

@@ -79,7 +79,10 @@ pub(crate) fn after_flap(row: &MachineRecord, now: Timestamp) -> Option<FlapReco
 pub(crate) fn failing(draft: &Draft, job: &JobState, spec: &Arc<JobSpec>) -> BTreeMap<Slot, u32> {
     let mut scores: BTreeMap<Slot, f64> = BTreeMap::new();
     let mut alike: BTreeMap<Version, bool> = BTreeMap::new();
-    for row in job.tasks().filter(|row| has_failed(row)) {
+    for row in job
+        .tasks_where(TaskState::is_terminal)
+        .filter(|row| has_failed(row))
+    {
         let slot = row.machine.as_ref().and_then(|id| draft.slot(id));
         if let Some((slot, ended)) = slot.zip(row.ended_at)
             && *alike

@@ -419,8 +419,9 @@ fn adopt(draft: &mut Draft, id: &JobId, version: Version) {
     let Some(job) = draft.job(id) else {
         return;
     };
-    let live = job.tasks().filter(|row| !row.state.is_terminal());
-    let live = live.map(|row| (row.clone(), task_effect(job, row, job.spec(), false)));
+    let live = job
+        .live()
+        .map(|row| (row.clone(), task_effect(job, row, job.spec(), false)));
     let live: Vec<(TaskRecord, Effect)> = live.collect();
     for (mut row, effect) in live {
         row.version = version;
@@ -436,7 +437,7 @@ fn stop(draft: &mut Draft, id: &JobId, by: &str) -> Reply {
     let Some(job) = draft.job(id) else {
         return Reply::Refused(Refusal::job_not_found(id));
     };
-    let live = job.tasks().filter(|row| !row.state.is_terminal()).count();
+    let live = job.live().count();
     if !job.row.stopped {
         end_job(draft, id, by);
     }

@@ -13,7 +13,7 @@ use tw_model::{
 
 use crate::draft::Draft;
 use crate::reach::is_orphan;
-use crate::reconcile::{is_surplus, missing_version, reconcile};
+use crate::reconcile::{Surplus, missing_version, reconcile};
 use crate::requires::unmet;
 use crate::{JobState, State, daemon, runs};
 
@@ -33,6 +33,7 @@ pub(crate) fn unsettled(state: &State, job: &JobState) -> bool {
 fn has_loose_ends(state: &State, job: &JobState) -> bool {
     let wanted = job.wanted();
     let daemon = job.spec().kind == Kind::Daemon;
+    let surplus = Surplus::of(job);
     let mut choosy = Choosy::default();
     let mut next = 0;
     let mut loose = false;
@@ -48,7 +49,7 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
             loose |= ended > ENDED_TASKS_KEPT;
             continue;
         }
-        loose |= row.desired == Desired::Run && is_surplus(job, row);
+        loose |= row.desired == Desired::Run && surplus.holds(row);
         loose |= row.machine.as_ref().is_some_and(|machine| {
             let Some(slot) = state.fleet.slot(machine) else {
                 return true;
@@ -72,7 +73,7 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
         if daemon && row.retired {
             continue;
         }
-        loose |= row.state.is_terminal() && missing_version(job, row.id.index).is_some();
+        loose |= row.state.is_terminal() && missing_version(job, Some(row)).is_some();
     }
     loose || next < wanted
 }

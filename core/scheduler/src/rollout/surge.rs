@@ -46,8 +46,7 @@ pub(super) fn extras(draft: &Draft, id: &JobId, rollout: &RolloutRecord) -> Extr
     let Some(job) = draft.job(id).filter(|_| rollout.surge > 0) else {
         return extras;
     };
-    let rows = job.tasks().filter(|row| !row.state.is_terminal());
-    for row in rows.filter(|row| is_extra(job, row)) {
+    for row in job.live().filter(|row| is_extra(job, row)) {
         if waits_for_room(draft, row) {
             continue;
         }

@@ -78,6 +78,8 @@ pub(super) struct Pace {
     at: Option<Timestamp>,
     /// The most tasks that one machine had.
     largest: f64,
+    /// What was given up so far: a commit that fails is decided on again.
+    counted: BTreeSet<TaskId>,
 }
 
 /// How long the replacement may stand still and make up for it afterwards.
@@ -91,12 +93,17 @@ impl Pace {
         txns: &[Txn],
         now: Timestamp,
     ) -> Result<(), String> {
-        let (lost, up): (Vec<&MachineRecord>, Vec<&MachineRecord>) = state
-            .machines()
-            .partition(|row| row.state == MachineState::Lost);
-        let lately = |row: &&&MachineRecord| now.since(row.changed_at) < outage::WINDOW;
-        let gone = lost.iter().filter(lately).count();
-        let all = gone + up.len();
+        // Whatever ends an outage or begins one, and whatever gives up a task, is written by a decision.
+        if txns.is_empty() {
+            return Ok(());
+        }
+        let (mut gone, mut all) = (0, 0);
+        for row in state.machines() {
+            let lost = row.state == MachineState::Lost;
+            let lately = lost && now.since(row.changed_at) < outage::WINDOW;
+            gone += usize::from(lately);
+            all += usize::from(lately || !lost);
+        }
         if gone < outage::MACHINES_MIN || gone * 100 < outage::SHARE_PERCENT * all {
             *self = Pace::default();
             return Ok(());
@@ -116,7 +123,8 @@ impl Pace {
             let given_up = row.state == TaskState::Lost
                 && row.reason.starts_with("its machine was lost")
                 && state.task(&row.id).filter(lived).is_some();
-            if let Some(machine) = row.machine.as_ref().filter(|_| given_up) {
+            let machine = row.machine.as_ref().filter(|_| given_up);
+            if let Some(machine) = machine.filter(|_| self.counted.insert(row.id.clone())) {
                 *on.entry(machine).or_default() += 1.0;
             }
         }
@@ -240,10 +248,17 @@ pub(super) fn disturbed(state: &State, txns: &[Txn], now: Timestamp) -> Vec<Dist
             _ => {}
         }
     }
+    let drains = txns.iter().flat_map(|txn| &txn.ops);
+    let drains: BTreeMap<&MachineId, &MachineRecord> = drains
+        .filter_map(|op| match op {
+            Op::Put(Record::Machine(row)) => Some((&row.id, row)),
+            _ => None,
+        })
+        .collect();
     let disturbed = stopped.into_iter().map(|(job, indexes)| {
         let (due, indexes) = indexes
             .into_iter()
-            .partition(|index| leaves_for_good(state, job, *index, now));
+            .partition(|index| leaves_for_good(state, &drains, (job, *index), now));
         Disturbed {
             job: job.clone(),
             indexes,
@@ -255,15 +270,21 @@ pub(super) fn disturbed(state: &State, txns: &[Txn], now: Timestamp) -> Vec<Dist
 }
 
 /// Whether the newest task of an index is on a machine that is to be empty before it could end later: the deadline of a
-/// drain goes over every budget.
-fn leaves_for_good(state: &State, job: &JobId, index: u32, now: Timestamp) -> bool {
+/// drain goes over every budget, also that of a drain which only this decision begins.
+fn leaves_for_good(
+    state: &State,
+    drains: &BTreeMap<&MachineId, &MachineRecord>,
+    (job, index): (&JobId, u32),
+    now: Timestamp,
+) -> bool {
     let found = state
         .job(job)
         .and_then(|job| Some((job, job.latest(index)?)));
     let Some((job, row)) = found else {
         return false;
     };
-    let machine = row.machine.as_ref().and_then(|id| state.machine(id));
+    let machine = row.machine.as_ref();
+    let machine = machine.and_then(|id| drains.get(id).copied().or_else(|| state.machine(id)));
     let deadline = machine.and_then(|machine| machine.drain.as_ref()?.deadline);
     let stop = &job.spec_of(row).stop;
     deadline.is_some_and(|deadline| now.plus(stop.drain + stop.grace) >= deadline)
@@ -475,10 +496,61 @@ fn describe(job: &JobState, indexes: &[u32]) -> String {
     rows.collect::<Vec<_>>().join(", ")
 }
 
+/// Tasks that a decision gives a machine, and those that it asks to leave theirs, seen before it is applied.
+pub(super) struct Changed {
+    placed: BTreeSet<TaskId>,
+    /// Those that go once the others have their place: such a task was there when theirs was looked for.
+    leaving: Vec<TaskRecord>,
+    /// Those that were to end before the others have their place, and that the limiter lets run on for now.
+    held_back: BTreeSet<TaskId>,
+}
+
+/// The tasks that a decision asks to end.
+pub(super) fn stopping(txns: &[Txn]) -> BTreeSet<TaskId> {
+    let ops = txns.iter().flat_map(|txn| &txn.ops);
+    let stopping = ops.filter_map(|op| match op {
+        Op::Put(Record::Task(row)) if row.state == TaskState::Stopping => Some(row.id.clone()),
+        _ => None,
+    });
+    stopping.collect()
+}
+
+impl Changed {
+    /// What a decision changes, given what it would have stopped but for the limiter.
+    pub(super) fn of(state: &State, txns: &[Txn], mut asked: BTreeSet<TaskId>) -> Changed {
+        if !asked.is_empty() {
+            let admitted = stopping(txns);
+            asked.retain(|task| !admitted.contains(task));
+        }
+        let mut changed = Changed {
+            placed: BTreeSet::new(),
+            leaving: Vec::new(),
+            held_back: asked,
+        };
+        for op in txns.iter().flat_map(|txn| &txn.ops) {
+            let Op::Put(Record::Task(row)) = op else {
+                continue;
+            };
+            let before = state.task(&row.id);
+            let had_place = before.is_some_and(|before| before.machine.is_some());
+            let wanted = before.is_some_and(|before| before.desired == Desired::Run);
+            let moves = row.comes_back || row.reason.starts_with("makes way for");
+            match row.state {
+                TaskState::Starting if !had_place => {
+                    changed.placed.insert(row.id.clone());
+                }
+                TaskState::Stopping if wanted && moves => changed.leaving.push(row.clone()),
+                _ => {}
+            }
+        }
+        changed
+    }
+}
+
 /// What must hold of the rows that a decision wrote.
-pub(super) fn written(state: &State, txns: &[Txn]) -> Result<(), String> {
+pub(super) fn written(state: &State, txns: &[Txn], changed: &Changed) -> Result<(), String> {
     let mut machines = BTreeSet::new();
-    let mut placed: BTreeMap<&JobId, BTreeSet<&TaskId>> = BTreeMap::new();
+    let mut starting = BTreeSet::new();
     for op in txns.iter().flat_map(|txn| &txn.ops) {
         let Op::Put(Record::Task(row)) = op else {
             continue;
@@ -487,13 +559,13 @@ pub(super) fn written(state: &State, txns: &[Txn]) -> Result<(), String> {
         gives_way_to_higher(state, row)?;
         lost_with_reason(state, row)?;
         if row.state == TaskState::Starting {
-            placed.entry(&row.id.job).or_default().insert(&row.id);
+            starting.insert(&row.id.job);
         }
         machines.extend(row.machine.iter());
     }
-    for (job, placed) in &placed {
+    for job in starting {
         if let Some(job) = state.job(job) {
-            where_they_may(state, job, placed)?;
+            where_they_may(state, job, changed)?;
             in_turn(job)?;
             one_a_machine(job)?;
             not_too_many(job)?;
@@ -505,7 +577,13 @@ pub(super) fn written(state: &State, txns: &[Txn]) -> Result<(), String> {
 }
 
 /// Tasks that were just placed are where their spec lets them be. Counted anew, without the allocator's own words.
-fn where_they_may(state: &State, job: &JobState, placed: &BTreeSet<&TaskId>) -> Result<(), String> {
+fn where_they_may(state: &State, job: &JobState, changed: &Changed) -> Result<(), String> {
+    let placed = &changed.placed;
+    let leaving = changed.leaving.iter();
+    let leaving = leaving.filter(|row| row.id.job == job.row().id);
+    let leaving: BTreeSet<&String> = leaving
+        .filter_map(|row| Some(&state.machine(row.machine.as_ref()?)?.facts.rack))
+        .collect();
     let live = job
         .tasks()
         .filter(|row| !row.state.is_terminal() && row.desired == Desired::Run);
@@ -535,16 +613,29 @@ fn where_they_may(state: &State, job: &JobState, placed: &BTreeSet<&TaskId>) -> 
             ));
         }
         for spread in &spec.spread {
-            let rack = |(_, machine): &(&TaskRecord, &MachineRecord)| machine.facts.rack.clone();
-            let old = live.iter().filter(|(row, _)| !placed.contains(&row.id));
-            let old: BTreeSet<String> = old.map(rack).collect();
-            let all: BTreeSet<String> = live.iter().map(rack).collect();
+            let counted = live
+                .iter()
+                .filter(|(row, _)| !changed.held_back.contains(&row.id));
+            let (new, old): (Vec<_>, Vec<_>) =
+                counted.partition(|(row, _)| placed.contains(&row.id));
+            let mut all = leaving.clone();
+            all.extend(old.iter().map(|(_, machine)| &machine.facts.rack));
+            let had = all.len();
+            all.extend(new.iter().map(|(_, machine)| &machine.facts.rack));
             let needed = spread.at_least.min(spec.replicas) as usize;
-            if all.len() < needed.min(old.len() + placed.len()) {
+            if all.len() < needed.min(had + new.len()) {
+                let racks: Vec<String> = live
+                    .iter()
+                    .map(|(row, machine)| {
+                        let fresh = if placed.contains(&row.id) { "now " } else { "" };
+                        format!("{} {fresh}in {}", row.id, machine.facts.rack)
+                    })
+                    .collect();
                 return Err(format!(
-                    "the tasks of {} are in {} racks only",
+                    "the tasks of {} are in {} racks only: {}",
                     row.id.job,
-                    all.len()
+                    all.len(),
+                    racks.join(", ")
                 ));
             }
         }
@@ -611,6 +702,19 @@ fn gives_way_to_higher(state: &State, row: &TaskRecord) -> Result<(), String> {
 /// Room that is promised to a waiting task is there once those have ended that were asked to, unless someone of higher
 /// priority has taken it: nobody of lower priority was placed into it.
 pub(super) fn promises_of_room(state: &State, txns: &[Txn]) -> Result<(), String> {
+    let ops = txns.iter().flat_map(|txn| &txn.ops);
+    let placed = ops.filter_map(|op| match op {
+        Op::Put(Record::Task(row)) if row.state == TaskState::Starting => {
+            Some((row, state.job(&row.id.job)?))
+        }
+        _ => None,
+    });
+    let fresh =
+        placed.filter(|(row, own)| row.report_seq == 0 && own.spec_of(row).kind != Kind::Daemon);
+    let fresh: Vec<(&TaskRecord, &JobState)> = fresh.collect();
+    if fresh.is_empty() {
+        return Ok(());
+    }
     let claims = state
         .jobs()
         .flat_map(|job| job.tasks().map(move |row| (job, row)));
@@ -619,17 +723,10 @@ pub(super) fn promises_of_room(state: &State, txns: &[Txn]) -> Result<(), String
     });
     let claims = claims.filter_map(|(job, row)| Some((job, row, row.meant_for.as_ref()?)));
     let claims: Vec<_> = claims.collect();
-    for op in txns.iter().flat_map(|txn| &txn.ops) {
-        let Op::Put(Record::Task(placed)) = op else {
-            continue;
-        };
-        let (TaskState::Starting, Some(own)) = (placed.state, state.job(&placed.id.job)) else {
-            continue;
-        };
-        let fresh = placed.report_seq == 0 && own.spec_of(placed).kind != Kind::Daemon;
+    for (placed, own) in fresh {
         for (job, row, machine) in &claims {
             let lower = own.spec().priority < job.spec().priority;
-            if !fresh || !lower || placed.machine.as_ref() != Some(*machine) {
+            if !lower || placed.machine.as_ref() != Some(*machine) {
                 continue;
             }
             let held = state
@@ -654,7 +751,11 @@ pub(super) fn promises_of_room(state: &State, txns: &[Txn]) -> Result<(), String
 
 /// After a tick nothing of a batch job has run for longer than a try may, and no run is due.
 pub(super) fn on_time(state: &State, now: Timestamp) -> Result<(), String> {
-    for job in state.jobs() {
+    let timed = |job: &&JobState| {
+        let mut versions = job.versions();
+        job.spec().schedule.is_some() || versions.any(|version| version.spec.timeout.is_some())
+    };
+    for job in state.jobs().filter(timed) {
         let running = job.tasks().filter(|row| row.state == TaskState::Running);
         let mut late = running.filter(|row| {
             let timeout = job.spec_of(row).timeout;
@@ -761,6 +862,11 @@ pub(super) fn versions(durable: &Durable) -> Result<(), String> {
 
 /// The state is what its durable rows say.
 pub(super) fn fold(state: &State, durable: &Durable) -> Result<(), String> {
+    // Keys are unique: where every durable row is held as it is, as many rows mean the same rows.
+    let same = durable.rows.values().all(|row| state.holds(row));
+    if same && state.len() == durable.rows.len() {
+        return Ok(());
+    }
     let rows: BTreeMap<_, _> = state.records().map(|row| (row.key(), row)).collect();
     for (key, row) in &durable.rows {
         match rows.get(key) {
@@ -787,13 +893,24 @@ pub(super) fn settled(state: &State, now: Timestamp) -> Result<(), String> {
 
 /// The index of the machines agrees with the rows.
 pub(super) fn index(state: &State) -> Result<(), String> {
-    let machines: Vec<MachineId> = state.machines().map(|row| row.id.clone()).collect();
-    let fresh = State::from_records(state.records());
-    for machine in machines {
-        if state.reserved_on(&machine) != fresh.reserved_on(&machine) {
-            return Err(format!("what is held on {machine} was miscounted"));
+    let mut held: BTreeMap<MachineId, Request> = BTreeMap::new();
+    for job in state.jobs() {
+        for (machine, reserved) in job.tasks().filter_map(|row| job.reservation(row)) {
+            held.entry(machine).or_default().add(&Request {
+                cpu: reserved.cpu,
+                memory: reserved.memory,
+                disk: reserved.disk,
+                ports: reserved.ports.len() as u32,
+                bandwidth: reserved.bandwidth,
+            });
         }
-        capacity(state, &machine)?;
+    }
+    for row in state.machines() {
+        let counted = held.get(&row.id).copied().unwrap_or_default();
+        if state.reserved_on(&row.id) != counted {
+            return Err(format!("what is held on {} was miscounted", row.id));
+        }
+        capacity(state, &row.id)?;
     }
     Ok(())
 }
@@ -856,9 +973,10 @@ fn on_each_machine(state: &State, job: &JobState) -> Result<(), String> {
 /// A task in a few words.
 fn standing(task: &TaskRecord) -> String {
     format!(
-        "{} {} at version {}, healthy {:?} since {:?}, {}",
+        "{} {} on {:?} at version {}, healthy {:?} since {:?}, {}",
         task.id,
         task.state,
+        task.machine.as_ref().map(MachineId::as_str),
         task.version,
         task.healthy,
         task.healthy_since.map(|since| since.to_string()),

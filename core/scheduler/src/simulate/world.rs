@@ -230,7 +230,7 @@ impl World {
         self.programs_are_rows()
     }
 
-    /// What runs on the machines is what the rows say, and nothing else.
+    /// What runs on the machines is what the rows say, and nothing else, but for what word is on its way of.
     fn programs_are_rows(&self) -> Outcome {
         for machine in &self.machines {
             for (task, local) in &machine.tasks {
@@ -239,8 +239,12 @@ impl World {
                     .as_ref()
                     .and_then(|controller| controller.state.task(task));
                 let running = row.is_some_and(|row| row.state == TaskState::Running);
-                if local.process == Process::Running && !running {
-                    return Err(format!("{task} runs on {} and nobody wants it", machine.id));
+                if local.process == Process::Running && !running && !self.is_on_its_way(task) {
+                    let said = row.map(|row| row.state);
+                    return Err(format!(
+                        "{task} runs on {} and nobody wants it: its row is {said:?}",
+                        machine.id
+                    ));
                 }
             }
         }
@@ -250,35 +254,44 @@ impl World {
             .flat_map(|state| state.jobs())
             .flat_map(|job| job.tasks());
         for row in rows.filter(|row| row.state == TaskState::Running) {
-            let runs = self.machines.iter().any(|machine| {
-                let local = machine.tasks.get(&row.id);
-                local.is_some_and(|local| local.process == Process::Running)
-            });
-            if !runs {
-                let place = row.machine.as_ref();
-                let mut there = self.machines.iter();
-                let there = there.find(|machine| Some(&machine.id) == place);
-                let local = there.and_then(|machine| machine.tasks.get(&row.id));
-                if local.is_some_and(|local| self.is_just_over(local)) {
-                    continue;
-                }
+            let locals = self
+                .machines
+                .iter()
+                .filter_map(|machine| machine.tasks.get(&row.id));
+            let mut running = locals.filter(|local| local.process == Process::Running);
+            if running.next().is_none() && !self.is_on_its_way(&row.id) {
                 return Err(format!(
-                    "{} counts as running since {:?} and is {:?} on {place:?}",
-                    row.id,
-                    row.started_at,
-                    local.map(|local| (local.process, &local.last)),
+                    "{} counts as running since {:?} on {:?}, and does not run",
+                    row.id, row.started_at, row.machine,
                 ));
             }
         }
         Ok(())
     }
 
-    /// Whether a task of a run has ended so shortly before that its report may be under way.
-    fn is_just_over(&self, local: &Local) -> bool {
-        let tw_model::Phase::Exited { at, .. } = local.last else {
-            return false;
+    /// Whether word of a task is on its way: a report that its agent has no answer to yet, a row that is not durable
+    /// yet, or one on its agent's stream.
+    fn is_on_its_way(&self, task: &TaskId) -> bool {
+        let mut reports = self
+            .machines
+            .iter()
+            .flat_map(|machine| &machine.unacknowledged);
+        let shown = |Reverse(next): &Reverse<Scheduled>| match &next.action {
+            Action::Hears { message, .. } => match message {
+                ToAgent::Assign { assigned } => assigned.row.id == *task,
+                ToAgent::Forget { task: other } => other == task,
+                ToAgent::Snapshot { .. }
+                | ToAgent::Registered { .. }
+                | ToAgent::Fenced
+                | ToAgent::Acknowledged { .. } => false,
+            },
+            _ => false,
         };
-        local.spec.schedule.is_some() && self.now().since(at) <= Millis(2 * BEAT_MS)
+        let queued = self.controller.iter().flat_map(|it| &it.queue);
+        let mut queued = queued.flat_map(|one| &one.txn.ops);
+        reports.any(|report| report.task == *task)
+            || queued.any(|op| matches!(op, Op::Put(Record::Task(row)) if row.id == *task))
+            || self.agenda.iter().any(shown)
     }
 
     fn now(&self) -> Timestamp {
@@ -408,6 +421,7 @@ impl World {
             sabotage::spoil(bug, &controller.state, &mut decision.txns);
             sabotage::overstep(bug, &controller.state, &mut decision.txns);
         }
+        let asked = checks::stopping(&decision.txns);
         let withheld = controller
             .limiter
             .admit(&controller.state, &mut decision.txns, self.at);
@@ -419,13 +433,14 @@ impl World {
         self.pace.count(&controller.state, &decision.txns, now)?;
         let unsteady = checks::on_unsteady(&controller.state, &decision.txns, now);
         let disturbed = checks::disturbed(&controller.state, &decision.txns, now);
+        let changed = checks::Changed::of(&controller.state, &decision.txns, asked);
         checks::pauses(&controller.state, &event, &decision.txns)?;
         count(&mut self.coverage, &controller.state, &decision.txns);
         decision
             .txns
             .iter()
             .for_each(|txn| controller.state.apply(txn));
-        checks::written(&controller.state, &decision.txns)?;
+        checks::written(&controller.state, &decision.txns, &changed)?;
         checks::steadier(&controller.state, &unsteady, now)?;
         checks::promises_of_room(&controller.state, &decision.txns)?;
         checks::budget(&controller.state, &disturbed)?;
@@ -703,7 +718,6 @@ impl World {
         let Some(controller) = &self.controller else {
             return Ok(());
         };
-        let heard_ago = controller.broker.heard_ago(&here.id, at);
         let id = here.id.clone();
         match message {
             FromAgent::Register { boot, reports } => {
@@ -714,7 +728,7 @@ impl World {
                     machine: id.clone(),
                     boot_id: format!("boot-{boot}"),
                     agent: format!("folder-{}", here.folder),
-                    heard_ago,
+                    heard_ago: controller.broker.heard_ago(&here.id, at),
                     capacity: here.capacity.clone(),
                     facts: Box::new(here.facts()),
                     reports,
