@@ -26,15 +26,20 @@ pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
     lose_orphans(draft, id);
     stop_overdue(draft, id);
     runs::advance(draft, id);
+    rollout::begin_overlooked(draft, id);
     stop_surplus(draft, id);
     daemon::settle(draft, id);
     fill(draft, id);
-    place_pending(draft, id);
+    // Who may be given another version yet is not placed at the one it has, only to make way at once.
+    let awaits_update = place_pending(draft, id, |job, row| !rollout::may_take(job, row));
     drain::advance(draft, id);
     remedy::advance(draft, id);
-    if rollout::advance(draft, id) {
+    let updated = rollout::advance(draft, id);
+    if updated {
         fill(draft, id);
-        place_pending(draft, id);
+    }
+    if updated || awaits_update {
+        place_pending(draft, id, |_, _| true);
     }
     leave_unfit(draft, id);
     control::withdraw(draft, id);
@@ -396,13 +401,20 @@ fn backoff_end(draft: &Draft, job: &JobState, failed: &TaskRecord) -> Timestamp 
     draft.now.plus(full.scale(1.0 - 0.25 * chance))
 }
 
-/// Gives a machine to every task that waits for nothing else.
-fn place_pending(draft: &mut Draft, id: &JobId) {
+/// Gives a machine to every task that waits for nothing else and that `may` be placed. True where one was left for that.
+fn place_pending(
+    draft: &mut Draft,
+    id: &JobId,
+    may: impl Fn(&JobState, &TaskRecord) -> bool,
+) -> bool {
     let Some(job) = draft.job(id).filter(|job| job.pending > 0) else {
-        return;
+        return false;
     };
     let waiting = job.tasks_where(|state| state == TaskState::Pending);
     let due = waiting.filter(|row| row.not_before.is_none_or(|moment| moment <= draft.now));
+    let (due, left): (Vec<_>, Vec<_>) = due.partition(|row| may(job, row));
+    let left = !left.is_empty();
+    let due = due.into_iter();
     let mut due: Vec<(TaskRecord, Wish)> = due
         .map(|row| {
             (
@@ -419,7 +431,7 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
     let mut no_room: Option<(Arc<JobSpec>, String)> = None;
     for (mut row, wish) in due {
         let Some(job) = draft.job(id) else {
-            return;
+            return left;
         };
         let spec = job.spec_of(&row).clone();
         let awaited = maintenance::awaited(draft, job, &row);
@@ -464,6 +476,7 @@ fn place_pending(draft: &mut Draft, id: &JobId) {
         }
         placer = Some(open);
     }
+    left
 }
 
 /// Whether a task is to leave the machine of the one before it, because the plan said so or a check asked for it.

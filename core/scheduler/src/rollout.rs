@@ -95,6 +95,37 @@ pub(crate) fn begin(draft: &mut Draft, id: &JobId, from: Version, moves: Vec<u32
     });
 }
 
+/// Begins the update of tasks that nothing brings to the version that is wanted. That is left where a job was begun
+/// again before all of its tasks had been stopped, and where a decision was cut short between the last step of an
+/// update and the rows that it changes.
+pub(crate) fn begin_overlooked(draft: &mut Draft, id: &JobId) {
+    let found = draft.job(id).and_then(|job| {
+        let mut wanted = job.wanted_rows().filter_map(|(_, row)| row);
+        wanted.find(|row| is_overlooked(job, row))
+    });
+    if let Some(from) = found.map(|row| row.version) {
+        begin(draft, id, from, Vec::new(), false);
+    }
+}
+
+/// Whether a task is to go on at a version that is not wanted any more, and no update will reach it.
+pub(crate) fn is_overlooked(job: &JobState, row: &TaskRecord) -> bool {
+    row.version != job.row.version
+        && row.desired == Desired::Run
+        && !row.state.is_terminal()
+        && job.row.rollout.is_none()
+        && !job.row.stopped
+        && job.spec().schedule.is_none()
+}
+
+/// Whether the update under way may give a task that waits for a machine the new version.
+pub(crate) fn may_take(job: &JobState, row: &TaskRecord) -> bool {
+    let rollout = job.row.rollout.as_ref();
+    rollout.is_some_and(|rollout| {
+        rollout.state == RolloutState::Running && row.version != rollout.to && !job.row.stopped
+    })
+}
+
 /// What a change of the spec does to the task of an index, before the machines are looked at.
 ///
 /// A batch task that has ended for good is untouched by what cannot matter to it any more, but one that failed is

@@ -15,14 +15,14 @@ use crate::draft::Draft;
 use crate::reach::is_orphan;
 use crate::reconcile::{Surplus, missing_version, reconcile};
 use crate::requires::unmet;
-use crate::{JobState, State, daemon, runs};
+use crate::{JobState, State, daemon, rollout, runs};
 
 /// Whether there is, or with time may come, something to do for a job although nothing happens to it.
 pub(crate) fn unsettled(state: &State, job: &JobState) -> bool {
-    let rollout = job.row.rollout.as_ref().map(|rollout| rollout.state);
+    let update = job.row.rollout.as_ref().map(|rollout| rollout.state);
     // Waiting tasks wait for room, for a moment, or for other jobs; stages and gates go by time.
     job.pending > 0
-        || rollout == Some(RolloutState::Running)
+        || update == Some(RolloutState::Running)
         || has_loose_ends(state, job)
         || runs::has_loose_ends(job)
         || daemon::has_loose_ends(state, job)
@@ -50,6 +50,7 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
             continue;
         }
         loose |= row.desired == Desired::Run && surplus.holds(row);
+        loose |= rollout::is_overlooked(job, row);
         loose |= row.machine.as_ref().is_some_and(|machine| {
             let Some(slot) = state.fleet.slot(machine) else {
                 return true;

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::cluster::{Cluster, service};
+use crate::cluster::{Cluster, id, service};
 use proptest::prelude::*;
 use tw_model::{
-    Bytes, Cores, Effect, JobSpec, Location, Millis, Phase, PolicyFinding, PolicyLevel, PolicyRule,
-    RolloutState, TaskState,
+    Bytes, Cores, Desired, Effect, JobSpec, Location, Millis, Phase, PolicyFinding, PolicyLevel,
+    PolicyRule, RolloutState, TaskRecord, TaskState,
 };
-use tw_scheduler::{Event, ExpectedPlan, Plan, Reply, Submission, Verdict};
+use tw_scheduler::{
+    Event, ExpectedPlan, Plan, Reply, State, StopLimiter, StopLimits, StopRate, Submission,
+    Verdict, step,
+};
 
 #[test]
 fn an_update_goes_stage_by_stage_and_keeps_the_budget() {
@@ -421,4 +424,100 @@ fn finding(level: PolicyLevel) -> PolicyFinding {
             column: 8,
         },
     }
+}
+
+#[test]
+fn a_job_begun_again_before_all_of_it_was_stopped_is_updated_as_a_whole() {
+    let mut cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
+    cluster.submit(&[service("web", 6, "one")]);
+    cluster.settle("web");
+    let stop = Event::Stop {
+        job: id("web"),
+        by: "ann".to_owned(),
+    };
+    let mut decision = step(&cluster.state, &stop, cluster.now, 1);
+    let rate = |burst| StopRate {
+        burst,
+        per_second: 1,
+    };
+    let limits = StopLimits {
+        job: rate(2),
+        total: rate(100),
+    };
+    let withheld = StopLimiter::new(limits, 0).admit(&cluster.state, &mut decision.txns, 60_000);
+    assert_eq!(withheld, 4);
+    decision
+        .txns
+        .iter()
+        .for_each(|txn| cluster.state.apply(txn));
+    cluster.submit(&[service("web", 6, "two")]);
+    cluster.settle("web");
+    let job = cluster.job("web");
+    assert_eq!(job.row().version, 2);
+    assert!(
+        job.latest_of_each().all(|row| row.version == 2),
+        "{}",
+        cluster.show()
+    );
+}
+
+#[test]
+fn a_change_that_nobody_notices_reaches_every_task_although_the_decision_was_cut() {
+    let mut cluster = Cluster::new(&[(256, 1 << 20), (256, 1 << 20)]);
+    let mut web = service("web", 150, "web");
+    web.ports.clear();
+    web.health.clear();
+    cluster.submit(std::slice::from_ref(&web));
+    cluster.settle("web");
+    let before: Vec<_> = cluster
+        .job("web")
+        .live()
+        .map(|row| row.id.clone())
+        .collect();
+    web.owner = "another".to_owned();
+    let event = Event::Submit {
+        submission: Cluster::submission(&[web]),
+        expected: None,
+    };
+    let decision = step(&cluster.state, &event, cluster.now, 1);
+    assert!(decision.txns.len() > 1);
+    cluster.state.apply(&decision.txns[0]);
+    cluster.state = State::from_records(cluster.state.records());
+    cluster.pass(Millis::seconds(5));
+    let job = cluster.job("web");
+    assert!(job.live().all(|row| row.version == 2), "{}", cluster.show());
+    let after: Vec<_> = job.live().map(|row| row.id.clone()).collect();
+    assert_eq!(after, before, "nothing starts again");
+}
+
+#[test]
+fn what_comes_back_in_an_update_that_may_take_it_begins_at_the_new_version() {
+    let mut cluster = Cluster::new(&[(4, 4096), (4, 4096), (4, 4096)]);
+    let at_once = |command: &str| {
+        let mut web = service("web", 6, command);
+        web.rollout.stages = Box::default();
+        web
+    };
+    cluster.submit(&[at_once("one")]);
+    cluster.settle("web");
+    cluster.submit(&[at_once("two")]);
+    let there = |row: &&TaskRecord| row.machine.as_ref().is_some_and(|id| id.as_str() == "m1");
+    let lost = cluster.job("web").live().filter(there).count();
+    assert!(lost >= 2, "{}", cluster.show());
+    cluster.register("m1", "boot-2", (4, 4096), Vec::new());
+    let job = cluster.job("web");
+    let gone = job
+        .tasks()
+        .filter(|row| row.state == TaskState::Lost)
+        .map(|row| row.id.index);
+    for index in gone {
+        let row = job.latest(index).expect("it comes back");
+        assert_eq!(
+            (row.version, row.desired),
+            (2, Desired::Run),
+            "{}",
+            cluster.show()
+        );
+    }
+    cluster.settle("web");
 }
