@@ -377,7 +377,7 @@ impl Evaluator {
     }
 
     /// Has the zygote come up while the caller does something else first. What is wrong shows when it is used.
-    pub(crate) fn wake(&self) {
+    pub fn wake(&self) {
         if lock(&self.zygote).is_some() {
             return;
         }

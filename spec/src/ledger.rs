@@ -1,7 +1,7 @@
 //! Which result each spec of a tree had when it was last looked at: an equal tree then asks nothing, and another
 //! one only the questions whose answers may have changed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -88,7 +88,7 @@ pub(crate) struct Ledger {
     /// The git tree that was looked at; none for a work tree.
     root_tree: Option<[u8; 20]>,
     questions: Vec<Asked>,
-    specs: BTreeMap<String, Record>,
+    specs: HashMap<String, Record>,
     #[serde(skip)]
     ids: HashMap<Asked, u32>,
     /// Whether it is of another tree than the one looked at.

@@ -9,7 +9,7 @@ mod scan;
 mod snapshot;
 mod work_tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
@@ -26,6 +26,9 @@ use work_tree::{Folders, WorkTree};
 
 /// The most bytes a file may have that a spec reads.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024 - 4096;
+
+/// From so many folders on, those of a work tree are looked through by several threads.
+const FOLDERS_SHARED_FROM: usize = 64;
 
 /// Why a tree could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -425,28 +428,72 @@ impl Source {
         Ok(found)
     }
 
-    /// What it looks at is added to `seen`.
+    /// What it looks at is added to `seen`. A large work tree is looked through on every core.
     fn specs_below(
         &self,
         folder: &str,
         found: &mut Vec<String>,
         seen: &mut Folders,
     ) -> Result<(), SourceError> {
+        let is_shared = matches!(self.tree, Tree::WorkTree(_));
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut next = VecDeque::from([folder.to_owned()]);
+        while let Some(folder) = next.pop_front() {
+            next.extend(self.look_into(&folder, found, seen)?);
+            if is_shared && workers > 1 && next.len() >= FOLDERS_SHARED_FROM {
+                break;
+            }
+        }
+        if next.is_empty() {
+            return Ok(());
+        }
+        let parts = next.make_contiguous();
+        let parts = parts.chunks(parts.len().div_ceil(workers));
+        type Looked = Result<(Vec<String>, Folders), SourceError>;
+        let looked: Vec<Looked> = std::thread::scope(|scope| {
+            let look = |part: &[String]| {
+                let (mut found, mut seen) = (Vec::new(), Folders::default());
+                let mut next = part.to_vec();
+                while let Some(folder) = next.pop() {
+                    next.extend(self.look_into(&folder, &mut found, &mut seen)?);
+                }
+                Ok((found, seen))
+            };
+            let threads: Vec<_> = parts.map(|part| scope.spawn(move || look(part))).collect();
+            let joined = threads.into_iter().map(|thread| thread.join());
+            joined
+                .map(|looked| looked.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        });
+        for looked in looked {
+            let (more, folders) = looked?;
+            found.extend(more);
+            seen.extend(folders);
+        }
+        Ok(())
+    }
+
+    /// Adds the specs in a folder itself to `found`, and returns the folders in it.
+    fn look_into(
+        &self,
+        folder: &str,
+        found: &mut Vec<String>,
+        seen: &mut Folders,
+    ) -> Result<Vec<String>, SourceError> {
         let names = self.folder(folder)?;
         seen.insert(folder.to_owned(), names.clone());
-        let Some(names) = names else {
-            return Ok(());
-        };
-        for named in names.names.iter().filter(|named| !named.is_ignored) {
+        let mut below = Vec::new();
+        let named = names.iter().flat_map(|names| &names.names);
+        for named in named.filter(|named| !named.is_ignored) {
             let path = || path::join(folder, &named.name);
             match named.kind {
                 _ if named.name.starts_with('.') => {}
-                EntryKind::Folder => self.specs_below(&path(), found, seen)?,
+                EntryKind::Folder => below.push(path()),
                 EntryKind::File { .. } if named.name.ends_with(".tw") => found.push(path()),
                 EntryKind::File { .. } | EntryKind::Symlink => {}
             }
         }
-        Ok(())
+        Ok(below)
     }
 
     /// The error that nothing stands at `path`, with what is near to it.

@@ -159,6 +159,26 @@ fn specs_are_found_below_folders_and_hidden_ones_are_passed_over() {
 }
 
 #[test]
+fn all_specs_of_a_large_tree_are_found_in_order() {
+    let folder = tree();
+    let root = folder.path();
+    let mut expected = vec!["a/config.tw".to_owned(), "config.tw".to_owned()];
+    for number in 0..300 {
+        let path = format!("team-{}/service-{number:03}/config.tw", number % 7);
+        write(root, &path, "");
+        expected.push(path);
+    }
+    write(root, "team-3/.gitignore", "service-24*\n");
+    expected.retain(|path| !path.starts_with("team-3/service-24"));
+    expected.sort();
+    let [work_tree, _] = both(&folder);
+    assert_eq!(
+        work_tree.find_specs(&[String::new()]).expect("specs"),
+        expected
+    );
+}
+
+#[test]
 fn a_path_that_leads_nowhere_names_what_is_near() {
     let folder = tree();
     for source in both(&folder) {

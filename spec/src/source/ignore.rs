@@ -3,7 +3,7 @@
 //! libgit2 says which names are ignored. This module only says whether its answer can still be the same: a number
 //! for each folder that differs when a file with rules for it was touched.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -61,7 +61,7 @@ impl Ignore {
     /// above, which are looked at once. `has_own` says whether the folder has rules of its own, if that is known.
     pub(super) fn rules(
         &self,
-        known: &mut BTreeMap<String, u64>,
+        known: &mut HashMap<String, u64>,
         root: &Path,
         folder: &str,
         has_own: Option<bool>,

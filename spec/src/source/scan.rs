@@ -4,7 +4,7 @@
 //! A stamp that was taken less than [`SETTLED`] after the file's last change is not trusted: the file may have
 //! changed again without a new time on it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -111,7 +111,7 @@ pub(super) struct Scan {
     pub(super) news: usize,
     /// Folder → what says which of its names are ignored, looked up once a run.
     #[serde(skip)]
-    pub(super) rules: BTreeMap<String, u64>,
+    pub(super) rules: HashMap<String, u64>,
 }
 
 impl Scan {

@@ -59,6 +59,10 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
 }
 
 fn with_revision(args: &Args, evaluator: &Evaluator) -> anyhow::Result<(Compared, Specs)> {
+    if args.head.is_none() {
+        // Who asks for the work tree has most likely changed it.
+        evaluator.wake();
+    }
     let base = Specs::find_any(&args.paths, Some(args.base.as_deref().unwrap_or("HEAD")))?;
     let head = Specs::find_any(&args.paths, args.head.as_deref())?;
     let compared = head.with_progress(|| tw_spec::diff(evaluator, base.side(), head.side()))?;
