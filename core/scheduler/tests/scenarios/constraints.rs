@@ -481,6 +481,15 @@ proptest! {
         let again = State::from_records(one.state.records());
         prop_assert_eq!(one.state.records().count(), again.records().count());
         prop_assert_eq!(check(&again, false), Ok(()));
+        // What is held on each machine was kept up with every change.
+        for machine in one.state.machines() {
+            prop_assert_eq!(
+                one.state.reserved_on(&machine.id),
+                again.reserved_on(&machine.id),
+                "on {}",
+                machine.id
+            );
+        }
     }
 }
 
