@@ -46,7 +46,9 @@ pub(crate) fn assigned(starts: usize) -> io::Result<()> {
 }
 
 async fn assigned_ms(controller: &Controller, number: usize) -> f64 {
-    let assignment = assignment(&format!("start-{number}"), json!({"command": ["true"]}));
+    // Long enough for its start to be reported before its end: only the newest report of a task is sent.
+    let command = json!({"command": ["sleep", "0.05"]});
+    let assignment = assignment(&format!("start-{number}"), command);
     let task = assignment.task.id.clone();
     let began_us = now_us();
     controller
