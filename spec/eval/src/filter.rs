@@ -34,6 +34,11 @@ const ALLOWED_ON: &[(libc::c_long, RawFd)] = &[
     (libc::SYS_sendmsg, WATCH),
 ];
 
+/// What a kept child may call, on its socket alone: nothing that changes what memory it has, nor anything else that would
+/// stay. Besides, it may end.
+const ALLOWED_TO_KEPT: &[libc::c_long] = &[libc::SYS_sendmsg, libc::SYS_recvfrom];
+const ALLOWED_AT_THE_END: &[libc::c_long] = &[libc::SYS_exit, libc::SYS_exit_group];
+
 /// Calls that are allowed as long as they make no memory executable: their third argument is the protection.
 const ALLOWED_WITHOUT_EXEC: &[libc::c_long] = &[libc::SYS_mmap, libc::SYS_mprotect];
 
@@ -47,16 +52,7 @@ pub(crate) struct Filter(BpfProgram);
 
 impl Filter {
     pub(crate) fn new() -> anyhow::Result<Filter> {
-        let architecture = std::env::consts::ARCH
-            .try_into()
-            .context("seccomp on this processor")?;
-        let filter = SeccompFilter::new(
-            rules()?,
-            SeccompAction::Trace(PLACEHOLDER),
-            SeccompAction::Allow,
-            architecture,
-        )?;
-        let mut program: BpfProgram = filter.try_into()?;
+        let mut program = compiled(rules()?)?;
         for instruction in &mut program {
             if instruction.k == RET_TRACE | PLACEHOLDER {
                 instruction.k = RET_USER_NOTIF;
@@ -65,36 +61,79 @@ impl Filter {
         Ok(Filter(program))
     }
 
+    /// The filter of kept children: whoever traces one is told of every other call, which is not made.
+    pub(crate) fn of_kept() -> anyhow::Result<Filter> {
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        for call in ALLOWED_TO_KEPT {
+            rules.insert(*call, vec![SeccompRule::new(vec![on(SOCKET)?])?]);
+        }
+        rules.extend(ALLOWED_AT_THE_END.iter().map(|call| (*call, Vec::new())));
+        Ok(Filter(compiled(rules)?))
+    }
+
+    /// Applies the filter to the calling process for good, where nobody asks to be told of calls.
+    pub(crate) fn apply_traced(&self) -> io::Result<()> {
+        self.install(0).map(drop)
+    }
+
     /// Applies the filter to the calling process for good. Returns the descriptor on which whoever holds it
     /// is told of every other call, and decides what comes of it.
     pub(crate) fn apply(&self) -> io::Result<OwnedFd> {
+        let descriptor = self.install(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+        // SAFETY: the kernel has just made this descriptor for this process.
+        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    }
+
+    /// Returns what the kernel does: with a listener its descriptor, otherwise zero.
+    fn install(&self, flags: libc::c_ulong) -> io::Result<RawFd> {
         let program = libc::sock_fprog {
             len: self.0.len() as libc::c_ushort,
             filter: self.0.as_ptr().cast_mut().cast(),
         };
         // SAFETY: the program is a complete one whose instructions outlive the call; `sock_filter` of the
         // crate has the kernel's layout.
-        let descriptor = unsafe {
+        let returned = unsafe {
             libc::syscall(
                 libc::SYS_seccomp,
                 libc::SECCOMP_SET_MODE_FILTER,
-                libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+                flags,
                 &raw const program,
             )
         };
-        if descriptor < 0 {
+        if returned < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made this descriptor for this process.
-        Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
+        Ok(returned as RawFd)
     }
+}
+
+/// The program that allows what the rules say.
+fn compiled(rules: BTreeMap<i64, Vec<SeccompRule>>) -> anyhow::Result<BpfProgram> {
+    let architecture = std::env::consts::ARCH
+        .try_into()
+        .context("seccomp on this processor")?;
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Trace(PLACEHOLDER),
+        SeccompAction::Allow,
+        architecture,
+    )?;
+    Ok(filter.try_into()?)
+}
+
+/// That the first argument is this descriptor.
+fn on(descriptor: RawFd) -> anyhow::Result<SeccompCondition> {
+    Ok(SeccompCondition::new(
+        0,
+        Dword,
+        SeccompCmpOp::Eq,
+        descriptor as u64,
+    )?)
 }
 
 fn rules() -> anyhow::Result<BTreeMap<i64, Vec<SeccompRule>>> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-    let on =
-        |descriptor: RawFd| SeccompCondition::new(0, Dword, SeccompCmpOp::Eq, descriptor as u64);
     for (call, descriptor) in ALLOWED_ON {
         let rule = SeccompRule::new(vec![on(*descriptor)?])?;
         rules.entry(*call).or_default().push(rule);

@@ -25,16 +25,20 @@ const HUGE_BYTES: usize = 2 << 20;
 /// Several times what the zygote's library takes. Pages that are not used cost nothing.
 const FAR_BYTES: usize = 24 << 20;
 const NEAR_BYTES: usize = 6 << 20;
-/// Of which a small spec uses a tenth.
-const CHILD_BYTES: usize = HUGE_BYTES;
+/// Of which a small spec uses a thirtieth. A child that is kept has no more.
+const CHILD_BYTES: usize = 6 << 20;
 /// Small blocks of one size lie in runs: pages in the zygote, where all runs are full in the end, and less in a child, which
 /// makes few blocks of most sizes.
 const ZYGOTE_RUN_BYTES: usize = PAGE_BYTES;
 const CHILD_RUN_BYTES: usize = 1024;
 const RUNS_MAX: usize = FAR_BYTES / ZYGOTE_RUN_BYTES;
+const _: () = assert!(CHILD_BYTES / CHILD_RUN_BYTES <= RUNS_MAX);
 /// What a spec of a few jobs needs; made at once, which takes half the time that a fault for each page would.
 const SMALL_EXPECTED_BYTES: usize = 112 << 10;
 const LARGE_EXPECTED_BYTES: usize = 48 << 10;
+
+/// What the C library, which has all larger blocks, has of its own in a child that is kept.
+const MALLOC_EXPECTED_BYTES: usize = 4 << 20;
 
 /// What the interpreter expects of every block.
 const ALIGNMENT: usize = 16;
@@ -214,6 +218,27 @@ pub(crate) fn enter() {
     ] {
         // SAFETY: makes pages of memory that was reserved. An old kernel refuses; then there is a fault for each page.
         unsafe { libc::madvise(start as *mut c_void, bytes, libc::MADV_POPULATE_WRITE) };
+    }
+}
+
+/// In a child that is kept, after [`enter`]: has it need no more memory than it has for most specs, and lets go of what it
+/// does not use.
+pub(crate) fn settle() {
+    let heaps = heaps();
+    heaps.reserve = 0..0;
+    for place in [Place::Far, Place::Near] {
+        let heap = &heaps.heaps[place as usize];
+        let unused = heap.small.next_multiple_of(PAGE_BYTES)..heap.large / PAGE_BYTES * PAGE_BYTES;
+        if !unused.is_empty() {
+            // SAFETY: these pages hold no block, and none is made in the zygote's heaps any more.
+            unsafe { libc::munmap(unused.start as *mut c_void, unused.len()) };
+        }
+    }
+    // SAFETY: there is one thread; the block is given back at once, and stays with the C library.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MALLOC_EXPECTED_BYTES as libc::c_int);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        libc::free(libc::malloc(MALLOC_EXPECTED_BYTES - PAGE_BYTES));
     }
 }
 

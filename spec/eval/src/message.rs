@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of what the two sides say; they are of one build, so any difference is an error.
-pub(crate) const PROTOCOL: u32 = 4;
+pub(crate) const PROTOCOL: u32 = 5;
 
 /// The first datagram from the zygote: it is ready.
 #[derive(Debug, Serialize)]
@@ -41,6 +41,8 @@ pub(crate) struct Make {
     /// The parent's number for it.
     pub(crate) child: u64,
     pub(crate) limits: Limits,
+    /// Whether it is to do one job after the other; where that cannot be, none is made.
+    pub(crate) is_kept: bool,
 }
 
 /// What a child may use.
@@ -71,6 +73,12 @@ pub(crate) struct Denied {
     pub(crate) denied: i32,
     /// Its third argument.
     pub(crate) argument: u64,
+}
+
+/// What the zygote writes to the status pipe, on a line of its own, when a kept child is as it was made, and waits.
+#[derive(Debug, Serialize)]
+pub(crate) struct Rested {
+    pub(crate) rested: bool,
 }
 
 /// What the zygote writes to the status pipe when a child is gone: the last line.

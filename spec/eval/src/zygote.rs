@@ -1,16 +1,19 @@
 //! The zygote's loop: a child is asked for and forked; it ends, and its parent is told how.
 //!
-//! A child is made ahead of its job: it seals itself and waits on its socket for what it is to do, once.
+//! A child is made ahead of its job: it seals itself and waits on its socket for what it is to do, once, or, if it is kept,
+//! again and again ([`crate::kept`]).
 
 use std::fs::File;
 use std::hash::RandomState;
-use std::io::{IoSliceMut, Write};
+use std::io::{ErrorKind, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -20,7 +23,9 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::frame::{self, Kind};
 use crate::heap::{self, Place};
-use crate::message::{Begun, Denied, Ended, Hello, Job, Limits, PROTOCOL, Request};
+use crate::image::Image;
+use crate::kept::{self, Kept};
+use crate::message::{Begun, Denied, Ended, Hello, Job, Make, PROTOCOL, Request, Rested};
 use crate::seal::{SOCKET, Seal};
 use crate::watch::{self, DeniedCall, Watch};
 use crate::{host, interpreter};
@@ -39,7 +44,7 @@ const BROKEN: i32 = 70;
 /// The exit code of a child that never got a job.
 const UNHEARD: i32 = 71;
 
-/// A sealed process that does one job.
+/// A sealed process.
 struct Child {
     /// The parent's number for it.
     number: u64,
@@ -53,15 +58,31 @@ struct Child {
     denied: u32,
     /// The other end of its filter, from which denied calls are read.
     denials: Option<OwnedFd>,
+    /// Of one that does more than one job: the hold on it.
+    kept: Option<Kept>,
+    /// What it has stopped for, if it has.
+    stopped: Option<WaitStatus>,
     /// Where the parent waits to be told.
     status: File,
+}
+
+/// All children.
+struct Children {
+    all: Vec<Child>,
+    watch: Watch,
+    /// Tells when a child that is kept may have stopped.
+    stops: SignalFd,
+    /// What kept children have in common.
+    image: Option<Rc<Image>>,
+    /// Whether the kernel lets this process keep any.
+    can_keep: bool,
 }
 
 /// What there is to do.
 #[derive(Default)]
 struct Ready {
-    request: bool,
     sealed: bool,
+    stopped: bool,
     /// Children by what happened to them, in ascending order.
     denied: Vec<usize>,
     abandoned: Vec<usize>,
@@ -143,55 +164,137 @@ fn serve(
     seal: Seal,
     run_job: &Bound<'_, PyAny>,
 ) -> anyhow::Result<()> {
-    let watch = Watch::new().context("the watch over children")?;
     let mut seal = Some(seal);
-    let mut children: Vec<Child> = Vec::new();
+    let mut children = Children::new()?;
     loop {
-        let ready = wait(control, &watch, &children)?;
-        if ready.sealed {
-            hold(&watch, &mut children);
+        let ready = wait(control, &children)?;
+        children.note_stops(&ready);
+        // All that was asked is heard next: that a child was given a job comes before that it has done it.
+        let mut makes = Vec::new();
+        loop {
+            match receive(control)? {
+                Received::Request(request, descriptors) => {
+                    if let Some(job) = request.begun {
+                        children.begin(&job);
+                    }
+                    makes.extend(request.make.map(|make| (make, descriptors)));
+                }
+                Received::Nothing => break,
+                Received::End => return Ok(()),
+            }
         }
-        for index in ready.denied {
-            children[index].deny();
-        }
-        for index in ready.abandoned {
-            children[index].kill();
-        }
-        for index in ready.ended.into_iter().rev() {
-            report(children.swap_remove(index));
-        }
-        kill_overdue(&mut children);
-        if !ready.request {
-            continue;
-        }
-        let Some((request, descriptors)) = receive(control)? else {
-            return Ok(());
-        };
-        if let Some(job) = request.begun {
-            begin(&mut children, &job);
-        }
-        if let Some(make) = request.make {
+        children.heed(ready);
+        for (make, descriptors) in makes {
             let (socket, status) = descriptors.context("a request came without its descriptors")?;
+            if make.is_kept && !children.can_keep {
+                // The parent sees the end of what it reads.
+                continue;
+            }
             match fork_child(py)? {
-                Forked::Parent(pid) => children.push(Child::new(make.child, pid, status)?),
+                Forked::Parent(pid) => {
+                    children.add(&make, pid, status, make.is_kept.then_some(socket))?;
+                }
                 Forked::Child { zygote } => {
                     let Some(seal) = seal.take() else {
                         host::leave(BROKEN)
                     };
-                    run_child(seal, zygote, &watch, socket, make.limits, run_job)
+                    let watch = (!make.is_kept).then_some(&children.watch);
+                    run_child(seal, zygote, watch, socket, &make, run_job)
                 }
             }
         }
     }
 }
 
-/// Starts the time of a child that has its job; one that is gone needs none.
-fn begin(children: &mut [Child], begun: &Begun) {
-    if let Some(child) = children
-        .iter_mut()
-        .find(|child| child.number == begun.child)
-    {
-        child.deadline = Some(Instant::now() + Duration::from_millis(begun.wall_ms));
+impl Children {
+    fn new() -> anyhow::Result<Children> {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGCHLD);
+        signals.thread_block()?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        Ok(Children {
+            all: Vec::new(),
+            watch: Watch::new().context("the watch over children")?,
+            stops: SignalFd::with_flags(&signals, flags).context("the stops of children")?,
+            image: None,
+            can_keep: true,
+        })
+    }
+
+    /// Takes a child that was just forked; one that is to be kept comes with its end of the socket.
+    fn add(
+        &mut self,
+        make: &Make,
+        pid: Pid,
+        status: File,
+        kept: Option<OwnedFd>,
+    ) -> anyhow::Result<()> {
+        let mut child = Child::new(make.child, pid, status)?;
+        if let Some(socket) = kept {
+            match Kept::seize(pid, socket) {
+                Ok(kept) => child.kept = Some(kept),
+                Err(_) => {
+                    self.can_keep = false;
+                    child.kill();
+                }
+            }
+        }
+        self.all.push(child);
+        Ok(())
+    }
+
+    /// Starts the time of a child that has its job; one that is gone needs none.
+    fn begin(&mut self, begun: &Begun) {
+        let child = self
+            .all
+            .iter_mut()
+            .find(|child| child.number == begun.child);
+        if let Some(child) = child {
+            child.deadline = Some(Instant::now() + Duration::from_millis(begun.wall_ms));
+        }
+    }
+
+    /// Does what there is to do.
+    fn heed(&mut self, ready: Ready) {
+        if ready.sealed {
+            self.hold();
+        }
+        for index in ready.denied {
+            self.all[index].deny();
+        }
+        for child in &mut self.all {
+            if let Err(cause) = child.put_back(&mut self.image) {
+                child.kill();
+                self.can_keep &= !is_forbidden(&cause);
+            }
+        }
+        for index in ready.abandoned {
+            self.all[index].kill();
+        }
+        for index in ready.ended.into_iter().rev() {
+            report(self.all.swap_remove(index));
+        }
+        kill_overdue(&mut self.all);
+    }
+
+    /// Takes the other ends of the filters of children that have just sealed themselves.
+    fn hold(&mut self) {
+        while let Some((pid, denials)) = self.watch.take() {
+            if let Some(child) = self.all.iter_mut().find(|child| child.pid == pid) {
+                child.denials = Some(denials);
+            }
+        }
+    }
+
+    /// Notes which kept children have stopped.
+    fn note_stops(&mut self, ready: &Ready) {
+        if !ready.stopped {
+            return;
+        }
+        while let Ok(Some(_)) = self.stops.read_signal() {}
+        for child in &mut self.all {
+            child.stopped = child.kept.as_ref().and_then(Kept::has_stopped);
+        }
     }
 }
 
@@ -205,11 +308,16 @@ enum Sign {
 }
 
 /// Waits for a request, something of a child, or a deadline.
-fn wait(control: &OwnedFd, watch: &Watch, children: &[Child]) -> anyhow::Result<Ready> {
+fn wait(control: &OwnedFd, children: &Children) -> anyhow::Result<Ready> {
     let readable = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
-    let mut polled = vec![readable(control.as_fd()), readable(watch.as_fd())];
-    let mut signs = Vec::with_capacity(3 * children.len());
-    for (index, child) in children.iter().enumerate() {
+    let own = [
+        control.as_fd(),
+        children.watch.as_fd(),
+        children.stops.as_fd(),
+    ];
+    let mut polled = Vec::from(own.map(readable));
+    let mut signs = Vec::with_capacity(3 * children.all.len());
+    for (index, child) in children.all.iter().enumerate() {
         signs.push((Sign::Ended, index));
         polled.push(readable(child.ended.as_fd()));
         if child.killed {
@@ -223,15 +331,15 @@ fn wait(control: &OwnedFd, watch: &Watch, children: &[Child]) -> anyhow::Result<
             polled.push(readable(denials.as_fd()));
         }
     }
-    match poll(&mut polled, until_a_deadline(children)) {
+    match poll(&mut polled, until_a_deadline(&children.all)) {
         Err(nix::Error::EINTR) => return Ok(Ready::default()),
         other => other.context("poll")?,
     };
     let happened = |polled: &PollFd<'_>| polled.any().unwrap_or(false);
-    let (own, theirs) = polled.split_at(2);
+    let (own, theirs) = polled.split_at(own.len());
     let mut ready = Ready {
-        request: happened(&own[0]),
         sealed: happened(&own[1]),
+        stopped: happened(&own[2]),
         ..Ready::default()
     };
     for ((sign, index), polled) in signs.into_iter().zip(theirs) {
@@ -258,32 +366,33 @@ fn until_a_deadline(children: &[Child]) -> PollTimeout {
     }
 }
 
-/// Takes the other ends of the filters of children that have just sealed themselves.
-fn hold(watch: &Watch, children: &mut [Child]) {
-    while let Some((pid, denials)) = watch.take() {
-        if let Some(child) = children.iter_mut().find(|child| child.pid == pid) {
-            child.denials = Some(denials);
-        }
-    }
-}
-
 /// A child's socket and status pipe.
 type Descriptors = Option<(OwnedFd, File)>;
 
-/// Reads one request with the descriptors that came with it; none when the parent is gone.
-fn receive(control: &OwnedFd) -> anyhow::Result<Option<(Request, Descriptors)>> {
+/// What is read from the control socket.
+enum Received {
+    /// With the descriptors that came with it.
+    Request(Request, Descriptors),
+    Nothing,
+    /// The parent is gone.
+    End,
+}
+
+/// Reads one request, if there is any.
+fn receive(control: &OwnedFd) -> anyhow::Result<Received> {
     let mut bytes = [0; REQUEST_BYTES_MAX];
     let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut slices = [IoSliceMut::new(&mut bytes)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let message = match recvmsg::<()>(control.as_raw_fd(), &mut slices, Some(&mut space), flags) {
         // It has gone without having read all that it was told.
-        Err(nix::Error::ECONNRESET) => return Ok(None),
+        Err(nix::Error::ECONNRESET) => return Ok(Received::End),
+        Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(Received::Nothing),
         received => received?,
     };
     let length = message.bytes;
     if length == 0 {
-        return Ok(None);
+        return Ok(Received::End);
     }
     let mut passed = Vec::new();
     for control_message in message.cmsgs()? {
@@ -298,7 +407,8 @@ fn receive(control: &OwnedFd) -> anyhow::Result<Option<(Request, Descriptors)>> 
     }
     let request = serde_json::from_slice(&bytes[..length]).context("a request")?;
     let (status, socket) = (passed.pop(), passed.pop());
-    Ok(Some((request, socket.zip(status.map(File::from)))))
+    let descriptors = socket.zip(status.map(File::from));
+    Ok(Received::Request(request, descriptors))
 }
 
 enum Forked {
@@ -331,15 +441,25 @@ fn fork_child(_py: Python<'_>) -> anyhow::Result<Forked> {
     }
 }
 
+/// Seals the process and has it do its job, or one after the other if nobody watches it, for then it is traced.
 fn run_child(
     seal: Seal,
     zygote: Pid,
-    watch: &Watch,
+    watch: Option<&Watch>,
     socket: OwnedFd,
-    limits: Limits,
+    make: &Make,
     run_job: &Bound<'_, PyAny>,
 ) -> ! {
-    if let Err(cause) = seal.close(zygote, &watch.child, &socket, &limits) {
+    host::connect(SOCKET);
+    heap::enter();
+    let sealed = match watch {
+        Some(watch) => seal.close(zygote, &watch.child, &socket, &make.limits),
+        None => {
+            heap::settle();
+            seal.close_kept(zygote, &socket, &make.limits)
+        }
+    };
+    if let Err(cause) = sealed {
         let unsealed = format!("{cause:#}");
         // Either place may be the socket by now; the other is closed or belongs to nobody.
         for place in [SOCKET, socket.as_raw_fd()] {
@@ -349,8 +469,11 @@ fn run_child(
         }
         host::leave(BROKEN);
     }
-    host::connect(SOCKET);
-    heap::enter();
+    let is_kept = watch.is_none();
+    if is_kept && !kept::rest() {
+        host::leave(UNHEARD)
+    }
+    // What follows happens again for each job of a child that is kept.
     let Some(job) = first_word() else {
         host::leave(UNHEARD)
     };
@@ -358,6 +481,12 @@ fn run_child(
         .call1((&job.role, &job.path, job.references))
         .and_then(|result| Ok(result.cast_into::<PyBytes>()?));
     match result {
+        Ok(jobs) if is_kept => {
+            if frame::write(SOCKET, Kind::Jobs, jobs.as_bytes()).is_ok() {
+                kept::rest();
+            }
+            host::leave(UNHEARD)
+        }
         Ok(jobs) => host::exit(Kind::Jobs, jobs.as_bytes()),
         Err(error) => host::exit(Kind::Broken, error.to_string().as_bytes()),
     }
@@ -386,6 +515,8 @@ impl Child {
             killed: false,
             denied: 0,
             denials: None,
+            kept: None,
+            stopped: None,
             status,
         })
     }
@@ -419,9 +550,35 @@ impl Child {
         self.status.write_all(&line)
     }
 
+    /// Of a kept child that has stopped: readies it for its next job and tells the parent. Of an error it must end.
+    fn put_back(&mut self, base: &mut Option<Rc<Image>>) -> anyhow::Result<()> {
+        let Some((kept, stopped)) = self.kept.as_mut().zip(self.stopped.take()) else {
+            return Ok(());
+        };
+        let has_job = self.deadline.is_some();
+        if kept.has_rested() {
+            self.deadline = None;
+        }
+        kept.put_back(stopped, has_job, base)?;
+        let mut line = serde_json::to_vec(&Rested { rested: true })?;
+        line.push(b'\n');
+        Ok(self.status.write_all(&line)?)
+    }
+
     fn kill(&mut self) {
         self.killed = self.killed || kill(self.pid, Signal::SIGKILL).is_ok();
     }
+}
+
+/// Whether this machine does not let the zygote do what it must do to keep children.
+fn is_forbidden(cause: &anyhow::Error) -> bool {
+    let cause = cause.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| {
+        matches!(
+            cause.kind(),
+            ErrorKind::PermissionDenied | ErrorKind::Unsupported
+        )
+    })
 }
 
 fn kill_overdue(children: &mut [Child]) {

@@ -1,8 +1,11 @@
 //! Frames on a child's socket: a length of four bytes, big-endian, and that many bytes.
 
 use std::io::{self, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, recv};
 
 /// The most bytes a frame from a child may have.
 pub(super) const BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -69,6 +72,13 @@ impl<S: Read + Write> Frames<S> {
 }
 
 impl Frames<UnixStream> {
+    /// Whether the child has said nothing that was not read.
+    pub(super) fn is_silent(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        let socket = self.socket.get_ref().as_raw_fd();
+        self.socket.buffer().is_empty() && recv(socket, &mut [0], flags) == Err(nix::Error::EAGAIN)
+    }
+
     /// Bounds how long the child may take to say or to hear something.
     pub(super) fn wait_at_most(&self, time: Duration) -> io::Result<()> {
         let socket = self.socket.get_ref();

@@ -19,6 +19,8 @@ use crate::source::{Hash, Snapshot, SourceError};
 
 /// How long to wait for a sign of a zygote that should have killed its child.
 const SILENCE: Duration = Duration::from_secs(5);
+/// The most time that a child that is kept has for a spec. One that needs more gets a child of its own.
+const KEPT_TIME: Duration = Duration::from_secs(2);
 /// The most different questions a spec may ask.
 const QUESTIONS_MAX: usize = 10_000;
 /// The longest path a spec may ask for.
@@ -27,6 +29,11 @@ const PATH_BYTES_MAX: usize = 4096;
 /// Has the file run and serves the child until it ends; none if the zygote is gone, in which case the
 /// request may be made again to another one.
 pub(super) fn run(means: Means<'_>, tree: &Snapshot<'_>, work: Work<'_>) -> Option<Evaluation> {
+    if work.role == Role::Spec
+        && let Some(evaluation) = attempt_in_kept(means, tree, work)
+    {
+        return Some(evaluation);
+    }
     match attempt(means, tree, work)? {
         // A child that waited for a job may have been killed just before it came.
         Attempt::NotTaken(_) => attempt(means, tree, work).map(Attempt::evaluation),
@@ -45,6 +52,26 @@ impl Attempt {
     fn evaluation(self) -> Evaluation {
         match self {
             Attempt::Done(evaluation) | Attempt::NotTaken(evaluation) => evaluation,
+        }
+    }
+}
+
+/// Has a spec run in a child that is kept, if there is one. None if it did not come to its end: what is wrong is found out in
+/// a child of its own.
+fn attempt_in_kept(means: Means<'_>, tree: &Snapshot<'_>, work: Work<'_>) -> Option<Evaluation> {
+    let time = KEPT_TIME.min(means.config.cpu).min(means.config.deadline);
+    let mut child = means.zygote.begin_in_kept(&job(work), time)?;
+    let mut session = Session::new(Some(means), tree, work);
+    let is_timed = child.frames.wait_at_most(time + SILENCE);
+    session.begin(&mut child.frames, work.role);
+    match is_timed.map(|()| session.serve(&mut child.frames)) {
+        Ok(Ok(Some(last @ Said::Jobs(_)))) => {
+            means.zygote.keep(child);
+            Some(session.concluded(Ok(last), &Status::default(), means.config))
+        }
+        _ => {
+            means.zygote.let_go(child);
+            None
         }
     }
 }
@@ -119,14 +146,17 @@ pub(super) struct Means<'a> {
 
 /// Gives a child the work.
 fn start(means: Means<'_>, work: Work<'_>) -> io::Result<Running> {
-    let job = Job {
+    let child = means.zygote.begin(&job(work))?;
+    child.frames.wait_at_most(means.config.deadline + SILENCE)?;
+    Ok(child)
+}
+
+fn job(work: Work<'_>) -> Job<'_> {
+    Job {
         role: work.role.as_str(),
         path: work.path,
         references: work.detail == Detail::References,
-    };
-    let child = means.zygote.begin(&job)?;
-    child.frames.wait_at_most(means.config.deadline + SILENCE)?;
-    Ok(child)
+    }
 }
 
 struct Session<'a> {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,9 +21,15 @@ use super::frame::Frames;
 use super::{EvalConfig, EvaluatorError};
 
 /// What both sides must agree on; `tw-eval` states its own.
-const PROTOCOL: u32 = 4;
+const PROTOCOL: u32 = 5;
 /// Children that are made ahead of their jobs. One is enough: when it gets its job, the next one is made beside it.
 const SPARES: usize = 1;
+/// From which evaluation on children are kept: to make one takes several times as long as one for a single job.
+const KEPT_FROM: u64 = 3;
+/// How long to wait for a child that is being put back, which takes less than a millisecond.
+const PUT_BACK: Duration = Duration::from_millis(100);
+/// What the zygote says of a kept child that is ready for a job.
+const RESTED: &[u8] = b"{\"rested\":true}\n";
 /// How long the interpreter may take to come up.
 const START: Duration = Duration::from_secs(30);
 /// How long the process may take to end once its control socket is closed.
@@ -57,6 +63,7 @@ struct Begun {
 struct Make {
     child: u64,
     limits: Limits,
+    is_kept: bool,
 }
 
 /// What a child may use.
@@ -83,6 +90,14 @@ struct Spare {
     status: OwnedFd,
 }
 
+/// A child that does one job after the other, between two of them.
+#[derive(Debug)]
+struct Kept {
+    child: Running,
+    /// Whether it has had a job: then it rests soon. To make one takes longer.
+    is_proven: bool,
+}
+
 /// A child that does its job.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -101,6 +116,13 @@ pub(super) struct Zygote {
     limits: Limits,
     /// The oldest first: it is ready soonest.
     spares: Mutex<VecDeque<Spare>>,
+    /// Those that have rested longest first.
+    kept: Mutex<VecDeque<Kept>>,
+    /// How many children may be kept, and how many there are.
+    kept_max: usize,
+    kept_count: AtomicUsize,
+    /// How many files have been run in children that may be kept.
+    asked: AtomicU64,
     /// The number of the next child.
     next: AtomicU64,
     pub(super) python: String,
@@ -148,12 +170,16 @@ impl Zygote {
                 memory_bytes: config.memory_bytes,
             },
             spares: Mutex::default(),
+            kept: Mutex::default(),
+            kept_max: config.in_flight + 1,
+            kept_count: AtomicUsize::new(0),
+            asked: AtomicU64::new(0),
             next: AtomicU64::new(0),
             python: String::new(),
             library: PathBuf::new(),
         };
         // The first child is made as soon as the process is up. What is wrong with it is said by its first word.
-        if let Ok(spare) = zygote.make(None) {
+        if let Ok(spare) = zygote.make(None, false) {
             lock(&zygote.spares).push_back(spare);
         }
         Ok(Launched {
@@ -181,7 +207,7 @@ impl Zygote {
         loop {
             let (spare, is_new) = match self.spare() {
                 Some(spare) => (spare, false),
-                None => (self.make(None)?, true),
+                None => (self.make(None, false)?, true),
             };
             let mut frames = Frames::new(spare.socket);
             match frames.write(&[job.as_bytes()]) {
@@ -199,6 +225,90 @@ impl Zygote {
         }
     }
 
+    /// Gives a job to a child that is kept, if there is one that waits for it, and starts its time. Otherwise there may be one
+    /// next time.
+    pub(super) fn begin_in_kept(&self, job: &Job<'_>, time: Duration) -> Option<Running> {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        let Some(mut child) = self.rested() else {
+            if asked >= KEPT_FROM {
+                self.make_kept();
+            }
+            return None;
+        };
+        let request = Request {
+            begun: Some(Begun {
+                child: child.number,
+                wall_ms: time.as_millis() as u64,
+            }),
+            make: None,
+        };
+        let job = serde_json::to_string(job).ok()?;
+        let given = self
+            .request(&request, &[])
+            .and_then(|()| child.frames.write(&[job.as_bytes()]));
+        match given {
+            Ok(()) => Some(child),
+            Err(_) => {
+                self.let_go(child);
+                None
+            }
+        }
+    }
+
+    /// Keeps a child that has done its job for the next one.
+    pub(super) fn keep(&self, child: Running) {
+        lock(&self.kept).push_back(Kept {
+            child,
+            is_proven: true,
+        });
+    }
+
+    /// Lets go of a child that was kept, which ends it.
+    pub(super) fn let_go(&self, child: Running) {
+        drop(child);
+        self.kept_count.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Has another child made that is kept, unless there are enough.
+    fn make_kept(&self) {
+        let room = |count| (count < self.kept_max).then_some(count + 1);
+        let counted = self
+            .kept_count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
+        if counted.is_err() {
+            return;
+        }
+        match self.make(None, true) {
+            Ok(spare) => lock(&self.kept).push_back(Kept {
+                child: Running {
+                    number: spare.number,
+                    frames: Frames::new(spare.socket),
+                    status: spare.status,
+                },
+                is_proven: false,
+            }),
+            Err(_) => drop(self.kept_count.fetch_sub(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// A kept child that is as it was made, and waits.
+    fn rested(&self) -> Option<Running> {
+        let unready = lock(&self.kept).len();
+        for _ in 0..unready {
+            let kept = lock(&self.kept).pop_front()?;
+            let time = match kept.is_proven {
+                true => PUT_BACK,
+                false => Duration::ZERO,
+            };
+            match kept.child.rests(time) {
+                Some(true) => return Some(kept.child),
+                Some(false) => lock(&self.kept).push_back(kept),
+                None => self.let_go(kept.child),
+            }
+        }
+        None
+    }
+
     /// Starts the time of a child, and has the next one made beside it.
     pub(super) fn begun(&self, child: &Running, time: Duration) -> io::Result<()> {
         let begun = Begun {
@@ -207,7 +317,7 @@ impl Zygote {
         };
         let mut spares = lock(&self.spares);
         if spares.len() < SPARES {
-            spares.push_back(self.make(Some(begun))?);
+            spares.push_back(self.make(Some(begun), false)?);
             return Ok(());
         }
         let request = Request {
@@ -229,13 +339,14 @@ impl Zygote {
     }
 
     /// Asks for a child. Whoever has it may speak to it at once.
-    fn make(&self, begun: Option<Begun>) -> io::Result<Spare> {
+    fn make(&self, begun: Option<Begun>, is_kept: bool) -> io::Result<Spare> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (socket, theirs) = UnixStream::pair()?;
         let (status, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let make = Make {
             child: number,
             limits: self.limits,
+            is_kept,
         };
         let request = Request {
             begun,
@@ -273,6 +384,21 @@ impl Spare {
     fn is_waiting(&self) -> bool {
         let mut polled = [PollFd::new(self.status.as_fd(), PollFlags::POLLIN)];
         poll(&mut polled, PollTimeout::ZERO) == Ok(0)
+    }
+}
+
+impl Running {
+    /// Whether a kept child rests, or does so within `time`; none if it is of no use any more.
+    fn rests(&self, time: Duration) -> Option<bool> {
+        let mut polled = [PollFd::new(self.status.as_fd(), PollFlags::POLLIN)];
+        let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+        if poll(&mut polled, time).ok()? == 0 {
+            return Some(false);
+        }
+        // A line comes in one piece. What it has said after its last word would be taken for an answer to the next job.
+        let mut line = [0; 256];
+        let length = nix::unistd::read(&self.status, &mut line).ok()?;
+        (&line[..length] == RESTED && self.frames.is_silent()).then_some(true)
     }
 }
 

@@ -9,6 +9,7 @@ mod errors;
 mod evaluate;
 mod examples;
 mod imports;
+mod kept;
 mod policy;
 mod reference;
 mod rewrites;

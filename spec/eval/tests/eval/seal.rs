@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Repo, config, evaluator, own_evaluator};
+use crate::support::{Repo, children_of, config, evaluator, own_evaluator};
 use tw_model::Code;
 use tw_spec::{Detail, EvalConfig, Evaluator, SpecError};
 
@@ -267,14 +267,6 @@ fn a_killed_evaluator_is_started_again() {
         .expect("an answer");
     assert_eq!(evaluation.error, None);
     assert_ne!(evaluator.process_id().expect("a process"), before);
-}
-
-/// The children of a process.
-fn children_of(process: u32) -> Vec<Pid> {
-    let listed = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
-    let listed = listed.expect("a kernel that lists children");
-    let number = |word: &str| Pid::from_raw(word.parse().expect("a number"));
-    listed.split_whitespace().map(number).collect()
 }
 
 /// Waits until the next child has been made.

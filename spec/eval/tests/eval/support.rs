@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tw_spec::{EvalConfig, Evaluator, Outcome, RenderOptions, Source, evaluate, render_errors};
 
@@ -115,4 +116,12 @@ pub(crate) fn own_evaluator() -> Evaluator {
 /// The errors as a person sees them.
 pub(crate) fn rendered(outcome: &Outcome) -> String {
     render_errors(&outcome.errors, RenderOptions::default())
+}
+
+/// The children of a process.
+pub(crate) fn children_of(process: u32) -> Vec<Pid> {
+    let listed = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+    let listed = listed.expect("a kernel that lists children");
+    let number = |word: &str| Pid::from_raw(word.parse().expect("a number"));
+    listed.split_whitespace().map(number).collect()
 }
