@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help deps build demo up test test-long fuzz bench bench-eval bench-review bench-limits bench-allocate bench-start lint lint-code docs
+.PHONY: help deps build demo up test test-long fuzz bench bench-eval bench-review bench-limits bench-allocate bench-start bench-burst lint lint-code docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ bench-allocate: deps ## Measure placement and durable placement; TW_TRACES=DIR a
 bench-start: deps ## Measure task starts beside other container runtimes (root, about two minutes)
 	@.ci/bench-peers
 	@cargo bench -q -p tw-agent --bench start
+
+bench-burst: deps ## Measure 1,000 tasks from `tw apply` until all run, through a controller and two agents (root)
+	@cargo build -q --release -p tw -p tw-agent -p tw-eval --bins
+	@core/cli/benches/burst/run
 
 lint-code: deps ## Check format and lints
 	cargo fmt --all --check

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tw_api::{
     AgentEvent, ClientError, Heartbeat, HeartbeatReply, MachineSample, PROTO, Register, Registered,
 };
-use tw_model::Code;
+use tw_model::{Code, Millis};
 
 use super::resource::SAMPLE_EVERY;
 use super::{Agent, session, strain, task};
@@ -65,6 +65,7 @@ async fn register(agent: &Agent) -> Result<Registered, LinkError> {
             agent.users,
             agent.volumes.has_snapshots(),
         ),
+        uptime: Millis(boot_ms()),
         reports: agent.reports.newest(),
     };
     Ok(agent.client.post("/v1/agents/register", &request).await?)

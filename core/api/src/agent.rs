@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    Capacity, Endpoint, JobId, JobSpec, MachineFacts, MachineId, TaskId, TaskRecord, TaskReport,
-    TaskUsage, Timestamp, UsageSum, Version,
+    Capacity, Endpoint, JobId, JobSpec, MachineFacts, MachineId, Millis, TaskId, TaskRecord,
+    TaskReport, TaskUsage, Timestamp, UsageSum, Version,
 };
 
 use crate::SessionRequest;
@@ -26,6 +26,10 @@ pub struct Register {
     pub agent: String,
     pub capacity: Capacity,
     pub facts: MachineFacts,
+    /// How long the machine has been up, its sleep included: later registrations of a boot say more. 0 from an agent
+    /// that does not say.
+    #[serde(rename = "uptime_ms", default)]
+    pub uptime: Millis,
     /// The newest report of every task that the agent holds.
     pub reports: Vec<TaskReport>,
 }

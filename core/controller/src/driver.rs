@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
 use tracing::Span;
 use tw_api::ErrorBody;
 use tw_model::{Code, MachineId, Millis, Record};
@@ -39,6 +39,8 @@ use request::{Plans, Reply, Request};
 const REQUESTS_MAX: usize = 1024;
 /// How many transactions may wait for the store before no more is decided.
 const QUEUED_MAX: usize = 4096;
+/// How often the rows of every job are looked at, due or not. Below a tenth of a second for a million tasks.
+const AUDIT_EVERY: Duration = Duration::from_secs(60);
 /// The wait before decisions begin anew after a failed commit.
 const RECOVERY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -107,12 +109,15 @@ impl Core {
     pub(crate) async fn run(mut self) -> Result<(), RunError> {
         let mut ticks = interval(self.tick_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut audits = interval_at(Instant::now() + AUDIT_EVERY, AUDIT_EVERY);
+        audits.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let room = self.queued.len() < QUEUED_MAX;
             tokio::select! {
                 biased;
                 Some(answered) = self.queued.next() => self.answered(answered).await?,
                 _ = ticks.tick(), if room => self.tick(),
+                _ = audits.tick(), if room => self.audit(),
                 request = self.inbox.recv(), if room => match request {
                     Some(request) => self.serve(request),
                     None => break,
@@ -141,6 +146,16 @@ impl Core {
             self.commit(decision.txns, None);
         }
         let decision = self.step(&Event::Tick);
+        self.commit(decision.txns, None);
+    }
+
+    /// Looks at the rows of every job, as ticks look at those alone that an index names.
+    fn audit(&mut self) {
+        let decision = self.step(&Event::Audit);
+        let rows: usize = decision.txns.iter().map(|txn| txn.ops.len()).sum();
+        if rows > 0 {
+            tracing::info!(rows, "an audit of all jobs found something to do");
+        }
         self.commit(decision.txns, None);
     }
 
@@ -284,8 +299,8 @@ fn encode(txn: &Txn) -> tw_store::Txn {
     let mut encoded = tw_store::Txn::new();
     for op in &txn.ops {
         encoded = match op {
-            Op::Put(record) => encoded.put(record.key().to_string(), record.encode()),
-            Op::Delete(key) => encoded.delete(key.to_string()),
+            Op::Put(record) => encoded.put(record.key().text(), record.encode()),
+            Op::Delete(key) => encoded.delete(key.text()),
         };
     }
     encoded

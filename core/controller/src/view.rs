@@ -25,7 +25,7 @@ pub(crate) struct View {
 pub(crate) struct JobView {
     pub(crate) record: Option<JobRecord>,
     pub(crate) versions: BTreeMap<Version, Arc<VersionRecord>>,
-    pub(crate) tasks: BTreeMap<(u32, Incarnation), TaskRecord>,
+    pub(crate) tasks: BTreeMap<(u32, Incarnation), Arc<TaskRecord>>,
     pub(crate) events: BTreeMap<u64, Arc<EventRecord>>,
 }
 
@@ -67,7 +67,6 @@ impl View {
                 self.machines.insert(row.id.clone(), row);
             }
             Record::Event(row) => {
-                let row = Arc::new(row);
                 touched.events.push(Arc::clone(&row));
                 let job = self.jobs.entry(row.job.clone()).or_default();
                 job.events.insert(row.seq, row);
@@ -83,7 +82,7 @@ impl View {
         }
     }
 
-    fn put_task(&mut self, row: TaskRecord, touched: &mut Touched) {
+    fn put_task(&mut self, row: Arc<TaskRecord>, touched: &mut Touched) {
         let id = row.id.clone();
         touched.jobs.insert(id.job.clone());
         if let Some(machine) = &row.machine {
@@ -94,7 +93,7 @@ impl View {
         let job = self.jobs.entry(id.job.clone()).or_default();
         let before = job.tasks.insert((id.index, id.incarnation), row);
         let now = &job.tasks[&(id.index, id.incarnation)].machine;
-        if let Some(old) = before.and_then(|row| row.machine)
+        if let Some(old) = before.and_then(|row| row.machine.clone())
             && now.as_ref() != Some(&old)
         {
             self.release(&old, &id, touched);
@@ -113,7 +112,7 @@ impl View {
                 let mut machine = None;
                 self.change_job(&id.job, |job| {
                     let gone = job.tasks.remove(&(id.index, id.incarnation));
-                    machine = gone.and_then(|row| row.machine);
+                    machine = gone.and_then(|row| row.machine.clone());
                 });
                 if let Some(machine) = machine {
                     self.release(&machine, id, touched);
@@ -164,7 +163,7 @@ impl View {
 
     pub(crate) fn task(&self, id: &TaskId) -> Option<&TaskRecord> {
         let job = self.jobs.get(&id.job)?;
-        job.tasks.get(&(id.index, id.incarnation))
+        job.tasks.get(&(id.index, id.incarnation)).map(Arc::as_ref)
     }
 
     pub(crate) fn machine(&self, id: &MachineId) -> Option<&MachineRecord> {

@@ -94,14 +94,25 @@ impl JobId {
     pub fn new(namespace: Name, name: Name) -> JobId {
         JobId { namespace, name }
     }
+
+    fn text(&self) -> String {
+        let mut text = String::with_capacity(64);
+        self.write_to(&mut text);
+        text
+    }
+
+    fn write_to(&self, text: &mut String) {
+        if self.namespace.as_str() != DEFAULT_NAMESPACE {
+            text.push_str(self.namespace.as_str());
+            text.push('/');
+        }
+        text.push_str(self.name.as_str());
+    }
 }
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.namespace.as_str() {
-            DEFAULT_NAMESPACE => f.pad(self.name.as_str()),
-            namespace => f.pad(&format!("{namespace}/{}", self.name)),
-        }
+        f.pad(&self.text())
     }
 }
 
@@ -139,6 +150,16 @@ impl TaskId {
         )
     }
 
+    fn text(&self) -> String {
+        let mut text = String::with_capacity(64);
+        self.job.write_to(&mut text);
+        text.push('.');
+        write_number(&mut text, u64::from(self.index), 1);
+        text.push('#');
+        write_number(&mut text, self.incarnation, 1);
+        text
+    }
+
     /// Reads what [`TaskId::folder_name`] wrote.
     pub fn from_folder_name(text: &str) -> Option<TaskId> {
         let mut parts = text.split('.');
@@ -153,7 +174,7 @@ impl TaskId {
 
 impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}.{}#{}", self.job, self.index, self.incarnation))
+        f.pad(&self.text())
     }
 }
 
@@ -178,7 +199,7 @@ macro_rules! as_text {
     ($name:ident) => {
         impl Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                serializer.serialize_str(&self.text())
             }
         }
 
@@ -197,6 +218,22 @@ macro_rules! as_text {
 as_text!(JobId);
 as_text!(TaskId);
 
+/// Writes a number with at least so many digits. Keys and ids are written for every row that is stored, for which the
+/// formatting of the standard library takes several times as long.
+pub(crate) fn write_number(text: &mut String, number: u64, digits: usize) {
+    let mut buffer = [b'0'; 20];
+    let mut first = buffer.len();
+    let mut left = number;
+    while left > 0 || first + digits > buffer.len() {
+        first -= 1;
+        buffer[first] = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+    buffer[first..]
+        .iter()
+        .for_each(|digit| text.push(char::from(*digit)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,6 +244,17 @@ mod tests {
             let id: TaskId = text.parse().unwrap();
             assert_eq!(id.to_string(), text);
             assert_eq!(TaskId::from_folder_name(&id.folder_name()), Some(id));
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_the_standard_library_writes_them() {
+        for number in [0, 7, 10, 99, 1_234_567_890, 12_345_678_901, u64::MAX] {
+            for digits in [1, 10, 20] {
+                let mut text = String::new();
+                write_number(&mut text, number, digits);
+                assert_eq!(text, format!("{number:0digits$}"));
+            }
         }
     }
 

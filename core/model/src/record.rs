@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::write_number;
 use crate::{
     AllowanceRecord, Bytes, Cores, Exit, Incarnation, JobId, JobSpec, MachineId, Millis, Name,
     PlanRecord, Remedy, RepositoryRecord, TaskId, Timestamp, Version,
@@ -548,6 +549,10 @@ pub struct MachineIdentity {
     pub ended_below: u64,
     /// The first epoch of this agent's state folder. Of what was placed before, this agent knows nothing.
     pub agent_since: u64,
+    /// How long its boot had lasted when the agent registered last. What it sent before that is late; 0 from an agent
+    /// that does not say.
+    #[serde(rename = "registered_uptime_ms", default)]
+    pub uptime: Millis,
 }
 
 impl MachineRecord {
@@ -621,9 +626,9 @@ pub struct EventRecord {
 pub enum Record {
     Job(JobRecord),
     Version(Arc<VersionRecord>),
-    Task(TaskRecord),
+    Task(Arc<TaskRecord>),
     Machine(MachineRecord),
-    Event(EventRecord),
+    Event(Arc<EventRecord>),
     Repository(Arc<RepositoryRecord>),
     Plan(Arc<PlanRecord>),
     Allowance(Arc<AllowanceRecord>),
@@ -671,17 +676,20 @@ impl Record {
 
     /// The stored bytes: JSON.
     pub fn encode(&self) -> Vec<u8> {
-        let encoded = match self {
-            Record::Job(row) => serde_json::to_vec(row),
-            Record::Version(row) => serde_json::to_vec(row),
-            Record::Task(row) => serde_json::to_vec(row),
-            Record::Machine(row) => serde_json::to_vec(row),
-            Record::Event(row) => serde_json::to_vec(row),
-            Record::Repository(row) => serde_json::to_vec(row),
-            Record::Plan(row) => serde_json::to_vec(row),
-            Record::Allowance(row) => serde_json::to_vec(row),
+        // Most rows are of tasks, and those are about so long.
+        let mut bytes = Vec::with_capacity(384);
+        let written = match self {
+            Record::Job(row) => serde_json::to_writer(&mut bytes, row),
+            Record::Version(row) => serde_json::to_writer(&mut bytes, row),
+            Record::Task(row) => serde_json::to_writer(&mut bytes, row),
+            Record::Machine(row) => serde_json::to_writer(&mut bytes, row),
+            Record::Event(row) => serde_json::to_writer(&mut bytes, row),
+            Record::Repository(row) => serde_json::to_writer(&mut bytes, row),
+            Record::Plan(row) => serde_json::to_writer(&mut bytes, row),
+            Record::Allowance(row) => serde_json::to_writer(&mut bytes, row),
         };
-        encoded.expect("records hold nothing that JSON cannot")
+        written.expect("records hold nothing that JSON cannot");
+        bytes
     }
 
     pub fn decode(key: &str, bytes: &[u8]) -> Result<Record, RecordError> {
@@ -708,27 +716,47 @@ impl Record {
     }
 }
 
-impl std::fmt::Display for RecordKey {
+impl RecordKey {
     /// The key in the store. Numbers are padded so that key order is number order.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let place = |job: &JobId| format!("{}/{}", job.namespace, job.name);
+    pub fn text(&self) -> String {
+        let mut text = String::with_capacity(96);
         match self {
-            RecordKey::Job(job) => write!(f, "job/{}", place(job)),
-            RecordKey::Version(job, version) => write!(f, "version/{}/{version:010}", place(job)),
-            RecordKey::Task(task) => {
-                write!(
-                    f,
-                    "task/{}/{:010}/{:010}",
-                    place(&task.job),
-                    task.index,
-                    task.incarnation
-                )
+            RecordKey::Job(job) => write_place(&mut text, "job", job, &[]),
+            RecordKey::Version(job, version) => {
+                write_place(&mut text, "version", job, &[*version]);
             }
-            RecordKey::Machine(machine) => write!(f, "machine/{machine}"),
-            RecordKey::Event(job, seq) => write!(f, "event/{}/{seq:010}", place(job)),
-            RecordKey::Repository(name) => write!(f, "repository/{name}"),
-            RecordKey::Plan(digest) => write!(f, "plan/{digest}"),
-            RecordKey::Allowance(name) => write!(f, "allowance/{name}"),
+            RecordKey::Task(task) => {
+                let numbers = [u64::from(task.index), task.incarnation];
+                write_place(&mut text, "task", &task.job, &numbers);
+            }
+            RecordKey::Event(job, seq) => write_place(&mut text, "event", job, &[*seq]),
+            RecordKey::Machine(machine) => write_named(&mut text, "machine", machine.as_str()),
+            RecordKey::Repository(name) => write_named(&mut text, "repository", name.as_str()),
+            RecordKey::Plan(digest) => write_named(&mut text, "plan", digest),
+            RecordKey::Allowance(name) => write_named(&mut text, "allowance", name.as_str()),
         }
+        text
+    }
+}
+
+fn write_named(text: &mut String, kind: &str, name: &str) {
+    text.push_str(kind);
+    text.push('/');
+    text.push_str(name);
+}
+
+fn write_place(text: &mut String, kind: &str, job: &JobId, numbers: &[u64]) {
+    write_named(text, kind, job.namespace.as_str());
+    text.push('/');
+    text.push_str(job.name.as_str());
+    for number in numbers {
+        text.push('/');
+        write_number(text, *number, 10);
+    }
+}
+
+impl std::fmt::Display for RecordKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text())
     }
 }

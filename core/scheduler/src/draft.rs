@@ -12,7 +12,8 @@ use tw_model::{
 
 use crate::fleet::{Fleet, Room, Slot};
 use crate::overlay::Overlay;
-use crate::{JobState, Op, State, Txn, txn};
+use crate::txn::Portions;
+use crate::{JobState, Op, State, Txn};
 
 /// The longest free text in a row, in bytes.
 pub(crate) const REASON_BYTES_MAX: usize = 500;
@@ -177,7 +178,7 @@ impl<'a> Draft<'a> {
         let before = old.and_then(|old| job.state.reservation(old));
         let after = job.state.reservation(&row);
         job.tasks.insert(key, Fate::Put);
-        job.state.put_task(Arc::new(row));
+        job.state.put_task(Arc::new(row), None);
         if before == after {
             return;
         }
@@ -350,7 +351,7 @@ impl Parts {
                         false if stays => &mut self.staying,
                         false => &mut self.beginning,
                     };
-                    part.push(Op::Put(Record::Task(Arc::unwrap_or_clone(row))));
+                    part.push(Op::Put(Record::Task(row)));
                 }
                 _ => {
                     self.deletes.push(Op::Delete(RecordKey::Task(task)));
@@ -359,7 +360,7 @@ impl Parts {
         }
         let events = job.events.into_iter();
         self.events
-            .extend(events.map(|row| Op::Put(Record::Event(row))));
+            .extend(events.map(|row| Op::Put(Record::Event(Arc::new(row)))));
         let over = job.events_over.into_iter();
         self.deletes
             .extend(over.map(|seq| Op::Delete(RecordKey::Event(id.clone(), seq))));
@@ -372,18 +373,19 @@ impl Parts {
     }
 
     fn into_txns(self) -> Vec<Txn> {
-        let single = |ops: Vec<Op>| ops.into_iter().map(|op| vec![op]);
-        let tasks = single(self.ending)
-            .chain(single(self.staying))
-            .chain(single(self.beginning));
-        txn::split(
-            single(self.machines)
-                .chain(self.headers)
-                .chain(tasks)
-                .chain(single(self.events))
-                .chain(single(self.deletes))
-                .chain(single(self.review)),
-        )
+        let tasks = [self.ending, self.staying, self.beginning];
+        let rest = [self.events, self.deletes, self.review];
+        let single = tasks.iter().chain(&rest).map(Vec::len).sum::<usize>();
+        let together = self.headers.iter().map(Vec::len).sum::<usize>();
+        let mut portions = Portions::of(self.machines.len() + together + single);
+        portions.add(self.machines);
+        for header in self.headers {
+            portions.add_together(header);
+        }
+        for ops in tasks.into_iter().chain(rest) {
+            portions.add(ops);
+        }
+        portions.into_txns()
     }
 }
 

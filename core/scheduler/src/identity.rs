@@ -3,6 +3,9 @@
 //! A machine is known by its name. Its boot id tells a restart, after which nothing of before runs; the mark of the
 //! agent's state folder tells another agent, which knows nothing of what the one before it has started. Two that go by
 //! one name at the same time would end each other's tasks, so the second is refused while the first is heard.
+//!
+//! What an agent says when it registers is all that it holds, so a registration that was long on its way, or that
+//! arrives twice, would deny the tasks that were begun since. How long the boot has lasted tells which one is newer.
 
 use tw_model::{
     Bytes, Capacity, Code, Cores, FORMER_BOOTS_KEPT, MachineIdentity, MachineRecord, MachineState,
@@ -55,6 +58,17 @@ pub(crate) fn compare(
             "two machines go by this name: give one of them another --name",
         ));
     }
+    let (last, this) = (known.identity.uptime, said.identity.uptime);
+    if known.boot_id == said.boot_id && this != Millis(0) && this <= last {
+        return Err(Refusal::new(
+            Code::AgentIdentity,
+            format!(
+                "machine {id} registered when it had been up for {} ms, and this was said at {} ms",
+                last.0, this.0
+            ),
+            "a message that comes late is of no use; a machine that was set back to a snapshot has to restart",
+        ));
+    }
     let (ours, theirs) = (&known.identity.agent, &said.identity.agent);
     let standing = match known.boot_id == said.boot_id {
         false => Standing::Rebooted,
@@ -98,6 +112,7 @@ pub(crate) fn follow(
         }
         Standing::OtherAgent => identity.agent_since = next,
     }
+    identity.uptime = said.identity.uptime;
     if !said.identity.agent.is_empty() {
         identity.agent.clone_from(&said.identity.agent);
     }

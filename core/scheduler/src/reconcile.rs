@@ -166,6 +166,11 @@ impl Surplus<'_> {
         }
     }
 
+    /// Whether tasks of an index may be too many; where it is false, none is.
+    pub(crate) fn may_hold(&self, index: u32) -> bool {
+        self.scheduled || index >= self.wanted
+    }
+
     pub(crate) fn holds(&self, row: &TaskRecord) -> bool {
         let beyond = || row.id.index >= self.wanted && !rollout::is_extra(self.job, row);
         if !self.scheduled {

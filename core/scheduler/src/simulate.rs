@@ -131,10 +131,12 @@ pub enum Sabotage {
     LeavePart,
     /// Old tasks end before the new ones serve that run beside them.
     EvictBeforeSurge,
+    /// What an agent said when it registered is believed however late it comes.
+    LateRegistration,
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 33] = [
+    pub const ALL: [Sabotage; 34] = [
         Sabotage::ReplyBeforeDurable,
         Sabotage::PublishBeforeDurable,
         Sabotage::LostCommit,
@@ -168,6 +170,7 @@ impl Sabotage {
         Sabotage::ForgetFlaps,
         Sabotage::LeavePart,
         Sabotage::EvictBeforeSurge,
+        Sabotage::LateRegistration,
     ];
 }
 

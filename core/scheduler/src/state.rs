@@ -5,25 +5,57 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tw_model::{
-    AllowanceRecord, EventRecord, Incarnation, JobId, JobRecord, JobSpec, Kind, MachineId,
+    AllowanceRecord, Desired, EventRecord, Incarnation, JobId, JobRecord, JobSpec, Kind, MachineId,
     MachineRecord, Name, PlanRecord, Record, RecordKey, RepositoryRecord, RunRecord, TaskId,
     TaskRecord, TaskState, Timestamp, Version, VersionRecord,
 };
 
 use crate::alarms::alarm;
-use crate::fleet::{Fleet, Reserved};
+use crate::fleet::{Fleet, Reserved, Slot};
 use crate::neighbours::shunned;
 use crate::preempt;
 use crate::ranked::Ranked;
 use crate::unsettled::unsettled;
 use crate::{Op, Txn};
 
-/// A row of a task. Its state stands beside it, as most looks at a job want few of its rows.
+/// A row of a task. What is asked of every task of a cluster stands beside it, in one piece with that of the job's
+/// other tasks: a look at the row itself, at its machine's name and at the machine costs several times as much.
 #[derive(Clone, Debug)]
-struct Held {
-    state: TaskState,
-    row: Arc<TaskRecord>,
+pub(crate) struct Held {
+    pub(crate) row: Arc<TaskRecord>,
+    pub(crate) version: Version,
+    pub(crate) machine_epoch: u64,
+    /// The place of its machine; none of a task without one, of a machine that is unknown yet, and in a draft.
+    slot: Option<Slot>,
+    pub(crate) state: TaskState,
+    pub(crate) desired: Desired,
 }
+
+impl Held {
+    fn new(row: Arc<TaskRecord>, slot: Option<Slot>) -> Held {
+        Held {
+            version: row.version,
+            machine_epoch: row.machine_epoch,
+            slot,
+            state: row.state,
+            desired: row.desired,
+            row,
+        }
+    }
+
+    /// The machine of the task, if it has one; `Err` where that is not known.
+    pub(crate) fn slot(&self, fleet: &Fleet) -> Result<Option<Slot>, UnknownMachine> {
+        if self.slot.is_some() {
+            return Ok(self.slot);
+        }
+        let machine = self.row.machine.as_ref();
+        let slot = machine.map(|machine| fleet.slot(machine).ok_or(UnknownMachine));
+        slot.transpose()
+    }
+}
+
+/// A task is on a machine of which there is no row.
+pub(crate) struct UnknownMachine;
 
 /// One job with its versions and tasks.
 #[derive(Clone, Debug)]
@@ -77,6 +109,11 @@ impl JobState {
         self.tasks.values().map(|held| held.row.as_ref())
     }
 
+    /// The same with what stands beside the rows, each by its index.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (u32, &Held)> {
+        self.tasks.iter().map(|((index, _), held)| (*index, held))
+    }
+
     /// The rows of tasks that have not ended, in the same order.
     pub fn live(&self) -> impl Iterator<Item = &TaskRecord> {
         self.tasks_where(|state| !state.is_terminal())
@@ -110,10 +147,15 @@ impl JobState {
 
     /// The newest row of each index that ever had one.
     pub fn latest_of_each(&self) -> impl Iterator<Item = &TaskRecord> {
-        let mut rows = self.tasks().peekable();
+        self.latest_held().map(|(_, held)| held.row.as_ref())
+    }
+
+    /// The same with what stands beside the rows, each by its index.
+    pub(crate) fn latest_held(&self) -> impl Iterator<Item = (u32, &Held)> {
+        let mut rows = self.held().peekable();
         std::iter::from_fn(move || {
             let mut row = rows.next()?;
-            while let Some(newer) = rows.next_if(|next| next.id.index == row.id.index) {
+            while let Some(newer) = rows.next_if(|next| next.0 == row.0) {
                 row = newer;
             }
             Some(row)
@@ -170,7 +212,12 @@ impl JobState {
 
     /// The spec of a task's own version; that of the job where the version is gone.
     pub fn spec_of(&self, row: &TaskRecord) -> &Arc<JobSpec> {
-        match self.versions.get(&row.version) {
+        self.spec_at(row.version)
+    }
+
+    /// The spec of a version; that of the job where the version is gone.
+    pub(crate) fn spec_at(&self, version: Version) -> &Arc<JobSpec> {
+        match self.versions.get(&version) {
             Some(version) => &version.spec,
             None => self.spec(),
         }
@@ -195,10 +242,11 @@ impl JobState {
         Some((machine, reserved))
     }
 
-    pub(crate) fn put_task(&mut self, row: Arc<TaskRecord>) {
-        let (key, state) = ((row.id.index, row.id.incarnation), row.state);
-        self.pending += usize::from(state == TaskState::Pending);
-        let old = self.tasks.insert(key, Held { state, row });
+    /// Puts in the row of a task, with the place of its machine as far as it is known.
+    pub(crate) fn put_task(&mut self, row: Arc<TaskRecord>, slot: Option<Slot>) {
+        let key = (row.id.index, row.id.incarnation);
+        self.pending += usize::from(row.state == TaskState::Pending);
+        let old = self.tasks.insert(key, Held::new(row, slot));
         self.forget_pending(old.as_ref());
     }
 
@@ -404,7 +452,8 @@ impl State {
                 .versions
                 .values()
                 .map(|row| Record::Version(row.clone()));
-            let tasks = job.tasks().cloned().map(Record::Task);
+            let tasks = job.held();
+            let tasks = tasks.map(|(_, held)| Record::Task(held.row.clone()));
             std::iter::once(Record::Job(job.row.clone()))
                 .chain(versions)
                 .chain(tasks)
@@ -414,7 +463,7 @@ impl State {
         let repositories = self.repositories.values().cloned();
         let plans = self.plans.values().cloned();
         jobs.chain(machines)
-            .chain(events.map(|row| Record::Event((**row).clone())))
+            .chain(events.map(|row| Record::Event(row.clone())))
             .chain(repositories.map(Record::Repository))
             .chain(plans.map(Record::Plan))
             .chain(self.allowances.values().cloned().map(Record::Allowance))
@@ -428,12 +477,12 @@ impl State {
                 let job = self.job(&row.job);
                 job.and_then(|job| job.version(row.version)) == Some(row)
             }
-            Record::Task(row) => self.task(&row.id) == Some(row),
+            Record::Task(row) => self.task(&row.id) == Some(row.as_ref()),
             Record::Machine(row) => self.machine(&row.id) == Some(row),
             Record::Event(row) => {
                 let of_job = self.events.get(&row.job);
                 let event = of_job.and_then(|events| events.get(&row.seq));
-                event.map(Arc::as_ref) == Some(row)
+                event == Some(row)
             }
             Record::Repository(row) => self.repositories.get(&row.name) == Some(row),
             Record::Plan(row) => self.plans.get(&row.digest) == Some(row),
@@ -548,7 +597,7 @@ impl State {
             Record::Machine(row) => self.fleet.put_machine(Arc::new(row)),
             Record::Event(row) => {
                 let of_job = self.events.entry(row.job.clone()).or_default();
-                of_job.insert(row.seq, Arc::new(row));
+                of_job.insert(row.seq, row);
             }
             Record::Repository(row) => {
                 self.repositories.insert(row.name.clone(), row);
@@ -576,22 +625,23 @@ impl State {
         }
     }
 
-    fn put_task(&mut self, row: TaskRecord) {
+    fn put_task(&mut self, row: Arc<TaskRecord>) {
         let Some(job) = self.jobs.get_mut(&row.id.job) else {
             return;
         };
         let old = job.task(row.id.index, row.id.incarnation);
-        let before = old.and_then(|old| old.machine.clone());
-        let after = job.reservation(&row);
-        if let Some(slot) = before.and_then(|machine| self.fleet.slot(&machine)) {
+        let before = old.and_then(|old| self.fleet.slot(old.machine.as_ref()?));
+        let slot = row.machine.as_ref();
+        let slot = slot.and_then(|machine| self.fleet.slot(machine));
+        if let Some(slot) = before {
             self.fleet.release(slot, &row.id);
         }
-        if let Some((machine, reserved)) = after
-            && let Some(slot) = self.fleet.slot(&machine)
+        if let Some(slot) = slot
+            && let Some(reserved) = job.reservation(&row)
         {
-            self.fleet.reserve(slot, &row.id, reserved);
+            self.fleet.reserve(slot, &row.id, reserved.1);
         }
-        job.put_task(Arc::new(row));
+        job.put_task(row, slot);
     }
 
     fn delete(&mut self, key: &RecordKey) {

@@ -109,6 +109,7 @@ fn is_alike(one: &Arc<JobSpec>, other: &Arc<JobSpec>) -> bool {
     Arc::ptr_eq(one, other) || same()
 }
 
-fn has_failed(row: &TaskRecord) -> bool {
+/// Whether a task ended in a way that speaks against its machine, as far as it was the job itself.
+pub(crate) fn has_failed(row: &TaskRecord) -> bool {
     row.state == TaskState::Failed && reconcile::ended_by_itself(row) || remedy::was_ended(row)
 }

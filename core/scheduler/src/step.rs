@@ -80,6 +80,8 @@ pub enum Event {
         facts: Box<MachineFacts>,
         /// How long ago the machine was heard of; none where this controller never did.
         heard_ago: Option<Millis>,
+        /// How long its boot had lasted when it said so; 0 where it does not say.
+        uptime: Millis,
         /// The newest report of every task that the agent holds.
         reports: Vec<TaskReport>,
     },
@@ -260,6 +262,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             capacity,
             facts,
             heard_ago,
+            uptime,
             reports,
         } => {
             let row = MachineRecord {
@@ -276,6 +279,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
                 spared_until: None,
                 identity: Box::new(MachineIdentity {
                     agent: agent.clone(),
+                    uptime: *uptime,
                     ..MachineIdentity::default()
                 }),
             };

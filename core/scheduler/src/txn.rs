@@ -47,25 +47,58 @@ pub struct Txn {
     pub ops: Vec<Op>,
 }
 
-/// Cuts groups of operations into transactions without cutting a group, unless a group alone is too large.
+/// Cuts operations into transactions, keeping those together that belong together unless they alone are too many.
 ///
-/// The caller orders the groups so that every prefix is a valid state.
-pub(crate) fn split(groups: impl IntoIterator<Item = Vec<Op>>) -> Vec<Txn> {
-    let mut txns = Vec::new();
-    let mut open = Txn::default();
-    let mut bytes = 0;
-    for group in groups {
-        let size: usize = group.iter().map(Op::bytes).sum();
-        let full = open.ops.len() + group.len() > TXN_OPS_MAX || bytes + size > TXN_BYTES_MAX;
-        if full && !open.ops.is_empty() {
-            txns.push(std::mem::take(&mut open));
-            bytes = 0;
+/// The caller adds them in such an order that every prefix is a valid state.
+pub(crate) struct Portions {
+    full: Vec<Txn>,
+    open: Vec<Op>,
+    bytes: usize,
+    /// How many operations are still to come.
+    left: usize,
+}
+
+impl Portions {
+    /// Portions of so many operations altogether.
+    pub(crate) fn of(ops: usize) -> Portions {
+        Portions {
+            full: Vec::new(),
+            open: Vec::with_capacity(ops.min(TXN_OPS_MAX)),
+            bytes: 0,
+            left: ops,
         }
-        open.ops.extend(group);
-        bytes += size;
     }
-    if !open.ops.is_empty() {
-        txns.push(open);
+
+    /// Adds operations of which each may be the last of its transaction.
+    pub(crate) fn add(&mut self, ops: Vec<Op>) {
+        for op in ops {
+            self.make_room(1, op.bytes());
+            self.open.push(op);
+        }
     }
-    txns
+
+    /// Adds operations that belong together.
+    pub(crate) fn add_together(&mut self, ops: Vec<Op>) {
+        self.make_room(ops.len(), ops.iter().map(Op::bytes).sum());
+        self.open.extend(ops);
+    }
+
+    pub(crate) fn into_txns(mut self) -> Vec<Txn> {
+        if !self.open.is_empty() {
+            self.full.push(Txn { ops: self.open });
+        }
+        self.full
+    }
+
+    fn make_room(&mut self, ops: usize, bytes: usize) {
+        let full = self.open.len() + ops > TXN_OPS_MAX || self.bytes + bytes > TXN_BYTES_MAX;
+        if full && !self.open.is_empty() {
+            let next = Vec::with_capacity(self.left.min(TXN_OPS_MAX));
+            let ops = std::mem::replace(&mut self.open, next);
+            self.full.push(Txn { ops });
+            self.bytes = 0;
+        }
+        self.bytes += bytes;
+        self.left = self.left.saturating_sub(ops);
+    }
 }

@@ -7,14 +7,14 @@
 use std::collections::BTreeSet;
 
 use tw_model::{
-    Desired, ENDED_TASKS_KEPT, JobId, Kind, Requires, RolloutState, TaskRecord, TaskState,
-    Timestamp, Version,
+    Desired, ENDED_TASKS_KEPT, JobId, Kind, Requires, RolloutState, TaskState, Timestamp, Version,
 };
 
 use crate::draft::Draft;
 use crate::reach::is_orphan;
 use crate::reconcile::{Surplus, missing_version, reconcile};
 use crate::requires::unmet;
+use crate::state::UnknownMachine;
 use crate::{JobState, State, daemon, rollout, runs};
 
 /// Whether there is, or with time may come, something to do for a job although nothing happens to it.
@@ -39,42 +39,47 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
     let mut loose = false;
     let mut ended = 0;
     let mut index = None;
-    for row in job.tasks() {
-        if index != Some(row.id.index) {
-            index = Some(row.id.index);
+    // What stands beside the rows answers for nearly all tasks. A row is read where that is not enough.
+    for (of, held) in job.held() {
+        if index != Some(of) {
+            index = Some(of);
             ended = 0;
         }
-        if row.state.is_terminal() {
+        if held.state.is_terminal() {
             ended += 1;
             loose |= ended > ENDED_TASKS_KEPT;
             continue;
         }
-        loose |= row.desired == Desired::Run && surplus.holds(row);
-        loose |= rollout::is_overlooked(job, row);
-        loose |= row.machine.as_ref().is_some_and(|machine| {
-            let Some(slot) = state.fleet.slot(machine) else {
-                return true;
-            };
-            let standing = state.fleet.standing(slot);
-            let leaves = standing.drains && row.desired == Desired::Run;
-            let unfit = || {
-                let facts = &state.fleet.host(slot).row.facts;
-                unmet(&job.spec_of(row).requires, facts).is_some()
-            };
-            leaves
-                || (standing.lost || standing.epoch != row.machine_epoch)
-                    && is_orphan(row, job.spec_of(row), Some(&state.fleet.host(slot).row))
-                || choosy.asks(job, row) && unfit()
-        });
+        let runs = held.desired == Desired::Run;
+        loose |= runs && surplus.may_hold(of) && surplus.holds(&held.row);
+        loose |= held.version != job.row.version && rollout::is_overlooked(job, &held.row);
+        let slot = match held.slot(&state.fleet) {
+            Ok(Some(slot)) => slot,
+            Ok(None) => continue,
+            Err(UnknownMachine) => {
+                loose = true;
+                continue;
+            }
+        };
+        let standing = state.fleet.standing(slot);
+        loose |= standing.drains && runs;
+        if standing.lost || standing.epoch != held.machine_epoch {
+            let machine = &state.fleet.host(slot).row;
+            loose |= is_orphan(&held.row, job.spec_at(held.version), Some(machine));
+        }
+        if choosy.asks(job, held.version) {
+            let facts = &state.fleet.host(slot).row.facts;
+            loose |= unmet(&job.spec_at(held.version).requires, facts).is_some();
+        }
     }
-    let latest = job.latest_of_each().take_while(|row| row.id.index < wanted);
-    for row in latest {
-        loose |= row.id.index != next;
-        next = row.id.index + 1;
-        if daemon && row.retired {
+    let latest = job.latest_held().take_while(|(index, _)| *index < wanted);
+    for (index, held) in latest {
+        loose |= index != next;
+        next = index + 1;
+        if !held.state.is_terminal() || daemon && held.row.retired {
             continue;
         }
-        loose |= row.state.is_terminal() && missing_version(job, Some(row)).is_some();
+        loose |= missing_version(job, Some(&held.row)).is_some();
     }
     loose || next < wanted
 }
@@ -84,12 +89,12 @@ fn has_loose_ends(state: &State, job: &JobState) -> bool {
 struct Choosy(Option<(Version, bool)>);
 
 impl Choosy {
-    fn asks(&mut self, job: &JobState, row: &TaskRecord) -> bool {
+    fn asks(&mut self, job: &JobState, version: Version) -> bool {
         match self.0 {
-            Some((version, asks)) if version == row.version => asks,
+            Some((known, asks)) if known == version => asks,
             _ => {
-                let asks = job.spec_of(row).requires != Requires::default();
-                self.0 = Some((row.version, asks));
+                let asks = job.spec_at(version).requires != Requires::default();
+                self.0 = Some((version, asks));
                 asks
             }
         }

@@ -464,6 +464,7 @@ impl Core {
             heard_ago,
             capacity: register.capacity,
             facts: Box::new(register.facts),
+            uptime: register.uptime,
             reports: register.reports,
         });
         // A number that no earlier life of the controller has given out.

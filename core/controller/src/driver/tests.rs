@@ -185,3 +185,45 @@ async fn after_a_failed_commit_the_state_is_what_the_store_holds() {
     drop(driver);
     running.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn an_audit_sees_to_what_no_index_names() {
+    let store: Arc<dyn Store> =
+        Arc::new(MemoryStore::new(Arc::new(BootClock), LogLimits::default()));
+    let format = tw_store::Txn::new().put("meta/format", "1");
+    store.commit(format).await.unwrap();
+    let config = ControllerConfig::new("/nowhere", "/nowhere/tw.sock");
+    let (driver, mut core) = start(&config, store, Arc::new(Hub::new())).await.unwrap();
+    let (submitted, _) = tokio::join!(apply(&driver, "web"), async {
+        // The plan and the submission; nothing else runs.
+        for _ in 0..2 {
+            let request = core.inbox.recv().await.unwrap();
+            core.serve(request);
+        }
+        while let Some(answered) = core.queued.next().await {
+            core.answered(answered).await.unwrap();
+        }
+    });
+    submitted.unwrap();
+    core.audit();
+    assert!(core.queued.is_empty(), "nothing is to be done");
+    // Behind the back of what is decided, its task is gone.
+    let rows = core.state.records();
+    let rows = rows.filter(|row| !matches!(row, Record::Task(_)));
+    core.state = State::from_records(rows.collect::<Vec<_>>());
+    assert_eq!(
+        core.state
+            .jobs()
+            .map(|job| job.live().count())
+            .sum::<usize>(),
+        0
+    );
+    core.audit();
+    assert_eq!(
+        core.state
+            .jobs()
+            .map(|job| job.live().count())
+            .sum::<usize>(),
+        1
+    );
+}

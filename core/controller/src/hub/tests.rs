@@ -175,13 +175,13 @@ impl Play {
                 epoch,
                 state,
                 version,
-            } => self.put(Record::Task(TaskRecord {
+            } => self.put(Record::Task(Arc::new(TaskRecord {
                 state,
                 machine: machine.map(machine_id),
                 machine_epoch: epoch,
                 ports: BTreeMap::from([("main".parse().unwrap(), 20000 + incarnation as u16)]),
                 ..TaskRecord::pending(task_id(job, incarnation), version, AT)
-            })),
+            }))),
             Step::Remove { job, incarnation } => {
                 let key = RecordKey::Task(task_id(job, incarnation));
                 self.rows.remove(&key);

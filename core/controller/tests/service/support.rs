@@ -14,8 +14,8 @@ use tw_api::{
 };
 use tw_controller::{Controller, ControllerConfig, RunError};
 use tw_model::{
-    Bytes, Capacity, Cores, Desired, Endpoint, Exit, MachineFacts, Phase, SourceRef, TaskId,
-    TaskReport, TaskUsage, Timestamp,
+    Bytes, Capacity, Cores, Desired, Endpoint, Exit, MachineFacts, Millis, Phase, SourceRef,
+    TaskId, TaskReport, TaskUsage, Timestamp,
 };
 
 /// Longer than anything here takes.
@@ -181,6 +181,7 @@ pub(crate) fn register_message(machine: &str, boot_id: &str, reports: Vec<TaskRe
             address: "127.0.0.1".to_owned(),
             ..MachineFacts::default()
         },
+        uptime: Millis(0),
         reports,
     }
 }

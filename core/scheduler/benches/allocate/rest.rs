@@ -28,7 +28,7 @@ pub(crate) fn run() {
         ops.push(Op::Put(Record::Job(job(&spec))));
         ops.extend((0..decisions::TASKS_PER_JOB).map(|index| {
             let machine = &names[((first + index) % MACHINES) as usize];
-            Op::Put(Record::Task(task(&spec, index, machine)))
+            Op::Put(Record::Task(Arc::new(task(&spec, index, machine))))
         }));
         for part in ops.chunks(TXN_OPS_MAX) {
             state.apply(&Txn { ops: part.to_vec() });

@@ -24,6 +24,8 @@ pub(super) struct Assigned {
 pub(super) enum FromAgent {
     Register {
         boot: u64,
+        /// The machine's clock when it was sent.
+        clock: u64,
         reports: Vec<TaskReport>,
     },
     Stream {
@@ -40,7 +42,7 @@ pub(super) enum FromAgent {
 /// What an agent hears.
 #[derive(Clone, Debug)]
 pub(super) enum ToAgent {
-    Registered { epoch: u64 },
+    Registered { number: u64, epoch: u64 },
     Fenced,
     Acknowledged { seq: u64, granted: Option<u64> },
     Snapshot { assigned: Vec<Assigned> },

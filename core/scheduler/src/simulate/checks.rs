@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tw_model::{
     Desired, Domain, JobId, Kind, MachineId, MachineRecord, MachineState, Millis, Record,
-    RecordKey, RolloutRecord, RolloutState, Stage, TaskId, TaskRecord, TaskState, Timestamp,
+    RecordKey, RolloutRecord, RolloutState, RunOutcome, Stage, TaskId, TaskRecord, TaskState,
+    Timestamp,
 };
 
 use super::client::Client;
@@ -13,6 +14,9 @@ use crate::unsettled::overlooked;
 use crate::{
     Event, JobState, Op, Request, RolloutOrder, State, StopRate, Txn, outage, serves, steadiness,
 };
+
+/// What waits for a job has started and is healthy so long after.
+const STARTED_WITHIN: Millis = Millis::minutes(5);
 
 /// How long a stop may be held back because others come first.
 const STOP_HELD_BACK_MAX: Millis = Millis::seconds(20);
@@ -161,8 +165,15 @@ pub(super) fn on_unsteady(
         machine.is_some_and(|machine| steadiness::is_unsteady(machine, now))
     });
     let found = unsteady.filter_map(|row| {
-        let job = state.job(&row.id.job)?;
-        let request = Request::of(job.spec_of(row));
+        let mut ops = txns.iter().flat_map(|txn| &txn.ops);
+        let written = ops.find_map(|op| match op {
+            Op::Put(Record::Version(it)) if it.job == row.id.job && it.version == row.version => {
+                Some(&it.spec)
+            }
+            _ => None,
+        });
+        let spec = || Some(state.job(&row.id.job)?.spec_of(row));
+        let request = Request::of(written.or_else(spec)?);
         let steady = state.machines().filter(|machine| {
             machine.takes_tasks()
                 && !steadiness::is_unsteady(machine, now)
@@ -198,7 +209,7 @@ pub(super) fn steadier(
             && spec.spread.is_empty()
             && spec.anti_affinity.is_empty()
             && job.row().rollout.is_none()
-            && !job.tasks().any(|row| row.state == TaskState::Failed);
+            && !job.tasks().any(steadiness::has_failed);
         let mut better = better.iter().filter_map(|id| state.machine(id));
         let found = better.find(|machine| {
             let steady = !steadiness::is_unsteady(machine, now);
@@ -539,7 +550,7 @@ impl Changed {
                 TaskState::Starting if !had_place => {
                     changed.placed.insert(row.id.clone());
                 }
-                TaskState::Stopping if wanted && moves => changed.leaving.push(row.clone()),
+                TaskState::Stopping if wanted && moves => changed.leaving.push((**row).clone()),
                 _ => {}
             }
         }
@@ -613,17 +624,29 @@ fn where_they_may(state: &State, job: &JobState, changed: &Changed) -> Result<()
             ));
         }
         for spread in &spec.spread {
-            let counted = live
-                .iter()
-                .filter(|(row, _)| !changed.held_back.contains(&row.id));
-            let (new, old): (Vec<_>, Vec<_>) =
-                counted.partition(|(row, _)| placed.contains(&row.id));
-            let mut all = leaving.clone();
-            all.extend(old.iter().map(|(_, machine)| &machine.facts.rack));
-            let had = all.len();
-            all.extend(new.iter().map(|(_, machine)| &machine.facts.rack));
             let needed = spread.at_least.min(spec.replicas) as usize;
-            if all.len() < needed.min(had + new.len()) {
+            // Tasks that leave, and those whose stop was held back, left before others were placed or after that.
+            let too_few = |with_leaving: bool, with_held_back: bool| {
+                let counted = live
+                    .iter()
+                    .filter(|(row, _)| with_held_back || !changed.held_back.contains(&row.id));
+                let (new, old): (Vec<_>, Vec<_>) =
+                    counted.partition(|(row, _)| placed.contains(&row.id));
+                let mut all = if with_leaving {
+                    leaving.clone()
+                } else {
+                    BTreeSet::new()
+                };
+                all.extend(old.iter().map(|(_, machine)| &machine.facts.rack));
+                let had = all.len();
+                all.extend(new.iter().map(|(_, machine)| &machine.facts.rack));
+                all.len() < needed.min(had + new.len())
+            };
+            let orders = [(true, true), (true, false), (false, true), (false, false)];
+            if orders
+                .into_iter()
+                .all(|(leaving, held)| too_few(leaving, held))
+            {
                 let racks: Vec<String> = live
                     .iter()
                     .map(|(row, machine)| {
@@ -632,9 +655,8 @@ fn where_they_may(state: &State, job: &JobState, changed: &Changed) -> Result<()
                     })
                     .collect();
                 return Err(format!(
-                    "the tasks of {} are in {} racks only: {}",
+                    "the tasks of {} are in fewer than {needed} racks: {}",
                     row.id.job,
-                    all.len(),
                     racks.join(", ")
                 ));
             }
@@ -705,7 +727,7 @@ pub(super) fn promises_of_room(state: &State, txns: &[Txn]) -> Result<(), String
     let ops = txns.iter().flat_map(|txn| &txn.ops);
     let placed = ops.filter_map(|op| match op {
         Op::Put(Record::Task(row)) if row.state == TaskState::Starting => {
-            Some((row, state.job(&row.id.job)?))
+            Some((row.as_ref(), state.job(&row.id.job)?))
         }
         _ => None,
     });
@@ -941,12 +963,34 @@ pub(super) fn promises(state: &State, client: &Client) -> Result<(), String> {
 }
 
 /// Everything is as it is wanted.
-pub(super) fn converged(state: &State) -> Result<(), String> {
+pub(super) fn converged(state: &State, now: Timestamp) -> Result<(), String> {
     if let Some(lost) = state.machines().find(|row| row.state == MachineState::Lost) {
         return Err(format!("{} is back and counts as lost", lost.id));
     }
-    state.jobs().try_for_each(job_converged)?;
+    let mut jobs = state.jobs().filter(|job| !waits_for_runs(state, job, now));
+    jobs.try_for_each(job_converged)?;
     state.jobs().try_for_each(|job| on_each_machine(state, job))
+}
+
+/// Whether a job waits, itself or through another one, for one with a schedule of which no run succeeded, or one only just
+/// did: runs may take longer than the time between them.
+fn waits_for_runs(state: &State, job: &JobState, now: Timestamp) -> bool {
+    job.spec().depends_on.iter().any(|name| {
+        let id = JobId::new(job.row().id.namespace.clone(), name.clone());
+        state.job(&id).is_some_and(|before| {
+            let barren = before.spec().schedule.is_some() && !has_long_succeeded(before, now);
+            barren || waits_for_runs(state, before, now)
+        })
+    })
+}
+
+/// Whether a run succeeded so long ago that those who waited for it have started.
+fn has_long_succeeded(job: &JobState, now: Timestamp) -> bool {
+    let mut runs = job.row().runs.iter().flat_map(|runs| &runs.newest);
+    runs.any(|run| {
+        let ended = run.ended_at.filter(|_| run.outcome == RunOutcome::Done);
+        ended.is_some_and(|at| now.since(at) > STARTED_WITHIN)
+    })
 }
 
 /// Every machine that is to have a task of a daemon has it.

@@ -13,8 +13,14 @@ use crate::{Broker, Op, Reply, SchedulerConfig, State, StopLimiter, StopLimits, 
 #[derive(Clone, Debug)]
 pub(super) enum Waiter {
     Nobody,
-    /// The run of the agent that asked, and the newest report it sent.
-    Agent {
+    /// The run of the agent that registers, and which of the machine's registrations this is.
+    Registration {
+        machine: usize,
+        run: u64,
+        number: u64,
+    },
+    /// The run of the agent that sent a heartbeat, and the newest report in it.
+    Heartbeat {
         machine: usize,
         run: u64,
         seq: u64,
@@ -23,6 +29,14 @@ pub(super) enum Waiter {
     },
     /// The number of the request.
     Client(u64),
+}
+
+/// What an agent follows: the rows of one epoch of its machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stream {
+    /// The run of the agent.
+    pub(super) run: u64,
+    pub(super) epoch: u64,
 }
 
 /// A portion on its way to the store.
@@ -88,8 +102,8 @@ pub(super) struct Controller {
     pub(super) broker: Broker,
     pub(super) limiter: StopLimiter,
     pub(super) queue: VecDeque<Queued>,
-    /// The agents that hold a stream, and where the row of each task was last shown.
-    pub(super) streams: BTreeMap<usize, u64>,
+    /// What agents follow, by the number of their machine.
+    pub(super) streams: BTreeMap<usize, Stream>,
     /// When the last message of each stream arrives: a stream keeps its order.
     pub(super) stream_tail: BTreeMap<usize, u64>,
 }

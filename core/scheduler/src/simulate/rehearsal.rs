@@ -88,6 +88,7 @@ impl Rehearsal {
                 capacity: machine.capacity.clone(),
                 agent: String::new(),
                 heard_ago: None,
+                uptime: Millis(0),
                 facts: Box::new(machine.facts.clone()),
                 reports: Vec::new(),
             });

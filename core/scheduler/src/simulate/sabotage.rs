@@ -1,5 +1,7 @@
 //! Bugs of the allocator, planted into what it decided.
 
+use std::sync::Arc;
+
 use tw_model::{
     Desired, JobRecord, Kind, MachineId, MachineRecord, MachineState, Millis, Record, RolloutState,
     Stage, TaskRecord, TaskState,
@@ -24,6 +26,7 @@ pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
             let Op::Put(Record::Task(row)) = op else {
                 continue;
             };
+            let row = Arc::make_mut(row);
             let fresh = state
                 .task(&row.id)
                 .is_none_or(|before| before.machine.is_none());
@@ -52,7 +55,7 @@ pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
             if bug == Sabotage::DoublePlacement && row.restarts > 0 {
                 let mut twin = row.clone();
                 twin.id.incarnation += 1_000_000;
-                twins.push(Op::Put(Record::Task(twin)));
+                twins.push(Op::Put(Record::Task(Arc::new(twin))));
             }
             if let Some(machine) = wrong_machine(bug, state, row) {
                 row.machine_epoch = machine.epoch;
@@ -100,12 +103,12 @@ pub(super) fn overstep(bug: Sabotage, state: &State, txns: &mut Vec<Txn>) {
     let ops: Vec<Op> = running
         .filter(|(job, row)| wrong(job, row))
         .map(|(_, row)| {
-            Op::Put(Record::Task(TaskRecord {
+            Op::Put(Record::Task(Arc::new(TaskRecord {
                 state: TaskState::Stopping,
                 desired: Desired::Stop,
                 reason: "makes way for no good reason".to_owned(),
                 ..row.clone()
-            }))
+            })))
         })
         .collect();
     if !ops.is_empty() {

@@ -13,7 +13,9 @@ use tw_model::{
 use super::agent::{Doing, FromAgent, Local, Machine, Plans, Process, ToAgent};
 use super::checks::{Pace, StopMeter};
 use super::client::{Client, Request};
-use super::controller::{self, Controller, Durable, Former, LEASE_MS, Queued, STOP_LIMITS, Waiter};
+use super::controller::{
+    self, Controller, Durable, Former, LEASE_MS, Queued, STOP_LIMITS, Stream, Waiter,
+};
 use super::rng::Rng;
 use super::{Coverage, Sabotage, SimulationConfig, Violation, checks, sabotage, workload};
 use crate::lease::KILL_WITHIN;
@@ -37,7 +39,7 @@ enum Action {
     Audit,
     /// The store has written the oldest portion of this life of the controller.
     Commit(u64),
-    /// A message of an agent's run arrives; registrations count, so that an abandoned one is not read.
+    /// A message of an agent's run arrives, sent when the machine had registered so often.
     Arrives {
         machine: usize,
         run: u64,
@@ -225,7 +227,7 @@ impl World {
             return Err("the controller is gone".to_owned());
         };
         checks::promises(&controller.state, &self.client)?;
-        checks::converged(&controller.state)?;
+        checks::converged(&controller.state, self.now())?;
         checks::index(&controller.state)?;
         self.programs_are_rows()
     }
@@ -583,7 +585,9 @@ impl World {
 
     /// A stream shows rows of one epoch of its machine.
     fn end_old_stream(&mut self, machine: usize, epoch: u64) {
-        if self.machines[machine].epoch != Some(epoch) {
+        let streams = self.controller.as_ref().map(|it| &it.streams);
+        let stream = streams.and_then(|it| it.get(&machine));
+        if stream.is_some_and(|stream| stream.epoch != epoch) {
             self.close_stream(machine);
         }
     }
@@ -613,7 +617,7 @@ impl World {
         let Some(controller) = &mut self.controller else {
             return;
         };
-        let Some(run) = controller.streams.get(&machine).copied() else {
+        let Some(Stream { run, .. }) = controller.streams.get(&machine).copied() else {
             return;
         };
         let tail = controller.stream_tail.entry(machine).or_default();
@@ -643,32 +647,42 @@ impl World {
     fn answer(&mut self, waiter: Waiter, reply: Reply) -> Outcome {
         match waiter {
             Waiter::Nobody => Ok(()),
-            Waiter::Agent {
+            Waiter::Registration {
+                machine,
+                run,
+                number,
+            } => {
+                if let Reply::Registered { epoch } = reply {
+                    self.reply(machine, run, ToAgent::Registered { number, epoch });
+                }
+                Ok(())
+            }
+            Waiter::Heartbeat {
                 machine,
                 run,
                 seq,
                 granted,
             } => {
                 let message = match reply {
-                    Reply::Registered { epoch } => ToAgent::Registered { epoch },
-                    Reply::Fenced { .. } => ToAgent::Fenced,
                     Reply::Reported { .. } => ToAgent::Acknowledged { seq, granted },
                     // A machine that the controller does not know has to register as well.
                     _ => ToAgent::Fenced,
                 };
-                let delay = self.delay(machine);
-                self.after(
-                    delay,
-                    Action::Hears {
-                        machine,
-                        run,
-                        message,
-                    },
-                );
+                self.reply(machine, run, message);
                 Ok(())
             }
             Waiter::Client(number) => self.granted(number, reply),
         }
+    }
+
+    fn reply(&mut self, machine: usize, run: u64, message: ToAgent) {
+        let delay = self.delay(machine);
+        let hears = Action::Hears {
+            machine,
+            run,
+            message,
+        };
+        self.after(delay, hears);
     }
 
     fn granted(&mut self, number: u64, reply: Reply) -> Outcome {
@@ -720,10 +734,12 @@ impl World {
         };
         let id = here.id.clone();
         match message {
-            FromAgent::Register { boot, reports } => {
-                if number != self.registrations[machine] {
-                    return Ok(());
-                }
+            FromAgent::Register {
+                boot,
+                clock,
+                reports,
+            } => {
+                let believed = self.config.sabotage == Some(Sabotage::LateRegistration);
                 let event = Event::AgentRegistered {
                     machine: id.clone(),
                     boot_id: format!("boot-{boot}"),
@@ -731,13 +747,13 @@ impl World {
                     heard_ago: controller.broker.heard_ago(&here.id, at),
                     capacity: here.capacity.clone(),
                     facts: Box::new(here.facts()),
+                    uptime: Millis(if believed { 0 } else { clock }),
                     reports,
                 };
-                let waiter = Waiter::Agent {
+                let waiter = Waiter::Registration {
                     machine,
                     run,
-                    seq: 0,
-                    granted: None,
+                    number,
                 };
                 self.decide(event, waiter)
             }
@@ -783,7 +799,7 @@ impl World {
             epoch,
             reports,
         };
-        let waiter = Waiter::Agent {
+        let waiter = Waiter::Heartbeat {
             machine,
             run,
             seq,
@@ -811,7 +827,7 @@ impl World {
         let old_epochs = self.config.sabotage == Some(Sabotage::OldEpochRow);
         let assigned = controller::snapshot(&self.durable, &id, old_epochs);
         if let Some(controller) = &mut self.controller {
-            controller.streams.insert(machine, run);
+            controller.streams.insert(machine, Stream { run, epoch });
         }
         self.show(machine, ToAgent::Snapshot { assigned });
     }
@@ -821,7 +837,9 @@ impl World {
         let mut plans = Plans::new();
         // What was on its way when a stream broke still arrives, and then its end is seen.
         let controller = self.controller.as_ref();
-        let holds = controller.is_some_and(|it| it.streams.get(&machine) == Some(&run));
+        let stream = controller.and_then(|it| it.streams.get(&machine));
+        let holds = stream.is_some_and(|stream| stream.run == run);
+        let newest = self.registrations[machine];
         let here = &mut self.machines[machine];
         if !here.connected(at) || here.agent != Some(run) {
             return Ok(());
@@ -829,9 +847,11 @@ impl World {
         here.heard_at = at;
         let mut starts = Vec::new();
         match message {
-            ToAgent::Registered { epoch } => {
+            // Nobody waits any more for the answer to an earlier one.
+            ToAgent::Registered { number, epoch } if number == newest => {
                 here.epoch = Some(epoch);
             }
+            ToAgent::Registered { .. } => {}
             ToAgent::Fenced if self.config.sabotage == Some(Sabotage::IgnoreFence) => {}
             ToAgent::Fenced => here.forget_session(),
             ToAgent::Acknowledged { seq, granted } => {
@@ -1029,10 +1049,13 @@ impl World {
         };
         match here.epoch {
             None => {
-                let reports = here.newest_reports();
-                let boot = here.boot;
+                let register = FromAgent::Register {
+                    boot: here.boot,
+                    clock: here.clock(at),
+                    reports: here.newest_reports(),
+                };
                 self.registrations[machine] += 1;
-                self.send(machine, run, FromAgent::Register { boot, reports });
+                self.send(machine, run, register);
             }
             Some(epoch) => {
                 let reports = here.unacknowledged.clone();
@@ -1055,20 +1078,19 @@ impl World {
     fn send(&mut self, machine: usize, run: u64, message: FromAgent) {
         let number = self.registrations[machine];
         let twice = self.machines[machine].repeats_until > self.at;
-        let copies = if twice { 2 } else { 1 };
-        for _ in 0..copies {
-            let delay = self.delay(machine);
-            let message = message.clone();
-            self.after(
-                delay,
-                Action::Arrives {
-                    machine,
-                    run,
-                    number,
-                    message,
-                },
-            );
+        let arrives = |number, message| Action::Arrives {
+            machine,
+            run,
+            number,
+            message,
+        };
+        if twice {
+            // Whatever sends a message once more does so when it likes, and listens to no answer.
+            let delay = self.rng.range(1, 10_000);
+            self.after(delay, arrives(0, message.clone()));
         }
+        let delay = self.delay(machine);
+        self.after(delay, arrives(number, message));
     }
 
     /// Someone thinks of something new to ask for.

@@ -88,6 +88,7 @@ impl Cluster {
             boot_id: boot.to_owned(),
             agent: "agent".to_owned(),
             heard_ago: None,
+            uptime: Millis(0),
             capacity: Capacity {
                 cpu: Cores(cores * 1000),
                 memory: Bytes::mib(memory_mib),

@@ -156,6 +156,16 @@ fn registers(
     heard_ago: Option<Millis>,
     ports: (u16, u16),
 ) -> Reply {
+    registers_at(cluster, (boot, agent), (heard_ago, Millis(0)), ports)
+}
+
+/// The same by an agent that says how long its boot has lasted.
+fn registers_at(
+    cluster: &mut Cluster,
+    (boot, agent): (&str, &str),
+    (heard_ago, uptime): (Option<Millis>, Millis),
+    ports: (u16, u16),
+) -> Reply {
     let capacity = cluster
         .state
         .machine(&name("m0"))
@@ -173,6 +183,7 @@ fn registers(
         },
         facts: Box::default(),
         heard_ago,
+        uptime,
         reports: Vec::new(),
     })
 }
@@ -209,6 +220,27 @@ fn two_that_go_by_one_name_are_told_apart() {
         matches!(late, Reply::Refused(_)),
         "a boot never comes back: {late:?}"
     );
+}
+
+#[test]
+fn a_registration_that_comes_late_denies_no_task() {
+    let mut cluster = cluster();
+    let mut says =
+        |boot, uptime| registers_at(&mut cluster, (boot, "agent"), (None, Millis(uptime)), PORTS);
+    assert!(matches!(says("boot-1", 5000), Reply::Registered { .. }));
+    assert!(matches!(says("boot-1", 9000), Reply::Registered { .. }));
+    // What it held then is not what it holds now; nor is a copy of the newest.
+    for uptime in [5000, 8999, 9000] {
+        let Reply::Refused(refusal) = says("boot-1", uptime) else {
+            panic!("what was said {uptime} ms after the boot was believed after 9 s");
+        };
+        assert_eq!(refusal.code, Code::AgentIdentity);
+        assert!(refusal.message.contains("up for 9000 ms"), "{refusal}");
+    }
+    assert!(matches!(says("boot-1", 9001), Reply::Registered { .. }));
+    // Another boot counts anew.
+    assert!(matches!(says("boot-2", 100), Reply::Registered { .. }));
+    assert!(matches!(says("boot-2", 99), Reply::Refused(_)));
 }
 
 #[test]

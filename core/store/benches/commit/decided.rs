@@ -24,8 +24,8 @@ struct Request {
 pub(crate) async fn run(opened: Opened, callers: u32) {
     let (requests, mut inbox) = mpsc::channel::<Request>(1024);
     let pipeline = Pipeline::new(Arc::clone(&opened.store));
+    let mut state = fleet();
     let driver = tokio::spawn(async move {
-        let mut state = fleet();
         let mut seed = 0;
         while let Some(request) = inbox.recv().await {
             seed += 1;
@@ -114,7 +114,7 @@ fn fleet() -> State {
 
 fn encode(txn: &tw_scheduler::Txn) -> Txn {
     txn.ops.iter().fold(Txn::new(), |encoded, op| match op {
-        Op::Put(record) => encoded.put(record.key().to_string(), record.encode()),
-        Op::Delete(key) => encoded.delete(key.to_string()),
+        Op::Put(record) => encoded.put(record.key().text(), record.encode()),
+        Op::Delete(key) => encoded.delete(key.text()),
     })
 }

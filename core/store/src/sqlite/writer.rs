@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, params};
 use tokio::sync::oneshot;
 
 use super::codec;
@@ -257,8 +257,11 @@ impl Writer {
         }
         let rev = self.position.rev.next();
         let mut events = Vec::with_capacity(txn.ops.len());
-        for op in &txn.ops {
-            events.extend(apply(&self.connection, op, rev)?);
+        {
+            let mut insert = self.connection.prepare_cached(INSERT)?;
+            for op in &txn.ops {
+                events.extend(apply(&self.connection, &mut insert, op, rev)?);
+            }
         }
         if !events.is_empty() {
             self.position.log.bytes += append_log(&self.connection, rev, &events)?;
@@ -456,10 +459,20 @@ fn mod_rev(connection: &Connection, key: &str) -> rusqlite::Result<Option<Rev>> 
         .optional()
 }
 
-fn apply(connection: &Connection, op: &Op, rev: Rev) -> rusqlite::Result<Option<Event>> {
+/// Taken out of the cache once a transaction: nearly all rows need it, and no other.
+const INSERT: &str =
+    "INSERT INTO kv (key, value, mod_rev, create_rev, checksum) VALUES (?1, ?2, ?3, ?3, ?4)
+     ON CONFLICT (key) DO NOTHING";
+
+fn apply(
+    connection: &Connection,
+    insert: &mut Statement<'_>,
+    op: &Op,
+    rev: Rev,
+) -> rusqlite::Result<Option<Event>> {
     match op {
         Op::Put { key, value } => {
-            let create_rev = put(connection, key, value, rev)?;
+            let create_rev = put(connection, insert, key, value, rev)?;
             let kv = Kv {
                 key: key.as_str().into(),
                 value: value.clone(),
@@ -480,18 +493,15 @@ fn apply(connection: &Connection, op: &Op, rev: Rev) -> rusqlite::Result<Option<
 }
 
 /// Writes a row and returns the revision that created it. Most rows are new, and cost one look into the table.
-fn put(connection: &Connection, key: &str, value: &[u8], rev: Rev) -> rusqlite::Result<Rev> {
-    let inserted = connection
-        .prepare_cached(
-            "INSERT INTO kv (key, value, mod_rev, create_rev, checksum) VALUES (?1, ?2, ?3, ?3, ?4)
-             ON CONFLICT (key) DO NOTHING",
-        )?
-        .execute(params![
-            key,
-            value,
-            rev.0,
-            codec::row_checksum(key, value, rev, rev)
-        ])?;
+fn put(
+    connection: &Connection,
+    insert: &mut Statement<'_>,
+    key: &str,
+    value: &[u8],
+    rev: Rev,
+) -> rusqlite::Result<Rev> {
+    let checksum = codec::row_checksum(key, value, rev, rev);
+    let inserted = insert.execute(params![key, value, rev.0, checksum])?;
     if inserted > 0 {
         return Ok(rev);
     }
