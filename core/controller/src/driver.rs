@@ -143,10 +143,10 @@ impl Core {
                 _ => {}
             }
             let decision = self.step(&event);
-            self.commit(decision.txns, None);
+            self.commit(decision, None);
         }
         let decision = self.step(&Event::Tick);
-        self.commit(decision.txns, None);
+        self.commit(decision, None);
     }
 
     /// Looks at the rows of every job, as ticks look at those alone that an index names.
@@ -156,7 +156,7 @@ impl Core {
         if rows > 0 {
             tracing::info!(rows, "an audit of all jobs found something to do");
         }
-        self.commit(decision.txns, None);
+        self.commit(decision, None);
     }
 
     fn step(&self, event: &Event) -> Decision {
@@ -164,14 +164,14 @@ impl Core {
     }
 
     /// Applies and queues a decision. The reply waits until it, and all that it rests on, is durable.
-    fn commit(&mut self, mut txns: Vec<Txn>, reply: Option<Reply>) {
-        let withheld = self.limiter.admit(&self.state, &mut txns, tick_ms());
+    fn commit(&mut self, mut decision: Decision, reply: Option<Reply>) {
+        let withheld = self.limiter.admit(&self.state, &mut decision, tick_ms());
         if withheld > 0 {
             tracing::info!(withheld, "tasks run on for now: stops come too fast");
         }
         let mut reply = reply;
-        let last = txns.len().saturating_sub(1);
-        for (number, txn) in txns.into_iter().enumerate() {
+        let last = decision.txns.len().saturating_sub(1);
+        for (number, txn) in decision.txns.into_iter().enumerate() {
             self.state.apply(&txn);
             let commit = self.pipeline.submit(encode(&txn));
             let reply = if number == last { reply.take() } else { None };

@@ -47,6 +47,8 @@ pub(crate) struct Draft<'a> {
     overlay: Overlay,
     /// Rows of what is followed and reviewed, which go last: they say that all of the rest is done.
     review: Vec<Op>,
+    /// Tasks whose rows this draft has changed and then asked to end or removed, as they were in between.
+    before_end: BTreeMap<TaskId, Arc<TaskRecord>>,
     /// The tasks whose applications are asked about them in the look at their job that is under way.
     pub(crate) asked: BTreeSet<TaskId>,
 }
@@ -61,6 +63,7 @@ impl<'a> Draft<'a> {
             machines: BTreeMap::new(),
             overlay: Overlay::default(),
             review: Vec::new(),
+            before_end: BTreeMap::new(),
             asked: BTreeSet::new(),
         }
     }
@@ -174,11 +177,16 @@ impl<'a> Draft<'a> {
             return;
         };
         let key = (row.id.index, row.id.incarnation);
-        let old = job.state.task(key.0, key.1);
+        let old = job.state.shared_task(key.0, key.1);
         let before = old.and_then(|old| job.state.reservation(old));
         let after = job.state.reservation(&row);
-        job.tasks.insert(key, Fate::Put);
+        let changed = job.tasks.insert(key, Fate::Put).is_some();
+        let ends = old.filter(|old| changed && old.desired != row.desired);
+        let ends = ends.cloned();
         job.state.put_task(Arc::new(row), None);
+        if let Some(old) = ends {
+            self.before_end.insert(old.id.clone(), old);
+        }
         if before == after {
             return;
         }
@@ -204,8 +212,12 @@ impl<'a> Draft<'a> {
         let key = (task.index, task.incarnation);
         let old = job.state.task(key.0, key.1);
         let held = old.and_then(|old| job.state.reservation(old));
-        job.state.take_task(task);
+        let changed = job.tasks.contains_key(&key);
+        let old = job.state.take_task(task);
         erase(&mut job.tasks, key, stored);
+        if let Some(old) = old.filter(|_| changed) {
+            self.before_end.insert(task.clone(), old);
+        }
         if let Some((machine, reserved)) = held
             && let Some(slot) = self.base.fleet.slot(&machine)
         {
@@ -261,6 +273,11 @@ impl<'a> Draft<'a> {
     /// Writes or removes a row of what is followed and reviewed, once all other rows are written.
     pub(crate) fn review(&mut self, op: Op) {
         self.review.push(op);
+    }
+
+    /// Takes out the tasks whose rows were changed and then asked to end or removed, as they were in between.
+    pub(crate) fn take_before_end(&mut self) -> BTreeMap<TaskId, Arc<TaskRecord>> {
+        std::mem::take(&mut self.before_end)
     }
 
     /// The rows in portions. Every prefix is a valid state:

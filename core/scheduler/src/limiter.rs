@@ -8,11 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{Code, Desired, Effect, JobId, Record, RecordKey, TaskId};
 
-use crate::{JobPlan, Op, Plan, Refusal, State, TickMs, Txn};
+use crate::{Decision, JobPlan, Op, Plan, Refusal, State, TickMs};
 
 /// How many stops a second, and how many at once after a quiet time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,20 +120,36 @@ impl StopLimiter {
     }
 
     /// Takes out of a decision on `state` what would stop tasks too fast. Returns how many tasks run on for now.
-    pub fn admit(&mut self, state: &State, txns: &mut Vec<Txn>, now: TickMs) -> u32 {
+    ///
+    /// Only the stop is taken back. What else the decision has found out about such a task, such as the epoch of its
+    /// machine that came back or what its agent has reported, stays.
+    pub fn admit(&mut self, state: &State, decision: &mut Decision, now: TickMs) -> u32 {
         let mut withheld = BTreeSet::new();
-        for op in txns.iter().flat_map(|txn| &txn.ops) {
-            if let Some(task) = stopped_by(state, op)
+        for op in decision.txns.iter().flat_map(|txn| &txn.ops) {
+            if let Some(task) = stopped_by(state, decision, op)
                 && !self.take(&task.job, now)
             {
-                withheld.insert(task);
+                withheld.insert(task.clone());
             }
         }
         if withheld.is_empty() {
             return 0;
         }
+        let Decision {
+            txns, before_end, ..
+        } = decision;
         for txn in txns.iter_mut() {
-            txn.ops.retain(|op| !concerns(op, &withheld));
+            let ops = std::mem::take(&mut txn.ops).into_iter();
+            let left = ops.filter_map(|op| {
+                match asked_to_end(&op).filter(|task| withheld.contains(task)) {
+                    Some(task) => {
+                        let row = before_end.remove(task)?;
+                        Some(Op::Put(Record::Task(row)))
+                    }
+                    None => (!tells_of(&op, &withheld)).then_some(op),
+                }
+            });
+            txn.ops = left.collect();
         }
         txns.retain(|txn| !txn.ops.is_empty());
         withheld.len() as u32
@@ -167,24 +184,28 @@ impl StopLimiter {
     }
 }
 
-/// The task that runs and that an operation asks to end.
-fn stopped_by(state: &State, op: &Op) -> Option<TaskId> {
-    let id = match op {
-        Op::Put(Record::Task(row)) if row.desired == Desired::Stop => &row.id,
-        Op::Delete(RecordKey::Task(id)) => id,
-        _ => return None,
-    };
-    let before = state.task(id)?;
-    let runs =
-        before.desired == Desired::Run && !before.state.is_terminal() && before.machine.is_some();
-    runs.then(|| id.clone())
+/// The task that an operation asks to end or removes.
+fn asked_to_end(op: &Op) -> Option<&TaskId> {
+    match op {
+        Op::Put(Record::Task(row)) if row.desired == Desired::Stop => Some(&row.id),
+        Op::Delete(RecordKey::Task(id)) => Some(id),
+        _ => None,
+    }
 }
 
-/// Whether an operation asks one of these tasks to end, or tells of it.
-fn concerns(op: &Op, tasks: &BTreeSet<TaskId>) -> bool {
+/// The task that runs and that an operation of a decision asks to end.
+fn stopped_by<'a>(state: &State, decision: &'a Decision, op: &'a Op) -> Option<&'a TaskId> {
+    let task = asked_to_end(op)?;
+    let before = decision.before_end.get(task).map(Arc::as_ref);
+    let before = before.or_else(|| state.task(task))?;
+    let runs =
+        before.desired == Desired::Run && !before.state.is_terminal() && before.machine.is_some();
+    runs.then_some(task)
+}
+
+/// Whether an operation tells that one of these tasks is asked to end.
+fn tells_of(op: &Op, tasks: &BTreeSet<TaskId>) -> bool {
     match op {
-        Op::Put(Record::Task(row)) => tasks.contains(&row.id),
-        Op::Delete(RecordKey::Task(id)) => tasks.contains(id),
         Op::Put(Record::Event(event)) => {
             event.kind == "task.stopping"
                 && event.task.as_ref().is_some_and(|task| tasks.contains(task))

@@ -171,6 +171,15 @@ impl JobState {
 
     /// The row of one task.
     pub fn task(&self, index: u32, incarnation: Incarnation) -> Option<&TaskRecord> {
+        self.shared_task(index, incarnation).map(Arc::as_ref)
+    }
+
+    /// The row of a task, to be kept.
+    pub(crate) fn shared_task(
+        &self,
+        index: u32,
+        incarnation: Incarnation,
+    ) -> Option<&Arc<TaskRecord>> {
         let held = self.tasks.get(&(index, incarnation))?;
         Some(&held.row)
     }

@@ -1,8 +1,9 @@
 //! Decides: one event on one state gives the rows to write and the answer to give.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use tw_model::{
     Approval, Capacity, Code, Effect, FittedRecord, JobId, Kind, MachineFacts, MachineId,
@@ -135,6 +136,9 @@ pub struct Decision {
     pub txns: Vec<Txn>,
     /// To be given once all of them are durable.
     pub reply: Reply,
+    /// Tasks that the decision changes in some other way before it asks them to end or removes them, as they are in
+    /// between: what is left of the decision where that end has to wait.
+    pub(crate) before_end: BTreeMap<TaskId, Arc<TaskRecord>>,
 }
 
 /// The answer to an event.
@@ -325,6 +329,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
         }
     };
     Decision {
+        before_end: draft.take_before_end(),
         txns: draft.finish(),
         reply,
     }

@@ -668,20 +668,21 @@ impl Core {
     /// Commits a decision and answers once it is durable; refusals at once.
     fn settle<T: Send + 'static>(
         &mut self,
-        decision: Decision,
+        mut decision: Decision,
         answer: Answer<T>,
         read: impl FnOnce(Decided) -> Result<T, ErrorBody>,
     ) {
-        match read(decision.reply) {
+        let decided = std::mem::replace(&mut decision.reply, Decided::None);
+        match read(decided) {
             Ok(value) => {
                 let reply: Reply = Box::new(move |outcome| {
                     // The caller may have gone.
                     let _ = answer.send(outcome.map(|()| value));
                 });
-                self.commit(decision.txns, Some(reply));
+                self.commit(decision, Some(reply));
             }
             Err(refusal) => {
-                self.commit(decision.txns, None);
+                self.commit(decision, None);
                 let _ = answer.send(Err(refusal));
             }
         }

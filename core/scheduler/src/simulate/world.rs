@@ -426,7 +426,7 @@ impl World {
         let asked = checks::stopping(&decision.txns);
         let withheld = controller
             .limiter
-            .admit(&controller.state, &mut decision.txns, self.at);
+            .admit(&controller.state, &mut decision, self.at);
         if withheld > 0 {
             self.coverage.count("stops held back");
         }

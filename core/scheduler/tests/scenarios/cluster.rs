@@ -6,7 +6,8 @@ use tw_model::{
     SourceRef, TaskId, TaskRecord, TaskReport, TaskState, Timestamp,
 };
 use tw_scheduler::{
-    Event, JobState, Plan, Reply, State, Submission, SubmittedJob, assignments, plan, step,
+    Event, JobState, Plan, Reply, State, StopLimiter, Submission, SubmittedJob, assignments, plan,
+    step,
 };
 
 /// A spec from JSON with every default filled in.
@@ -113,6 +114,23 @@ impl Cluster {
             self.state.apply(txn);
         }
         decision.reply
+    }
+
+    /// Decides, lets a limiter that counts time in milliseconds hold back stops, and applies the rest. Returns how many
+    /// it held back.
+    pub(crate) fn decide_within(
+        &mut self,
+        limiter: &mut StopLimiter,
+        event: &Event,
+        at: u64,
+    ) -> u32 {
+        self.seed += 1;
+        let mut decision = step(&self.state, event, self.now, self.seed);
+        let withheld = limiter.admit(&self.state, &mut decision, at);
+        for txn in &decision.txns {
+            self.state.apply(txn);
+        }
+        withheld
     }
 
     pub(crate) fn submission(specs: &[JobSpec]) -> Submission {

@@ -4,7 +4,7 @@ use serde_json::json;
 use tw_model::{Code, JobSpec, Millis, Operation};
 use tw_scheduler::{
     ConfirmRule, Consultation, DrainOrder, Event, ExpectedPlan, Reply, Review, StopLimiter,
-    StopLimits, StopRate, Submission, consultations, step,
+    StopLimits, StopRate, Submission, consultations,
 };
 
 use crate::cluster::{Cluster, id, service, spec};
@@ -197,13 +197,8 @@ fn stops_come_no_faster_than_they_may_and_all_come_in_the_end() {
     let mut stopping = Vec::new();
     for second in 0..40u64 {
         let event = if second == 0 { &stop } else { &Event::Tick };
-        let mut decision = step(&cluster.state, event, cluster.now, second);
         // The limiter has been quiet for ten seconds when the stop comes.
-        limiter.admit(&cluster.state, &mut decision.txns, 10_000 + second * 1000);
-        decision
-            .txns
-            .iter()
-            .for_each(|txn| cluster.state.apply(txn));
+        cluster.decide_within(&mut limiter, event, 10_000 + second * 1000);
         let job = cluster.job("many");
         stopping.push(
             job.tasks()

@@ -1,8 +1,8 @@
 //! Tasks of which there must never be two, and who may speak for a machine.
 
 use serde_json::json;
-use tw_model::{Code, JobSpec, MachineId, Millis, TaskState};
-use tw_scheduler::{Event, Reply};
+use tw_model::{Code, Desired, JobSpec, MachineId, Millis, Phase, TaskReport, TaskState};
+use tw_scheduler::{Event, Reply, StopLimiter, StopLimits};
 
 use crate::cluster::{Cluster, id, service, spec};
 
@@ -290,4 +290,48 @@ fn nonsense_is_refused_and_said() {
         matches!(reply, Reply::Refused(_)),
         "a million cores: {reply:?}"
     );
+}
+
+/// A machine that comes back while the stop of its task is held back: the decision that takes the task into the new
+/// epoch asks it to end as well.
+#[test]
+fn a_stop_that_is_held_back_takes_nothing_else_with_it() {
+    let mut cluster = cluster();
+    lose(&mut cluster, "m0");
+    let stop = Event::Stop {
+        job: id("waits"),
+        by: "ann".to_owned(),
+    };
+    // A limiter that has just begun grants nothing.
+    let mut limiter = StopLimiter::new(StopLimits::default(), 0);
+    assert_eq!(cluster.decide_within(&mut limiter, &stop, 0), 1);
+    let m0 = cluster.state.machine(&name("m0")).unwrap().clone();
+    let row = cluster.task("waits", 0).clone();
+    let back = Event::AgentRegistered {
+        machine: m0.id.clone(),
+        boot_id: m0.boot_id.clone(),
+        agent: m0.identity.agent.clone(),
+        capacity: m0.capacity.clone(),
+        facts: Box::new(m0.facts.clone()),
+        heard_ago: None,
+        uptime: Millis(1),
+        reports: vec![TaskReport {
+            seq: row.report_seq + 1,
+            task: row.id.clone(),
+            phase: Phase::Health {
+                healthy: false,
+                detail: "status 500".to_owned(),
+                remedy: Default::default(),
+            },
+        }],
+    };
+    assert_eq!(cluster.decide_within(&mut limiter, &back, 0), 1);
+    cluster.silent.clear();
+    let epoch = cluster.state.machine(&m0.id).unwrap().epoch;
+    let held = cluster.task("waits", 0).clone();
+    assert_eq!((held.desired, held.machine_epoch), (Desired::Run, epoch));
+    assert_eq!(held.report_seq, row.report_seq + 1, "its report counts");
+    cluster.until("its agent has ended it", |cluster| {
+        cluster.task("waits", 0).state == TaskState::Done
+    });
 }

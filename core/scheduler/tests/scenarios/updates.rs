@@ -435,7 +435,6 @@ fn a_job_begun_again_before_all_of_it_was_stopped_is_updated_as_a_whole() {
         job: id("web"),
         by: "ann".to_owned(),
     };
-    let mut decision = step(&cluster.state, &stop, cluster.now, 1);
     let rate = |burst| StopRate {
         burst,
         per_second: 1,
@@ -444,12 +443,8 @@ fn a_job_begun_again_before_all_of_it_was_stopped_is_updated_as_a_whole() {
         job: rate(2),
         total: rate(100),
     };
-    let withheld = StopLimiter::new(limits, 0).admit(&cluster.state, &mut decision.txns, 60_000);
-    assert_eq!(withheld, 4);
-    decision
-        .txns
-        .iter()
-        .for_each(|txn| cluster.state.apply(txn));
+    let mut limiter = StopLimiter::new(limits, 0);
+    assert_eq!(cluster.decide_within(&mut limiter, &stop, 60_000), 4);
     cluster.submit(&[service("web", 6, "two")]);
     cluster.settle("web");
     let job = cluster.job("web");
