@@ -4,6 +4,7 @@
 //! runs, `exit.json` how it ended, `log/` what was printed, and `helper.sock` takes requests.
 
 pub mod client;
+mod folder;
 pub mod hook;
 mod keeper;
 mod memory;
@@ -16,7 +17,8 @@ mod socket;
 pub mod spare;
 mod term;
 
-pub use keeper::{HelperError, keep, lock, prepare_folder, remove_scratch};
+pub use folder::{lock, make_tasks_folder, prepare_folder, remove_scratch};
+pub use keeper::{HelperError, keep};
 pub use memory::{MemoryHolder, OomRecord};
 pub use session::{DebugRequest, ExecRequest, serve as serve_session};
 

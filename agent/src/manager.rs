@@ -45,6 +45,7 @@ pub use clean::clean;
 pub use config::{AgentConfig, ControllerAddress, Place};
 
 use crate::cgroup::CgroupTree;
+use crate::helper::make_tasks_folder;
 use crate::helper::spare::{SparePool, SpareRequest};
 use crate::sandbox::{UserMode, base};
 use cores::WholeCores;
@@ -103,6 +104,8 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
     let _lock = lock(&config)?;
     ordinary::make_ready(&config.tree())?;
     let mark = state::claim(&config.state, &config.name)?;
+    let tasks = config.tasks_folder();
+    make_tasks_folder(&tasks).with_context(|| format!("cannot make {}", tasks.display()))?;
     let tree: Arc<dyn CgroupTree> = Arc::from(config.tree().open()?);
     tree.create(HELPERS_LEAF)?;
     let client = Client::new(config.controller.endpoint()?);

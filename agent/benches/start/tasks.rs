@@ -19,7 +19,7 @@ use tw_agent::helper::record::{
     StopRule,
 };
 use tw_agent::helper::spare::{HandedOver, SparePool, SpareRequest};
-use tw_agent::helper::{prepare_folder, remove_scratch};
+use tw_agent::helper::{make_tasks_folder, prepare_folder, remove_scratch};
 use tw_agent::log::{LogLimits, LogReader};
 use tw_agent::sandbox::{CommandSpec, DEFAULT_PATH, Ended, SandboxSpec, UserMode, base};
 
@@ -67,6 +67,7 @@ pub(crate) struct Printed {
 impl Bench {
     pub(crate) fn new() -> io::Result<Bench> {
         let state = tempfile::tempdir()?;
+        make_tasks_folder(&state.path().join("tasks"))?;
         let tree = TreePath::new(CGROUP_ROOT, format!("twill-bench-{}", std::process::id()));
         let base = base::prepare(&state.path().join("base")).map_err(io::Error::other)?;
         let request = SpareRequest {

@@ -153,5 +153,5 @@ fn lost(message: String) -> StartError {
 
 /// Makes the folder of a sidecar.
 pub(super) fn prepare(folder: &Path) -> io::Result<()> {
-    super::keeper::make_layers(folder)
+    super::folder::make_layers(folder)
 }
