@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod error;
 pub mod failpoint;
 pub mod helper;
+mod kernel_file;
 pub mod log;
 pub mod manager;
 pub mod process;

@@ -1,12 +1,13 @@
 //! Who a process is. A pid is used again; boot id, cgroup id, pidfd inode and start time together are not.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+
+use crate::kernel_file;
 
 /// Which process of which boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +87,7 @@ pub fn boot_ms() -> u64 {
 
 /// Names this boot of this kernel.
 pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+    Ok(kernel_file::read("/proc/sys/kernel/random/boot_id")?
         .trim()
         .to_owned())
 }
@@ -103,7 +104,7 @@ fn is_gone(error: &io::Error) -> bool {
 /// Field 22 of `/proc/PID/stat`, counted behind the command's name, which may hold anything.
 fn start_ticks(pid: i32) -> io::Result<u64> {
     let path = format!("/proc/{pid}/stat");
-    let text = fs::read_to_string(&path)?;
+    let text = kernel_file::read(&path)?;
     let fields = text.rsplit_once(") ").map(|(_, fields)| fields);
     let ticks = fields.and_then(|fields| fields.split(' ').nth(19)?.parse().ok());
     ticks.ok_or_else(|| io::Error::other(format!("{path} holds no start time")))

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::CgroupError;
+use crate::kernel_file;
 
 pub(super) fn failed(action: &'static str, path: &Path, source: io::Error) -> CgroupError {
     CgroupError::File {
@@ -30,7 +31,7 @@ pub(super) fn try_write(path: &Path, value: impl ToString) -> io::Result<()> {
 }
 
 pub(super) fn read(path: &Path) -> Result<String, CgroupError> {
-    fs::read_to_string(path).map_err(|error| failed("read", path, error))
+    kernel_file::read(path).map_err(|error| failed("read", path, error))
 }
 
 /// A file that holds one number; `max` is the largest.

@@ -18,9 +18,14 @@ use super::{
     CgroupEntry, CgroupError, CgroupTree, CpuMeter, Limits, MemoryBreakdown, MemoryWatch, TreeKind,
     Usage, check_name, cores, pressure,
 };
+use crate::kernel_file;
 
-/// The controllers that limit and measure.
-pub(super) const CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+/// The controllers that limit and measure. A process joins them in this order.
+pub(super) const CONTROLLERS: [&str; 4] = ["cpu", CPUACCT, "memory", "pids"];
+
+/// The controller that counts the time on a core: only where no unified hierarchy does, as each group more costs every
+/// start. Leaves of earlier releases have one all the same.
+const CPUACCT: &str = "cpuacct";
 
 /// The controller that holds processes to cores, where it is mounted. What has no cores of its own is in its group
 /// [`SHARED`], by inheritance: a helper is forked from what has joined it, and a task from its helper.
@@ -65,11 +70,32 @@ impl HybridTree {
         self.root.join(controller).join(&self.subtree).join(leaf)
     }
 
+    /// The controllers that a leaf has a group of.
+    fn controllers(&self) -> impl Iterator<Item = &'static str> {
+        let has_unified = self.has_unified;
+        let needed = move |name: &&str| !(has_unified && *name == CPUACCT);
+        CONTROLLERS.into_iter().filter(needed)
+    }
+
     /// Every hierarchy that has a leaf of its own. Controllers that are mounted together (`cpu,cpuacct`)
     /// are one hierarchy under two names; making or removing its folder twice does no harm.
-    fn hierarchies(&self) -> Vec<&'static str> {
+    fn hierarchies(&self) -> impl Iterator<Item = &'static str> {
         let unified = self.has_unified.then_some("unified");
-        unified.into_iter().chain(CONTROLLERS).collect()
+        unified.into_iter().chain(self.controllers())
+    }
+
+    /// Every hierarchy that a leaf of any release may be in.
+    fn hierarchies_ever(&self) -> impl Iterator<Item = &'static str> {
+        let unified = self.has_unified.then_some("unified");
+        unified.into_iter().chain(CONTROLLERS).chain([CPUSET])
+    }
+
+    /// The file that begins with the time on a core, in units of its own.
+    fn cpu_time(&self, leaf: &str) -> PathBuf {
+        match self.has_unified {
+            true => self.file("unified", leaf, "cpu.stat"),
+            false => self.file(CPUACCT, leaf, "cpuacct.usage"),
+        }
     }
 
     /// Makes a group of the cpuset controller, whose members may use all cores of the group above.
@@ -162,10 +188,18 @@ impl HybridTree {
     }
 
     fn pids(&self, leaf: &str) -> Result<BTreeSet<i32>, CgroupError> {
+        self.pids_in(self.hierarchies(), leaf)
+    }
+
+    fn pids_in(
+        &self,
+        hierarchies: impl Iterator<Item = &'static str>,
+        leaf: &str,
+    ) -> Result<BTreeSet<i32>, CgroupError> {
         let mut pids = BTreeSet::new();
-        for hierarchy in self.hierarchies() {
+        for hierarchy in hierarchies {
             let file = self.file(hierarchy, leaf, "cgroup.procs");
-            match fs::read_to_string(&file) {
+            match kernel_file::read(&file) {
                 Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok())),
                 // Removed, or never made in this hierarchy.
                 Err(error) if is_gone(&error) => {}
@@ -222,14 +256,12 @@ impl CgroupTree for HybridTree {
             self.make_cpuset(SHARED)?;
         }
         self.hierarchies()
-            .into_iter()
             .try_for_each(|hierarchy| make_dir(&self.leaf(hierarchy, leaf)))
     }
 
     fn reserve(&self, reserved: &str) -> Result<Vec<OwnedFd>, CgroupError> {
         check_name(reserved)?;
-        CONTROLLERS
-            .into_iter()
+        self.controllers()
             .map(|controller| {
                 make_child(&self.leaf(controller, reserved))?;
                 open(&self.file(controller, reserved, "cgroup.procs"), true)
@@ -240,7 +272,7 @@ impl CgroupTree for HybridTree {
     /// Renames the v1 groups, which the unified hierarchy cannot do; its group is made now, as it costs little.
     fn assume(&self, reserved: &str, leaf: &str) -> Result<(), CgroupError> {
         check_name(leaf)?;
-        for controller in CONTROLLERS {
+        for controller in self.controllers() {
             let (from, to) = (self.leaf(controller, reserved), self.leaf(controller, leaf));
             match fs::rename(&from, &to) {
                 Ok(()) => {}
@@ -310,8 +342,12 @@ impl CgroupTree for HybridTree {
             &self.file("memory", leaf, "memory.stat"),
             "total_inactive_file",
         )?;
+        let cpu_usage_us = match self.has_unified {
+            true => keyed(&self.cpu_time(leaf), "usage_usec")?,
+            false => number(&self.cpu_time(leaf))? / 1000,
+        };
         Ok(Usage {
-            cpu_usage_us: number(&self.file("cpuacct", leaf, "cpuacct.usage"))? / 1000,
+            cpu_usage_us,
             cpu_throttled_us: keyed(&self.file("cpu", leaf, "cpu.stat"), "throttled_time")? / 1000,
             memory_bytes,
             memory_working_set_bytes: memory_bytes.saturating_sub(inactive_file_bytes),
@@ -322,7 +358,7 @@ impl CgroupTree for HybridTree {
     }
 
     fn cpu_meter(&self, leaf: &str) -> Option<CpuMeter> {
-        CpuMeter::open(&self.file("cpuacct", leaf, "cpuacct.usage"))
+        CpuMeter::open(&self.cpu_time(leaf))
     }
 
     fn memory_stalled_us(&self, leaf: &str) -> Option<u64> {
@@ -364,8 +400,9 @@ impl CgroupTree for HybridTree {
             Err(error) if !is_gone(&error) => return Err(failed("write", &kill, error)),
             _ => {}
         }
-        // A launcher may be in the v1 leaf only.
-        for pid in self.pids(leaf)? {
+        // A launcher may be in the v1 leaf only, and is in the group that it joined first at least.
+        let first = CONTROLLERS.into_iter().take(1);
+        for pid in self.pids_in(first, leaf)? {
             self.kill_one(leaf, pid)?;
         }
         Ok(())
@@ -377,7 +414,7 @@ impl CgroupTree for HybridTree {
 
     fn remove(&self, leaf: &str, patience: Duration) -> Result<(), CgroupError> {
         check_name(leaf)?;
-        for hierarchy in self.hierarchies().into_iter().chain([CPUSET]) {
+        for hierarchy in self.hierarchies_ever() {
             let path = self.leaf(hierarchy, leaf);
             let is_gone = wait_until(patience, || match try_remove_dir(&path) {
                 Ok(()) => Ok(true),
@@ -396,7 +433,7 @@ impl CgroupTree for HybridTree {
 
     fn leaves(&self) -> Result<Vec<String>, CgroupError> {
         let mut names = BTreeSet::new();
-        for hierarchy in self.hierarchies() {
+        for hierarchy in self.hierarchies_ever().filter(|name| *name != CPUSET) {
             names.extend(children(&self.root.join(hierarchy).join(&self.subtree))?);
         }
         Ok(names.into_iter().collect())
@@ -405,7 +442,7 @@ impl CgroupTree for HybridTree {
     fn remove_tree(&self) -> Result<(), CgroupError> {
         let shared = self.leaf(CPUSET, SHARED);
         try_remove_dir(&shared).map_err(|error| failed("remove", &shared, error))?;
-        for hierarchy in self.hierarchies().into_iter().chain([CPUSET]) {
+        for hierarchy in self.hierarchies_ever() {
             let path = self.root.join(hierarchy).join(&self.subtree);
             try_remove_dir(&path).map_err(|error| failed("remove", &path, error))?;
         }
@@ -433,7 +470,7 @@ impl CgroupTree for HybridTree {
     fn entry(&self, leaf: &str) -> Result<CgroupEntry, CgroupError> {
         let directory = self.directory(leaf)?;
         let own_cores = self.leaf(CPUSET, leaf).exists().then_some(CPUSET);
-        let joined = CONTROLLERS.into_iter().chain(own_cores);
+        let joined = self.controllers().chain(own_cores);
         let procs =
             joined.map(|controller| open(&self.file(controller, leaf, "cgroup.procs"), true));
         Ok(CgroupEntry {
@@ -448,7 +485,49 @@ impl CgroupTree for HybridTree {
             write(&shared, 0)?;
         }
         self.hierarchies()
-            .into_iter()
             .try_for_each(|hierarchy| write(&self.file(hierarchy, leaf, "cgroup.procs"), 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CONTROLLERS, CgroupTree, Duration, HybridTree, fs};
+
+    /// A machine with these hierarchies, and an agent's subtree in each.
+    fn machine(hierarchies: &[&str]) -> (tempfile::TempDir, HybridTree) {
+        let root = tempfile::tempdir().unwrap();
+        for name in hierarchies {
+            fs::create_dir_all(root.path().join(name).join("twill")).unwrap();
+            fs::write(root.path().join(name).join("cgroup.procs"), "").unwrap();
+        }
+        let tree = HybridTree::new(root.path(), "twill");
+        (root, tree)
+    }
+
+    #[test]
+    fn time_on_a_core_has_a_group_only_where_nothing_else_counts_it() {
+        for has_unified in [true, false] {
+            let unified = has_unified.then_some("unified");
+            let mounted: Vec<&str> = unified.into_iter().chain(CONTROLLERS).collect();
+            let (root, tree) = machine(&mounted);
+            tree.create("task").unwrap();
+            let has = |name: &str| root.path().join(name).join("twill/task").exists();
+            assert_eq!(has("cpuacct"), !has_unified);
+            assert_eq!(mounted.iter().filter(|name| has(name)).count(), 4);
+        }
+    }
+
+    #[test]
+    fn a_leaf_of_an_earlier_release_is_removed_with_all_its_groups() {
+        let mounted: Vec<&str> = CONTROLLERS.into_iter().chain(["unified"]).collect();
+        let (root, tree) = machine(&mounted);
+        for name in &mounted {
+            fs::create_dir(root.path().join(name).join("twill/task")).unwrap();
+        }
+        assert_eq!(tree.leaves().unwrap(), ["task"]);
+        tree.remove("task", Duration::ZERO).unwrap();
+        assert_eq!(tree.leaves().unwrap(), Vec::<String>::new());
+        tree.remove_tree().unwrap();
+        assert!(!root.path().join("cpuacct/twill").exists());
     }
 }

@@ -168,7 +168,8 @@ pub fn reserve(folder: &Path, name: &str) -> Result<(), RecordError> {
             .create(true)
             .truncate(false)
             .open(&path)?;
-        let flags = rustix::fs::FallocateFlags::empty();
+        // As long as it is: what is not used need not be cut off again, which waits for the disk.
+        let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(&file, flags, 0, RESERVED_BYTES) {
             // A file system that cannot: the record is written when there is room.
             Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
@@ -208,7 +209,11 @@ fn replace(
             .truncate(false)
             .open(&draft)?;
         file.write_all(&text)?;
-        file.set_len(text.len() as u64)?;
+        let length = text.len() as u64;
+        // The rest of an attempt that failed.
+        if file.metadata()?.len() > length {
+            file.set_len(length)?;
+        }
         if is_durable {
             file.sync_data()?;
         }
@@ -238,5 +243,33 @@ pub fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>,
             path,
             source,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::{RESERVED_BYTES, read, reserve, write, write_durably};
+
+    #[test]
+    fn what_is_reserved_is_space_and_no_length() {
+        let folder = tempfile::tempdir().unwrap();
+        reserve(folder.path(), "end.json").unwrap();
+        let draft = folder.path().join("end.json.draft").metadata().unwrap();
+        assert_eq!(draft.len(), 0);
+        // None where the file system cannot.
+        assert!([0, RESERVED_BYTES].contains(&(draft.blocks() * 512)));
+        write_durably(folder.path(), "end.json", &[1, 2]).unwrap();
+        let found: Option<Vec<u8>> = read(folder.path(), "end.json").unwrap();
+        assert_eq!(found, Some(vec![1, 2]));
+    }
+
+    #[test]
+    fn nothing_of_a_longer_draft_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("end.json.draft"), "x".repeat(100)).unwrap();
+        write(folder.path(), "end.json", &7).unwrap();
+        assert_eq!(read(folder.path(), "end.json").unwrap(), Some(7));
     }
 }

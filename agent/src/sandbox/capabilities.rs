@@ -40,11 +40,15 @@ pub(super) fn of_init() -> CapsHashSet {
 
 /// Takes everything else out of the bounding set, so that no later `exec` brings it back.
 pub(super) fn bound(kept: &CapsHashSet) -> Result<(), StartError> {
-    for capability in caps::all() {
+    bound_further(&caps::all(), kept)
+}
+
+/// As [`bound`], where nothing but `present` is in the set any more.
+pub(super) fn bound_further(present: &CapsHashSet, kept: &CapsHashSet) -> Result<(), StartError> {
+    for capability in present.difference(kept) {
         // Asking costs less than dropping again; a kernel that does not know it refuses the question.
-        let is_there = caps::has_cap(None, CapSet::Bounding, capability).unwrap_or(false);
-        if is_there && !kept.contains(&capability) {
-            caps::drop(None, CapSet::Bounding, capability).map_err(refused)?;
+        if caps::has_cap(None, CapSet::Bounding, *capability).unwrap_or(false) {
+            caps::drop(None, CapSet::Bounding, *capability).map_err(refused)?;
         }
     }
     Ok(())

@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use caps::CapsHashSet;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::Resource;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
@@ -126,7 +127,7 @@ fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)>
     let started = start_command(spec, account, status.as_fd(), report.as_fd(), stdio);
     let running = started.and_then(|command| {
         let kept = capabilities::of_init();
-        capabilities::bound(&kept)
+        capabilities::bound_further(&of_both(account), &kept)
             .and_then(|()| capabilities::keep(&kept))
             .and_then(|()| die_with_helper(status.as_fd()))
             .map(|()| command)
@@ -145,11 +146,16 @@ fn set_up(parts: InitParts<'_>) -> Result<(Pid, OwnedFd), (OwnedFd, StartError)>
 /// Restricts the calling process to what it and the command need, but for the capabilities that make the command who
 /// it is.
 fn restrict(account: Account, filter: &Filter) -> Result<(), StartError> {
-    let mut kept = capabilities::of_command(account.is_root());
-    kept.extend(capabilities::of_init());
-    capabilities::bound(&kept)?;
+    capabilities::bound(&of_both(account))?;
     nix::sys::prctl::set_no_new_privs().at(Stage::Privileges, "cannot set no_new_privs")?;
     filter.load()
+}
+
+/// The capabilities that the init or the command keeps.
+fn of_both(account: Account) -> CapsHashSet {
+    let mut kept = capabilities::of_command(account.is_root());
+    kept.extend(capabilities::of_init());
+    kept
 }
 
 /// Starts the command and waits until it runs, or has told the `report` why it does not.

@@ -36,6 +36,9 @@ const PROC_MASKED: [&str; 10] = [
     "timer_stats",
 ];
 
+/// The name, for a moment, of the folder that covers folders of /proc.
+const NOTHING: &str = ".nothing";
+
 /// Parts of /proc that programs read and nobody in a task may write.
 const PROC_READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
@@ -625,6 +628,9 @@ fn mount_proc(root: BorrowedFd<'_>, dev: BorrowedFd<'_>) -> Result<(), StartErro
         mount_point(root, Path::new("/proc"), true)?.as_fd(),
     )
     .at(Stage::Mount, "cannot attach /proc")?;
+    // An empty folder of `dev` covers folders: a file system of its own takes longer.
+    rustix::fs::mkdirat(dev, NOTHING, Mode::from_raw_mode(0o555))
+        .at(Stage::Mount, "cannot make an empty folder")?;
     for name in PROC_MASKED {
         let Ok(place) = open_in(proc.as_fd(), name) else {
             continue;
@@ -632,16 +638,16 @@ fn mount_proc(root: BorrowedFd<'_>, dev: BorrowedFd<'_>) -> Result<(), StartErro
         let is_folder = rustix::fs::fstat(&place)
             .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
         let cover = match is_folder {
-            true => {
-                let nothing = [("size", "4k".to_owned()), ("mode", "555".to_owned())];
-                new_mount("tmpfs", &nothing, INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)
-            }
-            false => clone_of(dev, "null"),
+            true => nothing_of(dev),
+            false => clone_of(dev, "null").map_err(io::Error::from),
         };
         cover
-            .and_then(|cover| move_onto(cover.as_fd(), place.as_fd()))
+            .and_then(|cover| Ok(move_onto(cover.as_fd(), place.as_fd())?))
             .at(Stage::Mount, format_args!("cannot hide /proc/{name}"))?;
     }
+    // What is mounted of it stays.
+    rustix::fs::unlinkat(dev, NOTHING, AtFlags::REMOVEDIR)
+        .at(Stage::Mount, "cannot remove an empty folder")?;
     for name in PROC_READ_ONLY {
         let Ok(place) = open_in(proc.as_fd(), name) else {
             continue;
@@ -656,6 +662,14 @@ fn mount_proc(root: BorrowedFd<'_>, dev: BorrowedFd<'_>) -> Result<(), StartErro
             .at(Stage::Mount, format_args!("cannot protect /proc/{name}"))?;
     }
     Ok(())
+}
+
+/// A detached mount of an empty folder that nobody can write.
+fn nothing_of(dev: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let nothing = clone_of(dev, NOTHING)?;
+    let attributes = INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    set_attributes(nothing.as_fd(), attributes, None, false)?;
+    Ok(nothing)
 }
 
 /// A detached copy of the mount of which `name` below `folder` is a part.

@@ -13,6 +13,9 @@ use super::{At, Stage, StartError};
 /// The longest `passwd` file that is read.
 const PASSWD_BYTES_MAX: u64 = 4 << 20;
 
+/// More than most of them have: room for all of it is read at once.
+const PASSWD_BYTES_USUAL: usize = 8 << 10;
+
 /// The user of specs that name none.
 pub const DEFAULT_USER: &str = "nobody";
 
@@ -65,7 +68,7 @@ fn read_passwd(base: &Path) -> rustix::io::Result<String> {
         Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(String::new()),
         Err(error) => return Err(error),
     };
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(PASSWD_BYTES_USUAL);
     file.take(PASSWD_BYTES_MAX)
         .read_to_end(&mut text)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;

@@ -254,3 +254,18 @@ fn the_v2_backend_writes_and_reads_the_kernels_files() {
     tree.kill("a").unwrap();
     assert_eq!(file("cgroup.kill"), "1");
 }
+
+#[test]
+fn a_launcher_that_has_joined_but_one_group_is_killed_with_its_leaf() {
+    let subtree = Subtree::new();
+    let tree = subtree.open();
+    tree.create("a").unwrap();
+    let procs = tree.entry("a").unwrap().procs;
+    // Where a process is cloned straight into a leaf, there are no launchers.
+    let Some(first) = procs.first() else { return };
+    let mut child = spawn_in(&[path_of(first)], 1);
+    wait_for(|| !tree.is_empty("a").unwrap());
+    tree.kill("a").unwrap();
+    child.wait().unwrap();
+    tree.remove("a", PATIENCE).unwrap();
+}
