@@ -49,13 +49,14 @@ class _Host:
     """Stands in for the parent."""
 
     def __init__(self) -> None:
-        self._code = {path: compiler.compiled(content) for path, content in _FILES.items()}
+        modules = [path for path in _FILES if path.endswith(".py")]
+        self._code = {path: compiler.compiled(_FILES[path]) for path in modules}
 
     def ask(self, question: str, path: str) -> tuple[str, str, bytes, bytes] | None:
         if question == "module" and path == "rehearsal":
             return ("namespace", path, b"", b"")
         file = path + ".py" if question == "module" else path
-        return ("module", file, _FILES[file], self._code[file]) if file in _FILES else None
+        return ("module", file, _FILES[file], self._code.get(file, b"")) if file in _FILES else None
 
     def given(self) -> tuple[str, str, bytes, bytes] | None:
         return self.ask("spec", "rehearsal.tw")

@@ -1,4 +1,4 @@
-//! Compile jobs: sealed children that turn files into marshalled code, and what is kept of that.
+//! Compile jobs: sealed children that turn modules into marshalled code, and what is kept of that.
 //!
 //! A compile job runs nothing of what it compiles, so one child does many files, up to a number; its
 //! output is only ever unmarshalled inside other sealed children.
@@ -29,7 +29,7 @@ const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A file's marshalled code and its calls; none where it is left to the evaluation to compile it.
 pub(super) type Code = Option<Arc<[u8]>>;
 
-/// Compiles files, and keeps the code of those that are asked for again and again.
+/// Compiles modules, which many specs import, and keeps their code.
 #[derive(Debug, Default)]
 pub(super) struct Compiler {
     idle: Mutex<Vec<Job>>,
@@ -44,34 +44,20 @@ struct Kept {
     bytes: usize,
 }
 
-/// Whether a file will be asked for again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keep {
-    /// A module, which other specs import, too.
-    Module,
-    /// A spec.
-    Spec,
-}
-
 impl Compiler {
-    /// Returns the code of a file with the hash `hash`.
+    /// Returns the code of a module with the hash `hash`.
     pub(super) fn code(
         &self,
         zygote: &Zygote,
         config: &EvalConfig,
         content: &[u8],
         hash: Hash,
-        keep: Keep,
     ) -> Code {
-        if keep == Keep::Module
-            && let Some(code) = lock(&self.kept).codes.get(&hash)
-        {
+        if let Some(code) = lock(&self.kept).codes.get(&hash) {
             return code.clone();
         }
         let code = self.found_or_made(zygote, config, content, &hash);
-        if keep == Keep::Module {
-            self.keep(hash, &code);
-        }
+        self.keep(hash, &code);
         code
     }
 

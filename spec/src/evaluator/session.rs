@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tw_model::Code;
 
-use super::compiler::{Code as Compiled, Compiler, Keep};
+use super::compiler::{Code as Compiled, Compiler};
 use super::ending::{self, Status};
 use super::frame::Frames;
 use super::said::{self, Said, SaidError};
@@ -182,11 +182,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Sends a spec unasked, so that it is read and compiled while its child is being made. A child that does not
-    /// take it says why, or its end does.
+    /// Sends a spec unasked, so that it is read while its child is being made. A child that does not take it says why,
+    /// or its end does. The child compiles it: to have that done elsewhere is two more ways between processes, and a spec is
+    /// rarely evaluated twice as it is.
     fn begin(&mut self, child: &mut Frames<impl Read + Write>, role: Role) {
         if role == Role::Spec {
-            let found = self.spec();
+            let found = self.read(self.path);
             let _ = self.reply(child, found);
         }
     }
@@ -254,14 +255,8 @@ impl<'a> Session<'a> {
         )
     }
 
-    /// The file that is evaluated, with its code.
-    fn spec(&mut self) -> Result<Option<Found>, SourceError> {
-        let found = self.read(self.path)?;
-        Ok(found.map(|found| self.compiled(found, Keep::Spec)))
-    }
-
-    /// Adds the code of a file that runs.
-    fn compiled(&self, found: Found, keep: Keep) -> Found {
+    /// Adds the code of a module.
+    fn compiled(&self, found: Found) -> Found {
         let code = found
             .content
             .as_deref()
@@ -273,7 +268,7 @@ impl<'a> Session<'a> {
                     config,
                     compiler,
                 } = means;
-                compiler.code(zygote, config, content, hash, keep)
+                compiler.code(zygote, config, content, hash)
             });
         Found { code, ..found }
     }
@@ -317,7 +312,7 @@ impl<'a> Session<'a> {
             ("module", format!("{path}.py")),
         ] {
             if let Some(found) = self.read(&file)? {
-                let found = self.compiled(found, Keep::Module);
+                let found = self.compiled(found);
                 return Ok(Some(Found { what, ..found }));
             }
         }
