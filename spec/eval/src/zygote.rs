@@ -171,12 +171,12 @@ fn serve(
         children.note_stops(&ready);
         // All that was asked is heard next: that a child was given a job comes before that it has done it.
         let mut makes = Vec::new();
+        let mut begun_ahead = Vec::new();
         loop {
             match receive(control)? {
                 Received::Request(request, descriptors) => {
-                    if let Some(job) = request.begun {
-                        children.begin(&job);
-                    }
+                    // A child that is still to be made may have its job.
+                    begun_ahead.extend(request.begun.filter(|job| !children.begin(job)));
                     makes.extend(request.make.map(|make| (make, descriptors)));
                 }
                 Received::Nothing => break,
@@ -202,6 +202,9 @@ fn serve(
                     run_child(seal, zygote, watch, socket, &make, run_job)
                 }
             }
+        }
+        for job in &begun_ahead {
+            children.begin(job);
         }
     }
 }
@@ -243,15 +246,17 @@ impl Children {
         Ok(())
     }
 
-    /// Starts the time of a child that has its job; one that is gone needs none.
-    fn begin(&mut self, begun: &Begun) {
+    /// Starts the time of a child that has its job. False if there is no such child, not yet or not any more.
+    fn begin(&mut self, begun: &Begun) -> bool {
         let child = self
             .all
             .iter_mut()
             .find(|child| child.number == begun.child);
-        if let Some(child) = child {
-            child.deadline = Some(Instant::now() + Duration::from_millis(begun.wall_ms));
-        }
+        let Some(child) = child else {
+            return false;
+        };
+        child.deadline = Some(Instant::now() + Duration::from_millis(begun.wall_ms));
+        true
     }
 
     /// Does what there is to do.

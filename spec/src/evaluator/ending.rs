@@ -1,10 +1,13 @@
 //! How a child ended, and the error that makes of it.
 
+use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Deserialize;
 use tw_model::Code;
 
@@ -38,20 +41,38 @@ struct Ended {
 impl Status {
     /// Reads what there is, without waiting for the end.
     pub(super) fn so_far(pipe: OwnedFd) -> Status {
-        let unblocked = fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
-        unblocked.map_or_else(|_| Status::default(), |_| Status::read(pipe))
+        let mut text = Vec::new();
+        if fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_ok() {
+            // What came before an error stays in `text`.
+            let _ = File::from(pipe).read_to_end(&mut text);
+        }
+        Status::of(&text)
     }
 
-    /// Waits for the end; none if the zygote went away before it.
-    pub(super) fn at_the_end(pipe: OwnedFd) -> Option<Status> {
-        let status = Status::read(pipe);
+    /// Waits for the end; none if the zygote went away before it, or says nothing for `silence`.
+    pub(super) fn at_the_end(pipe: OwnedFd, silence: Duration) -> Option<Status> {
+        let mut pipe = File::from(pipe);
+        let silence = PollTimeout::try_from(silence).unwrap_or(PollTimeout::MAX);
+        let mut text = Vec::new();
+        let mut part = [0; 4096];
+        loop {
+            let mut polled = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut polled, silence) {
+                Ok(0) => return None,
+                Err(nix::Error::EINTR) => continue,
+                _ => {}
+            }
+            match pipe.read(&mut part) {
+                Ok(0) | Err(_) => break,
+                Ok(length) => text.extend_from_slice(&part[..length]),
+            }
+        }
+        let status = Status::of(&text);
         status.ended.is_some().then_some(status)
     }
 
-    fn read(pipe: OwnedFd) -> Status {
-        let mut text = Vec::new();
-        // What came before an error stays in `text`.
-        let _ = std::fs::File::from(pipe).read_to_end(&mut text);
+    /// Understands what the zygote has written.
+    fn of(text: &[u8]) -> Status {
         let mut status = Status::default();
         for line in text.split(|byte| *byte == b'\n') {
             if let Ok(denied) = serde_json::from_slice(line) {

@@ -82,10 +82,10 @@ fn attempt(means: Means<'_>, tree: &Snapshot<'_>, work: Work<'_>) -> Option<Atte
     session.begin(&mut child.frames, work.role);
     means.zygote.begun(&child, means.config.deadline).ok()?;
     let last = session.serve(&mut child.frames);
-    let status = child.status;
+    let (status, silence) = (child.status, means.config.deadline + SILENCE);
     let done = match last {
         Err(SaidError::Io(cause)) => {
-            let status = Status::at_the_end(status)?;
+            let status = Status::at_the_end(status, silence)?;
             let ended = session.ended(&status, means.config);
             match cause.kind() {
                 // The kernel says so if what was sent had not been read.
@@ -94,7 +94,7 @@ fn attempt(means: Means<'_>, tree: &Snapshot<'_>, work: Work<'_>) -> Option<Atte
             }
         }
         Ok(None) => {
-            let status = Status::at_the_end(status)?;
+            let status = Status::at_the_end(status, silence)?;
             session.ended(&status, means.config)
         }
         // A call that was denied before the last word was noted before it, too.

@@ -315,6 +315,36 @@ fn the_deadline_counts_from_the_job() {
     assert_eq!((evaluation.error, evaluation.jobs.len()), (None, 1));
 }
 
+/// Jobs that were given to children before the evaluator had got round to making them.
+#[test]
+fn a_child_that_had_its_job_before_it_was_made_ends_at_its_deadline() {
+    let wait = "import dataclasses\nlock = dataclasses.sys.modules['_thread'].allocate_lock()\n\
+        lock.acquire()\nlock.acquire()\n";
+    let paths = ["a.tw", "b.tw", "c.tw"];
+    let repo = Repo::with(&paths.map(|path| (path, wait)));
+    let evaluator = Evaluator::start(EvalConfig {
+        deadline: Duration::from_secs(1),
+        in_flight: paths.len(),
+        ..config()
+    })
+    .expect("tw-eval starts");
+    let process = Pid::from_raw(evaluator.process_id().expect("a process") as i32);
+    let (source, paths) = (repo.work_tree(), paths.map(str::to_owned));
+    kill(process, Signal::SIGSTOP).expect("stop");
+    let evaluations = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| evaluator.evaluate_all(&source, &paths, Detail::Places));
+        std::thread::sleep(Duration::from_millis(300));
+        kill(process, Signal::SIGCONT).expect("go on");
+        waiting.join().expect("no panic").expect("answers")
+    });
+    for evaluation in evaluations {
+        let error = evaluation.error.expect("an error");
+        assert_eq!(error.code, Code::SpecTimeout, "{error:?}");
+    }
+    let after = evaluator.process_id().expect("a process");
+    assert_eq!(after, process.as_raw() as u32, "it was not started again");
+}
+
 #[test]
 fn one_spec_cannot_touch_another() {
     let patch = "import json\njson.dumps = None\nfrom tw import units\nunits.MiB = 0\n";
