@@ -58,6 +58,28 @@ fn new_tasks_serve_before_old_ones_end() {
 }
 
 #[test]
+fn no_more_run_beside_than_the_job_allows_or_than_may_be_down() {
+    for (surge, down, most_beside) in [(1, 3, 1), (3, 1, 1), (3, 2, 2)] {
+        let version = |command| {
+            let mut web = surging(6, command, surge);
+            web.rollout.max_unavailable = down;
+            web
+        };
+        let mut cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
+        cluster.submit(&[version("one")]);
+        cluster.settle("web");
+        let plan = cluster.submit(&[version("two")]);
+        assert_eq!(plan.jobs[0].surge, most_beside);
+        let (_, most) = watch(&mut cluster);
+        assert_eq!(
+            most,
+            6 + most_beside as usize,
+            "max_surge {surge}, max_unavailable {down}"
+        );
+    }
+}
+
+#[test]
 fn no_more_start_than_a_stage_may_harm() {
     let mut cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
     cluster.submit(&[surging(6, "one", 3)]);
