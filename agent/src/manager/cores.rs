@@ -68,8 +68,11 @@ impl WholeCores {
         Ok(cores)
     }
 
-    /// Writes down what a task has.
+    /// Writes down what a task has; nothing for one that never had any.
     pub(super) fn note(folder: &Path, cores: &[u32]) -> anyhow::Result<()> {
+        if cores.is_empty() && !folder.join(CORES_FILE).exists() {
+            return Ok(());
+        }
         Ok(record::write(folder, CORES_FILE, &cores)?)
     }
 
@@ -159,11 +162,23 @@ fn shared(all: &[u32], given: &Given) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Given, choose, shared};
+    use super::{CORES_FILE, Given, WholeCores, choose, shared};
     use tw_model::TaskId;
 
     fn task(text: &str) -> TaskId {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_a_task_that_had_cores_of_its_own_has_a_note_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let note = |cores: &[u32]| {
+            WholeCores::note(folder.path(), cores).unwrap();
+            std::fs::read_to_string(folder.path().join(CORES_FILE)).ok()
+        };
+        assert_eq!(note(&[]), None);
+        assert_eq!(note(&[3]).as_deref(), Some("[3]"));
+        assert_eq!(note(&[]).as_deref(), Some("[]"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tw_api::Assignment;
-use tw_model::{Code, Desired, Digest, Exit, Image, Phase, TaskId, TaskState, Timestamp};
+use tw_model::{Code, Desired, Digest, Exit, Image, Phase, TaskId, TaskState, Timestamp, Version};
 
 use super::cores::WholeCores;
 use super::folder::{self, TaskFolder};
@@ -213,6 +213,7 @@ fn begin(agent: &Arc<Agent>, task: TaskId, assignment: Option<Arc<Assignment>>, 
         folder,
         orders: received,
         is_adopted: found,
+        prepared: None,
     };
     tokio::spawn(actor.run());
 }
@@ -225,6 +226,8 @@ struct Actor {
     orders: watch::Receiver<Orders>,
     /// Whether it was found in the state folder.
     is_adopted: bool,
+    /// The version whose assignment was written into the folder when it was prepared.
+    prepared: Option<Version>,
 }
 
 impl Actor {
@@ -305,7 +308,7 @@ impl Actor {
         }
     }
 
-    async fn launch(&self, assignment: &Assignment) -> Result<HelperLink, LaunchError> {
+    async fn launch(&mut self, assignment: &Assignment) -> Result<HelperLink, LaunchError> {
         let (task, version) = (&self.task, assignment.task.version);
         tracing::info!(%task, version, plan = assignment.plan, "starting");
         let mut packages = Vec::new();
@@ -334,6 +337,7 @@ impl Actor {
             })
             .and_then(|()| WholeCores::note(self.folder.path(), &record.cores))
             .and_then(|()| self.folder.write_assignment(assignment))?;
+        self.prepared = Some(assignment.task.version);
         failpoint::reach("agent.assignment_written");
         self.agent
             .endpoints
@@ -497,7 +501,9 @@ impl Actor {
         let Some(assignment) = orders.assignment.clone() else {
             return tokio::spawn(async {}).abort_handle();
         };
-        if let Err(cause) = self.folder.write_assignment(&assignment) {
+        if self.prepared != Some(assignment.task.version)
+            && let Err(cause) = self.folder.write_assignment(&assignment)
+        {
             tracing::warn!(task = %self.task, %cause, "cannot record the assignment");
         }
         if let Err(cause) = self.folder.bound(&assignment.spec) {
