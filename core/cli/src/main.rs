@@ -87,6 +87,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    tw_allocator::begin();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) => {

@@ -10,6 +10,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// The arrows of `docs/architecture.md`.
 const ARROWS: &[(&str, &[&str])] = &[
     ("tw-model", &[]),
+    ("tw-allocator", &[]),
     ("tw-api", &["tw-model"]),
     ("tw-scheduler", &["tw-model"]),
     ("tw-store", &["tw-model"]),
@@ -35,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "tw",
         &[
+            "tw-allocator",
             "tw-api",
             "tw-controller",
             "tw-import",

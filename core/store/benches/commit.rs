@@ -21,6 +21,7 @@ const MEASURED: Duration = Duration::from_secs(2);
 const VALUE_BYTES: usize = 300;
 
 fn main() {
+    tw_allocator::begin();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .build()

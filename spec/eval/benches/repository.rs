@@ -29,6 +29,7 @@ const TEAMS: usize = 100;
 const SEED: u64 = 20_261_121;
 
 fn main() {
+    tw_allocator::begin();
     let specs = std::env::var("TW_BENCH_SPECS").ok();
     let specs = specs
         .and_then(|number| number.parse().ok())

@@ -14,6 +14,7 @@ mod trace;
 use std::io::Write;
 
 fn main() {
+    tw_allocator::begin();
     let parts: [(&str, fn()); 4] = [
         ("trace", trace::run),
         ("scale", scale::run),
