@@ -236,3 +236,17 @@ fn the_end_of_a_task_does_not_write_out_the_file_system_of_its_layer() {
     let is_volatile = |option: &str| option.ends_with("volatile");
     assert!(options.split(',').any(is_volatile), "{root}");
 }
+
+#[test]
+fn what_covers_folders_of_proc_is_empty_and_closed_and_has_no_name() {
+    let script = "for name in acpi asound scsi; do test -d /proc/$name || continue; \
+        ls -A /proc/$name; touch /proc/$name/x 2>/dev/null && echo wrote; done; ls -A /dev";
+    let mut task = Task::shell(script).user("root");
+    task.run();
+    let stdout = task.stdout();
+    let expected = [
+        "fd", "full", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty",
+        "urandom", "zero",
+    ];
+    assert_eq!(stdout.lines().collect::<Vec<_>>(), expected);
+}
