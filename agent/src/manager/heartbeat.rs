@@ -1,5 +1,6 @@
 //! The agent's side of the controller: registers, follows its stream, sends heartbeats.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,15 +79,18 @@ async fn follow(agent: &Arc<Agent>, registered: &Registered) -> Result<(), LinkE
         agent.config.name, registered.epoch
     );
     let mut events = agent.client.events(&path).await?;
+    let is_told = Cell::new(false);
     let listen = async {
         while let Some(event) = events.next::<AgentEvent>().await? {
+            let tells_all = matches!(event, AgentEvent::Snapshot { .. });
             take(agent, event);
+            is_told.set(is_told.get() || tells_all);
         }
         Err(LinkError::StreamEnded)
     };
     tokio::select! {
         ended = listen => ended,
-        failed = beat(agent, registered) => failed,
+        failed = beat(agent, registered, &is_told) => failed,
     }
 }
 
@@ -113,7 +117,14 @@ fn take(agent: &Arc<Agent>, event: AgentEvent) {
 }
 
 /// Sends a heartbeat whenever there is something new, and at the latest when one is due.
-async fn beat(agent: &Agent, registered: &Registered) -> Result<(), LinkError> {
+///
+/// What is granted counts once the session has told all that is to run: what has waited to start since before it may have
+/// been replaced.
+async fn beat(
+    agent: &Agent,
+    registered: &Registered,
+    is_told: &Cell<bool>,
+) -> Result<(), LinkError> {
     let path = format!("/v1/agents/{}/heartbeat", agent.config.name);
     let every = Duration::from_millis(registered.heartbeat_every_ms.max(10));
     let mut usage_due = Instant::now();
@@ -147,7 +158,7 @@ async fn beat(agent: &Agent, registered: &Registered) -> Result<(), LinkError> {
             Ok(reply) => {
                 agent.reports.acknowledge(reply.acknowledged_seq);
                 agent.resources.acknowledge(reply.acknowledged_history);
-                if reply.granted {
+                if reply.granted && is_told.get() {
                     agent.grants.note(sent_at);
                 }
             }

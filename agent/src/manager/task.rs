@@ -369,20 +369,20 @@ impl Actor {
         failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A task that fails over begins only while it may run: under a grant of the controller.
+    /// A task that fails over begins only while it may run: under a grant of the controller, and if it is still to start.
     async fn wait_for_grant(&self, assignment: &Assignment) -> Result<Option<TermEnd>, Refusal> {
         let grants = self.agent.grants.follow();
         loop {
             let granted = *grants.borrow();
             match lease::term_end(&assignment.spec, granted.unwrap_or(0)) {
                 None => return Ok(None),
-                Some(end) if boot_ms() < end.signal_at_ms => return Ok(Some(end)),
                 Some(_) if self.orders.borrow().wants_stop() => {
                     return Err(Refusal::new(
                         Code::TaskStartFailed,
                         "it was stopped before it began",
                     ));
                 }
+                Some(end) if boot_ms() < end.signal_at_ms => return Ok(Some(end)),
                 Some(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }

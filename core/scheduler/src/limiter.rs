@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tw_model::{Code, Desired, Effect, JobId, Record, RecordKey, TaskId};
+use tw_model::{Code, Desired, Effect, JobId, Record, RecordKey, TaskId, TaskRecord};
 
 use crate::{Decision, JobPlan, Op, Plan, Refusal, State, TickMs};
 
@@ -193,14 +193,16 @@ fn asked_to_end(op: &Op) -> Option<&TaskId> {
     }
 }
 
-/// The task that runs and that an operation of a decision asks to end.
+/// The task that runs and that an operation of a decision asks to end. One that has only been placed by that decision does
+/// not run, and one that has ended does not any more.
 fn stopped_by<'a>(state: &State, decision: &'a Decision, op: &'a Op) -> Option<&'a TaskId> {
     let task = asked_to_end(op)?;
-    let before = decision.before_end.get(task).map(Arc::as_ref);
-    let before = before.or_else(|| state.task(task))?;
-    let runs =
-        before.desired == Desired::Run && !before.state.is_terminal() && before.machine.is_some();
-    runs.then_some(task)
+    let before_end = decision.before_end.get(task).map(Arc::as_ref);
+    let runs = |row: &TaskRecord| {
+        row.desired == Desired::Run && !row.state.is_terminal() && row.machine.is_some()
+    };
+    let ran = state.task(task).is_some_and(runs);
+    (ran && before_end.is_none_or(runs)).then_some(task)
 }
 
 /// Whether an operation tells that one of these tasks is asked to end.

@@ -441,8 +441,10 @@ fn not_too_many(job: &JobState) -> Result<(), String> {
     let beyond = job.tasks().filter(|row| {
         row.id.index >= wanted && row.desired == Desired::Run && row.state == TaskState::Starting
     });
+    // One that was there before took on the version, which did not concern it, and its stop is held back.
+    let version = job.current();
     let new = beyond
-        .filter(|row| row.version == job.row().version)
+        .filter(|row| row.version == version.version && row.created_at >= version.at)
         .count();
     match new > spec.rollout.max_surge as usize && !job.row().stopped {
         true => Err(format!(

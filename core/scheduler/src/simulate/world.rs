@@ -856,7 +856,10 @@ impl World {
             ToAgent::Fenced => here.forget_session(),
             ToAgent::Acknowledged { seq, granted } => {
                 here.unacknowledged.retain(|report| report.seq > seq);
-                here.granted_at = here.granted_at.max(granted);
+                // What has waited to start since before this stream may have been replaced.
+                if here.streaming {
+                    here.granted_at = here.granted_at.max(granted);
+                }
             }
             ToAgent::Snapshot { assigned } => {
                 here.streaming = holds;
