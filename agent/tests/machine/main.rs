@@ -12,6 +12,7 @@ mod endurance;
 mod escape;
 mod exec;
 mod faults;
+mod grants;
 mod helper;
 mod hooks;
 mod image;
