@@ -50,7 +50,6 @@ async fn a_task_finds_its_package_ports_services_and_name_and_its_end_is_reporte
     machine.controller.say(event).await;
     let id = &task.task.id;
     assert_eq!(machine.exited(id).await.0, code(6));
-    machine.running(id).await;
     let lines = machine.logs("ended", id, false).await;
     let expected = [
         "packed".to_owned(),

@@ -260,7 +260,11 @@ async fn on_btrfs_a_task_has_a_snapshot_of_its_image_as_its_root() {
     let script = "busybox grep -c '^[^ ]* / btrfs' /proc/mounts; echo spoilt > /bin/note; busybox cat /bin/note; \
                   busybox head -c 60M /dev/zero > /large || echo bounded; exit 3";
     let first = on_image("first", script);
-    let second = on_image("second", "busybox cat /bin/note; busybox ls /large; exit 4");
+    // Its sidecar, which ends with it, has the time to print.
+    let second = on_image(
+        "second",
+        "busybox cat /bin/note; busybox ls /large; busybox sleep 2; exit 4",
+    );
     machine.assign(&first).await;
     assert_eq!(machine.exited(&first.task.id).await.0, code(3));
     let said = machine.logs("first", &first.task.id, false).await;
