@@ -24,6 +24,10 @@ const HELLO_WITHIN: Duration = Duration::from_secs(30);
 /// How long a helper may take from its spawn to its lock on the folder.
 const LOCKS_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long after a spare was taken the next is made. While that one's launcher joins groups of cgroup v1, the kernel lets no
+/// process fork, and a start forks several: so it has the time to be through.
+const REFILL_AFTER: Duration = Duration::from_millis(20);
+
 pub(super) struct HelperLink {
     lines: Lines<BufReader<OwnedReadHalf>>,
     requests: OwnedWriteHalf,
@@ -112,18 +116,24 @@ pub(super) async fn start(
     } = spares.start(folder, secrets)?;
     clean_up_after(pid, process, Arc::clone(spares))?;
     failpoint::reach("agent.helper_spawned");
-    let refilled = Arc::clone(spares);
-    tokio::task::spawn_blocking(move || {
-        if let Err(cause) = refilled.refill() {
-            tracing::warn!(%cause, "cannot start spare helpers");
-        }
-    });
+    refill_soon(Arc::clone(spares));
     listening.set_nonblocking(true)?;
     // End of file means that it will not listen; connecting says why.
     let _listens = UnixStream::from_std(listening)?.read_u8().await;
     let link = HelperLink::connect(folder).await;
     failpoint::reach("agent.helper_connected");
     link
+}
+
+/// Replaces a spare that was taken, once the start that took it is likely to be over.
+fn refill_soon(spares: Arc<SparePool>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(REFILL_AFTER).await;
+        let refilled = tokio::task::spawn_blocking(move || spares.refill()).await;
+        if let Ok(Err(cause)) = refilled {
+            tracing::warn!(%cause, "cannot start spare helpers");
+        }
+    });
 }
 
 /// Removes, when the helper has ended, what it had reserved and has not given to its task.

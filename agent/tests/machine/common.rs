@@ -87,16 +87,21 @@ fn remove_if_empty(group: &Path) {
 impl Drop for Subtree {
     fn drop(&mut self) {
         let tree = self.open();
-        for leaf in tree.leaves().unwrap_or_default() {
-            tree.kill(&leaf).expect("the leaf can be killed");
-            tree.remove(&leaf, PATIENCE)
-                .expect("the leaf can be removed");
-        }
-        // Spare helpers of an agent that was killed give back what they have reserved in their own time.
+        let remove_leaves = || {
+            for leaf in tree.leaves().unwrap_or_default() {
+                tree.kill(&leaf).expect("the leaf can be killed");
+                tree.remove(&leaf, PATIENCE)
+                    .expect("the leaf can be removed");
+            }
+        };
+        remove_leaves();
+        // Spare helpers of an agent that was killed give back what they have reserved in their own time. One that was only
+        // about to reserve it when it was killed with its leaf leaves that behind.
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = tree.remove_tree() {
             assert!(Instant::now() < deadline, "the subtree stays: {error:?}");
             std::thread::sleep(Duration::from_millis(10));
+            remove_leaves();
         }
     }
 }

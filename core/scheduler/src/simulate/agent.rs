@@ -98,6 +98,8 @@ pub(super) struct Machine {
     pub(super) epoch: Option<u64>,
     /// Whether it holds a stream, as far as it knows.
     pub(super) streaming: bool,
+    /// Whether it has been told all that is to run since it registered: what is granted counts from then on.
+    pub(super) is_told: bool,
     pub(super) tasks: BTreeMap<TaskId, Local>,
     /// What agents with other state folders have started; it runs, and nobody speaks to it.
     pub(super) strays: BTreeMap<TaskId, Local>,
@@ -143,6 +145,7 @@ impl Machine {
             agent: Some(1),
             epoch: None,
             streaming: false,
+            is_told: false,
             tasks: BTreeMap::new(),
             strays: BTreeMap::new(),
             folder: 1,
@@ -250,6 +253,7 @@ impl Machine {
     pub(super) fn forget_session(&mut self) {
         self.epoch = None;
         self.streaming = false;
+        self.is_told = false;
         self.unacknowledged.clear();
     }
 

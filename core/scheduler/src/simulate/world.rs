@@ -856,13 +856,14 @@ impl World {
             ToAgent::Fenced => here.forget_session(),
             ToAgent::Acknowledged { seq, granted } => {
                 here.unacknowledged.retain(|report| report.seq > seq);
-                // What has waited to start since before this stream may have been replaced.
-                if here.streaming {
+                // What has waited to start since before may have been replaced.
+                if here.is_told {
                     here.granted_at = here.granted_at.max(granted);
                 }
             }
             ToAgent::Snapshot { assigned } => {
                 here.streaming = holds;
+                here.is_told = true;
                 if self.config.sabotage != Some(Sabotage::KeepStale) {
                     here.drop_unassigned(&assigned);
                 }
