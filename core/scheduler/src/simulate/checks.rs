@@ -329,8 +329,12 @@ pub(super) fn pauses(state: &State, event: &Event, txns: &[Txn]) -> Result<(), S
     Ok(())
 }
 
-/// Nothing is left to run on a machine that was to be empty by now.
-pub(super) fn drained(state: &State, now: Timestamp) -> Result<(), String> {
+/// Nothing is left to run on a machine that was to be empty by now, unless the controller has only just begun: it may stop
+/// nothing at first.
+pub(super) fn drained(state: &State, age: Millis, now: Timestamp) -> Result<(), String> {
+    if age < STOP_HELD_BACK_MAX {
+        return Ok(());
+    }
     for machine in state.machines() {
         let deadline = machine.drain.as_ref().and_then(|drain| drain.deadline);
         let over = deadline.is_some_and(|end| end.plus(STOP_HELD_BACK_MAX) < now);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use tw_model::{JobId, MachineId, Name, Record, RecordKey, TaskId, TaskRecord};
+use tw_model::{JobId, MachineId, Millis, Name, Record, RecordKey, TaskId, TaskRecord};
 
 use super::agent::Assigned;
 use crate::lease::Tenure;
@@ -106,6 +106,8 @@ pub(super) struct Controller {
     pub(super) streams: BTreeMap<usize, Stream>,
     /// When the last message of each stream arrives: a stream keeps its order.
     pub(super) stream_tail: BTreeMap<usize, u64>,
+    /// When it began, in milliseconds.
+    begun_at: u64,
 }
 
 impl Controller {
@@ -118,7 +120,13 @@ impl Controller {
             queue: VecDeque::new(),
             streams: BTreeMap::new(),
             stream_tail: BTreeMap::new(),
+            begun_at: at,
         }
+    }
+
+    /// How long it has lived.
+    pub(super) fn age(&self, at: u64) -> Millis {
+        Millis(at - self.begun_at)
     }
 }
 

@@ -371,7 +371,7 @@ impl World {
         match &self.controller {
             Some(controller) => {
                 checks::on_time(&controller.state, now)?;
-                checks::drained(&controller.state, now)
+                checks::drained(&controller.state, controller.age(self.at), now)
             }
             None => Ok(()),
         }
