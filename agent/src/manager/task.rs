@@ -213,7 +213,7 @@ fn begin(agent: &Arc<Agent>, task: TaskId, assignment: Option<Arc<Assignment>>, 
         folder,
         orders: received,
         is_adopted: found,
-        prepared: None,
+        recorded: None,
     };
     tokio::spawn(actor.run());
 }
@@ -226,8 +226,8 @@ struct Actor {
     orders: watch::Receiver<Orders>,
     /// Whether it was found in the state folder.
     is_adopted: bool,
-    /// The version whose assignment was written into the folder when it was prepared.
-    prepared: Option<Version>,
+    /// The version of the assignment in the folder, if this agent has written it.
+    recorded: Option<Version>,
 }
 
 impl Actor {
@@ -337,7 +337,7 @@ impl Actor {
             })
             .and_then(|()| WholeCores::note(self.folder.path(), &record.cores))
             .and_then(|()| self.folder.write_assignment(assignment))?;
-        self.prepared = Some(assignment.task.version);
+        self.recorded = Some(assignment.task.version);
         failpoint::reach("agent.assignment_written");
         self.agent
             .endpoints
@@ -483,7 +483,7 @@ impl Actor {
     }
 
     /// The task runs, and what was to be done after its start has been done.
-    fn become_ready(&self, orders: &Orders) -> AbortHandle {
+    fn become_ready(&mut self, orders: &Orders) -> AbortHandle {
         if let Ok(Some(started)) = record::read::<StartedRecord>(self.folder.path(), STARTED_FILE) {
             if !self.is_adopted {
                 self.agent.counts.starts.fetch_add(1, Ordering::Relaxed);
@@ -497,14 +497,18 @@ impl Actor {
     }
 
     /// Applies a spec to the running task: its limits, its checks, and the record for the next agent.
-    fn follow_spec(&self, orders: &Orders) -> AbortHandle {
+    fn follow_spec(&mut self, orders: &Orders) -> AbortHandle {
         let Some(assignment) = orders.assignment.clone() else {
             return tokio::spawn(async {}).abort_handle();
         };
-        if self.prepared != Some(assignment.task.version)
-            && let Err(cause) = self.folder.write_assignment(&assignment)
-        {
-            tracing::warn!(task = %self.task, %cause, "cannot record the assignment");
+        if self.recorded != Some(assignment.task.version) {
+            match self.folder.write_assignment(&assignment) {
+                Ok(()) => self.recorded = Some(assignment.task.version),
+                Err(cause) => {
+                    self.recorded = None;
+                    tracing::warn!(task = %self.task, %cause, "cannot record the assignment");
+                }
+            }
         }
         if let Err(cause) = self.folder.bound(&assignment.spec) {
             tracing::warn!(task = %self.task, cause = format!("{cause:#}"), "cannot bound its disk");
