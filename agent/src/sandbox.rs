@@ -93,6 +93,9 @@ pub struct Bind {
     pub is_writable: bool,
     /// Leave it out when the host does not have it, rather than fail.
     pub is_optional: bool,
+    /// The host's owners stay: a task, its root included, reads of it what every user of the machine may read.
+    #[serde(default)]
+    pub is_of_host: bool,
 }
 
 /// The name of a copy of the base in a task's folder.

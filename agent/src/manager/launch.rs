@@ -77,12 +77,14 @@ pub(super) fn record(
         target: "/run/twill".into(),
         is_writable: false,
         is_optional: false,
+        is_of_host: false,
     });
     binds.extend(packages.iter().zip(&names).map(|(source, target)| Bind {
         source: source.clone(),
         target: target.into(),
         is_writable: false,
         is_optional: false,
+        is_of_host: false,
     }));
     let shared = binds.clone();
     let volumes = volumes(agent, assignment, &root.base)?;
@@ -217,6 +219,7 @@ fn volumes(
             target: volume.path.0.clone().into(),
             is_writable: true,
             is_optional: false,
+            is_of_host: false,
         };
         Ok((volume.name.clone(), bind))
     });

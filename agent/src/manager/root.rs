@@ -60,6 +60,7 @@ pub(super) fn of(agent: &Agent, spec: &JobSpec) -> Result<Root, Refusal> {
             target: target.into(),
             is_writable: false,
             is_optional: false,
+            is_of_host: false,
         });
     }
     Ok(root)

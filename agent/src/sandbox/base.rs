@@ -1,7 +1,8 @@
 //! The skeleton that every task's root is laid over: mount points, links and a small /etc.
 //!
 //! It shows that programs are installed, and nothing of who uses the machine: no home folders, no keys, no
-//! shadow file, no state of other software. It is made once for each state of the host's files and never
+//! shadow file, no state of other software. What is bound of the host keeps the host's owners, so that a task
+//! reads of it what every user of the machine may read. It is made once for each state of the host's files and never
 //! changed after, as running tasks have it below their overlays.
 
 use std::fs;
@@ -43,7 +44,7 @@ const SHARED_FOLDERS: [&str; 11] = [
 ];
 
 /// Files of /etc that a program needs to run, none of which names secrets: copied.
-const ETC: [&str; 17] = [
+const ETC: [&str; 19] = [
     "ca-certificates.conf",
     "debian_version",
     "group",
@@ -54,6 +55,8 @@ const ETC: [&str; 17] = [
     "localtime",
     "magic",
     "mime.types",
+    "nginx/fastcgi_params",
+    "nginx/mime.types",
     "nsswitch.conf",
     "os-release",
     "passwd",
@@ -65,12 +68,11 @@ const ETC: [&str; 17] = [
 
 /// What of /etc is bound live; the mount points are in the skeleton, as making them for each task takes longer:
 /// folders, and files that the host changes while tasks run.
-const ETC_BOUND: [&str; 9] = [
+const ETC_BOUND: [&str; 8] = [
     "alternatives",
     "hosts",
     "java-17-openjdk",
     "ld.so.conf.d",
-    "nginx",
     "python3",
     "python3.11",
     "resolv.conf",
@@ -130,6 +132,7 @@ pub fn host_binds() -> Vec<Bind> {
             target: path,
             is_writable: false,
             is_optional: true,
+            is_of_host: true,
         })
         .collect()
 }

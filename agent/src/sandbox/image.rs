@@ -77,6 +77,7 @@ pub fn live_binds() -> Vec<Bind> {
             target: path.into(),
             is_writable: false,
             is_optional: true,
+            is_of_host: false,
         })
         .collect()
 }

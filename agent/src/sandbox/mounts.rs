@@ -85,6 +85,7 @@ pub(super) fn build_root(
     users: Option<&UserNamespace>,
     secrets: Option<OwnedFd>,
 ) -> Result<(), StartError> {
+    check_host_binds(spec, account)?;
     make_private()?;
     let reader = users.map_or(account, |users| users.on_host(account));
     let users = users.and_then(UserNamespace::for_files);
@@ -117,6 +118,19 @@ pub(super) fn build_root(
     }
     nix::unistd::fchdir(&root).at(Stage::Mount, "cannot enter the new root")?;
     pivot()
+}
+
+/// Root of a task without users of its own is the machine's root, who may read every file that is bound of the host.
+fn check_host_binds(spec: &SandboxSpec, account: Account) -> Result<(), StartError> {
+    let shows_host = spec.binds.iter().any(|bind| bind.is_of_host);
+    if spec.users == UserMode::Shared && account.is_root() && shows_host {
+        return Err(StartError::plain(
+            Stage::User,
+            "root cannot run on the machine's own programs where tasks share the machine's users: it could read every \
+             file beside them; use another user, or an image",
+        ));
+    }
+    Ok(())
 }
 
 /// The mounts that the process behind `task` sees, as a detached tree. The calling process is in its own mount
@@ -384,6 +398,7 @@ fn open_bind(bind: &Bind, users: Option<&UserNamespace>) -> Result<Option<OwnedF
         false => MountAttrFlags::MOUNT_ATTR_RDONLY,
     };
     let attributes = HARMLESS | read_only;
+    let users = users.filter(|_| !bind.is_of_host);
     let restricted = match set_attributes(tree.as_fd(), attributes, users, true) {
         // This file system cannot be mapped. What is only read may show another owner.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !bind.is_writable => {

@@ -188,6 +188,7 @@ impl Task {
             target: target.into(),
             is_writable: false,
             is_optional: false,
+            is_of_host: false,
         };
         self.launch.sandbox.binds.push(bind);
         self

@@ -1,14 +1,15 @@
 //! Ways out of a sandbox that have worked elsewhere, each refused.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
 use tw_agent::helper::record::Outcome;
 use tw_agent::log::Stream;
 use tw_agent::sandbox::image::live_binds;
-use tw_agent::sandbox::{Ended, Stage};
+use tw_agent::sandbox::{Ended, Stage, UserMode};
 
 use crate::common::{Task, ended};
 use crate::machine::{Machine, assignment};
@@ -120,6 +121,81 @@ fn root_of_a_task_is_nobody_on_the_machine() {
             .all(|uid| uid.parse::<u64>().unwrap() >= 1 << 30),
         "the init is a user of the machine: {uids}"
     );
+}
+
+/// Files beside the host's programs that are for their owner or their group alone; gone with this value.
+struct HostSecrets(Vec<PathBuf>);
+
+impl HostSecrets {
+    fn plant() -> HostSecrets {
+        let mut secrets = HostSecrets(Vec::new());
+        for folder in [
+            "/usr/lib",
+            "/usr/local/etc",
+            "/etc/alternatives",
+            "/etc/ssl/certs",
+        ] {
+            for (owner, mode) in [(0, 0o600), (65534, 0o600), (65534, 0o640), (33, 0o640)] {
+                let name = format!("twill-test-{}-{owner}-{mode:o}", std::process::id());
+                let path = Path::new(folder).join(name);
+                secrets.0.push(path.clone());
+                fs::write(&path, "a key of other software").unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+                chown(&path, Some(owner), Some(owner)).unwrap();
+            }
+        }
+        secrets
+    }
+}
+
+impl Drop for HostSecrets {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _never_made = fs::remove_file(path);
+        }
+    }
+}
+
+#[test]
+fn no_file_of_the_host_that_is_not_for_everyone_is_read() {
+    let secrets = HostSecrets::plant();
+    let paths: Vec<&str> = secrets
+        .0
+        .iter()
+        .map(|path| path.to_str().unwrap())
+        .collect();
+    // That the file is seen shows that the folder is bound.
+    let script = format!(
+        "for file in {}; do ls $file && cat $file; done; ls /etc/nginx; cat /etc/ssl/certs/ca-certificates.crt | head -c 5",
+        paths.join(" ")
+    );
+    for user in ["root", "nobody", "33"] {
+        let mut task = Task::shell(&script).user(user);
+        task.run();
+        let out = task.stdout();
+        assert!(!out.contains("a key of other software"), "{user}: {out}");
+        let seen: Vec<&str> = paths
+            .iter()
+            .copied()
+            .chain(["fastcgi_params", "mime.types", "-----"])
+            .collect();
+        assert_eq!(out.lines().collect::<Vec<_>>(), seen, "{user}");
+    }
+}
+
+/// Where the state folder's file system cannot be mapped, root of a task is the machine's.
+#[test]
+fn root_without_users_of_its_own_is_refused_on_the_programs_of_the_host() {
+    let mut task = Task::shell("id -u").user("root");
+    task.launch.sandbox.users = UserMode::Shared;
+    let Outcome::NeverStarted(error) = task.run().outcome else {
+        panic!("it ran: {}", task.stdout())
+    };
+    assert_eq!(error.stage, Stage::User, "{error}");
+    let mut task = Task::shell("id -u");
+    task.launch.sandbox.users = UserMode::Shared;
+    task.run();
+    assert_eq!(task.stdout(), "65534\n");
 }
 
 #[tokio::test]
