@@ -6,6 +6,8 @@
 //! it approves at a time is the speed. Budgets hold whatever it approves. A silent application delays an operation
 //! until its deadline and no longer; the time counts anew whenever another of the job's operations was carried out.
 
+use std::collections::BTreeMap;
+
 use tw_model::{
     JobId, OfferRecord, Operation, TaskControl, TaskId, TaskRecord, TaskState, Timestamp, Version,
 };
@@ -80,25 +82,31 @@ pub(crate) fn answer(draft: &mut Draft, id: &JobId, approved: &[String]) -> Repl
     let Some(job) = draft.job(id) else {
         return Reply::Refused(Refusal::job_not_found(id));
     };
-    let offered: Vec<(String, TaskRecord)> = self::offered(job)
-        .filter_map(|row| {
-            let operation = row.offer.as_ref()?.operation;
-            Some((operation_id(job, row, operation), row.clone()))
-        })
-        .collect();
-    let place = |id: &str| approved.iter().position(|other| other == id);
-    for (id, row) in &offered {
-        let place = place(id).map(|place| place as u32);
-        let mut row = row.clone();
-        if let Some(offer) = &mut row.offer
-            && offer.approved != place
-        {
-            offer.approved = place;
-            draft.put_task(row);
+    let mut places: BTreeMap<&str, u32> = BTreeMap::new();
+    for (place, id) in (0..).zip(approved) {
+        // Named twice, it is where it was named first.
+        places.entry(id).or_insert(place);
+    }
+    let mut changed: Vec<TaskRecord> = Vec::new();
+    for row in offered(job) {
+        let Some(offer) = &row.offer else {
+            continue;
+        };
+        let place = places.remove(operation_id(job, row, offer.operation).as_str());
+        if offer.approved != place {
+            let mut row = row.clone();
+            row.offer = Some(OfferRecord {
+                approved: place,
+                ..offer.clone()
+            });
+            changed.push(row);
         }
     }
-    let known = |id: &&String| offered.iter().any(|(other, _)| other == *id);
-    let unknown = approved.iter().filter(|id| !known(id)).cloned().collect();
+    for row in changed {
+        draft.put_task(row);
+    }
+    let never_offered = |id: &&String| places.contains_key(id.as_str());
+    let unknown = approved.iter().filter(never_offered).cloned().collect();
     crate::reconcile::reconcile(draft, id);
     Reply::Controlled { unknown }
 }

@@ -3,6 +3,7 @@
 
 mod access;
 mod agents;
+mod control;
 mod jobs;
 mod packages;
 mod pages;

@@ -121,6 +121,26 @@ fn who_approves_everything_at_once_still_has_the_budget() {
 }
 
 #[test]
+fn a_liar_has_no_say_and_what_it_names_twice_counts_where_it_came_first() {
+    let mut cluster = updating();
+    let offered: Vec<String> = asked(&cluster)
+        .operations
+        .into_iter()
+        .map(|one| one.id)
+        .collect();
+    let lies: Vec<String> = (0..10_000)
+        .map(|number| format!("web.{number}#9999/update/v2"))
+        .collect();
+    assert_eq!(answer(&mut cluster, &lies), lies);
+    assert_eq!(updated(&cluster), [0; 0]);
+    let mut answered = vec![offered[2].clone(), offered[0].clone(), offered[2].clone()];
+    answered.extend(lies.iter().cloned());
+    assert_eq!(answer(&mut cluster, &answered), lies);
+    cluster.until("one is done", |cluster| !updated(cluster).is_empty());
+    assert_eq!(updated(&cluster), [2], "{}", cluster.show());
+}
+
+#[test]
 fn a_dead_application_delays_each_operation_until_its_deadline() {
     let mut cluster = updating();
     let began = cluster.now;
