@@ -11,6 +11,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const ARROWS: &[(&str, &[&str])] = &[
     ("tw-model", &[]),
     ("tw-allocator", &[]),
+    ("tw-archive", &[]),
     ("tw-api", &["tw-model"]),
     ("tw-scheduler", &["tw-model"]),
     ("tw-store", &["tw-model"]),
@@ -31,13 +32,20 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "tw-agent",
-        &["tw-api", "tw-model", "tw-scheduler", "tw-store"],
+        &[
+            "tw-api",
+            "tw-archive",
+            "tw-model",
+            "tw-scheduler",
+            "tw-store",
+        ],
     ),
     (
         "tw",
         &[
             "tw-allocator",
             "tw-api",
+            "tw-archive",
             "tw-controller",
             "tw-import",
             "tw-model",

@@ -1,24 +1,40 @@
 //! `tw cp`
 
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{PipeReader, Read};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::str::FromStr;
 
 use anyhow::Context as _;
+use nix::sys::stat::{Mode, umask};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::net::unix::pipe;
+use tokio::process::{ChildStdout, Command};
 use tw_api::{
     Client, ErrorBody, ExecRequest, Frame, FrameKind, SessionRequest, read_frame, write_frame,
 };
+use tw_archive::{Rules, UnpackError};
 use tw_model::{Exit, TaskId};
+use tw_spec::visible;
 
 use crate::context::{Context, TaskSelector};
 use crate::failure::advice;
 
+/// How much of what a command in a task says on its standard error is kept.
+const STDERR_BYTES_MAX: usize = 16 * 1024;
+
+/// What may follow the end of an archive: tar fills its last block, of 10 KiB where nothing else is said.
+const PADDING_BYTES_MAX: u64 = 1 << 20;
+
 /// Copy files and folders out of a running task, or into one
 ///
 /// Both sides are named TASK:PATH or PATH; exactly one of them is in a task. The source is put into the folder DEST.
-/// It runs as the task's user, so it reads and writes what the task may, and needs `tar` on both sides.
+/// It runs as the task's user, so it reads and writes what the task may, and needs `tar` in the task, and here to copy
+/// into it. What comes out of a task is not trusted: only files, folders and links below SOURCE are taken, without
+/// set-user-id bits; links that lead out of it are left out, and the exit code is 1.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A file or folder: web.0:/var/lib/app/state, or a path here
@@ -27,6 +43,9 @@ pub(crate) struct Args {
     /// The folder that it is put into
     #[arg(value_name = "DEST")]
     dest: Place,
+    /// The most GiB that a task may send
+    #[arg(long, value_name = "GIB", default_value_t = 16)]
+    max_gib: u32,
 }
 
 /// One side of a copy.
@@ -58,7 +77,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     match (&args.source, &args.dest) {
         (Place::Task(task, path), Place::Here(folder)) => {
             let task = task.resolve_one(&client).await?;
-            fetch(&client, task, path, folder).await?;
+            return fetch(&client, task, path, folder, args.max_gib).await;
         }
         (Place::Here(path), Place::Task(task, folder)) => {
             let task = task.resolve_one(&client).await?;
@@ -75,29 +94,102 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
 }
 
 /// Packs `path` in the task and unpacks it into `folder` here.
-async fn fetch(client: &Client, task: TaskId, path: &str, folder: &Path) -> anyhow::Result<()> {
-    anyhow::ensure!(folder.is_dir(), "{} is not a folder", folder.display());
-    let path = path.trim_end_matches('/');
-    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+async fn fetch(
+    client: &Client,
+    task: TaskId,
+    path: &str,
+    folder: &Path,
+    max_gib: u32,
+) -> anyhow::Result<ExitCode> {
+    let asked = Path::new(path);
+    let (Some(parent), Some(name)) = (asked.parent(), asked.file_name()) else {
+        return Err(advice(
+            format!("'{path}' is not copied as a whole"),
+            "name a file or a folder of the task by its own name",
+        ));
+    };
+    let root = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
     anyhow::ensure!(
-        !name.is_empty(),
-        "the root of a task is not copied as a whole"
-    );
-    let parent = if parent.is_empty() { "/" } else { parent };
-    let mut unpack = Command::new("tar")
-        .args(["-x", "--no-same-owner", "-f", "-", "-C"])
-        .arg(folder)
-        .stdin(Stdio::piped())
-        .spawn()
-        .context("cannot run tar")?;
-    let argv = ["tar", "-c", "-f", "-", "-C", parent, "--", name];
-    let exit = exchange(client, task, &argv, None, unpack.stdin.take()).await;
-    let unpacked = unpack.wait().await?;
-    check(exit?)?;
-    anyhow::ensure!(
-        unpacked.success(),
-        "cannot unpack into {}",
+        root.metadata()?.is_dir(),
+        "{} is not a folder",
         folder.display()
+    );
+    let (archive, to_unpack) = std::io::pipe()?;
+    let to_unpack = pipe::Sender::from_owned_fd(to_unpack.into())?;
+    let only = name.to_owned();
+    let mut unpacking =
+        tokio::task::spawn_blocking(move || unpack(root.into(), archive, &only, max_gib));
+    let (parent, name) = (parent.to_string_lossy(), name.to_string_lossy());
+    let argv = ["tar", "-c", "-f", "-", "-C", &*parent, "--", &*name];
+    let said = tokio::select! {
+        said = exchange(client, task, &argv, None, Some(to_unpack)) => said?,
+        // It waits for the last byte of an archive that it takes.
+        refused = &mut unpacking => return refused?.0.map(|_| ExitCode::FAILURE),
+    };
+    let (unpacked, _) = unpacking.await?;
+    check(said)?;
+    Ok(match unpacked? {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// Unpacks what a task sends, and says how many links were left out. The reader comes back, since whoever writes to
+/// one that is closed fails before the reason is known.
+fn unpack(
+    root: OwnedFd,
+    mut archive: PipeReader,
+    only: &OsStr,
+    max_gib: u32,
+) -> (anyhow::Result<u64>, PipeReader) {
+    let mut left_out = 0;
+    let mut tell = |path: &Path| {
+        left_out += 1;
+        let path = path.to_string_lossy();
+        anstream::eprintln!("left out: the link {} leads out of it", visible(&path));
+    };
+    let rules = Rules {
+        bytes_max: u64::from(max_gib) << 30,
+        mode_kept: 0o777 & !own_umask().bits(),
+        owners_below: None,
+        only: Some(only),
+    };
+    let unpacked = tw_archive::unpack(root, &mut archive, rules, &mut tell)
+        .map_err(refusal)
+        .and_then(|()| drain(&mut archive))
+        .map(|()| left_out);
+    (unpacked, archive)
+}
+
+/// What the caller's new files are never allowed.
+fn own_umask() -> Mode {
+    let mask = umask(Mode::empty());
+    umask(mask);
+    mask
+}
+
+fn refusal(cause: UnpackError) -> anyhow::Error {
+    let hint = match &cause {
+        UnpackError::TooLarge { .. } => "--max-gib takes more",
+        UnpackError::Write { .. } => "what came before it was written",
+        _ => "the task sent what was not asked for; what came before it was written",
+    };
+    let mut message = cause.to_string();
+    if let Some(source) = std::error::Error::source(&cause) {
+        message = format!("{message}: {source}");
+    }
+    advice(visible(&message), hint)
+}
+
+/// Reads what follows the end of an archive.
+fn drain(archive: &mut PipeReader) -> anyhow::Result<()> {
+    let padding = std::io::copy(
+        &mut archive.take(PADDING_BYTES_MAX + 1),
+        &mut std::io::sink(),
+    )?;
+    anyhow::ensure!(
+        padding <= PADDING_BYTES_MAX,
+        "the task goes on sending after the end of its archive"
     );
     Ok(())
 }
@@ -135,7 +227,11 @@ struct Said {
 fn check(said: Said) -> anyhow::Result<()> {
     match said.exit.success() {
         true => Ok(()),
-        false => anyhow::bail!("in the task: {} ({})", said.stderr.trim(), said.exit),
+        false => anyhow::bail!(
+            "in the task: {} ({})",
+            visible(said.stderr.trim()),
+            said.exit
+        ),
     }
 }
 
@@ -145,7 +241,7 @@ async fn exchange(
     task: TaskId,
     argv: &[&str],
     input: Option<ChildStdout>,
-    mut output: Option<ChildStdin>,
+    mut output: Option<pipe::Sender>,
 ) -> anyhow::Result<Said> {
     let request = ExecRequest {
         task,
@@ -184,7 +280,9 @@ async fn exchange(
                     output.write_all(&frame.bytes).await?;
                 }
             }
-            FrameKind::Stderr => stderr.push_str(&String::from_utf8_lossy(&frame.bytes)),
+            FrameKind::Stderr if stderr.len() < STDERR_BYTES_MAX => {
+                stderr.push_str(&String::from_utf8_lossy(&frame.bytes));
+            }
             FrameKind::Exit => break frame.parse()?,
             FrameKind::Error => return Err(frame.parse::<ErrorBody>()?.into()),
             _ => {}

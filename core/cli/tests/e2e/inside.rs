@@ -1,11 +1,27 @@
 //! Looking into what runs: exec, logs, events, machines.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::probe::{wait_for, wait_until};
+
+/// Its `tar` sends more than it was asked for, and a program that would run as its owner.
+const LIAR: &str = r#"
+from tw import Job, export
+export(Job(
+    name="liar", env={"PATH": "/tmp/bin:/usr/bin:/bin"},
+    command=["sh", "-c", """
+        mkdir -p /tmp/bin /tmp/evil/state /tmp/evil/.ssh
+        cp /bin/true /tmp/evil/state/run && chmod 6755 /tmp/evil/state/run
+        echo key > /tmp/evil/.ssh/authorized_keys
+        printf '#!/bin/sh\\nexec /usr/bin/tar -c -f - -C /tmp/evil state .ssh' > /tmp/bin/tar
+        chmod +x /tmp/bin/tar
+        sleep 1000"""],
+))
+"#;
 
 const TICKER: &str = r#"
 from tw import Job, export
@@ -92,6 +108,16 @@ fn copies(cluster: &Cluster) {
     cluster.tw(&["cp", "ticker.0:/tmp/sent", &back]).exits(0);
     let note = std::fs::read_to_string(here("back/sent/deep/note")).unwrap();
     assert_eq!(note, "from here");
+    let audit = cluster.tw(&["events", "ticker"]).exits(0).stdout;
+    for words in [
+        "root ran `tar -x --no-same-owner -f - -C /tmp`",
+        "root ran `tar -c -f - -C /tmp -- sent`",
+        "root ran `tar -c -f - -C /tmp -- sent`: exit code 0",
+    ] {
+        assert!(audit.contains(words), "{audit}");
+    }
+    let root = cluster.tw(&["cp", "ticker.0:/tmp/..", &back]).exits(1);
+    assert!(root.stderr.contains("by its own name"), "{}", root.stderr);
     let missing = cluster.tw(&["cp", "ticker.0:/tmp/none", &back]).exits(1);
     assert!(
         missing.stderr.contains("No such file"),
@@ -100,6 +126,29 @@ fn copies(cluster: &Cluster) {
     );
     let denied = cluster.tw(&["cp", &sent, "ticker.0:/usr"]).exits(1);
     assert!(denied.stderr.contains("in the task"), "{}", denied.stderr);
+}
+
+#[test]
+fn a_copy_out_of_a_task_takes_what_was_asked_for_and_no_more() {
+    let cluster = Cluster::start(1);
+    cluster.repository.write("config.tw", LIAR);
+    cluster.apply();
+    wait_until("its tar is there", || {
+        cluster
+            .tw(&["exec", "liar.0", "--", "test", "-x", "/tmp/bin/tar"])
+            .code
+            == 0
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let dest = folder.path().display().to_string();
+    let refused = cluster.tw(&["cp", "liar.0:/tmp/state", &dest]).exits(1);
+    assert!(
+        refused.stderr.contains("'.ssh/' was not asked for"),
+        "{refused:?}"
+    );
+    assert!(!folder.path().join(".ssh").exists());
+    let program = std::fs::metadata(folder.path().join("state/run")).unwrap();
+    assert_eq!(program.permissions().mode() & 0o7777, 0o755);
 }
 
 fn logs(cluster: &Cluster) {
