@@ -106,16 +106,31 @@ impl MemoryWatch {
         }
     }
 
-    /// Whether hardly anything of what a leaf holds at `memory.high` could be taken back.
+    /// Whether hardly anything of what a leaf holds below its limit could be taken back. A lower `memory.high` is that
+    /// of a limit that shrinks, which is given up where the task needs more.
     fn is_stuck(&self) -> Result<bool, CgroupError> {
-        let high = number(&self.leaf.join("memory.high"))?;
-        let stat = self.leaf.join("memory.stat");
-        let mut kept = number(&self.leaf.join("memory.current"))?;
-        for key in ["active_file", "inactive_file", "slab_reclaimable"] {
-            kept = kept.saturating_sub(keyed(&stat, key)?);
+        if number(&self.leaf.join("memory.high"))? == u64::MAX {
+            return Ok(false);
         }
-        Ok(high < u64::MAX && kept >= high / 100 * STUCK_PERCENT)
+        let held_at = hold_bytes(number(&self.leaf.join("memory.max"))?);
+        Ok(kept_bytes(&self.leaf)? >= held_at / 100 * STUCK_PERCENT)
     }
+}
+
+/// v2: where a task is held before it reaches its limit of `bytes_max`: what it takes above this comes ever more
+/// slowly, so that there is time to act before the kernel kills.
+pub(super) fn hold_bytes(bytes_max: u64) -> u64 {
+    bytes_max - bytes_max / 16
+}
+
+/// v2: what a leaf uses and the kernel cannot take back, but to swap.
+pub(super) fn kept_bytes(leaf: &Path) -> Result<u64, CgroupError> {
+    let stat = leaf.join("memory.stat");
+    let mut kept = number(&leaf.join("memory.current"))?;
+    for key in ["active_file", "inactive_file", "slab_reclaimable"] {
+        kept = kept.saturating_sub(keyed(&stat, key)?);
+    }
+    Ok(kept)
 }
 
 #[cfg(test)]
@@ -127,7 +142,8 @@ mod tests {
         let leaf = tempfile::tempdir().unwrap();
         let set = |name: &str, text: &str| std::fs::write(leaf.path().join(name), text).unwrap();
         set("memory.pressure", "");
-        set("memory.high", "1000000\n");
+        set("memory.max", "1066667\n");
+        set("memory.high", "1000001\n");
         set("memory.current", "1000000\n");
         set(
             "memory.stat",
@@ -138,6 +154,10 @@ mod tests {
         set("memory.stat", "anon 990000\nactive_file 10000\n");
         assert!(watch.is_out().unwrap());
         set("memory.high", "max\n");
+        assert!(!watch.is_out().unwrap(), "nothing holds it");
+        // Pressed to where its use is, while its limit is still twice that.
+        set("memory.max", "2000000\n");
+        set("memory.high", "1000000\n");
         assert!(!watch.is_out().unwrap());
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::files::{
     children, failed, is_busy, keyed, make_dir, number, read, try_remove_dir, wait_until, write,
 };
+use super::memory::{hold_bytes, kept_bytes};
 use super::{
     CgroupEntry, CgroupError, CgroupTree, CpuMeter, Limits, MemoryBreakdown, MemoryWatch, TreeKind,
     Usage, check_name, cores, pressure,
@@ -77,6 +78,16 @@ impl UnifiedTree {
         Ok(())
     }
 
+    /// How much more of a leaf may go to swap, whether the machine has any or not.
+    fn swap_left_bytes(&self, leaf: &str) -> Result<u64, CgroupError> {
+        let limit = self.file(leaf, "memory.swap.max");
+        if !limit.exists() {
+            return Ok(0);
+        }
+        let used = number(&self.file(leaf, "memory.swap.current"))?;
+        Ok(number(&limit)?.saturating_sub(used))
+    }
+
     /// Limits that not every machine has.
     fn set_optional(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
         for (name, value) in [
@@ -117,12 +128,20 @@ impl UnifiedTree {
     }
 
     /// `memory.max` below use kills at once: press with `memory.high` first and make the limit hard only
-    /// when use has gone below it; otherwise take the pressure back.
+    /// when use has gone below it; otherwise take the pressure back. What cannot be pressed out is not pressed: the
+    /// task would only be held.
     fn shrink_memory(&self, leaf: &str, bytes: u64, patience: Duration) -> Result<(), CgroupError> {
         let current = self.file(leaf, "memory.current");
         let high = self.file(leaf, "memory.high");
         let ceiling = hold_bytes(bytes).min(bytes.saturating_sub(SHRINK_MARGIN_BYTES));
         let limit = number(&self.file(leaf, "memory.max"))?;
+        let kept = kept_bytes(&self.leaf(leaf))?;
+        if kept.saturating_sub(self.swap_left_bytes(leaf)?) > ceiling {
+            return Err(CgroupError::MemoryInUse {
+                asked_bytes: bytes,
+                used_bytes: kept,
+            });
+        }
         write(&high, ceiling)?;
         let fits = wait_until(patience, || {
             Ok::<_, CgroupError>(number(&current)? <= ceiling)
@@ -138,12 +157,6 @@ impl UnifiedTree {
             used_bytes,
         })
     }
-}
-
-/// Where a task is held before it reaches its limit of `bytes_max`: what it takes above this comes ever more
-/// slowly, so that there is time to act before the kernel kills.
-fn hold_bytes(bytes_max: u64) -> u64 {
-    bytes_max - bytes_max / 16
 }
 
 /// Translates a share of cores to v2's weight: one core is the default weight of 100.

@@ -174,11 +174,16 @@ impl Resources {
             }
             Some(known) => {
                 let asked = request_of(&known.spec);
+                let is_same = launch::limits(&known.spec) == launch::limits(&spec);
                 (known.spec, known.version) = (spec, version);
                 if request != asked {
                     self.apply(task, known, request);
                     let anew = Job::resume(None, request);
                     measured.jobs.insert(task.job.clone(), anew);
+                } else if !is_same {
+                    // Of the rest nothing is learned.
+                    let limits = known.limits;
+                    self.apply(task, known, limits);
                 }
             }
         }

@@ -1,12 +1,14 @@
 //! The agent with a scripted controller: what is assigned runs, what happens is reported, nothing is lost.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use tw_agent::cgroup::CGROUP_ROOT;
 use tw_api::{AgentEvent, ExecRequest, Frame, FrameKind, SessionRequest};
 use tw_model::{
-    Bytes, Code, Desired, Endpoint, Exit, Phase, Remedy, TaskReport, TaskUsage, Timestamp,
+    Bytes, Code, Desired, Endpoint, Exit, Phase, Remedy, TaskId, TaskReport, TaskUsage, Timestamp,
 };
 
 use crate::common::{PATIENCE, Subtree};
@@ -265,11 +267,11 @@ async fn people_can_run_commands_in_a_task() {
 #[tokio::test]
 async fn use_is_measured_and_a_new_version_changes_limits_in_place() {
     let machine = Machine::new();
-    let spec = |mib: u64| {
-        let resources = json!({"memory_bytes": mib << 20, "cpu_millicores": 200});
+    let spec = |mib: u64, pids: u32| {
+        let resources = json!({"memory_bytes": mib << 20, "cpu_millicores": 200, "pids": pids});
         json!({"command": ["sh", "-c", "while :; do :; done"], "resources": resources})
     };
-    let task = assignment("busy", spec(64));
+    let task = assignment("busy", spec(64, 100));
     machine.snapshot(std::slice::from_ref(&task)).await;
     let id = task.task.id.clone();
     machine.running(&id).await;
@@ -279,7 +281,7 @@ async fn use_is_measured_and_a_new_version_changes_limits_in_place() {
         .await;
     assert_eq!(limit, Bytes::mib(64));
     let started = machine.started(&id);
-    let mut newer = assignment("busy", spec(128));
+    let mut newer = assignment("busy", spec(128, 100));
     newer.task.version = 2;
     machine.assign(&newer).await;
     machine
@@ -293,7 +295,30 @@ async fn use_is_measured_and_a_new_version_changes_limits_in_place() {
             .unwrap(),
         128 << 20
     );
+    // A limit that nothing is learned of, and no other.
+    let mut newest = assignment("busy", spec(128, 120));
+    newest.task.version = 3;
+    machine.assign(&newest).await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while pids_max(&machine, &id) != "120" {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     assert!(started.task.is_alive().unwrap());
+}
+
+/// The limit of processes in a task's cgroup: in a hierarchy of its own, or in the one.
+fn pids_max(machine: &Machine, task: &TaskId) -> String {
+    let leaf = format!(
+        "{}/{}/pids.max",
+        machine.subtree.path.subtree,
+        task.folder_name()
+    );
+    let places = [Path::new(CGROUP_ROOT).join("pids"), CGROUP_ROOT.into()];
+    let mut texts = places
+        .iter()
+        .filter_map(|root| std::fs::read_to_string(root.join(&leaf)).ok());
+    texts.next().unwrap().trim().to_owned()
 }
 
 #[tokio::test]

@@ -172,6 +172,9 @@ fn fake_leaf(path: &std::path::Path) {
         ("memory.max", "max"),
         ("memory.high", "max"),
         ("memory.oom.group", "0"),
+        ("memory.swap.current", "0"),
+        ("memory.swap.max", "max"),
+        ("io.weight", "default 100"),
         ("memory.current", "20971520"),
         ("memory.peak", "31457280"),
         ("memory.stat", "anon 1\ninactive_file 1048576\n"),
@@ -202,17 +205,26 @@ fn the_v2_backend_writes_and_reads_the_kernels_files() {
     let leaf = group.join("a");
     fake_leaf(&leaf);
     let file = |name: &str| fs::read_to_string(leaf.join(name)).unwrap();
-    tree.set_limits(
-        "a",
-        &Limits {
-            cpu_quota_millicores: Some(1500),
-            ..limits()
-        },
-    )
-    .unwrap();
+    let asked = Limits {
+        cpu_millicores: 2500,
+        cpu_quota_millicores: Some(1500),
+        swap_bytes_max: 8 << 20,
+        io_weight: 200,
+        ..limits()
+    };
+    tree.set_limits("a", &asked).unwrap();
     // A file keeps the tail of a longer text that was there; the kernel does not.
-    assert!(file("cpu.max").starts_with("150000 100000"));
-    assert!(file("memory.max").starts_with("67108864") && file("pids.max").starts_with("64"));
+    for (name, expected) in [
+        ("cpu.weight", "250"),
+        ("cpu.max", "150000 100000"),
+        ("memory.max", "67108864"),
+        ("memory.oom.group", "1"),
+        ("memory.swap.max", "8388608"),
+        ("io.weight", "default 200"),
+        ("pids.max", "64"),
+    ] {
+        assert!(file(name).starts_with(expected), "{name}: {}", file(name));
+    }
     let usage = tree.usage("a").unwrap();
     assert_eq!(
         (
@@ -241,16 +253,30 @@ fn the_v2_backend_writes_and_reads_the_kernels_files() {
     assert!(
         file("memory.high").starts_with("62914560") && file("memory.max").starts_with("67108864")
     );
-    tree.resize(
-        "a",
-        &Limits {
-            memory_bytes_max: 32 << 20,
-            ..limits()
-        },
-        Duration::ZERO,
-    )
-    .unwrap();
-    assert!(file("memory.max").starts_with("33554432"));
+    let others = Limits {
+        cpu_millicores: 300,
+        memory_bytes_max: 32 << 20,
+        swap_bytes_max: 16 << 20,
+        io_weight: 50,
+        ..limits()
+    };
+    tree.resize("a", &others, Duration::ZERO).unwrap();
+    for (name, expected) in [
+        ("cpu.weight", "30"),
+        ("cpu.max", "max 100000"),
+        ("memory.max", "33554432"),
+        ("memory.swap.max", "16777216"),
+        ("io.weight", "default 50"),
+    ] {
+        assert!(file(name).starts_with(expected), "{name}: {}", file(name));
+    }
+    // A machine may have neither.
+    for name in ["memory.swap.max", "io.weight"] {
+        fs::remove_file(leaf.join(name)).unwrap();
+    }
+    tree.resize("a", &others, Duration::ZERO).unwrap();
+    tree.set_limits("a", &others).unwrap();
+    assert!(!leaf.join("memory.swap.max").exists() && !leaf.join("io.weight").exists());
     tree.kill("a").unwrap();
     assert_eq!(file("cgroup.kill"), "1");
 }
