@@ -18,7 +18,8 @@ use tw_agent::helper::record::{
 use tw_agent::log::{LogLimits, LogReader, Stream};
 use tw_agent::sandbox::{Bind, CommandSpec, DEFAULT_PATH, SandboxSpec, UserMode, base};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take, also under emulation on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A subtree of the machine's cgroups that is gone when the test is.
 pub(crate) struct Subtree {

@@ -1,0 +1,99 @@
+//! The virtual machine: its first process, and the checks.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::wait::wait;
+use nix::unistd::{Pid, chdir, chroot};
+
+use crate::initramfs::{CONTRACT, OVERLAY};
+use crate::{Checked, END, FAILED, NOT_RUN, OK, print, tasks, tree};
+
+const NONE: Option<&str> = None;
+
+/// The virtual machine's first process: it mounts what there is to mount, and reaps.
+pub(crate) fn init() -> ExitCode {
+    if let Err(error) = prepare().and_then(|()| run_and_reap()) {
+        print(&format!("{FAILED} the first process: {error}\n"));
+    }
+    // Its end ends the machine: the kernel panics, and panics without a wait end the emulator.
+    ExitCode::SUCCESS
+}
+
+fn prepare() -> Checked {
+    // The kernel's first root can be left by no process, and tasks have roots of their own.
+    mount(Some("/"), "/new", NONE, MsFlags::MS_BIND, NONE)?;
+    chdir("/new")?;
+    mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE)?;
+    chroot(".")?;
+    for (kind, place) in [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("tmpfs", "/tmp"),
+        ("cgroup2", "/sys/fs/cgroup"),
+        ("tracefs", "/sys/kernel/tracing"),
+    ] {
+        mount(Some(kind), place, Some(kind), MsFlags::empty(), NONE)?;
+    }
+    Ok(())
+}
+
+/// Runs the checks in a process of their own: whoever is left without a parent is this one's to reap.
+fn run_and_reap() -> Checked {
+    let checks = Command::new(CONTRACT)
+        .arg("checks")
+        .env("PATH", "/usr/bin")
+        .spawn()?;
+    let checks = Pid::from_raw(checks.id().cast_signed());
+    while wait()?.pid() != Some(checks) {}
+    Ok(())
+}
+
+pub(crate) fn run_checks() -> ExitCode {
+    tree::run();
+    match has_overlay() {
+        true => tasks::run(),
+        false => print(&format!(
+            "{NOT_RUN}: tasks of an agent, as this kernel has no overlayfs at target/kernel/modules/overlay.ko\n"
+        )),
+    }
+    print(&format!("{END}\n"));
+    ExitCode::SUCCESS
+}
+
+/// Whether tasks can have layers, once the module is loaded where there is one.
+fn has_overlay() -> bool {
+    if Path::new(OVERLAY).exists() {
+        // What it comes to shows below.
+        let _loaded = Command::new("insmod").arg(OVERLAY).status();
+    }
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    known.contains("overlay")
+}
+
+/// Runs a check and says how it went; a panic is a failure.
+pub(crate) fn check(name: &str, body: impl FnOnce() -> Checked) -> bool {
+    let began = Instant::now();
+    let failure = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(panic) => Some(words_of(panic.as_ref())),
+    };
+    let took = began.elapsed().as_secs_f64();
+    match &failure {
+        None => print(&format!("{OK} {name} ({took:.1} s)\n")),
+        Some(why) => print(&format!("{FAILED} {name} ({took:.1} s): {why}\n")),
+    }
+    failure.is_none()
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it panicked").to_owned()
+}
