@@ -1,6 +1,7 @@
 //! The virtual machine: its first process, and the checks.
 
 use std::any::Any;
+use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -10,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::wait::wait;
 use nix::unistd::{Pid, chdir, chroot};
 
-use crate::initramfs::{CONTRACT, OVERLAY};
+use crate::initramfs::{CONTRACT, MODULES};
 use crate::{Checked, END, FAILED, NOT_RUN, OK, print, tasks, tree};
 
 const NONE: Option<&str> = None;
@@ -34,13 +35,34 @@ fn prepare() -> Checked {
         ("proc", "/proc"),
         ("sysfs", "/sys"),
         ("devtmpfs", "/dev"),
-        ("tmpfs", "/tmp"),
         ("cgroup2", "/sys/fs/cgroup"),
         ("tracefs", "/sys/kernel/tracing"),
     ] {
         mount(Some(kind), place, Some(kind), MsFlags::empty(), NONE)?;
     }
     Ok(())
+}
+
+/// Mounts a file system for all that agents keep: on a disk in memory, whose cached files count as memory of tasks and
+/// can be taken back, or where there is none, in memory. Answers whether there is one.
+fn mount_disk() -> Result<bool, Box<dyn Error>> {
+    const DISK: &str = "/dev/ram0";
+    let is_disk = load("brd", &["rd_nr=1", "rd_size=393216"])
+        && Path::new(DISK).exists()
+        && Command::new("mke2fs").arg(DISK).output()?.status.success();
+    let (what, kind) = match is_disk {
+        true => (DISK, "ext4"),
+        false => ("tmpfs", "tmpfs"),
+    };
+    mount(Some(what), "/tmp", Some(kind), MsFlags::empty(), NONE)?;
+    Ok(is_disk)
+}
+
+/// Loads a module of the kernel; false where there is none that loads.
+fn load(module: &str, parameters: &[&str]) -> bool {
+    let file = format!("{MODULES}/{module}.ko");
+    let loaded = Command::new("insmod").arg(file).args(parameters).output();
+    loaded.is_ok_and(|loaded| loaded.status.success())
 }
 
 /// Runs the checks in a process of their own: whoever is left without a parent is this one's to reap.
@@ -56,22 +78,18 @@ fn run_and_reap() -> Checked {
 
 pub(crate) fn run_checks() -> ExitCode {
     tree::run();
-    match has_overlay() {
-        true => tasks::run(),
-        false => print(&format!(
-            "{NOT_RUN}: tasks of an agent, as this kernel has no overlayfs at target/kernel/modules/overlay.ko\n"
+    match mount_disk() {
+        Ok(has_disk) if load("overlay", &[]) || knows_overlays() => tasks::run(has_disk),
+        Ok(_) => print(&format!(
+            "{NOT_RUN}: tasks of an agent, as there is no module of this kernel for overlays in target/kernel/modules\n"
         )),
+        Err(error) => print(&format!("{FAILED} a disk: {error}\n")),
     }
     print(&format!("{END}\n"));
     ExitCode::SUCCESS
 }
 
-/// Whether tasks can have layers, once the module is loaded where there is one.
-fn has_overlay() -> bool {
-    if Path::new(OVERLAY).exists() {
-        // What it comes to shows below.
-        let _loaded = Command::new("insmod").arg(OVERLAY).status();
-    }
+fn knows_overlays() -> bool {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     known.contains("overlay")
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::hint::black_box;
+use std::io::{self, Write};
 use std::process::{Child, Command, ExitCode};
 use std::time::Duration;
 
@@ -9,6 +10,10 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::tree::SUBTREE;
 use crate::{Checked, MIB};
+
+/// What a task reads again and again.
+const FILE: &str = "/tmp/file";
+const FILE_MIB: u64 = 80;
 
 /// Starts a process that joins `leaf` and takes memory there.
 pub(crate) fn start(leaf: &str, mib: u64, how: &str) -> Result<Child, Box<dyn std::error::Error>> {
@@ -27,7 +32,8 @@ pub(crate) fn in_leaf(leaf: &str, mib: u64, how: &str) -> ExitCode {
 }
 
 /// Takes `mib` of memory and keeps it. It ends by its signal, or if it is `orderly` by its handler of that with code 7;
-/// a `deaf` one ignores it. A `busy` one goes on to take and give back a little, one that `forks` starts 40 others.
+/// a `deaf` one ignores it. A `busy` one goes on to take and give back a little, one that `reads` goes through a file of
+/// 80 MiB again and again, one that `forks` starts 40 others.
 pub(crate) fn take(mib: u64, how: &str) -> ExitCode {
     if listen(how).is_err() {
         return ExitCode::FAILURE;
@@ -45,8 +51,18 @@ pub(crate) fn take(mib: u64, how: &str) -> ExitCode {
     for _ in 0..mib {
         held.push(vec![1_u8; MIB as usize]);
     }
+    if how == "reads" && write_file().is_err() {
+        return ExitCode::FAILURE;
+    }
     loop {
         match how {
+            "reads" => {
+                let read =
+                    fs::File::open(FILE).and_then(|mut file| io::copy(&mut file, &mut io::sink()));
+                if !read.is_ok_and(|bytes| bytes == FILE_MIB * MIB) {
+                    return ExitCode::FAILURE;
+                }
+            }
             "busy" => {
                 std::thread::sleep(Duration::from_millis(5));
                 // In memory, and charged anew each time.
@@ -58,6 +74,12 @@ pub(crate) fn take(mib: u64, how: &str) -> ExitCode {
         }
         black_box(&held);
     }
+}
+
+fn write_file() -> io::Result<()> {
+    let mut file = fs::File::create(FILE)?;
+    let piece = vec![1_u8; MIB as usize];
+    (0..FILE_MIB).try_for_each(|_| file.write_all(&piece))
 }
 
 fn listen(how: &str) -> Checked {

@@ -80,9 +80,8 @@ fn boot(parts: &Parts) -> Result<String, Box<dyn Error>> {
         folder.path().join("initramfs"),
         folder.path().join("serial"),
     );
-    let overlay = parts.kernel.with_file_name("modules").join("overlay.ko");
-    let overlay = overlay.is_file().then_some(overlay);
-    fs::write(&image, initramfs::make(&parts.busybox, overlay.as_deref())?)?;
+    let modules = parts.kernel.with_file_name("modules");
+    fs::write(&image, initramfs::make(&parts.busybox, &modules)?)?;
     let mut machine = Command::new(&parts.qemu)
         .args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1024"])
         .args(["-no-reboot", "-display", "none", "-monitor", "none"])

@@ -9,12 +9,12 @@ use std::process::Command;
 /// Where this program is for tasks.
 pub(crate) const CONTRACT: &str = "/usr/bin/contract";
 
-/// The kernel's module that layers of tasks need.
-pub(crate) const OVERLAY: &str = "/overlay.ko";
+/// Where modules of the kernel are.
+pub(crate) const MODULES: &str = "/modules";
 
 /// Programs that tasks and the tests use, all of which are busybox.
-const APPLETS: [&str; 8] = [
-    "echo", "id", "insmod", "nproc", "seq", "sh", "sleep", "touch",
+const APPLETS: [&str; 9] = [
+    "echo", "id", "insmod", "mke2fs", "nproc", "seq", "sh", "sleep", "touch",
 ];
 
 /// What programs look for in /etc.
@@ -32,8 +32,9 @@ const PROGRAM: u32 = 0o100_755;
 const CONSOLE: u32 = 0o020_600;
 const LINK: u32 = 0o120_777;
 
-/// This program as the first, the agent and its helper where cargo has made them, busybox, and what they load.
-pub(crate) fn make(busybox: &Path, overlay: Option<&Path>) -> Result<Vec<u8>, Box<dyn Error>> {
+/// This program as the first, the agent and its helper where cargo has made them, busybox, what they load, and the
+/// kernel's modules.
+pub(crate) fn make(busybox: &Path, modules: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let this = std::env::current_exe()?;
     let mut archive = Archive::default();
     for name in ["dev", "new", "proc", "sys", "tmp"] {
@@ -65,8 +66,9 @@ pub(crate) fn make(busybox: &Path, overlay: Option<&Path>) -> Result<Vec<u8>, Bo
     for (name, text) in ETC {
         archive.add_file(name, FILE, text.as_bytes());
     }
-    if let Some(module) = overlay {
-        archive.add_file(OVERLAY, FILE, &fs::read(module)?);
+    for module in fs::read_dir(modules).into_iter().flatten().flatten() {
+        let place = format!("{MODULES}/{}", module.file_name().to_string_lossy());
+        archive.add_file(&place, FILE, &fs::read(module.path())?);
     }
     Ok(archive.finish())
 }

@@ -9,26 +9,32 @@ use serde_json::{Value, json};
 use tw_agent::cgroup::CGROUP_ROOT;
 use tw_agent::helper::record::{self, EXIT_FILE, ExitRecord};
 use tw_api::{AgentEvent, Assignment, ExecRequest, FrameKind, SessionRequest};
-use tw_model::{Bytes, Desired, Exit, TaskId, TaskUsage, Timestamp};
+use tw_model::{Bytes, Desired, Exit, TaskId, TaskUsage, Timestamp, Version};
 
 use crate::common::PATIENCE;
 use crate::guest::check;
 use crate::initramfs::CONTRACT;
 use crate::machine::{Machine, assignment, code};
-use crate::{Checked, MIB, cores, ensure, print};
+use crate::{Checked, MIB, NOT_RUN, cores, ensure, print};
 
 /// How long tasks have between the signal and the kill.
 const GRACE_MS: u64 = 1000;
 
 const TRACING: &str = "/sys/kernel/tracing";
 
-pub(crate) fn run() {
+/// Runs the checks; `has_disk` says that what agents keep is not in memory.
+pub(crate) fn run(has_disk: bool) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
     else {
         return print(&format!("{} no runtime\n", crate::FAILED));
     };
+    if !has_disk {
+        print(&format!(
+            "{NOT_RUN}: cached files, as there is no module of this kernel for a disk in target/kernel/modules\n"
+        ));
+    }
     let mut place = None;
     let begun = check("an agent begins", || {
         trace_moves()?;
@@ -51,6 +57,11 @@ pub(crate) fn run() {
             "a running task grows and shrinks, never below its use, and lives",
             || runtime.block_on(place.resizes()),
         ),
+        !has_disk
+            || check(
+                "cached files are no lack of memory, and give way to a lower limit",
+                || runtime.block_on(place.reads()),
+            ),
         check(
             "the next agent adopts a task of many processes, and ends it whole",
             || runtime.block_on(place.adopts()),
@@ -104,10 +115,9 @@ impl Place {
         }
     }
 
-    /// Assigns a task that ends as soon as it is asked to.
-    async fn assign(&mut self, name: &str, mut spec: Value) -> Assignment {
-        spec["stop"] = json!({"drain_ms": 0, "signal": "SIGTERM", "grace_ms": GRACE_MS});
-        let task = assignment(name, spec);
+    /// Assigns a new task.
+    async fn assign(&mut self, name: &str, spec: Value) -> Assignment {
+        let task = version_of(name, 1, spec);
         self.assigned.push(task.clone());
         self.machine.assign(&task).await;
         task
@@ -312,10 +322,8 @@ impl Place {
         .await?;
         let mut version = 1;
         let mut next = |mib, pids| {
-            let mut changed = assignment("resized", spec(mib, pids));
             version += 1;
-            changed.task.version = version;
-            changed
+            version_of("resized", version, spec(mib, pids))
         };
 
         self.machine.assign(&next(128, 30)).await;
@@ -357,6 +365,43 @@ impl Place {
             ..Exit::default()
         };
         let found = self.stop(&last).await;
+        ensure(found == ended, format!("{found:?}"))
+    }
+
+    /// A task that has far more in files than it may have memory.
+    async fn reads(&mut self) -> Checked {
+        let spec = |mib: u64| {
+            json!({
+                "command": [CONTRACT, "take", "20", "reads"],
+                "resources": {"memory_bytes": mib * MIB},
+            })
+        };
+        let mut task = self.run("reading", spec(64)).await;
+        let id = task.task.id.clone();
+        let leaf = id.folder_name();
+        let tree = self.machine.tree();
+        let reaches = async |mib: u64| {
+            let what = format!("{mib} MiB are used");
+            self.until(&what, |_| Ok(tree.usage(&leaf)?.memory_bytes > mib * MIB))
+                .await
+        };
+        reaches(56).await?;
+        // It is held, and its files are taken back, all the time.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for (version, mib, used) in [(2, 160, 90), (3, 48, 40)] {
+            task = version_of("reading", version, spec(mib));
+            self.machine.assign(&task).await;
+            self.until_limited_to(&id, mib).await?;
+            reaches(used).await?;
+        }
+        let held = tree.memory_breakdown(&leaf)?;
+        ensure(held.file_bytes > 10 * MIB, format!("{held:?}"))?;
+        ensure(tree.usage(&leaf)?.oom_kills == 0, "the kernel had to kill")?;
+        let ended = Exit {
+            signal: Some(15),
+            ..Exit::default()
+        };
+        let found = self.stop(&task).await;
         ensure(found == ended, format!("{found:?}"))
     }
 
@@ -468,6 +513,14 @@ impl Place {
         drop(self.machine);
         ensure(!Path::new(&group).exists(), "its group is left")
     }
+}
+
+/// An assignment of a task that begins to end as soon as it is asked to.
+fn version_of(name: &str, version: Version, mut spec: Value) -> Assignment {
+    spec["stop"] = json!({"drain_ms": 0, "signal": "SIGTERM", "grace_ms": GRACE_MS});
+    let mut task = assignment(name, spec);
+    task.task.version = version;
+    task
 }
 
 fn group_of(pid: i32) -> String {
