@@ -11,12 +11,10 @@ use tw_model::{
     TaskRecord, Timestamp,
 };
 
-use crate::allocate::{Placer, View, Wish};
+use crate::departure::{self, Departure};
 use crate::draft::Draft;
-use crate::endpoints::serves;
-use crate::lifecycle::{Details, TaskEvent};
 use crate::step::{self, Refusal, Reply};
-use crate::{JobState, budget, control, maintenance, reconcile};
+use crate::{JobState, maintenance, reconcile};
 
 /// What is wanted of some machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,53 +97,26 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
     let surplus = reconcile::Surplus::of(job);
     let leaving = job.live().filter(|row| row.desired == Desired::Run);
     let leaving = leaving.filter_map(|row| Some((row, drain_of(draft, row)?)));
-    let leaving: Vec<(TaskRecord, DrainRecord)> = leaving
+    let leaving: Vec<Departure> = leaving
         .filter(|(row, _)| !surplus.holds(row))
-        .map(|(row, drain)| (row.clone(), drain.clone()))
+        .map(|(row, drain)| {
+            let returns = maintenance::endures(job.spec_of(row), drain);
+            let what = match returns {
+                true => "its machine goes into maintenance, which it waits out",
+                false => "its machine is being drained",
+            };
+            Departure {
+                row: row.clone(),
+                must: is_due(job, row, drain, draft.now),
+                returns,
+                why: match drain.reason.is_empty() {
+                    true => what.to_owned(),
+                    false => format!("{what}: {}", drain.reason),
+                },
+            }
+        })
         .collect();
-    if leaving.is_empty() {
-        return;
-    }
-    let mut spare = budget::spare(draft, job);
-    let mut leaving = leaving;
-    leaving.sort_by_key(|(row, _)| control::rank(row));
-    let mut done = false;
-    for (mut row, drain) in leaving {
-        let Some(job) = draft.job(id) else {
-            return;
-        };
-        // One that serves is a loss, also where it has not served for long.
-        let available = serves(job, &row);
-        let must = is_due(job, &row, &drain, draft.now);
-        let endures = maintenance::endures(job.spec_of(&row), &drain);
-        let has_room = match endures {
-            // The others go first: they need the time more.
-            true => !maintenance::has_movers(draft, &row),
-            false => job.spec_of(&row).kind != Kind::Batch && has_room_elsewhere(draft, job, &row),
-        };
-        let within_budget = !available || spare > 0;
-        // Asked in time, also where the budget has to wait.
-        let approved = has_room && control::ask(draft, &row, Operation::Maintenance);
-        let may = has_room && within_budget && approved;
-        if !must && !may {
-            continue;
-        }
-        spare = spare.saturating_sub(usize::from(available));
-        row.comes_back = true;
-        let what = match endures {
-            true => "its machine goes into maintenance, which it waits out",
-            false => "its machine is being drained",
-        };
-        let why = match drain.reason.is_empty() {
-            true => what.to_owned(),
-            false => format!("{what}: {}", drain.reason),
-        };
-        reconcile::tell(draft, &row, TaskEvent::StopAsked, &Details::because(why));
-        done = true;
-    }
-    if done {
-        control::note_done(draft, id);
-    }
+    departure::begin(draft, id, Operation::Maintenance, leaving);
 }
 
 fn drain_of<'a>(draft: &'a Draft, row: &TaskRecord) -> Option<&'a DrainRecord> {
@@ -162,9 +133,4 @@ pub(crate) fn is_due(
     let stop = &job.spec_of(row).stop;
     let ended = now.plus(stop.drain + stop.grace);
     drain.deadline.is_some_and(|deadline| ended >= deadline)
-}
-
-fn has_room_elsewhere(draft: &Draft, job: &JobState, row: &TaskRecord) -> bool {
-    let mut placer = Placer::of_job(draft, job, job.spec_of(row));
-    placer.place(View::of(draft), Wish::default()).is_some()
 }

@@ -13,6 +13,7 @@ mod budget;
 mod caveat;
 mod control;
 mod daemon;
+mod departure;
 mod dependency;
 mod domains;
 mod draft;

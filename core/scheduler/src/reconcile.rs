@@ -10,9 +10,9 @@ use tw_model::{
 };
 
 use crate::allocate::{self, Placer, View, Wish};
+use crate::departure::{self, Departure};
 use crate::dependency;
 use crate::draft::Draft;
-use crate::endpoints::serves;
 use crate::fleet::Request;
 use crate::lifecycle::{self, Details, TaskEvent};
 use crate::reach::is_orphan;
@@ -210,8 +210,7 @@ fn stop_surplus(draft: &mut Draft, id: &JobId) {
     }
 }
 
-/// Asks tasks to end whose machine is not what their job requires any more, as many at a time as the budget allows,
-/// and only those that another machine can take.
+/// Asks tasks to leave machines that are not what their job requires any more.
 fn leave_unfit(draft: &mut Draft, id: &JobId) {
     let may_leave = |job: &&JobState| {
         let (idle, spec) = (job.row.rollout.is_none(), job.spec());
@@ -221,28 +220,20 @@ fn leave_unfit(draft: &mut Draft, id: &JobId) {
         return;
     };
     let rows = job.wanted_rows().filter_map(|(_, row)| row);
-    let (up, down): (Vec<_>, Vec<_>) = rows.partition(|row| serves(job, row));
-    let unfit = |row: &&TaskRecord| {
+    let placed = rows.filter(|row| row.desired == Desired::Run && !row.state.is_terminal());
+    let unfit = placed.filter(|row| {
         let machine = row.machine.as_ref().and_then(|id| draft.machine(id));
         machine.is_some_and(|machine| unmet(&job.spec().requires, &machine.facts).is_some())
-    };
-    let mut unfit: Vec<TaskRecord> = up.into_iter().filter(unfit).cloned().collect();
-    let budget = job.spec().rollout.max_unavailable as usize;
-    unfit.truncate(budget.saturating_sub(down.len()));
-    if unfit.is_empty() {
-        return;
-    }
-    let mut placer = Placer::of_job(draft, job, job.spec());
-    let why = Details::because("its machine is not what the job requires any more");
-    for mut row in unfit {
-        row.comes_back = true;
-        if !control::ask(draft, &row, Operation::Move) {
-            continue;
-        }
-        if placer.place(View::of(draft), Wish::default()).is_some() {
-            tell(draft, &row, TaskEvent::StopAsked, &why);
-        }
-    }
+    });
+    let leaving: Vec<Departure> = unfit
+        .map(|row| Departure {
+            row: row.clone(),
+            must: false,
+            returns: false,
+            why: "its machine is not what the job requires any more".to_owned(),
+        })
+        .collect();
+    departure::begin(draft, id, Operation::Move, leaving);
 }
 
 /// Begins a task for every wanted index that has none, as many as may run at the same time. Nothing of a run begins before

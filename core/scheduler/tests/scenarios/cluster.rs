@@ -106,6 +106,28 @@ impl Cluster {
         })
     }
 
+    /// An agent that says something else of its machine than before, with the tasks that run there.
+    pub(crate) fn register_again(
+        &mut self,
+        machine: &str,
+        size: (u64, u64),
+        facts: MachineFacts,
+    ) -> Reply {
+        let on_it = |row: &&TaskRecord| row.machine.as_ref().is_some_and(|m| m.as_str() == machine);
+        let rows = self.state.jobs().flat_map(JobState::tasks).filter(on_it);
+        let running = rows.filter(|row| row.state == TaskState::Running);
+        let reports = running.map(|row| TaskReport {
+            seq: self.seq + 1,
+            task: row.id.clone(),
+            phase: Phase::Running {
+                started_at: row.started_at.expect("it runs"),
+            },
+        });
+        let reports = reports.collect();
+        self.seq += 1;
+        self.register_as(machine, "boot-1", size, reports, facts)
+    }
+
     /// Decides and applies; the state is what its rows say at every step.
     pub(crate) fn decide(&mut self, event: Event) -> Reply {
         self.seed += 1;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tw_model::{Code, Domain, JobSpec, MachineFacts, TaskState};
+use tw_model::{Code, Domain, JobSpec, MachineFacts, Millis, TaskState};
 use tw_scheduler::{Event, PendingWhy, Reply, State, why_pending};
 
-use crate::cluster::{Cluster, service, spec};
+use crate::cluster::{Cluster, batch, service, spec};
 
 fn facts(rack: &str, os: &str, labels: &[(&str, &str)]) -> MachineFacts {
     MachineFacts {
@@ -302,21 +302,7 @@ fn a_task_leaves_a_machine_that_is_not_what_its_job_requires_any_more() {
         .filter(|place| *place == "m0")
         .count();
     assert!(before > 0);
-    cluster.silent.push("m0".to_owned());
-    let known: Vec<_> = cluster
-        .job("web")
-        .tasks()
-        .filter(|task| task.machine.as_ref().is_some_and(|m| m.as_str() == "m0"))
-        .map(|task| tw_model::TaskReport {
-            seq: 1000,
-            task: task.id.clone(),
-            phase: tw_model::Phase::Running {
-                started_at: task.started_at.unwrap(),
-            },
-        })
-        .collect();
-    cluster.register_as("m0", "boot-1", (8, 8192), known, facts("a", "", &[]));
-    cluster.silent.clear();
+    cluster.register_again("m0", (8, 8192), facts("a", "", &[]));
     cluster.until("every task is where it may be", |cluster| {
         cluster.serving("web") == 3 && places(cluster, "web").iter().all(|place| place == "m1")
     });
@@ -551,4 +537,49 @@ fn a_plan_says_what_the_machines_of_its_forecast_do_not_enforce() {
     let again = cluster.plan(std::slice::from_ref(&job));
     assert_eq!(again.jobs[0].caveats.len(), 1);
     assert_eq!(again.digest, plan.digest, "machines are a forecast");
+}
+
+/// Four machines with a fast disk, of which the first two lose it once this job has settled there.
+fn losing_its_disks(job: JobSpec) -> Cluster {
+    let mut cluster = cluster(&[
+        facts("a", "", &[("disk", "nvme")]),
+        facts("a", "", &[("disk", "nvme")]),
+    ]);
+    cluster.submit(&[with(job, json!({"requires": {"labels": {"disk": "nvme"}}}))]);
+    cluster.pass(Millis::minutes(5));
+    let (with, without) = (facts("a", "", &[("disk", "nvme")]), facts("a", "", &[]));
+    for (machine, facts) in [
+        ("m2", &with),
+        ("m3", &with),
+        ("m0", &without),
+        ("m1", &without),
+    ] {
+        cluster.register_again(machine, (8, 8192), facts.clone());
+    }
+    cluster
+}
+
+#[test]
+fn tasks_leave_unfit_machines_no_faster_than_an_update_goes() {
+    let mut web = service("web", 4, "x");
+    web.rollout.healthy_for = Millis::minutes(1);
+    let mut cluster = losing_its_disks(web);
+    let began = cluster.now;
+    cluster.until("all have left", |cluster| {
+        assert!(cluster.serving("web") >= 3, "{}", cluster.show());
+        let mut places = places(cluster, "web").into_iter();
+        places.all(|machine| machine == "m2" || machine == "m3")
+    });
+    // Each is counted on only once it has been healthy for a minute.
+    let took = cluster.now.since(began);
+    assert!(took >= Millis::minutes(3), "{took}");
+}
+
+#[test]
+fn a_batch_task_ends_where_it_began() {
+    let mut cluster = losing_its_disks(batch("sort", "work", 1));
+    let task = cluster.task("sort", 0).id.clone();
+    cluster.pass(Millis::minutes(5));
+    let row = cluster.task("sort", 0);
+    assert_eq!((&row.id, row.state), (&task, TaskState::Running));
 }

@@ -1,7 +1,7 @@
 //! Applications that have a say: reasonable ones, silent ones, and those that say yes to everything.
 
 use serde_json::json;
-use tw_model::{Code, JobSpec, Millis, Operation};
+use tw_model::{Code, EnvName, JobSpec, MachineFacts, Millis, Operation};
 use tw_scheduler::{
     ConfirmRule, Consultation, DrainOrder, Event, ExpectedPlan, Reply, Review, StopLimiter,
     StopLimits, StopRate, Submission, consultations,
@@ -190,6 +190,59 @@ fn a_drain_asks_as_well_and_its_deadline_is_kept() {
         cluster.machine_of("web", 0) != machine
     });
     assert!(cluster.now.since(before) <= Millis::seconds(35));
+}
+
+/// Approves what is offered for these indexes, one after the other, and expects each to be carried out next.
+fn done_in_order(cluster: &mut Cluster, operation: Operation, order: [u32; 3]) {
+    for (number, index) in order.into_iter().enumerate() {
+        cluster.pass(Millis::seconds(20));
+        let question = asked(cluster);
+        let offered = question.operations.iter().map(|one| one.operation);
+        assert_eq!(offered.collect::<Vec<_>>(), vec![operation; 3 - number]);
+        let mut all = question.operations.into_iter();
+        let one = all.find(|one| one.task.index == index);
+        let one = one.expect("it is still to be done");
+        answer(cluster, &[one.id]);
+        cluster.until("it is done", |cluster| {
+            cluster.task("web", index).id.incarnation > 3 && cluster.serving("web") == 3
+        });
+        let job = cluster.job("web");
+        let done = job.latest_of_each().filter(|row| row.id.incarnation > 3);
+        assert_eq!(done.count(), number + 1, "{}", cluster.show());
+    }
+    cluster.pass(Millis::seconds(20));
+    assert!(consultations(&cluster.state).is_empty());
+}
+
+#[test]
+fn a_restart_asks_as_well() {
+    let mut cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
+    cluster.submit(&[controlled(3, "one")]);
+    cluster.settle("web");
+    cluster.decide(Event::RestartJob {
+        job: id("web"),
+        by: "ann".to_owned(),
+    });
+    done_in_order(&mut cluster, Operation::Restart, [1, 2, 0]);
+}
+
+#[test]
+fn tasks_leave_machines_that_are_unfit_in_the_order_of_their_application() {
+    let fast = || MachineFacts {
+        labels: [("disk".to_owned(), "nvme".to_owned())].into(),
+        ..MachineFacts::default()
+    };
+    let mut cluster = Cluster::new(&[]);
+    cluster.register_again("m0", (8, 8192), fast());
+    let mut job = controlled(3, "one");
+    let disk = EnvName("disk".to_owned());
+    job.requires.labels.insert(disk, "nvme".to_owned());
+    cluster.submit(&[job]);
+    cluster.settle("web");
+    cluster.register_again("m1", (8, 8192), fast());
+    cluster.register_again("m0", (8, 8192), MachineFacts::default());
+    done_in_order(&mut cluster, Operation::Move, [2, 0, 1]);
+    assert!((0..3).all(|index| cluster.machine_of("web", index) == "m1"));
 }
 
 #[test]
