@@ -258,6 +258,16 @@ fn check_job(job: &JobSpec, at: &FieldPath, decoder: &mut Decoder) -> Option<()>
         );
     }
     check_surge(job, at, decoder)?;
+    if let Some((index, message)) = job.spread_against_region() {
+        return decoder.bad_value(
+            &at.field("spread").item(job.spread[index].key()),
+            message,
+            Some(
+                "leave requires.region out, or spread over a part of it, such as \"datacenter\""
+                    .to_owned(),
+            ),
+        );
+    }
     if job.depends_on.contains(&job.name) {
         return decoder.bad_value(
             &at.field("depends_on"),

@@ -43,6 +43,67 @@ impl VersionRange {
     pub fn is_any(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Two of its bounds that no version satisfies together, as they are written; none where some version satisfies all.
+    pub fn contradiction(&self) -> Option<(&str, &str)> {
+        let parts: Vec<&str> = self.0.split(',').map(str::trim).collect();
+        let bounds: Vec<Limits> = bounds(&self.0)?.into_iter().map(Limits::of).collect();
+        // Where any two of them have something in common, all have.
+        let pairs = (0..bounds.len()).flat_map(|one| (0..one).map(move |other| (other, one)));
+        let mut torn = pairs.filter(|(one, other)| !bounds[*one].meet(&bounds[*other]));
+        torn.next().map(|(one, other)| (parts[one], parts[other]))
+    }
+}
+
+/// The versions that a bound takes: those between two, with or without these.
+struct Limits {
+    lowest: Option<Edge>,
+    highest: Option<Edge>,
+}
+
+struct Edge {
+    version: Vec<u64>,
+    is_in: bool,
+}
+
+impl Limits {
+    fn of((bound, limit): (Bound, Vec<u64>)) -> Limits {
+        let edge = |version: &[u64], is_in| {
+            let version = version.to_vec();
+            Some(Edge { version, is_in })
+        };
+        let (lowest, highest) = match bound {
+            Bound::AtLeast => (edge(&limit, true), None),
+            Bound::Above => (edge(&limit, false), None),
+            Bound::AtMost => (None, edge(&limit, true)),
+            Bound::Below => (None, edge(&limit, false)),
+            Bound::Within => {
+                let mut next = limit.clone();
+                let last = next.last_mut().map(|part| part.checked_add(1));
+                let next = last.flatten().map(|last| {
+                    next.pop();
+                    next.push(last);
+                    next
+                });
+                (edge(&limit, true), next.and_then(|next| edge(&next, false)))
+            }
+        };
+        Limits { lowest, highest }
+    }
+
+    fn meet(&self, other: &Limits) -> bool {
+        let in_order = |lowest: &Option<Edge>, highest: &Option<Edge>| {
+            let (Some(lowest), Some(highest)) = (lowest, highest) else {
+                return true;
+            };
+            match compare(&lowest.version, &highest.version) {
+                Ordering::Less => true,
+                Ordering::Equal => lowest.is_in && highest.is_in,
+                Ordering::Greater => false,
+            }
+        };
+        in_order(&self.lowest, &other.highest) && in_order(&other.lowest, &self.highest)
+    }
 }
 
 /// The bounds of a text; none where it is no range.
@@ -91,11 +152,18 @@ fn compare(left: &[u64], right: &[u64]) -> Ordering {
 text_type!(VersionRange, version_range);
 
 fn version_range(text: String) -> Result<String, Refusal> {
-    match bounds(&text) {
-        Some(_) => Ok(text),
-        None => Err(Refusal {
+    if bounds(&text).is_none() {
+        return Err(Refusal {
             message: format!("'{text}' is not a range of versions"),
             hint: "for example \">=6.1, <7\", or \"12\" for every 12.x",
+        });
+    }
+    let range = VersionRange(text);
+    match range.contradiction() {
+        None => Ok(range.0),
+        Some((one, other)) => Err(Refusal {
+            message: format!("no version is both '{one}' and '{other}'"),
+            hint: "leave one of the two out, or turn a sign around, as in \">=6.1, <7\"",
         }),
     }
 }
@@ -119,6 +187,41 @@ mod tests {
         assert!(contains("== 22.04", "22.04.3") && !contains("22.04", "22.10"));
         assert!(contains(">6", "6.1") && !contains(">6", "6.0") && contains("<=6.0", "6"));
         assert!(contains("", "anything"));
+    }
+
+    #[test]
+    fn bounds_that_leave_no_version_are_found() {
+        let found = |text: &str| {
+            let range = VersionRange(text.to_owned());
+            let found = range.contradiction();
+            found.map(|(one, other)| format!("{one} | {other}"))
+        };
+        for (text, pair) in [
+            (">=12, <11", ">=12 | <11"),
+            (">6, <=6.0", ">6 | <=6.0"),
+            (">=6, <9, ==7, >8", "==7 | >8"),
+            ("12, 13", "12 | 13"),
+            ("6.1, >=6.2", "6.1 | >=6.2"),
+            ("<6, 6", "<6 | 6"),
+        ] {
+            assert_eq!(found(text).as_deref(), Some(pair), "{text}");
+            let Err(refused) = version_range(text.to_owned()) else {
+                panic!("{text} is taken");
+            };
+            assert!(refused.message.starts_with("no version is both"), "{text}");
+        }
+        for text in [
+            "",
+            "12",
+            ">=12, <=12",
+            ">11, <11.1",
+            "6.1, >6.1.5, <6.2",
+            "6, 6.1",
+            ">=6, >=7, <8",
+        ] {
+            assert_eq!(found(text), None, "{text}");
+            assert!(version_range(text.to_owned()).is_ok(), "{text}");
+        }
     }
 
     #[test]

@@ -321,6 +321,18 @@ fn fields_that_contradict_each_other_are_refused() {
             "requires.kernel",
         ),
         (
+            json!({"requires": object("Requires", json!({"os_version": ">=12, <11"}))}),
+            "requires.os_version",
+        ),
+        (
+            json!({
+                "replicas": 2,
+                "requires": object("Requires", json!({"region": "north"})),
+                "spread": [object("Spread", json!({"over": "region"}))],
+            }),
+            "spread[region]",
+        ),
+        (
             json!({"kind": "batch", "schedule": object("Schedule", json!({"cron": "daily"}))}),
             "schedule.cron",
         ),

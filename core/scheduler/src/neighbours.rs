@@ -227,6 +227,17 @@ pub(crate) fn must_leave(
 
 /// Two things that a spec says of where its tasks run and that no fleet can satisfy together, in words.
 pub(crate) fn contradiction(spec: &JobSpec) -> Option<String> {
+    let requires = &spec.requires;
+    for (what, range) in [("os", &requires.os_version), ("kernel", &requires.kernel)] {
+        if let Some((one, other)) = range.contradiction() {
+            return Some(format!(
+                "its tasks need a version of the {what} that is both '{one}' and '{other}'"
+            ));
+        }
+    }
+    if let Some((_, torn)) = spec.spread_against_region() {
+        return Some(torn);
+    }
     let near = spec.affinity.iter().filter(|wish| wish.required);
     let near: Vec<&Affinity> = near.collect();
     for wish in &near {

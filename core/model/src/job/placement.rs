@@ -72,6 +72,23 @@ spec! {
     }
 }
 
+impl JobSpec {
+    /// The spread, by its place, that asks for more regions than the one that is required, and why that cannot be, in
+    /// words.
+    pub fn spread_against_region(&self) -> Option<(usize, String)> {
+        let region = self.requires.region.as_ref()?;
+        let mut spreads = self.spread.iter();
+        let index = spreads.position(|spread| spread.over == Domain::Region)?;
+        let regions = self.spread[index].at_least;
+        (self.tasks(Some(u32::MAX)) > 1).then(|| {
+            let message = format!(
+                "its tasks are to be in the region {region}, and spread over {regions} regions"
+            );
+            (index, message)
+        })
+    }
+}
+
 impl Keyed for Spread {
     fn key(&self) -> String {
         self.over.as_str().to_owned()
