@@ -1,5 +1,5 @@
 //! What a reviewer of a plan should know of the machines that it forecasts: what a job asks for that they cannot hold
-//! its tasks to, and that it depends on what is installed there.
+//! its tasks to, that it depends on what is installed there, and that its tasks end themselves where nobody reaches them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -119,7 +119,17 @@ pub(crate) fn of(draft: &Draft, spec: &JobSpec, tasks: &[TaskPlan], is_new: bool
             machines: without,
         })
     });
-    depends.into_iter().chain(unenforced).collect()
+    let ends_itself = spec.failover.as_ref().filter(|_| !machines.is_empty());
+    let ends_itself = ends_itself.map(|failover| Caveat {
+        field: "failover".to_owned(),
+        what: format!(
+            "whatever no controller reaches for {} ends itself, all of it at once, beyond max_unavailable and the stop limits",
+            failover.within
+        ),
+        machines: machines.iter().map(|machine| (*machine).clone()).collect(),
+    });
+    let known = depends.into_iter().chain(ends_itself);
+    known.chain(unenforced).collect()
 }
 
 /// Whether a job takes its root from its machine without saying which machines those are.

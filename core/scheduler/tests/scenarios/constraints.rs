@@ -274,6 +274,29 @@ fn contradictions_are_refused() {
         refused(&mut cluster, &torn).1,
         "web contradicts itself: its tasks are to be on one rack, and spread over 2 of a datacenter"
     );
+    for (fields, words) in [
+        (
+            json!({"requires": {"os_version": ">=12, <11"}}),
+            "its tasks need a version of the os that is both '>=12' and '<11'",
+        ),
+        (
+            json!({"requires": {"kernel": "6.1, 6.2"}}),
+            "its tasks need a version of the kernel that is both '6.1' and '6.2'",
+        ),
+        (
+            json!({"requires": {"region": "north"}, "spread": [{"over": "region", "at_least": 3}]}),
+            "its tasks are to be in the region north, and spread over 3 regions",
+        ),
+    ] {
+        let torn = with(service("web", 3, "x"), fields.clone());
+        let message = refused(&mut cluster, &torn).1;
+        assert_eq!(message, format!("web contradicts itself: {words}"));
+        // One task is spread over as many parts as it can be.
+        let alone = with(service("web", 1, "x"), fields);
+        let alone = Cluster::submission(&[alone]);
+        let planned = tw_scheduler::plan(&cluster.state, &alone, cluster.now, 1);
+        assert_eq!(planned.is_ok(), words.contains("region"));
+    }
 }
 
 #[test]
@@ -537,6 +560,29 @@ fn a_plan_says_what_the_machines_of_its_forecast_do_not_enforce() {
     let again = cluster.plan(std::slice::from_ref(&job));
     assert_eq!(again.jobs[0].caveats.len(), 1);
     assert_eq!(again.digest, plan.digest, "machines are a forecast");
+}
+
+#[test]
+fn a_plan_says_that_failover_goes_beyond_the_budget() {
+    let mut cluster = Cluster::new(&[(8, 8192)]);
+    let failover = json!({"at_most_one": true, "failover": {"within_ms": 60_000}});
+    let mut job = with(service("web", 2, "x"), failover);
+    let said = |cluster: &Cluster, job: &JobSpec| {
+        let plan = cluster.plan(std::slice::from_ref(job));
+        let caveats = plan.jobs[0].caveats.clone().into_iter();
+        caveats
+            .map(|one| one.to_string())
+            .find(|one| one.contains("failover"))
+    };
+    let words = "whatever no controller reaches for 1m ends itself, all of it at once, beyond max_unavailable and the stop \
+                 limits on m0 (failover)";
+    assert_eq!(said(&cluster, &job).as_deref(), Some(words));
+    cluster.submit(std::slice::from_ref(&job));
+    cluster.settle("web");
+    job.command.0 = vec!["y".to_owned()];
+    assert_eq!(said(&cluster, &job).as_deref(), Some(words), "each time");
+    job.failover = None;
+    assert_eq!(said(&cluster, &job), None);
 }
 
 /// Four machines with a fast disk, of which the first two lose it once this job has settled there.
