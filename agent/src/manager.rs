@@ -28,17 +28,17 @@ mod session;
 mod state;
 mod strain;
 mod task;
+pub mod upgrade;
 pub mod volume;
 
 use std::fs::{DirBuilder, File};
 use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tw_api::Client;
 
 pub use clean::clean;
@@ -87,6 +87,12 @@ struct Agent {
     cores: WholeCores,
     endpoints: Endpoints,
     tasks: Tasks,
+}
+
+/// Refuses what [`run`] would refuse of this program and the state folder, and changes nothing.
+pub fn check_run(config: &AgentConfig) -> anyhow::Result<()> {
+    state::check(&config.state, &config.name)?;
+    config::helper_program().map(drop)
 }
 
 /// Runs the agent until `shutdown` completes. Tasks go on without it; the next agent adopts them.
@@ -152,6 +158,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         .spares
         .refill()
         .context("cannot start spare helpers")?;
+    upgrade::record_ready(&agent.config.state);
     tracing::info!(machine = %agent.config.name, tasks = agent.tasks.len(), "the agent is ready");
     let metrics = async {
         match agent.config.metrics {
@@ -189,28 +196,4 @@ fn lock(config: &AgentConfig) -> anyhow::Result<Flock<File>> {
     locked.set_len(0)?;
     (&*locked).write_all(std::process::id().to_string().as_bytes())?;
     Ok(locked)
-}
-
-/// Asks the agent of a state folder to begin anew with the program that is installed now. Its tasks go on.
-pub fn upgrade(state: &Path) -> anyhow::Result<()> {
-    let path = state.join("agent.lock");
-    let file =
-        File::open(&path).with_context(|| format!("no agent has run in {}", state.display()))?;
-    let is_free = Flock::lock(file, FlockArg::LockSharedNonblock).is_ok();
-    anyhow::ensure!(!is_free, "no agent runs in {}; start one", state.display());
-    let text = std::fs::read_to_string(&path)?;
-    let pid = text.trim().parse().ok().and_then(Pid::from_raw);
-    let pid =
-        pid.with_context(|| format!("{} does not name the agent's process", path.display()))?;
-    let agent = pidfd_open(pid, PidfdFlags::empty())?;
-    // The lock is still held and the number still the same: it is the agent that the handle is on.
-    let unchanged = std::fs::read_to_string(&path)? == text;
-    let held = Flock::lock(File::open(&path)?, FlockArg::LockSharedNonblock).is_err();
-    anyhow::ensure!(
-        unchanged && held,
-        "the agent in {} has just ended",
-        state.display()
-    );
-    pidfd_send_signal(&agent, Signal::HUP)?;
-    Ok(())
 }

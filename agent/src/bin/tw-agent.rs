@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tw_agent::manager::volume::Volumes;
-use tw_agent::manager::{self, AgentConfig, ControllerAddress, Place, ordinary};
+use tw_agent::manager::{self, AgentConfig, ControllerAddress, Place, ordinary, upgrade};
 use tw_model::{Bytes, Cores, JobId, MachineId};
 
 /// Runs the tasks that a controller assigns to this machine.
@@ -113,6 +113,9 @@ struct RunArgs {
     /// Ports that tasks may be given, FIRST-LAST
     #[arg(long, value_name = "RANGE", default_value = "20000-29999", value_parser = parse_ports)]
     ports: (u16, u16),
+    /// Say whether this program could run so, and change nothing: asked of it before a running agent makes room for it
+    #[arg(long)]
+    check: bool,
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
@@ -157,10 +160,11 @@ fn run(command: Command) -> anyhow::Result<()> {
     let args = match command {
         Command::Check { state } => return check(&state),
         Command::Clean { state, cgroup } => return manager::clean(&state, &cgroup),
-        Command::Upgrade { state } => return manager::upgrade(&state),
+        Command::Upgrade { state } => return upgrade(&state),
         Command::Volumes(args) => return volumes(&args),
         Command::Run(args) => *args,
     };
+    let is_check = args.check;
     let config = AgentConfig {
         controller: controller(&args)?,
         name: args.name,
@@ -183,6 +187,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         metrics: args.metrics,
         ports: args.ports,
     };
+    if is_check {
+        return check_run(&config);
+    }
+    let state = config.state.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -192,10 +200,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut is_upgrade = false;
         let shutdown = async {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-                _ = hangup.recv() => is_upgrade = true,
+            while !is_upgrade {
+                tokio::select! {
+                    _ = term.recv() => break,
+                    _ = int.recv() => break,
+                    _ = hangup.recv() => is_upgrade = upgrade::is_possible(&state).await,
+                }
             }
         };
         manager::run(config, shutdown).await?;
@@ -214,6 +224,19 @@ fn check(state: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says that this program can take over from a running agent.
+fn check_run(config: &AgentConfig) -> anyhow::Result<()> {
+    manager::check_run(config)?;
+    let line = format!("{} can run\n", upgrade::program_version());
+    Ok(std::io::stdout().write_all(line.as_bytes())?)
+}
+
+fn upgrade(state: &Path) -> anyhow::Result<()> {
+    let version = upgrade::ask(state)?;
+    let line = format!("the agent in {} is {version} now\n", state.display());
+    Ok(std::io::stdout().write_all(line.as_bytes())?)
+}
+
 /// Begins anew as the program that is at the place this one was started from.
 fn begin_anew() -> anyhow::Error {
     let mut arguments = std::env::args_os();
@@ -223,7 +246,7 @@ fn begin_anew() -> anyhow::Error {
 }
 
 fn volumes(args: &VolumesArgs) -> anyhow::Result<()> {
-    let volumes = Volumes::open(&args.state.join("volumes"))?;
+    let volumes = Volumes::beside_agent(&args.state.join("volumes"));
     let Some((job, index)) = &args.task else {
         for volume in volumes.list()? {
             let record = &volume.record;

@@ -29,7 +29,7 @@ const RESERVED_BYTES: u64 = 32 << 10;
 /// What a helper is to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchRecord {
-    /// Protocol of the agent that wrote it.
+    /// The protocol that a helper must speak to do what is said here; see [`LaunchRecord::lowest_proto`].
     pub proto: u32,
     /// The task's name, for people.
     pub task: String,
@@ -54,6 +54,19 @@ pub struct LaunchRecord {
     /// Until when it may run, if it may not run without end; the agent moves this on.
     #[serde(default)]
     pub term: Option<TermEnd>,
+}
+
+impl LaunchRecord {
+    /// The oldest protocol whose helpers do all that is said here: a helper refuses what it would do in part.
+    pub fn lowest_proto(&self) -> u32 {
+        if !self.sandbox.secrets.is_empty() || self.sandbox.has_own_root {
+            4
+        } else if self.term.is_some() || !self.cores.is_empty() {
+            3
+        } else {
+            2
+        }
+    }
 }
 
 /// When a helper ends its task if it hears nothing until then, in milliseconds since boot.

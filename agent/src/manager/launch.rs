@@ -141,6 +141,7 @@ pub(super) fn record(
         })
         .collect::<Result<Vec<_>, Refusal>>()?;
     Ok(LaunchRecord {
+        // Known once all of it is.
         proto: PROTO,
         task: task.id.to_string(),
         tree: agent.config.tree(),

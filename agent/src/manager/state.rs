@@ -28,45 +28,74 @@ struct StateRecord {
     folder_mark: String,
 }
 
+impl StateRecord {
+    /// That of a new folder.
+    fn of(machine: &MachineId) -> anyhow::Result<StateRecord> {
+        Ok(StateRecord {
+            format: FORMAT,
+            machine: machine.clone(),
+            machine_mark: machine_mark(),
+            folder_mark: new_mark()?,
+        })
+    }
+}
+
 /// Refuses a folder of a newer format or of another machine, and marks a new one. A record that cannot be read is
 /// set aside: each task has records of its own.
 /// Returns the mark of the folder.
 pub(super) fn claim(folder: &Path, machine: &MachineId) -> anyhow::Result<String> {
-    let mut wanted = StateRecord {
-        format: FORMAT,
-        machine: machine.clone(),
-        machine_mark: machine_mark(),
-        folder_mark: new_mark()?,
-    };
-    match record::read::<serde_json::Value>(folder, STATE_FILE) {
-        Ok(None) => {}
-        Ok(Some(found)) => {
-            let format = found
-                .get("format")
-                .and_then(serde_json::Value::as_u64)
-                .unwrap_or(0);
-            anyhow::ensure!(
-                format <= u64::from(FORMAT),
-                "the state in {} has format {format}; this agent reads up to {FORMAT}: run the newer agent again, or use another --state",
-                folder.display()
-            );
-            match serde_json::from_value::<StateRecord>(found) {
-                Ok(found) => {
-                    check_owner(folder, &found, &wanted)?;
-                    if !found.folder_mark.is_empty() {
-                        wanted.folder_mark.clone_from(&found.folder_mark);
-                    }
-                    if found == wanted {
-                        return Ok(wanted.folder_mark);
-                    }
-                }
-                Err(cause) => set_aside(folder, &cause)?,
+    let mut wanted = StateRecord::of(machine)?;
+    match find(folder, &wanted)? {
+        Found::Nothing => {}
+        Found::Record(found) => {
+            if !found.folder_mark.is_empty() {
+                wanted.folder_mark.clone_from(&found.folder_mark);
+            }
+            if found == wanted {
+                return Ok(wanted.folder_mark);
             }
         }
-        Err(cause) => set_aside(folder, &cause)?,
+        Found::Unreadable(cause) => set_aside(folder, cause.as_ref())?,
     }
     record::write_durably(folder, STATE_FILE, &wanted)?;
     Ok(wanted.folder_mark)
+}
+
+/// Refuses what [`claim`] refuses, and changes nothing.
+pub(super) fn check(folder: &Path, machine: &MachineId) -> anyhow::Result<()> {
+    find(folder, &StateRecord::of(machine)?).map(drop)
+}
+
+/// What a state folder says of itself.
+enum Found {
+    Nothing,
+    Record(StateRecord),
+    Unreadable(Box<dyn std::error::Error>),
+}
+
+/// Reads the record of a folder that `wanted` may have.
+fn find(folder: &Path, wanted: &StateRecord) -> anyhow::Result<Found> {
+    let found = match record::read::<serde_json::Value>(folder, STATE_FILE) {
+        Ok(None) => return Ok(Found::Nothing),
+        Ok(Some(found)) => found,
+        Err(cause) => return Ok(Found::Unreadable(cause.into())),
+    };
+    let format = found
+        .get("format")
+        .and_then(serde_json::Value::as_u64)
+        .unwrap_or(0);
+    anyhow::ensure!(
+        format <= u64::from(FORMAT),
+        "the state in {} has format {format}; this agent reads up to {FORMAT}: run the newer agent again, or use another --state",
+        folder.display()
+    );
+    match serde_json::from_value::<StateRecord>(found) {
+        Ok(found) => {
+            check_owner(folder, &found, wanted)?;
+            Ok(Found::Record(found))
+        }
+        Err(cause) => Ok(Found::Unreadable(cause.into())),
+    }
 }
 
 /// A mark that nobody else makes.

@@ -325,6 +325,7 @@ impl Actor {
         let mut record = launch::record(&self.agent, assignment, self.folder.path(), &packages)?;
         record.term = term;
         record.cores = cores;
+        record.proto = record.lowest_proto();
         self.folder.create(&assignment.spec)?;
         let prepared = prepare_folder(self.folder.path(), &record).map_err(anyhow::Error::from);
         prepared
@@ -513,6 +514,17 @@ impl Actor {
         if let Err(cause) = self.folder.bound(&assignment.spec) {
             tracing::warn!(task = %self.task, cause = format!("{cause:#}"), "cannot bound its disk");
         }
+        if self.owns_leaf() {
+            self.limit(&assignment);
+        } else {
+            tracing::warn!(task = %self.task, "the cgroup of its name is not its own and is not limited");
+        }
+        let folder = self.folder.path().to_owned();
+        tokio::spawn(health::watch(Arc::clone(&self.agent), assignment, folder)).abort_handle()
+    }
+
+    /// Holds the task's leaf to what its spec says.
+    fn limit(&self, assignment: &Assignment) {
         let cores = &self.agent.cores;
         if let Err(cause) = cores.follow(&self.task, &assignment.spec, self.folder.path()) {
             tracing::warn!(task = %self.task, cause = format!("{cause:#}"), "cannot set its cores");
@@ -522,8 +534,6 @@ impl Actor {
             Arc::clone(&assignment.spec),
             assignment.task.version,
         );
-        let folder = self.folder.path().to_owned();
-        tokio::spawn(health::watch(Arc::clone(&self.agent), assignment, folder)).abort_handle()
     }
 
     /// Tells the helper to end the task, when that is wanted and not said yet.
@@ -619,8 +629,23 @@ impl Actor {
         }
     }
 
+    /// Whether the leaf of the task's name is the one that its helper made. A group of that name and another number is
+    /// somebody else's, and the task's own has gone.
+    fn owns_leaf(&self) -> bool {
+        let started = record::read::<StartedRecord>(self.folder.path(), STARTED_FILE);
+        match (started, self.agent.tree.id(&self.task.folder_name())) {
+            (Ok(Some(started)), Ok(found)) => started.cgroup_id == found,
+            // It is not known yet, or not there.
+            _ => true,
+        }
+    }
+
     /// Answers whether nothing is left of the task.
     async fn kill_leaf(&self) -> bool {
+        if !self.owns_leaf() {
+            tracing::warn!(task = %self.task, "the cgroup of its name is not its own and is left alone");
+            return true;
+        }
         let (tree, leaf) = (Arc::clone(&self.agent.tree), self.task.folder_name());
         let killed = tokio::task::spawn_blocking(move || {
             tree.kill(&leaf)?;

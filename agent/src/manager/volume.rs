@@ -26,6 +26,8 @@ const FORMAT: u32 = 1;
 const RECORD_FILE: &str = "volume.json";
 const DATA: &str = "data";
 const SNAPSHOTS: &str = "snapshots";
+/// Holds the data while an earlier state of it is put in its place.
+const REPLACED: &str = "replaced";
 
 /// How many snapshots a volume keeps.
 const SNAPSHOTS_KEPT: usize = 3;
@@ -99,7 +101,8 @@ pub struct OwnedVolume {
 }
 
 impl Volumes {
-    /// Opens the folder that holds the volumes, making it, and removes what a crash left half made.
+    /// Opens the folder that holds the volumes, making it, and repairs what a crash left half made. For the agent alone:
+    /// it may be making a volume in this moment.
     pub fn open(folder: &Path) -> Result<Volumes, VolumeError> {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
@@ -116,10 +119,22 @@ impl Volumes {
                 remove(&path)?;
             }
         }
-        Ok(Volumes {
+        let volumes = Volumes::beside_agent(folder);
+        for volume in volumes.list()? {
+            // The task that needs it says why it cannot be used.
+            if let Err(cause) = volume.repair() {
+                tracing::warn!(cause = %crate::error::chain(&cause), "cannot repair a volume");
+            }
+        }
+        Ok(volumes)
+    }
+
+    /// The volumes in a folder that an agent may be using.
+    pub fn beside_agent(folder: &Path) -> Volumes {
+        Volumes {
             folder: folder.to_owned(),
             has_snapshots: btrfs::is_btrfs(folder),
-        })
+        }
     }
 
     /// Whether sizes are bounded and snapshots taken here.
@@ -141,6 +156,7 @@ impl Volumes {
             self.create(&folder, task, volume, owner, version)?;
         }
         let mut found = OwnedVolume::read(&folder)?;
+        found.repair()?;
         found.check(task, owner)?;
         if found.record.is_subvolume && found.record.version != version {
             found.snapshot()?;
@@ -321,9 +337,10 @@ impl OwnedVolume {
             });
         }
         self.check_unused(tasks)?;
-        let (data, old) = (self.data(), self.folder.join("replaced"));
+        let _alone = self.lock()?;
+        self.finish_replacing()?;
+        let (data, old) = (self.data(), self.folder.join(REPLACED));
         let source = self.folder.join(SNAPSHOTS).join(version.to_string());
-        remove(&old)?;
         fs::rename(&data, &old).map_err(file("set aside", &data))?;
         if let Err(error) = btrfs::snapshot(&source, &self.folder, DATA, false) {
             fs::rename(&old, &data).map_err(file("put back", &data))?;
@@ -331,6 +348,35 @@ impl OwnedVolume {
         }
         self.limit()?;
         remove(&old)
+    }
+
+    /// Ends what a roll back has begun that was cut off: the data is what it was where nothing had taken its place yet.
+    fn repair(&self) -> Result<(), VolumeError> {
+        if !self.folder.join(REPLACED).exists() {
+            return Ok(());
+        }
+        let _alone = self.lock()?;
+        self.finish_replacing()
+    }
+
+    /// As [`OwnedVolume::repair`], for whoever holds the lock.
+    fn finish_replacing(&self) -> Result<(), VolumeError> {
+        let (data, old) = (self.data(), self.folder.join(REPLACED));
+        match (old.exists(), data.exists()) {
+            (false, _) => Ok(()),
+            (true, false) => fs::rename(&old, &data).map_err(file("put back", &data)),
+            (true, true) => {
+                self.limit()?;
+                remove(&old)
+            }
+        }
+    }
+
+    /// Held by whoever replaces the data.
+    fn lock(&self) -> Result<Flock<File>, VolumeError> {
+        let opened = File::open(&self.folder).map_err(file("open", &self.folder))?;
+        Flock::lock(opened, FlockArg::LockExclusive)
+            .map_err(|(_, error)| file("lock", &self.folder)(error.into()))
     }
 
     fn check_unused(&self, tasks: &Path) -> Result<(), VolumeError> {

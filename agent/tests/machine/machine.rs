@@ -80,6 +80,11 @@ impl Machine {
         self.run(program, &[], &[]);
     }
 
+    /// Starts the agent from another place.
+    pub(crate) fn start_program(&mut self, program: &Path) {
+        self.run(Command::new(program), &[], &[]);
+    }
+
     fn run(&mut self, mut program: Command, env: &[(&str, &OsStr)], more: &[&str]) {
         let agent = program
             .args(["run", "--name", "machine-1", "--state"])

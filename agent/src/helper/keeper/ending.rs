@@ -12,7 +12,9 @@ use crate::cgroup::CgroupError;
 use crate::failpoint;
 use crate::helper::hook::{self, HookEnd, HookPoint, HookRecord, HookSpec};
 use crate::helper::protocol::{PROTO, Reply};
-use crate::helper::record::{self, EXIT_FILE, ExitRecord, Outcome, RecordError};
+use crate::helper::record::{
+    self, EXIT_FILE, ExitRecord, Outcome, RecordError, STARTED_FILE, StartedRecord,
+};
 use crate::helper::sidecar::Sidecar;
 use crate::helper::socket::Peer;
 use crate::helper::term::Term;
@@ -109,7 +111,22 @@ impl Keeper {
         if !self.launch.cores.is_empty() {
             self.tree.give_cores(leaf, &self.launch.cores)?;
         }
-        self.tree.set_limits(leaf, &self.launch.limits)
+        self.tree.set_limits(leaf, &self.launch.limits)?;
+        self.record_leaf()
+    }
+
+    /// Says that the leaf is another one by now. Without it an agent takes the leaf for somebody else's, and what runs in
+    /// there ends with this process all the same.
+    fn record_leaf(&self) -> Result<(), CgroupError> {
+        let cgroup_id = self.tree.id(&self.launch.leaf)?;
+        if let Ok(Some(started)) = record::read::<StartedRecord>(&self.folder, STARTED_FILE) {
+            let started = StartedRecord {
+                cgroup_id,
+                ..started
+            };
+            let _disk_is_full = record::write(&self.folder, STARTED_FILE, &started);
+        }
+        Ok(())
     }
 
     /// Gives the sidecars a moment to end by themselves, then kills all that is left.
