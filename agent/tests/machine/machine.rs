@@ -290,10 +290,12 @@ impl Drop for Machine {
                 "{}",
                 String::from_utf8_lossy(&cleaned.stderr)
             );
-            let memory = PathBuf::from(CGROUP_ROOT)
-                .join("memory")
-                .join(&self.subtree.path.subtree);
-            assert!(!memory.exists(), "clean left {}", memory.display());
+            for hierarchy in ["", "memory"] {
+                let group = PathBuf::from(CGROUP_ROOT)
+                    .join(hierarchy)
+                    .join(&self.subtree.path.subtree);
+                assert!(!group.exists(), "clean left {}", group.display());
+            }
         } else {
             let log =
                 std::fs::read_to_string(self.folder.path().join("agent.log")).unwrap_or_default();

@@ -263,10 +263,10 @@ impl Place {
             ("orderly", ended(Some(7), None)),
             ("deaf", ended(None, Some(9))),
         ] {
-            let script = format!("sleep 600 & exec {CONTRACT} take 200 {how}");
+            let script = format!("sleep 600 & exec {CONTRACT} take 300 {how}");
             let spec = json!({
                 "command": ["sh", "-c", script],
-                "resources": {"memory_bytes": 48 * MIB},
+                "resources": {"memory_bytes": 96 * MIB},
             });
             let task = self.assign(how, spec).await;
             let id = &task.task.id;
@@ -274,7 +274,7 @@ impl Place {
             ensure(found == exit, format!("{how}: {found:?}, {detail}"))?;
             let names = |words: &str| detail.contains(words);
             ensure(
-                names("limit 48.0 MiB reached") && names(&format!("take 200 {how}")),
+                names("limit 96.0 MiB reached") && names(&format!("take 300 {how}")),
                 detail.clone(),
             )?;
             let folder = self.machine.task_folder(id);
