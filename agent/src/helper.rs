@@ -4,6 +4,7 @@
 //! runs, `exit.json` how it ended, `log/` what was printed, and `helper.sock` takes requests.
 
 pub mod client;
+mod diagnostics;
 mod folder;
 pub mod hook;
 mod keeper;
@@ -17,6 +18,7 @@ mod socket;
 pub mod spare;
 mod term;
 
+pub use diagnostics::say;
 pub use folder::{lock, make_tasks_folder, prepare_folder, remove_scratch};
 pub use keeper::{HelperError, keep};
 pub use memory::{MemoryHolder, OomRecord};

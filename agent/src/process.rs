@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -87,9 +88,13 @@ pub fn boot_ms() -> u64 {
 
 /// Names this boot of this kernel.
 pub fn boot_id() -> io::Result<String> {
-    Ok(kernel_file::read("/proc/sys/kernel/random/boot_id")?
-        .trim()
-        .to_owned())
+    // A process does not outlive the boot.
+    static READ: OnceLock<String> = OnceLock::new();
+    if let Some(id) = READ.get() {
+        return Ok(id.clone());
+    }
+    let text = kernel_file::read("/proc/sys/kernel/random/boot_id")?;
+    Ok(READ.get_or_init(|| text.trim().to_owned()).clone())
 }
 
 fn open(pid: i32) -> io::Result<OwnedFd> {

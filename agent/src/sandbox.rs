@@ -18,7 +18,7 @@ pub mod features;
 pub mod image;
 mod init;
 mod launcher;
-mod mounts;
+pub(crate) mod mounts;
 pub(crate) mod passing;
 pub mod seccomp;
 pub mod secrets;
@@ -33,6 +33,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use clone::exit_now;
 pub use clone::{Fork, fork};
 pub use command::Stdio;
 pub use exec::{Connection, Entered, Tools, enter};
@@ -103,6 +104,9 @@ pub const OWN_ROOT: &str = "image";
 
 /// The name of the folder in a task's folder that holds what it writes, where its root is a layer over the base.
 pub const UPPER: &str = "upper";
+
+/// The name of the folder beside it that an overlay needs for itself.
+pub(crate) const WORK: &str = "work";
 
 /// The search path of a command that sets none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -37,11 +37,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            // Standard error is the task's `helper.log`; nobody is left to say it to if that fails.
-            let _written = io::Write::write_all(
-                &mut io::stderr(),
-                format!("tw-helper: {message}\n").as_bytes(),
-            );
+            helper::say(&message);
             ExitCode::FAILURE
         }
     }

@@ -10,7 +10,8 @@ use rustix::fs::{FlockOperation, IFlags, flock, ioctl_getflags, ioctl_setflags};
 
 use super::record::{self, LAUNCH_FILE, LaunchRecord, RecordError, SIDECARS_FOLDER};
 use crate::removal::remove_tree;
-use crate::sandbox::UPPER;
+use crate::sandbox::mounts::clear_work;
+use crate::sandbox::{UPPER, WORK};
 
 /// Makes the folder that the tasks' folders are in, unless it is there.
 ///
@@ -42,12 +43,7 @@ pub fn prepare_folder(folder: &Path, launch: &LaunchRecord) -> Result<(), Record
 pub(super) fn make_layers(folder: &Path) -> io::Result<()> {
     let make = |path: &Path, mode: u32| DirBuilder::new().recursive(true).mode(mode).create(path);
     make(folder, 0o700)?;
-    let layers = [
-        (UPPER, 0o755),
-        ("work", 0o700),
-        ("root", 0o700),
-        ("run", 0o755),
-    ];
+    let layers = [(UPPER, 0o755), (WORK, 0o700), ("run", 0o755)];
     layers
         .into_iter()
         .try_for_each(|(name, mode)| make(&folder.join(name), mode))
@@ -67,7 +63,11 @@ pub fn remove_scratch(folder: &Path) -> io::Result<()> {
         .flatten();
     let folders = sidecars.flatten().map(|entry| entry.path());
     for folder in folders.chain([folder.to_owned()]) {
-        for name in [UPPER, "work", "root", "run"] {
+        // Much cheaper than to look for what is there; what it leaves is removed as the rest is.
+        let work = fs::File::open(folder.join(WORK));
+        let _cleared = work.map(|work| clear_work(&work));
+        // An earlier release attached the root to a folder of its own.
+        for name in [UPPER, WORK, "root", "run"] {
             remove_tree(&folder.join(name))?;
         }
     }

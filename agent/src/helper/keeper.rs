@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 
+use super::diagnostics::say;
 use super::folder::lock;
 use super::hook::{self, HookEnd, HookPoint, HookRecord, HookSpec, JoinedHook};
 use super::memory::OomRecord;
@@ -270,13 +271,6 @@ fn say_unwatched(error: CgroupError) {
         "memory is not watched: {}",
         crate::error::chain(&error)
     ));
-}
-
-/// Standard error is the task's `helper.log`.
-fn say(words: &str) {
-    let text = format!("tw-helper: {words}\n");
-    // Nobody is left to say it to if that fails.
-    let _written = io::Write::write_all(&mut io::stderr(), text.as_bytes());
 }
 
 /// What has been asked for a task's end.

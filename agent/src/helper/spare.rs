@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -25,10 +25,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
 use serde::{Deserialize, Serialize};
 
+use super::diagnostics;
 use super::keeper::{CLEANUP_PATIENCE, HelperError, Ready, detach, keep_with, system};
 use crate::cgroup::{CgroupTree, TreePath};
 use crate::sandbox::seccomp::Filter;
-use crate::sandbox::{Fork, Prepared, UserMode, fork, passing};
+use crate::sandbox::{Fork, Prepared, UserMode, exit_now, fork, passing};
 
 /// How the names of reserved cgroups begin.
 const RESERVED: &str = "spare-";
@@ -273,7 +274,9 @@ pub fn serve_nursery(request: &SpareRequest, control: UnixStream) -> Result<(), 
                 // SAFETY: the default disposition runs no code of ours.
                 unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }
                     .map_err(system("wait for children"))?;
-                return serve(request, tree, UnixStream::from(theirs));
+                serve(request, tree, UnixStream::from(theirs))?;
+                // What the nursery would do at its end is not its copy's to do.
+                exit_now(0);
             }
         }
     }
@@ -300,7 +303,8 @@ fn serve(
         // The agent has gone.
         return Ok(ready.abandon()?);
     };
-    say_errors_to(&folder.join("helper.log")).map_err(system("open the helper's log"))?;
+    diagnostics::go_to(&folder);
+    leave_agent().map_err(system("open /dev/null"))?;
     keep_with(&folder, Some(ready), secrets, move || {
         // An agent that has gone finds the helper by its socket when it is back.
         let _told = (&control).write_all(b"l");
@@ -320,11 +324,10 @@ pub fn is_reserved_by_living(leaf: &str) -> bool {
     pid.is_some_and(|pid| program(pid).is_ok_and(|path| path.ends_with("tw-helper")))
 }
 
-/// Lets standard error be the task's own, and standard input nothing.
-fn say_errors_to(path: &Path) -> io::Result<()> {
-    let log = OpenOptions::new().create(true).append(true).open(path)?;
-    nix::unistd::dup2_stderr(&log)?;
-    let nothing = OpenOptions::new().read(true).open("/dev/null")?;
+/// Lets go of the agent's socket and of its standard error, which a helper outlives.
+fn leave_agent() -> io::Result<()> {
+    let nothing = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&nothing)?;
+    nix::unistd::dup2_stderr(&nothing)?;
     Ok(())
 }

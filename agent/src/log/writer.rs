@@ -59,13 +59,9 @@ impl Compressor {
 }
 
 impl LogWriter {
-    /// Begins a new segment in `folder`, behind those that are there.
+    /// Begins a new segment in `folder`, behind those that are there. The folder is made with the first frame: many a
+    /// task prints nothing.
     pub fn create(folder: &Path, limits: LogLimits) -> Result<LogWriter, LogError> {
-        fs::create_dir_all(folder).map_err(|source| LogError::File {
-            action: "create",
-            path: folder.to_owned(),
-            source,
-        })?;
         let found = segments(folder)?;
         let size =
             |number: &u64| fs::metadata(segment_path(folder, *number)).map_or(0, |meta| meta.len());
@@ -141,7 +137,7 @@ impl LogWriter {
         let at = self.segment_bytes;
         let segment = match &mut self.segment {
             Some(segment) => segment,
-            empty => empty.insert(open_segment(&segment_path(&self.folder, self.number))?),
+            empty => empty.insert(open_segment(&self.folder, self.number)?),
         };
         if let Err(error) = segment.write_all_at(&compressor.scratch[..length], at) {
             // Half a frame would hide those behind it.
@@ -211,12 +207,16 @@ struct Closed {
     last_us: i64,
 }
 
-fn open_segment(path: &Path) -> io::Result<File> {
-    fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
+/// Makes a segment, and before it the folder if it is the first.
+fn open_segment(folder: &Path, number: u64) -> io::Result<File> {
+    let path = segment_path(folder, number);
+    match File::create(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(folder)?;
+            File::create(&path)
+        }
+        other => other,
+    }
 }
 
 /// Collects one stream's output until it is worth a frame.

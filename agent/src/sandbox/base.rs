@@ -43,15 +43,17 @@ const SHARED_FOLDERS: [&str; 11] = [
     "var/tmp",
 ];
 
-/// Files of /etc that a program needs to run, none of which names secrets: copied.
-const ETC: [&str; 19] = [
+/// Files and folders of /etc that a program needs to run, none of which names secrets: copied.
+const ETC: [&str; 23] = [
     "ca-certificates.conf",
     "debian_version",
     "group",
     "host.conf",
     "hosts",
+    "java-17-openjdk",
     "ld.so.cache",
     "ld.so.conf",
+    "ld.so.conf.d",
     "localtime",
     "magic",
     "mime.types",
@@ -61,23 +63,16 @@ const ETC: [&str; 19] = [
     "os-release",
     "passwd",
     "protocols",
+    "python3",
+    "python3.11",
     "resolv.conf",
     "services",
     "ssl/openssl.cnf",
 ];
 
-/// What of /etc is bound live; the mount points are in the skeleton, as making them for each task takes longer:
-/// folders, and files that the host changes while tasks run.
-const ETC_BOUND: [&str; 8] = [
-    "alternatives",
-    "hosts",
-    "java-17-openjdk",
-    "ld.so.conf.d",
-    "python3",
-    "python3.11",
-    "resolv.conf",
-    "ssl/certs",
-];
+/// What of /etc the host changes while tasks run: bound live. The mount points are in the skeleton, as making them for
+/// each task takes longer.
+const ETC_BOUND: [&str; 4] = ["alternatives", "hosts", "resolv.conf", "ssl/certs"];
 
 /// Why the skeleton could not be made.
 #[derive(Debug, thiserror::Error)]

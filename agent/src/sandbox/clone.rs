@@ -257,7 +257,7 @@ pub unsafe fn fork() -> io::Result<Fork> {
 }
 
 /// Ends the calling process at once, running no destructor and flushing nothing of the parent's.
-pub(super) fn exit_now(code: i32) -> ! {
+pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` takes any number and does not return.
     unsafe { libc::_exit(code) }
 }

@@ -31,6 +31,8 @@ pub struct Stdio {
 pub(super) struct Rights<'a> {
     pub(super) account: Account,
     pub(super) capabilities: CapsHashSet,
+    /// What may still be in its bounding set.
+    pub(super) within_reach: CapsHashSet,
     /// None where the process that starts the command is under it already.
     pub(super) filter: Option<&'a Filter>,
     /// Whether it has the groups of the agent's user, which no unprivileged process may give up.
@@ -47,6 +49,7 @@ impl<'a> Rights<'a> {
         Rights {
             account,
             capabilities: capabilities::of_command(account.is_root()),
+            within_reach: caps::all(),
             filter,
             keeps_groups: users == UserMode::Single,
         }
@@ -124,9 +127,10 @@ fn take_identity(rights: &Rights<'_>) -> Result<(), StartError> {
     let Rights {
         account,
         capabilities: kept,
+        within_reach,
         ..
     } = rights;
-    capabilities::bound(kept)?;
+    capabilities::bound_further(within_reach, kept)?;
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
     if !rights.keeps_groups {
         nix::unistd::setgroups(&[]).at(Stage::Identity, "cannot give up groups")?;

@@ -91,6 +91,7 @@ pub fn enter(
         (Some(_), UserMode::Mapped) => Rights {
             account: Account { uid: 0, gid: 0 },
             capabilities: capabilities::of_debugger(),
+            within_reach: caps::all(),
             filter: Some(&filter),
             keeps_groups: false,
         },

@@ -12,7 +12,7 @@ use super::command::report_and_exit;
 use super::launcher::{new_pipe, read_report, reap};
 use super::user::Account;
 use super::users::{UserMode, UserNamespace};
-use super::{At, Stage, StartError, mounts};
+use super::{At, Stage, StartError, UPPER, WORK, mounts};
 use crate::removal::remove_tree;
 
 /// What was found out by trying.
@@ -102,7 +102,7 @@ fn in_child(work: impl FnOnce() -> Result<(), StartError>) -> Result<(), StartEr
 
 fn make(base: &Path, task: &Path) -> io::Result<()> {
     fs::create_dir_all(base)?;
-    ["upper", "work", "root"]
+    [UPPER, WORK]
         .into_iter()
         .try_for_each(|name| fs::create_dir_all(task.join(name)))
 }

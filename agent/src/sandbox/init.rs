@@ -175,7 +175,10 @@ fn start_command(
         close(status);
         // A session of its own: a signal to the init's group must not reach it twice.
         let _leads_already = nix::unistd::setsid();
-        let rights = Rights::of_task(account, None, spec.users);
+        let rights = Rights {
+            within_reach: of_both(account),
+            ..Rights::of_task(account, None, spec.users)
+        };
         let Err(error) = bound_processes(spec)
             .and_then(|()| become_command(&spec.command, &rights, stdio, report.as_raw_fd()));
         report_and_exit(report, &error)

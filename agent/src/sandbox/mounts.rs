@@ -20,7 +20,7 @@ use rustix::mount::{
 
 use super::user::Account;
 use super::users::{UserMode, UserNamespace};
-use super::{At, Bind, OWN_ROOT, SandboxSpec, Stage, StartError, UPPER, secrets};
+use super::{At, Bind, OWN_ROOT, SandboxSpec, Stage, StartError, UPPER, WORK, secrets};
 
 /// Parts of /proc that tell about, or change, the whole machine: hidden.
 const PROC_MASKED: [&str; 10] = [
@@ -169,14 +169,14 @@ pub(super) fn build_tools_root(
         HARMLESS,
     )
     .at(Stage::Mount, "cannot make a layer for the tools")?;
-    for name in ["upper", "work", "root"] {
+    for name in [UPPER, WORK] {
         rustix::fs::mkdirat(&layer, name, Mode::from_raw_mode(0o755))
             .at(Stage::Mount, "cannot make a layer for the tools")?;
     }
     let lower = open_folder(base)?;
     move_onto(layer.as_fd(), open_folder(&sandbox.folder)?.as_fd())
         .at(Stage::Mount, "cannot attach the layer for the tools")?;
-    let root = mount_layers(&lower, &layer, sandbox.users)?;
+    let root = mount_layers(&lower, &Layer::open(&layer)?, sandbox.users)?;
     for (bind, tree) in binds {
         if let Some(tree) = tree {
             attach_bind(root.as_fd(), bind, &tree)?;
@@ -251,8 +251,8 @@ fn attach_own_root(folder: &Path, users: Option<&UserNamespace>) -> Result<Owned
     let tree = mapped_tree(&folder.join(OWN_ROOT), users)?;
     set_attributes(tree.as_fd(), HARMLESS, None, false)
         .at(Stage::Mount, "cannot restrict the task's own root")?;
-    let place = open_in(open_folder(folder)?.as_fd(), "root")?;
-    move_onto(tree.as_fd(), place.as_fd()).at(Stage::Mount, "cannot attach the root")?;
+    move_onto(tree.as_fd(), open_folder(folder)?.as_fd())
+        .at(Stage::Mount, "cannot attach the root")?;
     Ok(tree)
 }
 
@@ -263,34 +263,50 @@ fn mount_root(
     mode: UserMode,
     users: Option<&UserNamespace>,
 ) -> Result<OwnedFd, StartError> {
-    let (lower, layer) = match users {
-        None => (open_folder(base)?, open_folder(folder)?),
+    match users {
+        None => {
+            let layer = Layer::open(&open_folder(folder)?)?;
+            mount_layers(&open_folder(base)?, &layer, mode)
+        }
         Some(_) => {
             // Older kernels take no layers that are mounted nowhere.
-            let layer = mapped_tree(folder, users)?;
-            move_onto(layer.as_fd(), open_folder(folder)?.as_fd())
+            let mapped = mapped_tree(folder, users)?;
+            move_onto(mapped.as_fd(), open_folder(folder)?.as_fd())
                 .at(Stage::Mount, "cannot map the task's folder")?;
+            let layer = Layer::open(&mapped)?;
             let lower = mapped_tree(base, users)?;
-            move_onto(lower.as_fd(), open_in(layer.as_fd(), "root")?.as_fd())
+            move_onto(lower.as_fd(), layer.upper.as_fd())
                 .at(Stage::Mount, "cannot map the base")?;
-            (lower, layer)
+            mount_layers(&lower, &layer, mode)
         }
-    };
-    mount_layers(&lower, &layer, mode)
+    }
 }
 
-/// An overlay over `lower` with what `layer` has for it, attached in there.
-fn mount_layers(lower: &OwnedFd, layer: &OwnedFd, mode: UserMode) -> Result<OwnedFd, StartError> {
-    let (upper, work) = (
-        open_in(layer.as_fd(), UPPER)?,
-        open_in(layer.as_fd(), "work")?,
-    );
-    forget_earlier_mount(&work).at(Stage::Mount, "cannot take the task's layer again")?;
+/// What an overlay writes to. Its `upper` is also the place where the overlay is attached: any folder will do in a mount
+/// namespace that nobody else sees, and this one needs no making.
+struct Layer {
+    upper: OwnedFd,
+    work: OwnedFd,
+}
+
+impl Layer {
+    fn open(folder: &OwnedFd) -> Result<Layer, StartError> {
+        Ok(Layer {
+            upper: open_in(folder.as_fd(), UPPER)?,
+            work: open_in(folder.as_fd(), WORK)?,
+        })
+    }
+}
+
+/// An overlay over `lower` with what `layer` has for it, attached there.
+fn mount_layers(lower: &OwnedFd, layer: &Layer, mode: UserMode) -> Result<OwnedFd, StartError> {
+    let Layer { upper, work } = layer;
+    clear_work(work).at(Stage::Mount, "cannot take the task's layer again")?;
     let by_descriptor = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let mut options = vec![
         ("lowerdir", by_descriptor(lower)),
-        ("upperdir", by_descriptor(&upper)),
-        ("workdir", by_descriptor(&work)),
+        ("upperdir", by_descriptor(upper)),
+        ("workdir", by_descriptor(work)),
         // Without it the kernel writes out all of the file system that the layer is on, other tasks' files included,
         // whenever a task ends. A layer goes with its task and needs no writing out.
         ("volatile", String::new()),
@@ -301,22 +317,25 @@ fn mount_layers(lower: &OwnedFd, layer: &OwnedFd, mode: UserMode) -> Result<Owne
     }
     let overlay = new_mount("overlay", &options, HARMLESS)
         .at(Stage::Mount, "cannot lay the task's folder over its base")?;
-    move_onto(overlay.as_fd(), open_in(layer.as_fd(), "root")?.as_fd())
-        .at(Stage::Mount, "cannot attach the root")?;
+    move_onto(overlay.as_fd(), upper.as_fd()).at(Stage::Mount, "cannot attach the root")?;
     Ok(overlay)
 }
 
-/// The kernel marks what it mounts volatile, and refuses to mount it again, as it may be damaged after a crash of the
-/// machine. No layer is used behind one: only hooks and the command share it.
-fn forget_earlier_mount(work: &OwnedFd) -> rustix::io::Result<()> {
-    let marks = [
+/// Removes what the kernel has made in the working folder of an overlay. It marks what it mounts volatile, and refuses to
+/// mount it again, as it may be damaged after a crash of the machine. No layer is used behind one: only hooks and the
+/// command share it.
+pub(crate) fn clear_work(work: impl AsFd) -> rustix::io::Result<()> {
+    let made = [
         ("work/incompat/volatile/dirty", AtFlags::empty()),
         ("work/incompat/volatile", AtFlags::REMOVEDIR),
         ("work/incompat", AtFlags::REMOVEDIR),
+        ("work", AtFlags::REMOVEDIR),
     ];
-    for (mark, kind) in marks {
-        match rustix::fs::unlinkat(work, mark, kind) {
+    for (name, kind) in made {
+        match rustix::fs::unlinkat(&work, name, kind) {
             Err(Errno::NOENT) => return Ok(()),
+            // What it was in the middle of; the kernel removes that itself.
+            Err(Errno::NOTEMPTY) if name == "work" => {}
             other => other?,
         }
     }

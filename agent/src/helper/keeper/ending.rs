@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal as KillSignal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use super::{CLEANUP_PATIENCE, HelperError, Keeper, Stop, cgroup, prepare_in, say, system};
+use super::{CLEANUP_PATIENCE, HelperError, Keeper, Stop, cgroup, prepare_in, system};
 use crate::cgroup::CgroupError;
 use crate::failpoint;
+use crate::helper::diagnostics::say;
 use crate::helper::hook::{self, HookEnd, HookPoint, HookRecord, HookSpec};
 use crate::helper::protocol::{PROTO, Reply};
 use crate::helper::record::{

@@ -6,9 +6,10 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal as KillSignal, pidfd_send_signal};
 
-use super::{HelperError, Keeper, say, system};
+use super::{HelperError, Keeper, system};
 use crate::cgroup::MemoryWatch;
 use crate::failpoint;
+use crate::helper::diagnostics::say;
 use crate::helper::hook::{HookEnd, HookPoint, HookRecord, HookSpec, JoinedHook};
 use crate::helper::memory::OomRecord;
 use crate::helper::protocol::{Reply, Request, Status};
