@@ -81,7 +81,9 @@ fn a_job_that_takes_the_room_of_others_says_whose() {
     let plan = rehearsal
         .plan(&submission(&[job(
             "web",
-            json!({"replicas": 2, "priority": 80}),
+            json!({
+                "replicas": 2, "priority": 80, "at_most_one": true, "failover": {"within_ms": 60_000},
+            }),
         )]))
         .unwrap();
     insta::assert_snapshot!(shown(&plan));
