@@ -257,6 +257,7 @@ impl Core {
         let records = recover::list(&*self.store).await?;
         tracing::info!(rows = records.len(), "recovered");
         self.state = State::from_records(records.iter().cloned());
+        self.state.set_stop_limits(self.limiter.limits());
         self.hub.reset(records);
         Ok(())
     }

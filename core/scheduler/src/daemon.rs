@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use tw_model::{
-    Desired, JobId, JobSpec, Kind, MachineId, MachineRecord, MachineState, TaskRecord, TaskState,
+    Desired, JobId, JobSpec, Kind, MachineId, MachineRecord, MachineState, Millis, TaskRecord,
+    TaskState,
 };
 
 use crate::draft::Draft;
@@ -110,7 +111,11 @@ fn goes_now(draft: &Draft, machine: &MachineRecord, row: &TaskRecord) -> bool {
         !daemon && !other.state.is_terminal()
     };
     let mut others = draft.base().tasks_on(&machine.id);
-    drain::is_due(job, row, drained, draft.now)
+    let lead = drained.deadline.map_or(Millis::ZERO, |deadline| {
+        // A daemon has one task on each machine.
+        drain::lead(draft, deadline, draft.backlog().by(deadline).machines)
+    });
+    drain::is_due(job, row, drained.deadline, lead, draft.now)
         || !others.any(|other| draft.task(&other.id).is_some_and(served))
 }
 

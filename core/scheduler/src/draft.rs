@@ -2,6 +2,7 @@
 //!
 //! The state below stays untouched, so a dry run is a draft that nobody applies.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use tw_model::{
     RecordKey, TaskId, TaskRecord, Timestamp, Version, VersionRecord,
 };
 
+use crate::drain::Backlog;
 use crate::fleet::{Fleet, Room, Slot};
 use crate::overlay::Overlay;
 use crate::txn::Portions;
@@ -51,6 +53,7 @@ pub(crate) struct Draft<'a> {
     before_end: BTreeMap<TaskId, Arc<TaskRecord>>,
     /// The tasks whose applications are asked about them in the look at their job that is under way.
     pub(crate) asked: BTreeSet<TaskId>,
+    backlog: OnceCell<Backlog>,
 }
 
 impl<'a> Draft<'a> {
@@ -65,7 +68,13 @@ impl<'a> Draft<'a> {
             review: Vec::new(),
             before_end: BTreeMap::new(),
             asked: BTreeSet::new(),
+            backlog: OnceCell::new(),
         }
+    }
+
+    /// What was on machines with a deadline when this decision began.
+    pub(crate) fn backlog(&self) -> &Backlog {
+        self.backlog.get_or_init(|| Backlog::of(self.fleet()))
     }
 
     pub(crate) fn base(&self) -> &'a State {

@@ -2,9 +2,10 @@
 //!
 //! A drain takes from the same budget as an update: a task leaves only while no more than `max_unavailable` tasks of
 //! its job are down, and only where another machine has room for it. Batch tasks are left to end by themselves. The
-//! deadline overrides all of that: it is kept, whoever is down, and early enough for the last task to end in peace.
+//! deadline overrides all of that: it is kept, whoever is down, and early enough for the last task to end in peace. Where
+//! more have to go than may be stopped at once, all of them begin earlier by the time that the stop limiter takes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tw_model::{
     Code, Desired, DrainRecord, JobId, Kind, MachineId, MachineRecord, Millis, Operation,
@@ -13,6 +14,7 @@ use tw_model::{
 
 use crate::departure::{self, Departure};
 use crate::draft::Draft;
+use crate::fleet::Fleet;
 use crate::step::{self, Refusal, Reply};
 use crate::{JobState, maintenance, reconcile};
 
@@ -97,8 +99,25 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
     let surplus = reconcile::Surplus::of(job);
     let leaving = job.live().filter(|row| row.desired == Desired::Run);
     let leaving = leaving.filter_map(|row| Some((row, drain_of(draft, row)?)));
-    let leaving: Vec<Departure> = leaving
-        .filter(|(row, _)| !surplus.holds(row))
+    let leaving: Vec<_> = leaving.filter(|(row, _)| !surplus.holds(row)).collect();
+    let mut by_deadline: BTreeMap<Timestamp, u64> = BTreeMap::new();
+    for deadline in leaving.iter().filter_map(|(_, drain)| drain.deadline) {
+        *by_deadline.entry(deadline).or_default() += 1;
+    }
+    let mut sum = 0;
+    let leads: BTreeMap<Timestamp, Millis> = by_deadline
+        .into_iter()
+        .map(|(deadline, tasks)| {
+            sum += tasks;
+            (deadline, lead(draft, deadline, sum))
+        })
+        .collect();
+    let lead = |drain: &DrainRecord| {
+        let lead = drain.deadline.and_then(|deadline| leads.get(&deadline));
+        lead.copied().unwrap_or(Millis::ZERO)
+    };
+    let leaving = leaving
+        .into_iter()
         .map(|(row, drain)| {
             let returns = maintenance::endures(job.spec_of(row), drain);
             let what = match returns {
@@ -107,7 +126,7 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) {
             };
             Departure {
                 row: row.clone(),
-                must: is_due(job, row, drain, draft.now),
+                must: is_due(job, row, drain.deadline, lead(drain), draft.now),
                 returns,
                 why: match drain.reason.is_empty() {
                     true => what.to_owned(),
@@ -127,10 +146,53 @@ fn drain_of<'a>(draft: &'a Draft, row: &TaskRecord) -> Option<&'a DrainRecord> {
 pub(crate) fn is_due(
     job: &JobState,
     row: &TaskRecord,
-    drain: &DrainRecord,
+    deadline: Option<Timestamp>,
+    lead: Millis,
     now: Timestamp,
 ) -> bool {
     let stop = &job.spec_of(row).stop;
-    let ended = now.plus(stop.drain + stop.grace);
-    drain.deadline.is_some_and(|deadline| ended >= deadline)
+    let ended = now.plus(lead + stop.drain + stop.grace);
+    deadline.is_some_and(|deadline| ended >= deadline)
+}
+
+/// How much earlier than a task alone all that has to leave by a deadline begins, because the limiter lets no more than so
+/// many go in a second; `of_job` are of the same job.
+pub(crate) fn lead(draft: &Draft, deadline: Timestamp, of_job: u64) -> Millis {
+    let all = draft.backlog().by(deadline).tasks;
+    draft.base().stop_limits.time_for(all, of_job)
+}
+
+/// What is on machines that are to be empty by a deadline, by deadline.
+#[derive(Default)]
+pub(crate) struct Backlog(BTreeMap<Timestamp, Load>);
+
+/// What has to leave.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Load {
+    pub(crate) machines: u64,
+    pub(crate) tasks: u64,
+}
+
+impl Backlog {
+    pub(crate) fn of(fleet: &Fleet) -> Backlog {
+        let mut backlog = Backlog::default();
+        for host in fleet.hosts().filter(|_| fleet.drains() > 0) {
+            let drain = host.row.drain.as_ref();
+            if let Some(deadline) = drain.and_then(|drain| drain.deadline) {
+                let load = backlog.0.entry(deadline).or_default();
+                load.machines += 1;
+                load.tasks += host.tasks.len() as u64;
+            }
+        }
+        backlog
+    }
+
+    /// All that has to leave by then.
+    pub(crate) fn by(&self, deadline: Timestamp) -> Load {
+        let due = self.0.range(..=deadline).map(|(_, load)| load);
+        due.fold(Load::default(), |sum, load| Load {
+            machines: sum.machines + load.machines,
+            tasks: sum.tasks + load.tasks,
+        })
+    }
 }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tw_model::{Code, Desired, Effect, JobId, Record, RecordKey, TaskId, TaskRecord};
+use tw_model::{Code, Desired, Effect, JobId, Millis, Record, RecordKey, TaskId, TaskRecord};
 
 use crate::{Decision, JobPlan, Op, Plan, Refusal, State, TickMs};
 
@@ -20,6 +20,17 @@ use crate::{Decision, JobPlan, Op, Plan, Refusal, State, TickMs};
 pub struct StopRate {
     pub burst: u32,
     pub per_second: u32,
+}
+
+impl StopRate {
+    /// How long so many stops take at the most. What the burst takes at once is as good as no wait; of more, nothing is
+    /// known of what others have left in the bucket.
+    fn time_for(self, stops: u64) -> Millis {
+        match stops <= u64::from(self.burst) {
+            true => Millis::ZERO,
+            false => Millis(stops * 1000 / u64::from(self.per_second)),
+        }
+    }
 }
 
 /// How fast tasks may be stopped.
@@ -43,6 +54,13 @@ impl Default for StopLimits {
                 per_second: 50,
             },
         }
+    }
+}
+
+impl StopLimits {
+    /// How long it takes at the most to stop so many tasks, where none of their jobs has more than `of_job` of them.
+    pub(crate) fn time_for(&self, tasks: u64, of_job: u64) -> Millis {
+        self.total.time_for(tasks).max(self.job.time_for(of_job))
     }
 }
 
@@ -117,6 +135,10 @@ impl StopLimiter {
             jobs: BTreeMap::new(),
             since: now,
         }
+    }
+
+    pub fn limits(&self) -> StopLimits {
+        self.limits
     }
 
     /// Takes out of a decision on `state` what would stop tasks too fast. Returns how many tasks run on for now.

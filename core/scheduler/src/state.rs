@@ -16,7 +16,7 @@ use crate::neighbours::shunned;
 use crate::preempt;
 use crate::ranked::Ranked;
 use crate::unsettled::unsettled;
-use crate::{Op, Txn};
+use crate::{Op, StopLimits, Txn};
 
 /// A row of a task. What is asked of every task of a cluster stands beside it, in one piece with that of the job's
 /// other tasks: a look at the row itself, at its machine's name and at the machine costs several times as much.
@@ -297,9 +297,16 @@ pub struct State {
     repositories: BTreeMap<Name, Arc<RepositoryRecord>>,
     plans: BTreeMap<String, Arc<PlanRecord>>,
     allowances: BTreeMap<Name, Arc<AllowanceRecord>>,
+    pub(crate) stop_limits: StopLimits,
 }
 
 impl State {
+    /// Names the limits that the decisions on this state pass, so that they begin in time what has to be done by then. By
+    /// default they are those of [`StopLimits`].
+    pub fn set_stop_limits(&mut self, limits: StopLimits) {
+        self.stop_limits = limits;
+    }
+
     /// Builds the state from stored rows in any order.
     pub fn from_records(records: impl IntoIterator<Item = Record>) -> State {
         let mut state = State::default();

@@ -236,7 +236,7 @@ impl Cluster {
     }
 
     /// Every agent does what its rows say.
-    fn work(&mut self) {
+    pub(crate) fn work(&mut self) {
         let machines: Vec<_> = self.state.machines().map(|row| row.id.clone()).collect();
         for machine in machines {
             if self.silent.iter().any(|name| name == machine.as_str()) {

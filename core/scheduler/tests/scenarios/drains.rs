@@ -1,7 +1,7 @@
 //! Machines that are emptied: within budgets, to where there is room, and in time.
 
 use tw_model::{Code, MachineId, Millis, TaskState};
-use tw_scheduler::{DrainOrder, Event, Reply};
+use tw_scheduler::{DrainOrder, Event, Reply, StopLimiter, StopLimits, StopRate};
 
 use crate::cluster::{Cluster, batch, id, service};
 
@@ -103,6 +103,46 @@ fn the_deadline_overrides_the_budget() {
     );
     cluster.pass(Millis::minutes(1));
     assert_eq!(on(&cluster, "web", "m0"), 0);
+}
+
+#[test]
+fn the_deadline_is_kept_however_slowly_tasks_may_be_stopped() {
+    let mut cluster = Cluster::new(&[(64, 64 << 10)]);
+    let rate = |per_second| StopRate {
+        burst: 10,
+        per_second,
+    };
+    let limits = StopLimits {
+        job: rate(1),
+        total: rate(5),
+    };
+    cluster.state.set_stop_limits(limits);
+    let mut web = service("web", 40, "one");
+    web.rollout.healthy_for = Millis::minutes(10);
+    web.stop.drain = Millis::seconds(5);
+    web.stop.grace = Millis::seconds(5);
+    cluster.submit(&[web]);
+    cluster.pass(Millis::minutes(11));
+    cluster.register("m1", "boot-1", (64, 64 << 10), Vec::new());
+    drain(&mut cluster, &["m0"], Some(Millis::minutes(2)));
+    let mut limiter = StopLimiter::new(limits, 0);
+    let mut left = Vec::new();
+    for second in 0..120 {
+        for half in [0, 500] {
+            cluster.now = cluster.now.plus(Millis(500));
+            // The limiter has been quiet for long before.
+            let at = 1_000_000 + second * 1000 + half;
+            cluster.decide_within(&mut limiter, &Event::Tick, at);
+            cluster.work();
+        }
+        left.push(on(&cluster, "web", "m0"));
+    }
+    // Of one job one goes in a second: forty need as many, and ten more to end in peace.
+    assert!(
+        left[65] >= 38,
+        "the budget holds for as long as it can: {left:?}"
+    );
+    assert_eq!(left[109], 0, "the last was asked to end in time: {left:?}");
 }
 
 #[test]
