@@ -1,16 +1,27 @@
 //! `tw drain`
 
+mod each;
+
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tw_api::{Client, DrainReply, DrainRequest, JobsReply, MachineStatus, MachinesReply};
-use tw_model::{MachineId, Millis, Timestamp};
+use tw_api::{
+    Client, DrainReply, DrainRequest, JobStatus, JobSummary, JobsReply, MachineStatus,
+    MachinesReply,
+};
+use tw_model::{JobId, MachineFacts, MachineId, Millis, Timestamp};
 
-use crate::context::Context;
+use crate::context::{Context, job_path};
 use crate::failure::advice;
 
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+/// After how long without a change the tasks that stay are named.
+const NAMED_AFTER: Duration = Duration::from_secs(5);
+
+/// How many of them are named.
+const NAMED_MAX: usize = 5;
 
 /// Empty machines for maintenance: their tasks move within their jobs' budgets, and nothing new is placed there
 ///
@@ -31,6 +42,12 @@ pub(crate) struct Args {
     /// All machines of a cluster
     #[arg(long, value_name = "CLUSTER", group = "which")]
     cluster: Vec<String>,
+    /// All machines of a data centre
+    #[arg(long, value_name = "DATACENTER", group = "which")]
+    datacenter: Vec<String>,
+    /// All machines of a region
+    #[arg(long, value_name = "REGION", group = "which")]
+    region: Vec<String>,
     /// All machines
     #[arg(long, group = "which")]
     all: bool,
@@ -40,6 +57,12 @@ pub(crate) struct Args {
     /// One machine after the other: empty it, run this command with TW_MACHINE set, let tasks in again, go on
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["cancel", "detach", "json"])]
     each: Option<String>,
+    /// With --each: how long a machine and the jobs may take to be as well as they were in the beginning
+    #[arg(long, value_name = "TIME", default_value = "10m", requires = "each")]
+    wait: Millis,
+    /// With --each: begin with this machine; those before it, by their names, are done
+    #[arg(long, value_name = "MACHINE", requires = "each")]
+    from: Option<MachineId>,
     /// Why, in words for people
     #[arg(long, default_value = "", conflicts_with = "cancel")]
     reason: String,
@@ -58,7 +81,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     let client = context.client()?;
     let machines = chosen(&client, &args).await?;
     if let Some(command) = &args.each {
-        return one_by_one(&client, &args, machines, command).await;
+        return each::one_by_one(&client, &args, &machines, command).await;
     }
     let request = match args.cancel {
         true => DrainRequest::End { machines },
@@ -76,10 +99,16 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         return Ok(ExitCode::SUCCESS);
     }
     anstream::println!("{names}: {} tasks are to leave", reply.tasks);
-    match args.detach {
-        true => Ok(ExitCode::SUCCESS),
-        false => until_empty(&client, &reply.machines).await,
+    if args.detach {
+        return Ok(ExitCode::SUCCESS);
     }
+    Ok(match until_empty(&client, &reply.machines).await? {
+        true => {
+            anstream::println!("empty; `tw drain --cancel` lets tasks in again");
+            ExitCode::SUCCESS
+        }
+        false => ExitCode::FAILURE,
+    })
 }
 
 fn begin(args: &Args, machines: Vec<MachineId>) -> DrainRequest {
@@ -91,105 +120,61 @@ fn begin(args: &Args, machines: Vec<MachineId>) -> DrainRequest {
     }
 }
 
-/// Empties each machine, runs the command, and lets tasks in again, one machine after the other. Stops at the first
-/// that fails, and leaves that one drained.
-async fn one_by_one(
-    client: &Client,
-    args: &Args,
-    machines: Vec<MachineId>,
-    command: &str,
-) -> anyhow::Result<ExitCode> {
-    let count = machines.len();
-    for (number, machine) in machines.into_iter().enumerate() {
-        anstream::println!("{machine}, {} of {count}", number + 1);
-        let only = vec![machine.clone()];
-        let _: DrainReply = client.post("/v1/drain", &begin(args, only.clone())).await?;
-        let emptied = until_empty(client, &only).await?;
-        if emptied != ExitCode::SUCCESS {
-            return Ok(emptied);
-        }
-        let status = tokio::process::Command::new("sh")
-            .args(["-c", command])
-            .env("TW_MACHINE", machine.as_str())
-            .status()
-            .await?;
-        if !status.success() {
-            return Err(advice(
-                format!("the command for {machine} ended with {status}"),
-                format!("{machine} stays empty: `tw drain {machine} --cancel` lets tasks in again"),
-            ));
-        }
-        let end = DrainRequest::End { machines: only };
-        let _: DrainReply = client.post("/v1/drain", &end).await?;
-        until_well(client, &machine).await?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Waits until a machine is there again and every job has its tasks.
-async fn until_well(client: &Client, machine: &MachineId) -> anyhow::Result<()> {
-    loop {
-        let all: MachinesReply = client.get("/v1/machines").await?;
-        let mut rows = all.machines.iter();
-        let is_back = rows.any(|row| row.id == *machine && row.connected);
-        let jobs: JobsReply = client.get("/v1/jobs").await?;
-        let mut jobs = jobs.jobs.iter();
-        let is_short = jobs.any(|job| !job.stopped && job.healthy + job.done < job.replicas);
-        if is_back && !is_short {
-            return Ok(());
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// The machines that are named, and those of the racks and clusters that are.
+/// The machines that are named, and those of the domains that are.
 async fn chosen(client: &Client, args: &Args) -> anyhow::Result<Vec<MachineId>> {
     let mut chosen: BTreeSet<MachineId> = args.machines.iter().cloned().collect();
-    if args.all || !args.cluster.is_empty() {
+    let domains = [&args.rack, &args.cluster, &args.datacenter, &args.region];
+    if args.all || domains.iter().any(|names| !names.is_empty()) {
         let all: MachinesReply = client.get("/v1/machines").await?;
-        let meant = |row: &MachineStatus| args.all || args.cluster.contains(&row.facts.cluster);
-        let meant = all.machines.into_iter().filter(meant);
-        chosen.extend(meant.map(|row| row.id));
-        if chosen.is_empty() {
-            return Err(advice(
-                "no machine is meant by that".to_owned(),
-                "`tw machines --json` shows the cluster of each".to_owned(),
-            ));
-        }
-    }
-    if !args.rack.is_empty() {
-        let all: MachinesReply = client.get("/v1/machines").await?;
-        for rack in &args.rack {
-            let here = all
-                .machines
-                .iter()
-                .filter(|machine| machine.facts.rack == *rack);
-            let here: Vec<MachineId> = here.map(|machine| machine.id.clone()).collect();
-            if here.is_empty() {
-                let racks: BTreeSet<&str> = all
-                    .machines
-                    .iter()
-                    .map(|machine| machine.facts.rack.as_str())
-                    .filter(|rack| !rack.is_empty())
-                    .collect();
-                let known = Vec::from_iter(racks).join(", ");
-                return Err(advice(
-                    format!("no machine is in rack '{rack}'"),
-                    match known.is_empty() {
-                        true => "the machines of this cluster name no racks".to_owned(),
-                        false => format!("these are the racks: {known}"),
-                    },
-                ));
-            }
-            chosen.extend(here);
-        }
+        chosen.extend(of_domains(&all.machines, args)?);
     }
     Ok(chosen.into_iter().collect())
 }
 
-/// Says how far the drain is until nothing is left on the machines.
-async fn until_empty(client: &Client, machines: &[MachineId]) -> anyhow::Result<ExitCode> {
+/// The machines of each domain that is named, of which there must be some.
+fn of_domains(machines: &[MachineStatus], args: &Args) -> anyhow::Result<BTreeSet<MachineId>> {
+    type NameIn = fn(&MachineFacts) -> &String;
+    let domains: [(&str, &[String], NameIn); 4] = [
+        ("rack", &args.rack, |facts| &facts.rack),
+        ("cluster", &args.cluster, |facts| &facts.cluster),
+        ("data centre", &args.datacenter, |facts| &facts.datacenter),
+        ("region", &args.region, |facts| &facts.region),
+    ];
+    let mut chosen = BTreeSet::new();
+    if args.all {
+        chosen.extend(machines.iter().map(|machine| machine.id.clone()));
+    }
+    for (domain, names, name_in) in domains {
+        for name in names {
+            let here = machines.iter().filter(|row| name_in(&row.facts) == name);
+            let here: Vec<MachineId> = here.map(|machine| machine.id.clone()).collect();
+            if here.is_empty() {
+                let known = machines.iter().map(|row| name_in(&row.facts).as_str());
+                return Err(no_machine(domain, name, known.collect()));
+            }
+            chosen.extend(here);
+        }
+    }
+    Ok(chosen)
+}
+
+fn no_machine(domain: &str, name: &str, mut known: BTreeSet<&str>) -> anyhow::Error {
+    known.remove("");
+    let known = Vec::from_iter(known).join(", ");
+    advice(
+        format!("no machine is in {domain} '{name}'"),
+        match known.is_empty() {
+            true => format!("the machines name no {domain}"),
+            false => format!("there is {known}"),
+        },
+    )
+}
+
+/// Says how far the drain is until nothing is left on the machines; false if someone cancelled it.
+async fn until_empty(client: &Client, machines: &[MachineId]) -> anyhow::Result<bool> {
     let mut said = u32::MAX;
+    let mut changed = Instant::now();
+    let mut is_named = false;
     loop {
         let all: MachinesReply = client.get("/v1/machines").await?;
         let ours: Vec<&MachineStatus> = all
@@ -199,20 +184,28 @@ async fn until_empty(client: &Client, machines: &[MachineId]) -> anyhow::Result<
             .collect();
         let left: u32 = ours.iter().map(|machine| machine.tasks).sum();
         if left == 0 {
-            anstream::println!("empty; `tw drain --cancel` lets tasks in again");
-            return Ok(ExitCode::SUCCESS);
+            return Ok(true);
         }
         if ours.iter().all(|machine| machine.drain.is_none()) {
             anstream::println!("someone cancelled the drain; {left} tasks are there");
-            return Ok(ExitCode::FAILURE);
+            return Ok(false);
         }
+        let deadline = ours
+            .iter()
+            .filter_map(|machine| machine.drain.as_ref()?.deadline)
+            .max();
         if left != said {
-            let deadline = ours
-                .iter()
-                .filter_map(|machine| machine.drain.as_ref()?.deadline)
-                .max();
             anstream::println!("{left} tasks left{}", by(deadline));
-            said = left;
+            (said, changed, is_named) = (left, Instant::now(), false);
+        }
+        if !is_named && changed.elapsed() >= NAMED_AFTER {
+            for line in waited_for(client, machines).await? {
+                anstream::println!("  {line}");
+            }
+            if deadline.is_none() {
+                anstream::println!("  `tw drain --deadline TIME` would end them by then");
+            }
+            is_named = true;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -220,4 +213,99 @@ async fn until_empty(client: &Client, machines: &[MachineId]) -> anyhow::Result<
 
 fn by(deadline: Option<Timestamp>) -> String {
     deadline.map_or(String::new(), |deadline| format!(", empty by {deadline}"))
+}
+
+/// The tasks that are on the machines, and what each waits for.
+async fn waited_for(client: &Client, machines: &[MachineId]) -> anyhow::Result<Vec<String>> {
+    let all: JobsReply = client.get("/v1/jobs").await?;
+    let mut lines = Vec::new();
+    for job in all.jobs {
+        let id = JobId::new(job.namespace.clone(), job.name.clone());
+        let status: JobStatus = client.get(&job_path(&id)).await?;
+        let here = |machine: &MachineId| machines.contains(machine);
+        let tasks = status
+            .tasks
+            .iter()
+            .filter(|task| !task.state.is_terminal() && task.machine.as_ref().is_some_and(here));
+        lines.extend(tasks.map(|task| format!("{}: {}", task.id, stays_because(&job))));
+    }
+    let more = lines.len().saturating_sub(NAMED_MAX);
+    lines.truncate(NAMED_MAX);
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    Ok(lines)
+}
+
+fn stays_because(job: &JobSummary) -> &'static str {
+    match job.kind.as_str() {
+        "batch" => "a batch task, which is left to end by itself",
+        _ if job.healthy < job.replicas => {
+            "it leaves once enough other tasks of its job are healthy"
+        }
+        _ => "it leaves once another machine has room for it",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn fleet() -> Vec<MachineStatus> {
+        let place = [
+            ("m1", "r1", "c1", "d1", "eu"),
+            ("m2", "r2", "c1", "d1", "eu"),
+            ("m3", "r3", "c2", "d2", "eu"),
+            ("m4", "r4", "", "", ""),
+        ];
+        let machines = place.map(|(id, rack, cluster, datacenter, region)| {
+            let nothing = json!({"cpu_millicores": 0, "memory_bytes": 0, "disk_bytes": 0});
+            let mut capacity = nothing.clone();
+            capacity["port_first"] = 1.into();
+            capacity["port_last"] = 2.into();
+            serde_json::from_value(json!({
+                "id": id, "state": "up", "epoch": 1, "tasks": 0, "connected": true,
+                "changed_at": "2026-01-01T00:00:00Z", "capacity": capacity, "reserved": nothing,
+                "facts": {
+                    "address": "", "os": "", "kernel": "", "rack": rack, "cluster": cluster,
+                    "datacenter": datacenter, "region": region, "labels": {}, "enforces": [],
+                },
+            }))
+            .unwrap()
+        });
+        machines.into()
+    }
+
+    fn meant(words: &[&str]) -> Result<String, String> {
+        let args = Line::parse_from([&["drain"], words].concat()).args;
+        let found = of_domains(&fleet(), &args).map_err(|cause| cause.to_string())?;
+        let names: Vec<&str> = found.iter().map(MachineId::as_str).collect();
+        Ok(names.join(" "))
+    }
+
+    #[test]
+    fn machines_are_meant_by_each_domain() {
+        for (words, expected) in [
+            (&["--rack", "r2"][..], "m2"),
+            (&["--rack", "r2", "--rack", "r3"], "m2 m3"),
+            (&["--cluster", "c1"], "m1 m2"),
+            (&["--datacenter", "d2"], "m3"),
+            (&["--region", "eu"], "m1 m2 m3"),
+            (&["--cluster", "c1", "--rack", "r4"], "m1 m2 m4"),
+            (&["--all"], "m1 m2 m3 m4"),
+        ] {
+            assert_eq!(meant(words).as_deref(), Ok(expected), "{words:?}");
+        }
+        let refused = meant(&["--datacenter", "d9"]).unwrap_err();
+        assert_eq!(refused, "no machine is in data centre 'd9'");
+    }
 }

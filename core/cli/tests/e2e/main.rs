@@ -13,6 +13,7 @@ mod following;
 mod inside;
 mod kills;
 mod limits;
+mod maintenance;
 mod mistakes;
 mod once;
 mod ordinary;
