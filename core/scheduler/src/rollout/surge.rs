@@ -51,9 +51,13 @@ pub(super) fn extras(draft: &Draft, id: &JobId, rollout: &RolloutRecord) -> Extr
             continue;
         }
         let gate = job.spec().rollout.healthy_for;
+        // One that became healthy in time may wait for the others as long as a stage bakes.
+        if settled(job, row, gate, draft.now) {
+            extras.up += 1;
+            continue;
+        }
         match failure(job, rollout, row, draft.now) {
             Some(failed) => extras.failed.push(failed),
-            None if settled(job, row, gate, draft.now) => extras.up += 1,
             None => extras.coming = true,
         }
     }

@@ -58,6 +58,25 @@ fn new_tasks_serve_before_old_ones_end() {
 }
 
 #[test]
+fn a_stage_bakes_for_longer_than_a_task_may_take_to_become_healthy() {
+    let baked = |command: &str| {
+        let mut web = surging(4, command, 1);
+        web.rollout.bake = Millis::minutes(5);
+        web.rollout.deadline = Millis::minutes(1);
+        web
+    };
+    let mut cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
+    cluster.submit(&[baked("one")]);
+    cluster.settle("web");
+    cluster.submit(&[baked("two")]);
+    cluster.pass(Millis::minutes(4));
+    let rollout = cluster.job("web").row().rollout.clone();
+    let rollout = rollout.expect("the stage bakes");
+    assert_eq!(rollout.state, RolloutState::Running, "{}", rollout.reason);
+    cluster.settle("web");
+}
+
+#[test]
 fn no_more_run_beside_than_the_job_allows_or_than_may_be_down() {
     for (surge, down, most_beside) in [(1, 3, 1), (3, 1, 1), (3, 2, 2)] {
         let version = |command| {
