@@ -16,10 +16,11 @@ mod rehearsal;
 mod rng;
 mod sabotage;
 mod trace;
+mod witness;
 mod workload;
 mod world;
 
-pub use coverage::Coverage;
+pub use coverage::{Budget, Coverage};
 pub use faults::Fault;
 pub use placement::{Fill, TracePlacement, place_trace};
 pub use rehearsal::{Observed, Performance, Rehearsal, Stage};
@@ -109,8 +110,14 @@ pub enum Sabotage {
     OldEpochRow,
     /// Helpers end their tasks a minute too late.
     LateKill,
-    /// The limiter of stops lets one more through.
+    /// The limiter lets one more stop of a job through at once.
     RateLimitOffByOne,
+    /// The limiter lets one more stop of all jobs together through at once.
+    TotalLimitOffByOne,
+    /// The limiter's bucket of a job fills too fast.
+    RefillTooFast,
+    /// The limiter's bucket of all jobs fills too fast.
+    TotalRefillTooFast,
     /// Tasks make room for those of no higher priority.
     EvictAnyone,
     /// Tasks of low priority are placed where room was promised to others.
@@ -136,7 +143,7 @@ pub enum Sabotage {
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 34] = [
+    pub const ALL: [Sabotage; 37] = [
         Sabotage::ReplyBeforeDurable,
         Sabotage::PublishBeforeDurable,
         Sabotage::LostCommit,
@@ -160,6 +167,9 @@ impl Sabotage {
         Sabotage::OldEpochRow,
         Sabotage::LateKill,
         Sabotage::RateLimitOffByOne,
+        Sabotage::TotalLimitOffByOne,
+        Sabotage::RefillTooFast,
+        Sabotage::TotalRefillTooFast,
         Sabotage::EvictAnyone,
         Sabotage::TakePromisedRoom,
         Sabotage::HastyFence,

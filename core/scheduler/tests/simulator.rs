@@ -7,7 +7,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tw_scheduler::simulate::{Coverage, Sabotage, SimulationConfig, run};
 
 /// How many histories every test run sees; `examples/simulate.rs` runs more.
-const SEEDS: u64 = 20;
+const SEEDS: u64 = 40;
+
+/// What the table allows and no controller asks or no agent says, or what these few histories need not have.
+const NEVER: [&str; 6] = [
+    // Only a task that runs can take too long.
+    "event starting TimedOut",
+    // A task that was said to run has started.
+    "event running NeverStarted",
+    // Reports come in order, so that of the start comes first; only an agent that begins anew tells the newest alone.
+    "event starting Healthy",
+    "event starting Unhealthy",
+    "event starting Succeeded",
+    "event starting Ended",
+];
 
 /// `TW_SEED=N` runs that one history alone.
 fn seeds() -> Vec<u64> {
@@ -32,20 +45,12 @@ fn histories_keep_every_invariant() {
         }
     }
     if seeds.len() > 1 {
-        assert_eq!(coverage.missing(), Vec::<String>::new(), "{coverage}");
-        assert!(coverage.others["updates done"] > 0, "{coverage}");
-        assert!(coverage.others["updates halted"] > 0, "{coverage}");
-        for what in [
-            "runs done",
-            "runs failed",
-            "runs skipped",
-            "runs replaced",
-            "tasks that made room",
-            "tasks beyond the wanted number",
-            "stages that are parts of the fleet",
-        ] {
-            assert!(coverage.others.contains_key(what), "no {what}: {coverage}");
-        }
+        let missing = coverage.missing();
+        let missing: Vec<&String> = missing
+            .iter()
+            .filter(|what| !NEVER.contains(&what.as_str()))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?} are missing:\n{coverage}");
     }
 }
 
@@ -55,26 +60,24 @@ fn the_same_seed_is_the_same_history() {
     assert_eq!(run(7, &config), run(7, &config));
 }
 
-/// A simulator that finds nothing proves nothing.
+/// A simulator that finds nothing proves nothing, and one that finds something else does not watch what it should.
 #[test]
 fn planted_bugs_are_found() {
     let next = AtomicUsize::new(0);
     let find_all = || {
         while let Some(sabotage) = Sabotage::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let usual = SimulationConfig::default();
             let config = SimulationConfig {
                 sabotage: Some(*sabotage),
-                // Few updates are paused: it takes more people for one to be.
-                requests: match sabotage {
-                    Sabotage::IgnorePause => usual.requests * 8,
-                    _ => usual.requests,
-                },
-                ..usual
+                ..peopled(*sabotage)
             };
             let found = (1..=SEEDS).find_map(|seed| run(seed, &config).err());
+            let found = found.unwrap_or_else(|| {
+                panic!("{sabotage:?} was not found in {SEEDS} histories");
+            });
+            let words = words_of(*sabotage);
             assert!(
-                found.is_some(),
-                "{sabotage:?} was not found in {SEEDS} histories"
+                words.iter().any(|words| found.what.contains(words)),
+                "{sabotage:?} is to be found as one of {words:?}, and this was: {found}"
             );
         }
     };
@@ -85,4 +88,70 @@ fn planted_bugs_are_found() {
             scope.spawn(find_all);
         }
     });
+}
+
+#[test]
+fn without_the_bug_nothing_is_found_where_more_people_ask() {
+    if let Err(violation) = run(1, &peopled(Sabotage::IgnorePause)) {
+        panic!("{violation}");
+    }
+}
+
+/// Histories in which a bug is found, without the bug.
+fn peopled(sabotage: Sabotage) -> SimulationConfig {
+    let usual = SimulationConfig::default();
+    SimulationConfig {
+        // Few updates are paused: it takes more people for one to be.
+        requests: match sabotage {
+            Sabotage::IgnorePause => usual.requests * 8,
+            _ => usual.requests,
+        },
+        ..usual
+    }
+}
+
+/// What the check says that is to find a planted bug; where more than one is meant to, whichever comes first.
+fn words_of(sabotage: Sabotage) -> &'static [&'static str] {
+    const TWICE_STARTED: &str = "was started a second time";
+    const TWO_RUN: &str = " still runs on ";
+    match sabotage {
+        Sabotage::ReplyBeforeDurable => &["was granted"],
+        Sabotage::PublishBeforeDurable => &[TWICE_STARTED],
+        Sabotage::LostCommit => &["the state and the store differ", "the store lacks"],
+        Sabotage::IgnoreFence => &["is back and counts as lost"],
+        Sabotage::KeepStale => &["and nobody wants it"],
+        Sabotage::ForgetTasks => &["was lost, and its machine was not", TWICE_STARTED],
+        Sabotage::ReversedPortions => &[TWICE_STARTED, "without its version"],
+        Sabotage::KeepRefused => &["the state and the store differ"],
+        Sabotage::DoublePlacement => &["2 tasks of "],
+        Sabotage::ForgetRequires => &["which it may not be"],
+        Sabotage::ForgetApart => &[" shares machine-"],
+        Sabotage::Overcommit => &["holds more than it has", " shares port "],
+        Sabotage::ForgetUnsettled => &["does not count as stable", "the update of "],
+        Sabotage::ForgetTimeout => &["has run for too long"],
+        Sabotage::OutOfTurn => &["run at the same time"],
+        Sabotage::TwoDaemons => &[" has two tasks of "],
+        Sabotage::ForgetNextRun => &["is due, and did not begin"],
+        Sabotage::ForgetTerm => &[TWO_RUN],
+        Sabotage::GrantAfterCheck => &[TWO_RUN],
+        Sabotage::LostTombstone => &[TWICE_STARTED],
+        Sabotage::OldEpochRow => &[TWICE_STARTED],
+        Sabotage::LateKill => &[TWO_RUN],
+        Sabotage::RateLimitOffByOne | Sabotage::RefillTooFast => &["tasks of a job were stopped"],
+        Sabotage::TotalLimitOffByOne | Sabotage::TotalRefillTooFast => {
+            &["tasks of all jobs were stopped"]
+        }
+        Sabotage::EvictAnyone => &["make room for its equal or less"],
+        // The room is still held by those who make it.
+        Sabotage::TakePromisedRoom => &["that was promised to", "holds more than it has"],
+        Sabotage::HastyFence => &[TWO_RUN],
+        Sabotage::SkipBudgetInDrain => &[" may be down, and these are: "],
+        Sabotage::ForgetDrain => &["which was to be empty"],
+        Sabotage::IgnorePause => &["makes way in a paused update"],
+        Sabotage::Stampede => &["are replaced at once although"],
+        Sabotage::ForgetFlaps => &["is on a machine that keeps going away"],
+        Sabotage::LeavePart => &[" makes way on "],
+        Sabotage::EvictBeforeSurge => &[" tasks more, and these are down: "],
+        Sabotage::LateRegistration => &["was lost, and its machine was not"],
+    }
 }

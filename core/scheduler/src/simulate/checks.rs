@@ -10,6 +10,7 @@ use tw_model::{
 
 use super::client::Client;
 use super::controller::{Durable, STOP_LIMITS};
+use super::coverage::Budget;
 use crate::unsettled::overlooked;
 use crate::{
     Event, JobState, Op, Request, RolloutOrder, State, StopRate, Txn, outage, serves, steadiness,
@@ -17,6 +18,9 @@ use crate::{
 
 /// What waits for a job has started and is healthy so long after.
 const STARTED_WITHIN: Millis = Millis::minutes(5);
+
+/// A task at the new version that fails so often in a row has failed its update.
+const FAILURES_TO_FAIL: u32 = 3;
 
 /// How long a stop may be held back because others come first.
 const STOP_HELD_BACK_MAX: Millis = Millis::seconds(20);
@@ -36,13 +40,23 @@ struct Level {
 }
 
 impl Level {
-    fn add(&mut self, rate: StopRate, at: u64) -> Result<(), String> {
+    /// With one more stop.
+    fn next(&self, rate: StopRate, at: u64) -> f64 {
         let drained = (at - self.at) as f64 / 1000.0 * f64::from(rate.per_second);
-        self.stops = (self.stops - drained).max(0.0) + 1.0;
+        (self.stops - drained).max(0.0) + 1.0
+    }
+
+    fn is_full(&self, rate: StopRate, at: u64) -> bool {
+        self.next(rate, at) > f64::from(rate.burst) + 0.001
+    }
+
+    fn add(&mut self, whose: &str, rate: StopRate, at: u64) -> Result<(), String> {
+        let is_full = self.is_full(rate, at);
+        self.stops = self.next(rate, at);
         self.at = at;
-        match self.stops > f64::from(rate.burst) + 0.001 {
+        match is_full {
             true => Err(format!(
-                "{:.1} tasks were stopped where {} may be at once",
+                "{:.1} tasks of {whose} were stopped where {} may be at once",
                 self.stops, rate.burst
             )),
             false => Ok(()),
@@ -66,11 +80,29 @@ impl StopMeter {
                 continue;
             }
             let job = self.jobs.entry(row.id.job.clone()).or_default();
-            job.add(STOP_LIMITS.job, at)
+            job.add("a job", STOP_LIMITS.job, at)
                 .map_err(|what| format!("{}: {what}", row.id.job))?;
-            self.total.add(STOP_LIMITS.total, at)?;
+            self.total.add("all jobs", STOP_LIMITS.total, at)?;
         }
         Ok(())
+    }
+
+    /// Why the tasks that a decision was to stop run on, once those are counted that it stops.
+    pub(super) fn held_back<'a>(
+        &self,
+        tasks: impl Iterator<Item = &'a TaskId>,
+        at: u64,
+    ) -> BTreeSet<Budget> {
+        let all = self.total.is_full(STOP_LIMITS.total, at);
+        let reasons = tasks.map(|task| {
+            let level = self.jobs.get(&task.job);
+            match level.is_some_and(|level| level.is_full(STOP_LIMITS.job, at)) {
+                true => Budget::StopsOfJob,
+                false if all => Budget::StopsOfAll,
+                false => Budget::StopsAtFirst,
+            }
+        });
+        reasons.collect()
     }
 }
 
@@ -226,7 +258,7 @@ pub(super) fn steadier(
 }
 
 /// Whether a machine has room for one more.
-fn has_room(state: &State, machine: &MachineRecord, request: &Request) -> bool {
+pub(super) fn has_room(state: &State, machine: &MachineRecord, request: &Request) -> bool {
     let held = state.reserved_on(&machine.id);
     let whole = &machine.capacity;
     let ports = u32::from(whole.port_last - whole.port_first) + 1;
@@ -244,6 +276,15 @@ pub(super) struct Disturbed {
     /// Those that had to leave, whoever else is down.
     due: BTreeSet<u32>,
     recreated: bool,
+    /// When its update last made progress, and how long a task may take from then on to become healthy.
+    hopeless_after: Option<(Timestamp, Millis)>,
+}
+
+impl Disturbed {
+    /// Whether a task that is asked to end counts against the budget of its job.
+    pub(super) fn counts(&self, task: &TaskId) -> bool {
+        self.job == task.job && !self.recreated && self.indexes.contains(&task.index)
+    }
 }
 
 /// The jobs that a decision disturbs, seen before it is applied.
@@ -275,6 +316,10 @@ pub(super) fn disturbed(state: &State, txns: &[Txn], now: Timestamp) -> Vec<Dist
             indexes,
             due,
             recreated: changes_kind(state, txns, job),
+            hopeless_after: state.job(job).and_then(|job| {
+                let rollout = job.row().rollout.as_ref()?;
+                Some((rollout.progress_at, job.spec().rollout.deadline))
+            }),
         }
     });
     disturbed.collect()
@@ -358,6 +403,7 @@ pub(super) fn makes_way(
     state: &State,
     txns: &[Txn],
     disturbed: &[Disturbed],
+    now: Timestamp,
 ) -> Result<(), String> {
     for op in txns.iter().flat_map(|txn| &txn.ops) {
         let Op::Put(Record::Task(row)) = op else {
@@ -375,7 +421,7 @@ pub(super) fn makes_way(
         };
         if let Some(rollout) = &job.row().rollout {
             within_its_stage(state, job, rollout, row)?;
-            surged(job, rollout, one)?;
+            surged(job, rollout, one, now)?;
         }
     }
     Ok(())
@@ -410,23 +456,41 @@ fn within_its_stage(
     }
 }
 
-fn surged(job: &JobState, rollout: &RolloutRecord, one: &Disturbed) -> Result<(), String> {
+fn surged(
+    job: &JobState,
+    rollout: &RolloutRecord,
+    one: &Disturbed,
+    now: Timestamp,
+) -> Result<(), String> {
     let wanted = job.wanted();
     let extra = |row: &&TaskRecord| {
         let beyond = row.id.index >= wanted && row.id.index < wanted + rollout.surge;
         beyond && row.version == rollout.to && row.desired == Desired::Run
     };
     let extras: Vec<&TaskRecord> = job.tasks().filter(extra).collect();
+    // One that has failed is waited for no longer, and may be down beside the others.
+    let failed = |row: &TaskRecord| {
+        let hopeless = one.hopeless_after.is_some_and(|(progress, deadline)| {
+            let ill = row.healthy_since.filter(|_| row.healthy == Some(false));
+            let since = progress.max(row.created_at);
+            now.since(ill.map_or(since, |ill| ill.max(since))) > deadline
+        });
+        let gate = job.spec_of(row).rollout.healthy_for;
+        let since = row.healthy_since.filter(|_| serves(job, row));
+        let settled = since.is_some_and(|since| now.since(since) >= gate);
+        row.version == rollout.to && !settled && (row.failures >= FAILURES_TO_FAIL || hopeless)
+    };
     let placed = extras
         .iter()
-        .filter(|row| row.machine.is_some() && !row.state.is_terminal());
+        .filter(|row| row.machine.is_some() && !row.state.is_terminal() && !failed(row));
     if rollout.state != RolloutState::Running || placed.count() == 0 {
         return Ok(());
     }
     let up = extras.iter().filter(|row| serves(job, row)).count();
     let down = job.indexes().filter(|index| {
         let latest = job.latest(*index);
-        !one.due.contains(index) && !latest.is_some_and(|row| serves(job, row))
+        let counts = !latest.is_some_and(|row| serves(job, row) || failed(row));
+        counts && !one.due.contains(index)
     });
     let down: Vec<u32> = down.collect();
     match down.len() > up {
@@ -533,6 +597,11 @@ pub(super) fn stopping(txns: &[Txn]) -> BTreeSet<TaskId> {
 }
 
 impl Changed {
+    /// The tasks that the limiter lets run on for now.
+    pub(super) fn held_back(&self) -> impl Iterator<Item = &TaskId> {
+        self.held_back.iter()
+    }
+
     /// What a decision changes, given what it would have stopped but for the limiter.
     pub(super) fn of(state: &State, txns: &[Txn], mut asked: BTreeSet<TaskId>) -> Changed {
         if !asked.is_empty() {
@@ -778,7 +847,9 @@ pub(super) fn promises_of_room(state: &State, txns: &[Txn]) -> Result<(), String
 }
 
 /// After a tick nothing of a batch job has run for longer than a try may, and no run is due.
-pub(super) fn on_time(state: &State, now: Timestamp) -> Result<(), String> {
+///
+/// A controller that has only just begun may stop nothing at first.
+pub(super) fn on_time(state: &State, age: Millis, now: Timestamp) -> Result<(), String> {
     let timed = |job: &&JobState| {
         let mut versions = job.versions();
         job.spec().schedule.is_some() || versions.any(|version| version.spec.timeout.is_some())
@@ -793,7 +864,7 @@ pub(super) fn on_time(state: &State, now: Timestamp) -> Result<(), String> {
                 .map(|(began, timeout)| began.plus(timeout + STOP_HELD_BACK_MAX));
             end.is_some_and(|end| end < now)
         });
-        if let Some(task) = late.next() {
+        if let Some(task) = late.next().filter(|_| age >= STOP_HELD_BACK_MAX) {
             return Err(format!(
                 "{} has run for too long, and nobody minds",
                 task.id
@@ -945,25 +1016,46 @@ pub(super) fn index(state: &State) -> Result<(), String> {
 
 /// Nothing that was granted is forgotten.
 pub(super) fn promises(state: &State, client: &Client) -> Result<(), String> {
-    for (id, promise) in &client.promised {
-        let Some(job) = state.job(id) else {
-            return Err(format!("{id} was granted and is gone"));
-        };
-        if job.row().version < promise.version {
-            return Err(format!(
-                "{id} was granted version {} and is at {}",
-                promise.version,
-                job.row().version
-            ));
+    let mut jobs = client.promised.keys();
+    jobs.try_for_each(|id| promise(state, client, id))
+}
+
+/// Nothing that was granted is forgotten by a decision, once it is applied.
+pub(super) fn promises_of(state: &State, client: &Client, txns: &[Txn]) -> Result<(), String> {
+    for op in txns.iter().flat_map(|txn| &txn.ops) {
+        match op {
+            Op::Put(Record::Job(row)) => promise(state, client, &row.id)?,
+            Op::Delete(RecordKey::Job(id)) => promise(state, client, id)?,
+            _ => {}
         }
-        if client.open.is_none() && **job.spec() != promise.spec {
-            return Err(format!("{id} is not as it was granted"));
-        }
-        if client.open.is_none() && job.row().stopped != promise.stopped {
-            return Err(format!(
-                "{id} was stopped, or not stopped, against what was granted"
-            ));
-        }
+    }
+    Ok(())
+}
+
+/// What was granted of a job is so, if anything was.
+fn promise(state: &State, client: &Client, id: &JobId) -> Result<(), String> {
+    let Some(promise) = client.promised.get(id) else {
+        return Ok(());
+    };
+    let Some(job) = state.job(id) else {
+        return Err(format!("{id} was granted and is gone"));
+    };
+    if job.row().version < promise.version {
+        return Err(format!(
+            "{id} was granted version {} and is at {}",
+            promise.version,
+            job.row().version
+        ));
+    }
+    // An update that failed may take itself back.
+    let taken_back = job.current().by == "the update itself";
+    if client.open.is_none() && **job.spec() != promise.spec && !taken_back {
+        return Err(format!("{id} is not as it was granted"));
+    }
+    if client.open.is_none() && job.row().stopped != promise.stopped {
+        return Err(format!(
+            "{id} was stopped, or not stopped, against what was granted"
+        ));
     }
     Ok(())
 }

@@ -65,9 +65,9 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Notes that an order was carried out, after which a job is wanted so.
+    /// Notes that an order or a restart was carried out, after which a job is wanted so.
     pub(super) fn ordered(&mut self, version: Version, specs: impl Fn(&JobId) -> Option<JobSpec>) {
-        if let Some(Request::Rollout(job, _)) = self.open.take()
+        if let Some(Request::Rollout(job, _) | Request::Restart(job)) = self.open.take()
             && let (Some(promise), Some(spec)) = (self.promised.get_mut(&job), specs(&job))
         {
             promise.version = version;

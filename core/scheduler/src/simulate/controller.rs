@@ -137,8 +137,8 @@ pub(super) const STOP_LIMITS: StopLimits = StopLimits {
         per_second: 2,
     },
     total: StopRate {
-        burst: 30,
-        per_second: 10,
+        burst: 16,
+        per_second: 8,
     },
 };
 

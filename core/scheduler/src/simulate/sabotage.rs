@@ -8,7 +8,8 @@ use tw_model::{
 };
 
 use super::Sabotage;
-use crate::{Event, JobState, Op, State, Txn, serves};
+use super::checks::has_room;
+use crate::{Event, JobState, Op, Request, State, Txn, serves};
 
 /// Spoils the placements of a decision.
 pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
@@ -36,7 +37,7 @@ pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
                         row.clone_from(before);
                     }
                 }
-                Sabotage::ForgetDrain if row.reason.starts_with("its machine ") => {
+                Sabotage::ForgetDrain if leaves_for_drain(row) => {
                     if let Some(before) = state.task(&row.id) {
                         row.clone_from(before);
                     }
@@ -174,6 +175,9 @@ fn wrong_machine<'a>(
     let job = state.job(&row.id.job)?;
     let spec = job.spec_of(row);
     let mut machines = state.machines().filter(|machine| machine.takes_tasks());
+    let roomy = |machine: &MachineRecord| {
+        spec.ports.is_empty() && has_room(state, machine, &Request::of(spec))
+    };
     match bug {
         Sabotage::TwoDaemons if spec.kind == Kind::Daemon => {
             let others = job
@@ -201,13 +205,6 @@ fn wrong_machine<'a>(
                 let flaps = machine.flaps;
                 flaps.is_some_and(|flaps| flaps.score_milli > 2000)
             };
-            let roomy = |machine: &&MachineRecord| {
-                let held = state.reserved_on(&machine.id);
-                let capacity = &machine.capacity;
-                spec.ports.is_empty()
-                    && held.cpu.0 + spec.resources.cpu.0 <= capacity.cpu.0
-                    && held.memory.0 + spec.resources.memory.0 <= capacity.memory.0
-            };
             machines.find(|machine| often(machine) && roomy(machine))
         }
         Sabotage::TakePromisedRoom if spec.priority < 10 => {
@@ -218,4 +215,11 @@ fn wrong_machine<'a>(
         }
         _ => None,
     }
+}
+
+/// Whether a task is asked to end because its machine is to be empty.
+fn leaves_for_drain(row: &TaskRecord) -> bool {
+    let reason = &row.reason;
+    reason.starts_with("its machine is being drained")
+        || reason.starts_with("its machine goes into maintenance")
 }

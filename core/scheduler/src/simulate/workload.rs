@@ -93,6 +93,7 @@ fn job(rng: &mut Rng, number: usize, replicas: u32, depends: Option<u64>) -> Job
         }
         false => json!([]),
     };
+    let unavailable = rng.range(1, 4);
     let value = json!({
         "name": format!("job-{number}"),
         "kind": if batch { "batch" } else { "service" },
@@ -109,10 +110,12 @@ fn job(rng: &mut Rng, number: usize, replicas: u32, depends: Option<u64>) -> Job
         "depends_on": depends.map(|on| vec![format!("job-{on}")]).unwrap_or_default(),
         "rollout": {
             "stages": rng.pick(&[json!([1, "30%", "100%"]), json!([1, "machine", "rack", "100%"])]),
-            "max_unavailable": rng.range(1, 4),
+            "max_unavailable": unavailable,
+            "failures_max": rng.range(0, unavailable),
             "healthy_for_ms": rng.range(2, 10) * 1000,
             "deadline_ms": 120_000,
             "max_surge": rng.range(0, 3),
+            "on_failure": rng.pick(&["halt", "halt", "rollback"]),
         },
         "restart": {"attempts": 6, "delay_ms": 1000, "delay_max_ms": 30_000, "reset_after_ms": 300_000},
         "stop": {"drain_ms": 1000, "grace_ms": 5000},

@@ -5,10 +5,7 @@ mod faults;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-use tw_model::{
-    JobId, MachineId, MachineRecord, MachineState, Millis, Record, RolloutState, TaskId, TaskState,
-    Timestamp,
-};
+use tw_model::{JobId, MachineId, MachineState, Millis, Record, TaskId, TaskState, Timestamp};
 
 use super::agent::{Doing, FromAgent, Local, Machine, Plans, Process, ToAgent};
 use super::checks::{Pace, StopMeter};
@@ -17,7 +14,7 @@ use super::controller::{
     self, Controller, Durable, Former, LEASE_MS, Queued, STOP_LIMITS, Stream, Waiter,
 };
 use super::rng::Rng;
-use super::{Coverage, Sabotage, SimulationConfig, Violation, checks, sabotage, workload};
+use super::{Coverage, Sabotage, SimulationConfig, Violation, checks, sabotage, witness, workload};
 use crate::lease::KILL_WITHIN;
 use crate::{
     Event, Op, Receipt, Reply, RolloutOrder, StopLimits, Txn, assignment, consultations, step,
@@ -370,8 +367,9 @@ impl World {
         let now = self.now();
         match &self.controller {
             Some(controller) => {
-                checks::on_time(&controller.state, now)?;
-                checks::drained(&controller.state, controller.age(self.at), now)
+                let age = controller.age(self.at);
+                checks::on_time(&controller.state, age, now)?;
+                checks::drained(&controller.state, age, now)
             }
             None => Ok(()),
         }
@@ -437,16 +435,31 @@ impl World {
         let disturbed = checks::disturbed(&controller.state, &decision.txns, now);
         let changed = checks::Changed::of(&controller.state, &decision.txns, asked);
         checks::pauses(&controller.state, &event, &decision.txns)?;
-        count(&mut self.coverage, &controller.state, &decision.txns);
+        let held_back = self.stops.held_back(changed.held_back(), self.at);
+        held_back.into_iter().for_each(|one| self.coverage.hit(one));
+        witness::written(
+            &mut self.coverage,
+            &controller.state,
+            &event,
+            &decision.txns,
+            now,
+        );
         decision
             .txns
             .iter()
             .for_each(|txn| controller.state.apply(txn));
         checks::written(&controller.state, &decision.txns, &changed)?;
+        checks::promises_of(&controller.state, &self.client, &decision.txns)?;
         checks::steadier(&controller.state, &unsteady, now)?;
         checks::promises_of_room(&controller.state, &decision.txns)?;
         checks::budget(&controller.state, &disturbed)?;
-        checks::makes_way(&controller.state, &decision.txns, &disturbed)?;
+        witness::used_up(
+            &mut self.coverage,
+            &controller.state,
+            &disturbed,
+            &decision.txns,
+        );
+        checks::makes_way(&controller.state, &decision.txns, &disturbed, now)?;
         // One that is refused speaks for nobody.
         if let (Event::AgentRegistered { machine, .. }, Reply::Registered { .. }) =
             (&event, &decision.reply)
@@ -544,6 +557,7 @@ impl World {
             return Ok(());
         };
         checks::fold(&controller.state, &self.durable)?;
+        checks::settled(&controller.state, self.now())?;
         checks::index(&controller.state)?;
         checks::promises(&controller.state, &self.client)
     }
@@ -691,12 +705,14 @@ impl World {
         }
         match reply {
             Reply::Submitted(plan) => self.client.granted(plan.jobs.first()),
-            Reply::Stopped { .. } | Reply::Restarting { .. } => self.client.granted(None),
-            Reply::Rollout { version } => {
+            Reply::Stopped { .. } => self.client.granted(None),
+            Reply::Rollout { version } | Reply::Restarting { version } => {
                 let state = self.controller.as_ref().map(|controller| &controller.state);
                 let spec = |id: &JobId| Some((**state?.job(id)?.spec()).clone());
                 self.client.ordered(version, spec);
-                self.coverage.count("orders carried out");
+                if matches!(reply, Reply::Rollout { .. }) {
+                    self.coverage.count("orders carried out");
+                }
             }
             Reply::Refused(refusal) => {
                 self.coverage.count("requests refused");
@@ -1152,8 +1168,12 @@ impl World {
 /// How fast the controllers of a history may stop tasks.
 fn limits(config: &SimulationConfig) -> StopLimits {
     let mut limits = STOP_LIMITS;
-    if config.sabotage == Some(Sabotage::RateLimitOffByOne) {
-        limits.job.burst += 1;
+    match config.sabotage {
+        Some(Sabotage::RateLimitOffByOne) => limits.job.burst += 1,
+        Some(Sabotage::TotalLimitOffByOne) => limits.total.burst += 1,
+        Some(Sabotage::RefillTooFast) => limits.job.per_second += 1,
+        Some(Sabotage::TotalRefillTooFast) => limits.total.per_second += 1,
+        _ => {}
     }
     limits
 }
@@ -1177,60 +1197,4 @@ fn cut(txns: &[Txn], rng: &mut Rng) -> Vec<Txn> {
     }
     portions.retain(|portion| !portion.ops.is_empty());
     portions
-}
-
-/// Counts the transitions of tasks and the fates of updates.
-fn count(coverage: &mut Coverage, state: &crate::State, txns: &[Txn]) {
-    for op in txns.iter().flat_map(|txn| &txn.ops) {
-        match op {
-            Op::Put(Record::Machine(row)) if row.spared_until.is_some() => {
-                coverage.count("machines waited for in an outage");
-            }
-            Op::Put(Record::Machine(row)) if row.state == MachineState::Up => {
-                let before = state.machine(&row.id);
-                if before.is_some_and(MachineRecord::spares_tasks) {
-                    coverage.count("machines back in an outage");
-                }
-            }
-            Op::Put(Record::Task(row)) => {
-                let before = state
-                    .task(&row.id)
-                    .map_or(TaskState::Pending, |row| row.state);
-                let beyond = |job: &crate::JobState| row.id.index >= job.wanted();
-                let begun = row.state == TaskState::Starting && before == TaskState::Pending;
-                if begun && state.job(&row.id.job).is_some_and(beyond) {
-                    coverage.count("tasks beyond the wanted number");
-                }
-                if before != row.state {
-                    *coverage.transitions.entry((before, row.state)).or_default() += 1;
-                }
-            }
-            Op::Put(Record::Event(row)) => match row.kind.as_str() {
-                "rollout.stage" if row.message.contains(" in one ") => {
-                    coverage.count("stages that are parts of the fleet");
-                }
-                "rollout.done" => coverage.count("updates done"),
-                "run.done" => coverage.count("runs done"),
-                "run.failed" => coverage.count("runs failed"),
-                "run.skipped" => coverage.count("runs skipped"),
-                "run.replaced" => coverage.count("runs replaced"),
-                "run.missed" => coverage.count("runs missed"),
-                "task.stopping" if row.message.starts_with("makes room for") => {
-                    coverage.count("tasks that made room");
-                }
-                _ => {}
-            },
-            Op::Put(Record::Job(row)) => {
-                let halted =
-                    |rollout: &tw_model::RolloutRecord| rollout.state == RolloutState::Halted;
-                let before = state
-                    .job(&row.id)
-                    .and_then(|job| job.row().rollout.as_ref());
-                if row.rollout.as_ref().is_some_and(halted) && !before.is_some_and(halted) {
-                    coverage.count("updates halted");
-                }
-            }
-            _ => {}
-        }
-    }
 }

@@ -22,7 +22,13 @@ impl World {
                 }
                 self.life += 1;
                 self.drop_streams();
-                let pause = self.rng.range(500, 20_000);
+                // Now and then it is away for so long that moments of schedules pass.
+                let longest = if self.rng.chance(0.2) {
+                    200_000
+                } else {
+                    20_000
+                };
+                let pause = self.rng.range(500, longest);
                 self.after(pause, Action::ControllerUp);
             }
             Fault::ControllerPaused => {
