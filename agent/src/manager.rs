@@ -32,8 +32,7 @@ pub mod upgrade;
 pub mod volume;
 
 use std::fs::{DirBuilder, File};
-use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -193,7 +192,11 @@ fn lock(config: &AgentConfig) -> anyhow::Result<Flock<File>> {
         )
     })?;
     // For whoever asks this agent to make room for a newer one.
-    locked.set_len(0)?;
-    (&*locked).write_all(std::process::id().to_string().as_bytes())?;
+    let pid = std::process::id().to_string();
+    // Not cut off first: a full disk would not give back what the number takes.
+    let written = locked
+        .write_all_at(pid.as_bytes(), 0)
+        .and_then(|()| locked.set_len(pid.len() as u64));
+    written.with_context(|| format!("cannot write {}", path.display()))?;
     Ok(locked)
 }

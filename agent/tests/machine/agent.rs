@@ -236,6 +236,55 @@ async fn health_follows_the_answers_of_every_kind_of_check() {
 }
 
 #[tokio::test]
+async fn a_check_that_is_refused_or_gets_no_answer_fails_in_words() {
+    let machine = Machine::new();
+    let deaf = "import socket, sys, time\n\
+        listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n\
+        time.sleep(600)\n";
+    let times = json!({"every_ms": 100, "timeout_ms": 300});
+    let with_check = |job: &str, command: Value, mut check: Value| {
+        check
+            .as_object_mut()
+            .unwrap()
+            .extend(times.as_object().unwrap().clone());
+        let mut task = assignment(
+            job,
+            json!({"command": command, "ports": ["http"], "health": [check]}),
+        );
+        task.task.ports.insert(name("http"), free_port());
+        task
+    };
+    let asleep = json!(["sleep", "600"]);
+    let tasks = [
+        with_check(
+            "closed",
+            asleep.clone(),
+            json!({"type": "tcp", "port": "http", "failures": 1}),
+        ),
+        with_check(
+            "deaf",
+            json!(["/usr/bin/python3", "-c", deaf, "{port:http}"]),
+            // Until it listens it refuses.
+            json!({"type": "http", "port": "http", "path": "/", "failures": 20}),
+        ),
+        with_check(
+            "slow",
+            asleep,
+            json!({"type": "command", "command": ["sleep", "600"], "failures": 1}),
+        ),
+    ];
+    machine.snapshot(&tasks).await;
+    let [closed, deaf, slow] = tasks.map(|task| task.task.id);
+    machine.health(&closed, false, "Connection refused").await;
+    machine.health(&deaf, false, "no answer within 300").await;
+    machine.health(&slow, false, "no answer within 300").await;
+    // A check whose time is over does not stay behind in its task.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let inside = machine.tree().processes(&slow.folder_name()).unwrap();
+    assert!(inside.len() <= 4, "{inside:?}");
+}
+
+#[tokio::test]
 async fn people_can_run_commands_in_a_task() {
     let machine = Machine::new();
     let task = assignment("quiet", json!({"command": ["sleep", "60"]}));

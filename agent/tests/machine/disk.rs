@@ -1,6 +1,6 @@
 //! Disks that are full, or have become read-only: the task goes on and its end is not lost.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -9,29 +9,45 @@ use tw_agent::helper::protocol::{Reply, Request};
 use tw_agent::helper::record::{EXIT_FILE, ExitRecord, read};
 use tw_agent::sandbox::Ended;
 
-use crate::common::{Task, ended};
+use tw_api::AgentEvent;
+use tw_model::{Desired, TaskId};
+
+use crate::common::{PATIENCE, Task, ended};
+use crate::machine::{Machine, code, shell};
 
 /// A small file system of its own.
-struct Disk(TempDir);
+struct Disk {
+    place: PathBuf,
+    folder: Option<TempDir>,
+}
 
 impl Disk {
     fn new(size: &str) -> Disk {
         let folder = tempfile::tempdir().unwrap();
+        let mut disk = Disk::at(folder.path(), size);
+        disk.folder = Some(folder);
+        disk
+    }
+
+    fn at(place: &Path, size: &str) -> Disk {
         let options = format!("mode=755,size={size}");
         let none = None::<&str>;
         mount(
             none,
-            folder.path(),
+            place,
             Some("tmpfs"),
             MsFlags::empty(),
             Some(options.as_str()),
         )
         .unwrap();
-        Disk(folder)
+        Disk {
+            place: place.to_owned(),
+            folder: None,
+        }
     }
 
     fn path(&self) -> &Path {
-        self.0.path()
+        &self.place
     }
 
     /// Takes all the space that is left.
@@ -140,4 +156,122 @@ fn a_helper_that_cannot_write_goes_when_its_agent_knows_the_end() {
     task.wait_for(|task| tw_agent::helper::lock(&task.folder).ok());
     assert!(began.elapsed() < Duration::from_secs(5));
     disk.set_read_only(false);
+}
+
+/// A machine whose state folder is a small file system.
+fn on_a_small_disk() -> (Disk, Machine) {
+    let mut machine = Machine::without_agent();
+    std::fs::create_dir(machine.state()).unwrap();
+    let disk = Disk::at(&machine.state(), "64m");
+    machine.start();
+    (disk, machine)
+}
+
+/// Waits until the agent has ended by itself, and answers what it said.
+async fn last_words(machine: &mut Machine) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    while machine
+        .agent
+        .as_mut()
+        .unwrap()
+        .try_wait()
+        .unwrap()
+        .is_none()
+    {
+        assert!(Instant::now() < deadline, "the agent goes on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    machine.agent = None;
+    std::fs::read_to_string(machine.folder.path().join("agent.log")).unwrap()
+}
+
+async fn is_forgotten(machine: &Machine, task: &TaskId) {
+    let (folder, task) = (machine.task_folder(task), task.clone());
+    machine.controller.say(AgentEvent::Forget { task }).await;
+    let deadline = Instant::now() + PATIENCE;
+    while folder.exists() {
+        assert!(Instant::now() < deadline, "{} stays", folder.display());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_begins_on_a_full_disk_and_keeps_what_runs() {
+    let (disk, mut machine) = on_a_small_disk();
+    let mut kept = shell("kept", "trap 'exit 7' TERM; while :; do sleep 0.02; done");
+    let id = kept.task.id.clone();
+    machine.snapshot(std::slice::from_ref(&kept)).await;
+    machine.running(&id).await;
+    machine.kill();
+    machine.controller.drop_reports_of(&id);
+    disk.fill();
+    machine.start();
+    let late = shell("late", "true");
+    machine.snapshot(&[kept.clone(), late.clone()]).await;
+    machine.running(&id).await;
+    let (_, message) = machine.never_started(&late.task.id).await;
+    assert!(message.contains("No space left on device"), "{message}");
+    is_forgotten(&machine, &late.task.id).await;
+    kept.task.desired = Desired::Stop;
+    kept.task.version += 1;
+    machine.assign(&kept).await;
+    assert_eq!(machine.exited(&id).await.0, code(7));
+    is_forgotten(&machine, &id).await;
+    std::fs::remove_file(disk.path().join("filler")).unwrap();
+    let next = shell("next", "exit 5");
+    machine.assign(&next).await;
+    assert_eq!(machine.exited(&next.task.id).await.0, code(5));
+}
+
+#[tokio::test]
+async fn an_agent_on_a_read_only_disk_ends_in_words_and_no_end_is_lost() {
+    let (disk, mut machine) = on_a_small_disk();
+    let kept = shell("kept", "sleep 600");
+    let id = kept.task.id.clone();
+    machine.snapshot(std::slice::from_ref(&kept)).await;
+    machine.running(&id).await;
+    let started = machine.started(&id);
+    machine.kill();
+    machine.controller.drop_reports_of(&id);
+    // The kernel makes nothing read-only that somebody writes to.
+    let helper = started.helper.open().unwrap().unwrap();
+    rustix::process::pidfd_send_signal(&helper, rustix::process::Signal::KILL).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while started.helper.is_alive().unwrap() || started.task.is_alive().unwrap() {
+        assert!(Instant::now() < deadline, "they stay");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    disk.set_read_only(true);
+    machine.start();
+    let words = last_words(&mut machine).await;
+    assert!(
+        words.contains("Read-only file system") && words.contains("agent.lock"),
+        "{words}"
+    );
+    disk.set_read_only(false);
+    machine.start();
+    machine.snapshot(&[kept]).await;
+    let (_, detail) = machine.exited(&id).await;
+    assert!(detail.contains("task.helper_lost"), "{detail}");
+    is_forgotten(&machine, &id).await;
+}
+
+#[tokio::test]
+async fn an_end_that_the_agent_cannot_write_down_is_told_all_the_same() {
+    let machine = Machine::new();
+    let kept = shell("kept", "sleep 600");
+    let id = kept.task.id.clone();
+    machine.snapshot(std::slice::from_ref(&kept)).await;
+    machine.running(&id).await;
+    let started = machine.started(&id);
+    // No record takes the place of a folder.
+    std::fs::create_dir(machine.task_folder(&id).join(EXIT_FILE)).unwrap();
+    let helper = started.helper.open().unwrap().unwrap();
+    rustix::process::pidfd_send_signal(&helper, rustix::process::Signal::KILL).unwrap();
+    let (_, detail) = machine.exited(&id).await;
+    assert!(detail.contains("task.helper_lost"), "{detail}");
+    assert!(!started.task.is_alive().unwrap());
+    let log = std::fs::read_to_string(machine.folder.path().join("agent.log")).unwrap();
+    assert!(log.contains("cannot record the end"), "{log}");
+    is_forgotten(&machine, &id).await;
 }

@@ -64,32 +64,49 @@ const SPARES: usize = 16;
 struct Held {
     agent_bytes: u64,
     agent_descriptors: usize,
+    nursery_bytes: u64,
+    nursery_descriptors: usize,
     leaves: usize,
+    /// Of the state folder, in the namespace of the agent, the nursery or the spare that has most.
     mounts: usize,
     files: usize,
     helpers: usize,
 }
 
+/// Memory of a process in bytes, and how many descriptors it has open.
+fn held_by(pid: i32) -> (u64, usize) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = rss.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    (kib.unwrap_or(0) * 1024, descriptors.count())
+}
+
 impl Held {
     fn of(machine: &Machine) -> Held {
-        let pid = machine.agent.as_ref().expect("an agent").id();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = rss.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        let agent = machine.agent.as_ref().expect("an agent").id().cast_signed();
         let state = machine.state();
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let of_state = mounts
-            .lines()
-            .filter(|line| line.contains(&*state.to_string_lossy()));
+        let helpers = machine.tree().processes("helpers").unwrap();
+        // A spare may end while it is looked at.
+        let mounts = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok();
+        let of_state = |text: String| {
+            let lines = text.lines();
+            lines
+                .filter(|line| line.contains(&*state.to_string_lossy()))
+                .count()
+        };
+        let all = helpers.iter().chain([&agent]);
+        let (agent_bytes, agent_descriptors) = held_by(agent);
+        let (nursery_bytes, nursery_descriptors) = held_by(machine.nursery().expect("a nursery"));
         Held {
-            agent_bytes: kib.unwrap_or(0) * 1024,
-            agent_descriptors: std::fs::read_dir(format!("/proc/{pid}/fd"))
-                .unwrap()
-                .count(),
+            agent_bytes,
+            agent_descriptors,
+            nursery_bytes,
+            nursery_descriptors,
             leaves: machine.leaves_of_nobody().len(),
-            mounts: of_state.count(),
+            mounts: all.filter_map(mounts).map(of_state).max().unwrap_or(0),
             files: count_files(&state),
-            helpers: machine.tree().processes("helpers").unwrap().len(),
+            helpers: helpers.len(),
         }
     }
 }
@@ -133,6 +150,11 @@ async fn nothing_piles_up_over_many_starts() {
     );
     assert!(
         after.agent_descriptors <= before.agent_descriptors + SPARES / 2 + 2,
+        "{before:?} {after:?}"
+    );
+    assert!(
+        after.nursery_bytes < before.nursery_bytes + (1 << 20)
+            && after.nursery_descriptors == before.nursery_descriptors,
         "{before:?} {after:?}"
     );
     assert_eq!((after.leaves, after.mounts), (before.leaves, before.mounts));

@@ -426,3 +426,115 @@ fn a_killed_agent_loses_nothing_at_any_place() {
 fn all_killed_at_once_leave_the_truth_and_nothing_else() {
     on_a_thread(Victim::All);
 }
+
+/// Kills what is ready for starts: the nursery, the spares, or both.
+fn kill_prepared(machine: &Machine, nursery: bool, spares: bool) {
+    let spares = if spares { machine.spares() } else { Vec::new() };
+    let nursery = machine.nursery().filter(|_| nursery);
+    spares
+        .into_iter()
+        .chain(nursery)
+        .filter_map(open)
+        .for_each(|process| kill(&process));
+}
+
+/// A task that ends by itself when it is asked to.
+fn lasting(number: u64) -> Assignment {
+    let script = "trap 'exit 3' TERM; while :; do sleep 0.02; done";
+    let mut task = assignment("web", json!({"command": ["sh", "-c", script]}));
+    task.task.id.incarnation = number;
+    task
+}
+
+/// Asks every task to end, has it forgotten, and sees that nothing is left; answers how they ended.
+async fn end_all(machine: &Machine, tasks: Vec<Assignment>) -> Vec<Ending> {
+    let mut endings = Vec::new();
+    for mut task in tasks {
+        let id = task.task.id.clone();
+        (task.task.desired, task.task.version) = (Desired::Stop, 2);
+        machine.assign(&task).await;
+        endings.push(
+            machine
+                .controller
+                .report(&id, |report| ending(&report.phase))
+                .await,
+        );
+        machine
+            .controller
+            .say(AgentEvent::Forget { task: id })
+            .await;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let tasks = machine.state().join("tasks");
+    while std::fs::read_dir(&tasks).unwrap().count() > 0 || !machine.leaves_of_nobody().is_empty() {
+        assert!(
+            Instant::now() < deadline,
+            "left: {:?}",
+            machine.leaves_of_nobody()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    endings
+}
+
+#[tokio::test]
+async fn a_nursery_and_spares_that_die_between_starts_cost_no_task() {
+    let machine = Machine::new();
+    let mut tasks = Vec::new();
+    for (number, (nursery, spares)) in (1..).zip([(true, false), (false, true), (true, true)]) {
+        let task = lasting(number);
+        machine.assign(&task).await;
+        machine.running(&task.task.id).await;
+        tasks.push(task);
+        kill_prepared(&machine, nursery, spares);
+        // More than there are spares.
+        for extra in 0..6 {
+            let task = lasting(100 * number + extra);
+            machine.assign(&task).await;
+            tasks.push(task);
+        }
+        for task in &tasks {
+            machine.running(&task.task.id).await;
+            assert!(machine.started(&task.task.id).task.is_alive().unwrap());
+        }
+    }
+    let endings = end_all(&machine, tasks).await;
+    assert!(
+        endings.iter().all(|ending| *ending == Ending::ByItself),
+        "{endings:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_nursery_and_spares_that_die_at_starts_leave_the_truth_and_nothing_else() {
+    let machine = Machine::new();
+    let mut tasks = Vec::new();
+    for number in 1..=30 {
+        let task = lasting(number);
+        machine.assign(&task).await;
+        tasks.push(task);
+        tokio::time::sleep(Duration::from_millis(number % 7)).await;
+        kill_prepared(&machine, number % 3 == 0, number % 2 == 0);
+    }
+    for task in &tasks {
+        let is_decided =
+            |phase: &Phase| matches!(phase, Phase::Running { .. }) || ending(phase).is_some();
+        let id = &task.task.id;
+        machine
+            .controller
+            .report(id, |report| is_decided(&report.phase).then_some(()))
+            .await;
+    }
+    let endings = end_all(&machine, tasks).await;
+    let lost = [Ending::NeverStarted, Ending::HelperLost];
+    assert!(
+        endings
+            .iter()
+            .all(|it| *it == Ending::ByItself || lost.contains(it)),
+        "{endings:?}"
+    );
+    let next = lasting(1000);
+    machine.assign(&next).await;
+    machine.running(&next.task.id).await;
+    assert_eq!(end_all(&machine, vec![next]).await, [Ending::ByItself]);
+}

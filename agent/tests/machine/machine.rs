@@ -135,6 +135,28 @@ impl Machine {
         leaves
     }
 
+    /// The process that the agent's spare helpers are forks of.
+    pub(crate) fn nursery(&self) -> Option<i32> {
+        let agent = self.agent.as_ref()?.id();
+        children_of(agent.cast_signed()).into_iter().find(|pid| {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words
+                .split(|byte| *byte == 0)
+                .any(|word| word == b"nursery")
+        })
+    }
+
+    /// Helpers that wait for tasks; those with a task are children of the nursery, too, and work in its folder.
+    pub(crate) fn spares(&self) -> Vec<i32> {
+        let mut children = self.nursery().map(children_of).unwrap_or_default();
+        let has_task = |pid: &i32| {
+            std::fs::read_link(format!("/proc/{pid}/cwd"))
+                .is_ok_and(|cwd| cwd.starts_with(self.state()))
+        };
+        children.retain(|pid| !has_task(pid));
+        children
+    }
+
     pub(crate) fn tree(&self) -> Box<dyn CgroupTree> {
         self.subtree.open()
     }
@@ -302,6 +324,22 @@ impl Drop for Machine {
             show(&log);
         }
     }
+}
+
+fn children_of(pid: i32) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let lists =
+        threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect::<Vec<i32>>()
+        })
+        .collect()
 }
 
 /// The agent's own words help to understand a failed test.

@@ -15,6 +15,7 @@ mod faults;
 mod grants;
 mod helper;
 mod hooks;
+mod identity;
 mod image;
 mod machine;
 mod memory;

@@ -72,6 +72,33 @@ async fn a_volume_of_another_owner_is_refused_in_words() {
     );
 }
 
+#[tokio::test]
+async fn a_sidecar_has_the_volumes_that_it_names_and_no_others() {
+    let machine = Machine::new();
+    let script = "until [ -e /shared/answer ]; do echo question > /shared/asked; echo mine > /own/kept; sleep 0.05; done; \
+                  cat /shared/answer; exit 3";
+    let beside = "until [ -e /shared/asked ]; do sleep 0.05; done; cp /shared/asked /shared/answer; \
+                  ls /own 2>/dev/null || echo hidden > /shared/own; exec sleep 60";
+    let task = assignment(
+        "pair",
+        json!({
+            "command": ["sh", "-c", script],
+            "volumes": [{"name": "shared", "path": "/shared"}, {"name": "own", "path": "/own"}],
+            "sidecars": [{"name": "beside", "command": ["sh", "-c", beside], "volumes": ["shared"]}],
+        }),
+    );
+    machine.assign(&task).await;
+    assert_eq!(machine.exited(&task.task.id).await.0, code(3));
+    assert_eq!(
+        machine.logs("pair", &task.task.id, false).await,
+        ["question"]
+    );
+    let volumes = machine.state().join("volumes");
+    let hidden = volumes.join("default.pair.0.shared/data/own");
+    assert_eq!(std::fs::read_to_string(hidden).unwrap(), "hidden\n");
+    assert!(volumes.join("default.pair.0.own/data/kept").exists());
+}
+
 /// A btrfs of its own, in a file that is mounted by loop.
 struct Btrfs(TempDir);
 
@@ -167,6 +194,154 @@ fn on_btrfs_a_volume_is_bounded_kept_by_version_and_rolled_back() {
     }
     let kept = volumes.get(&task.job, 0, "data").unwrap().snapshots();
     assert_eq!(kept.len(), 3, "{kept:?}");
+}
+
+/// A volume with two versions of its data: the first in a snapshot.
+fn of_two_versions(disk: &Btrfs) -> (Volumes, TaskId, Volume, PathBuf) {
+    let volumes = Volumes::open(&disk.path().join("volumes")).unwrap();
+    let task: TaskId = "db.0#1".parse().unwrap();
+    let volume: Volume =
+        serde_json::from_value(json!({"name": "data", "path": "/data", "size_bytes": 8 << 20}))
+            .unwrap();
+    let data = volumes.prepare(&task, &volume, ROOT, 1).unwrap();
+    std::fs::write(data.join("rows"), "of version 1").unwrap();
+    volumes.prepare(&task, &volume, ROOT, 2).unwrap();
+    std::fs::write(data.join("rows"), "of version 2").unwrap();
+    (volumes, task, volume, data)
+}
+
+const ROOT: Account = Account { uid: 0, gid: 0 };
+
+#[test]
+fn a_roll_back_that_a_crash_cut_off_loses_no_data() {
+    let disk = Btrfs::new();
+    let (volumes, task, volume, data) = of_two_versions(&disk);
+    let rows = || std::fs::read_to_string(data.join("rows")).unwrap();
+    let replaced = data.with_file_name("replaced");
+    // Between setting aside and putting in place: undone when the agent begins, or at the next use.
+    std::fs::rename(&data, &replaced).unwrap();
+    let again = Volumes::open(&disk.path().join("volumes")).unwrap();
+    assert_eq!(rows(), "of version 2");
+    std::fs::rename(&data, &replaced).unwrap();
+    again.prepare(&task, &volume, ROOT, 2).unwrap();
+    assert_eq!(rows(), "of version 2");
+    std::fs::rename(&data, &replaced).unwrap();
+    let tasks = disk.path().join("tasks");
+    volumes
+        .get(&task.job, 0, "data")
+        .unwrap()
+        .roll_back(1, &tasks)
+        .unwrap();
+    assert_eq!(rows(), "of version 1");
+    // After that, before the old data was removed and the new bounded.
+    std::fs::rename(&data, &replaced).unwrap();
+    let snapshot = data.with_file_name("snapshots").join("1");
+    run(Command::new("btrfs")
+        .args(["-q", "subvolume", "snapshot"])
+        .arg(&snapshot)
+        .arg(&data));
+    again.prepare(&task, &volume, ROOT, 2).unwrap();
+    assert_eq!(rows(), "of version 1");
+    assert!(!replaced.exists());
+    let too_much = std::fs::write(data.join("large"), vec![7; 32 << 20]);
+    assert!(too_much.is_err(), "32 MiB in a volume of 8 MiB");
+}
+
+#[test]
+fn a_roll_back_that_fails_puts_the_data_back() {
+    let disk = Btrfs::new();
+    let (volumes, task, _, data) = of_two_versions(&disk);
+    let folder = data.with_file_name("snapshots").join("7");
+    // No snapshot can be made of what is none.
+    std::fs::create_dir(folder).unwrap();
+    let found = volumes.get(&task.job, 0, "data").unwrap();
+    let refused = found.roll_back(7, &disk.path().join("tasks")).unwrap_err();
+    assert!(
+        refused.to_string().contains("cannot roll back"),
+        "{refused}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(data.join("rows")).unwrap(),
+        "of version 2"
+    );
+    assert!(!data.with_file_name("replaced").exists());
+}
+
+/// `tw-agent volumes`: whether it succeeded, and what it said.
+fn volumes_command(machine: &Machine, more: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
+        .args(["volumes", "--state"])
+        .arg(machine.state())
+        .args(more)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+#[tokio::test]
+async fn on_btrfs_a_task_has_a_sized_volume_that_people_list_and_roll_back() {
+    let disk = Btrfs::new();
+    let mut machine = Machine::within(&disk.path());
+    machine.start();
+    let of_version = |version: u64, mib: u64, script: &str| {
+        let volumes = json!([{"name": "data", "path": "/var/lib/db", "size_bytes": mib << 20}]);
+        let words =
+            json!({"command": ["sh", "-c", script], "workdir": "/var/lib/db", "volumes": volumes});
+        let mut task = assignment("db", words);
+        (task.task.version, task.task.id.incarnation) = (version, version);
+        task
+    };
+    let fill = "head -c 20M /dev/zero > large && echo fits; rm -f large";
+    let first = of_version(1, 8, &format!("echo one > rows; {fill}; exit 1"));
+    machine.assign(&first).await;
+    assert_eq!(machine.exited(&first.task.id).await.0, code(1));
+    let said = machine.logs("first", &first.task.id, false).await;
+    assert!(
+        said.iter().any(|line| line.contains("quota exceeded")),
+        "{said:?}"
+    );
+    let mut second = of_version(
+        2,
+        48,
+        &format!("cat rows; {fill}; echo two > rows; exec sleep 60"),
+    );
+    machine.assign(&second).await;
+    machine.running(&second.task.id).await;
+    let rows = machine.state().join("volumes/default.db.0.data/data/rows");
+    let deadline = std::time::Instant::now() + crate::common::PATIENCE;
+    while std::fs::read_to_string(&rows).unwrap() != "two\n" {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let (is_success, list) = volumes_command(&machine, &[]);
+    assert!(
+        is_success
+            && list.contains("db.0 data")
+            && list.contains("used by version 2, snapshots of [1]"),
+        "{list}"
+    );
+    let roll_back = ["--task", "db.0", "--volume", "data", "--roll-back-to", "1"];
+    let (is_success, said) = volumes_command(&machine, &roll_back);
+    assert!(
+        !is_success && said.contains("in use by a running task"),
+        "{said}"
+    );
+    let (is_success, said) = volumes_command(&machine, &roll_back[..2]);
+    assert!(!is_success && said.contains("--roll-back-to"), "{said}");
+    second.task.desired = tw_model::Desired::Stop;
+    machine.assign(&second).await;
+    machine.exited(&second.task.id).await;
+    let said = machine.logs("second", &second.task.id, false).await;
+    assert_eq!(said, ["one", "fits"]);
+    let (is_success, said) = volumes_command(&machine, &roll_back);
+    assert!(is_success, "{said}");
+    assert_eq!(std::fs::read_to_string(&rows).unwrap(), "one\n");
+    drop(machine);
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
 }
 
 #[tokio::test]
