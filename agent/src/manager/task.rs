@@ -485,14 +485,15 @@ impl Actor {
 
     /// The task runs, and what was to be done after its start has been done.
     fn become_ready(&mut self, orders: &Orders) -> AbortHandle {
-        if let Ok(Some(started)) = record::read::<StartedRecord>(self.folder.path(), STARTED_FILE) {
-            if !self.is_adopted {
-                self.agent.counts.starts.fetch_add(1, Ordering::Relaxed);
-            }
-            self.report(Phase::Running {
-                started_at: Timestamp(started.started_at_us),
-            });
+        if !self.is_adopted {
+            self.agent.counts.starts.fetch_add(1, Ordering::Relaxed);
         }
+        // It runs, whatever has become of the record.
+        let started = record::read::<StartedRecord>(self.folder.path(), STARTED_FILE);
+        let started_at = started.ok().flatten().map(|it| Timestamp(it.started_at_us));
+        self.report(Phase::Running {
+            started_at: started_at.unwrap_or_else(now),
+        });
         failpoint::reach("agent.running_reported");
         self.follow_spec(orders)
     }

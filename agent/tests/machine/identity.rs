@@ -5,7 +5,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tw_agent::helper::record::{EXIT_FILE, LAUNCH_FILE};
+use tw_agent::helper::record::{EXIT_FILE, LAUNCH_FILE, STARTED_FILE};
 use tw_agent::process::ProcessIdentity;
 use tw_api::{AgentEvent, Assignment};
 use tw_model::{Desired, TaskId};
@@ -125,7 +125,7 @@ fn halve(path: &Path) {
 
 #[tokio::test]
 async fn a_task_whose_records_are_cut_off_is_kept_by_the_next_agent() {
-    for file in ["assignment.json", LAUNCH_FILE] {
+    for file in ["assignment.json", LAUNCH_FILE, STARTED_FILE, "cores.json"] {
         let mut machine = Machine::new();
         let mut task = shell("web", "trap 'exit 6' TERM; while :; do sleep 0.02; done");
         let id = task.task.id.clone();
