@@ -1,7 +1,8 @@
 """Writes to etcd through whatever happens to it, then looks whether anything that was acknowledged is missing.
 
-Every writer puts keys of its own, and counts a shared counter up by compare-and-swap. Prints a line each second, and at
-the end what was acknowledged, unknown and lost; ends with 1 when something was lost. Usage: check.py SECONDS
+Every writer puts keys of its own, and counts a shared counter up by compare-and-swap. Prints how many writes were
+acknowledged each second, and at the end what was acknowledged, unknown and lost; ends with 1 when something was lost.
+Usage: check.py SECONDS. It writes so long, or until there is a file /tmp/enough.
 """
 
 import base64
@@ -18,6 +19,10 @@ lock = threading.Lock()
 acknowledged: dict[str, int] = {}
 counted: list[int] = []
 unknown = 0
+
+
+def goes_on() -> bool:
+    return time.monotonic() < end and not os.path.exists("/tmp/enough")
 
 
 def b64(text: str) -> str:
@@ -64,7 +69,7 @@ def count_up(number: int) -> int | None:
 def write(writer: int) -> None:
     global unknown
     number = 0
-    while time.monotonic() < end:
+    while goes_on():
         number += 1
         key = f"writer-{writer}/{number}"
         try:
@@ -98,11 +103,17 @@ def main() -> int:
     for writer in writers:
         writer.start()
     longest, last, then = 0.0, 0, time.monotonic()
+    said = then
     while any(writer.is_alive() for writer in writers):
         time.sleep(0.1)
+        now = time.monotonic()
         if len(acknowledged) > last:
-            last, then = len(acknowledged), time.monotonic()
-        longest = max(longest, time.monotonic() - then)
+            last, then = len(acknowledged), now
+        if goes_on():
+            longest = max(longest, now - then)
+        if now >= said + 1:
+            said = now
+            print(f"{last} acknowledged", flush=True)
     lost = [key for key, value in acknowledged.items() if again(key, lambda n, k=key: read(n, k)) != str(value)]
     counter = int(again("counter", lambda n: read(n, "counter")) or 0)
     twice = len(counted) - len(set(counted))
