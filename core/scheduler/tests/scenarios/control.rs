@@ -192,20 +192,25 @@ fn a_drain_asks_as_well_and_its_deadline_is_kept() {
     assert!(cluster.now.since(before) <= Millis::seconds(35));
 }
 
-/// Approves what is offered for these indexes, one after the other, and expects each to be carried out next.
+/// Approves all that is offered in this order, again and again, and expects the first of it to be carried out each time: an
+/// approval counts until another operation was.
 fn done_in_order(cluster: &mut Cluster, operation: Operation, order: [u32; 3]) {
     for (number, index) in order.into_iter().enumerate() {
         cluster.pass(Millis::seconds(20));
         let question = asked(cluster);
         let offered = question.operations.iter().map(|one| one.operation);
         assert_eq!(offered.collect::<Vec<_>>(), vec![operation; 3 - number]);
-        let mut all = question.operations.into_iter();
-        let one = all.find(|one| one.task.index == index);
-        let one = one.expect("it is still to be done");
-        answer(cluster, &[one.id]);
+        let id_of = |index: &u32| {
+            let mut all = question.operations.iter();
+            let one = all.find(|one| one.task.index == *index);
+            one.expect("it is still to be done").id.clone()
+        };
+        let approved: Vec<String> = order[number..].iter().map(id_of).collect();
+        answer(cluster, &approved);
         cluster.until("it is done", |cluster| {
             cluster.task("web", index).id.incarnation > 3 && cluster.serving("web") == 3
         });
+        cluster.pass(Millis::seconds(10));
         let job = cluster.job("web");
         let done = job.latest_of_each().filter(|row| row.id.incarnation > 3);
         assert_eq!(done.count(), number + 1, "{}", cluster.show());
