@@ -271,6 +271,9 @@ pub fn serve_nursery(request: &SpareRequest, control: UnixStream) -> Result<(), 
             }
             Fork::Child => {
                 drop(control);
+                // The nursery's end is standard input as well: held by a spare, it would keep from the agent that the nursery
+                // has died, and an agent that waits for its answer would wait for ever.
+                leave_nursery().map_err(system("open /dev/null"))?;
                 // SAFETY: the default disposition runs no code of ours.
                 unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }
                     .map_err(system("wait for children"))?;
@@ -324,10 +327,14 @@ pub fn is_reserved_by_living(leaf: &str) -> bool {
     pid.is_some_and(|pid| program(pid).is_ok_and(|path| path.ends_with("tw-helper")))
 }
 
-/// Lets go of the agent's socket and of its standard error, which a helper outlives.
+/// Lets go of the nursery's socket.
+fn leave_nursery() -> io::Result<()> {
+    let nothing = File::open("/dev/null")?;
+    Ok(nix::unistd::dup2_stdin(&nothing)?)
+}
+
+/// Lets go of the agent's standard error, which a helper outlives.
 fn leave_agent() -> io::Result<()> {
-    let nothing = File::options().read(true).write(true).open("/dev/null")?;
-    nix::unistd::dup2_stdin(&nothing)?;
-    nix::unistd::dup2_stderr(&nothing)?;
-    Ok(())
+    let nothing = File::options().write(true).open("/dev/null")?;
+    Ok(nix::unistd::dup2_stderr(&nothing)?)
 }
