@@ -10,6 +10,10 @@ use super::Bind;
 /// Files that follow the machine, whatever the image says.
 const LIVE: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 
+/// Folders of the machine that no image may hold: whose state and keys they have is none of a task's business, and its
+/// root would read them.
+const OF_MACHINE: [&str; 7] = ["/boot", "/dev", "/etc", "/home", "/proc", "/root", "/run"];
+
 /// Why a folder cannot be a root.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -23,6 +27,11 @@ pub enum ImageError {
         owner: u32,
         mode: u32,
     },
+    #[error("{} holds {of_machine} of the machine itself; an image is a folder of its own, and without one a task has the machine's programs", path.display())]
+    Machine {
+        path: PathBuf,
+        of_machine: &'static str,
+    },
     #[error("cannot look at {}", path.display())]
     File {
         path: PathBuf,
@@ -31,9 +40,20 @@ pub enum ImageError {
     },
 }
 
-/// Refuses what is no folder, and what somebody else could change below running tasks. Neither the folder nor one
+/// Refuses what is no folder, what has the machine's own files, and what somebody else could change below running tasks. Neither the folder nor one
 /// above it may be a link that others could turn elsewhere. An agent without root trusts its own user as well.
 pub fn check(path: &Path) -> Result<(), ImageError> {
+    // Whatever steps up it has.
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if let Some(of_machine) = OF_MACHINE
+        .into_iter()
+        .find(|of_machine| Path::new(of_machine).starts_with(&real))
+    {
+        return Err(ImageError::Machine {
+            path: path.to_owned(),
+            of_machine,
+        });
+    }
     for above in path.ancestors() {
         let found = match fs::symlink_metadata(above) {
             Ok(found) => found,

@@ -172,6 +172,15 @@ fn hostile_archives_are_refused() {
 }
 
 #[test]
+fn the_machines_own_files_are_no_image() {
+    for path in ["/", "/etc", "/root", "/usr/..", "/usr/../etc/.", "//"] {
+        let refused = check(Path::new(path)).unwrap_err().to_string();
+        let words = "of the machine itself; an image is a folder of its own";
+        assert!(refused.contains(words), "{path}: {refused}");
+    }
+}
+
+#[test]
 fn a_folder_that_others_can_change_is_no_root() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("image");
