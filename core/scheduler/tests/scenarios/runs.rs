@@ -240,6 +240,31 @@ fn as_many_tasks_run_at_the_same_time_as_may() {
 }
 
 #[test]
+fn tasks_that_wait_for_their_turn_do_not_fail_an_update() {
+    let mut cluster = Cluster::new(&[(32, 65_536)]);
+    let mut job = batch("sort", "crash", 0);
+    job.replicas = 6;
+    job.parallelism = Some(1);
+    job.rollout.max_unavailable = 6;
+    job.rollout.stages = Box::from([tw_model::Stage::Percent(100)]);
+    job.rollout.deadline = Millis::minutes(1);
+    cluster.submit(&[job.clone()]);
+    cluster.pass(Millis::minutes(1));
+    job.command.0 = vec!["long".to_owned()];
+    cluster.submit(&[job]);
+    for index in 0..6 {
+        cluster.until("its turn comes", |cluster| {
+            let latest = cluster.job("sort").latest(index);
+            latest.is_some_and(|row| row.state == TaskState::Running)
+        });
+        cluster.pass(Millis::seconds(40));
+        let task = cluster.task("sort", index).id.clone();
+        cluster.exited(&task, 0);
+    }
+    cluster.settle("sort");
+}
+
+#[test]
 fn a_job_waits_for_a_run_to_succeed() {
     let mut cluster = Cluster::new(&[(4, 4096)]);
     let mut web = service("web", 1, "web");
