@@ -353,9 +353,10 @@ fn failure(
     let ill_since = row.healthy_since.filter(|_| row.healthy == Some(false));
     let since = rollout.progress_at.max(row.created_at);
     let since = ill_since.map_or(since, |ill| ill.max(since));
-    // How long the others take whose turn comes first, nobody knows.
+    // How long the others take whose turn comes first, nobody knows; and one that is asked to leave begins again elsewhere.
     let takes_turns = job.spec_of(row).parallelism.is_some();
-    if takes_turns || now.since(since) <= spec.rollout.deadline {
+    let leaves = row.desired == Desired::Stop;
+    if takes_turns || leaves || now.since(since) <= spec.rollout.deadline {
         return None;
     }
     let state = match (row.state, row.healthy) {

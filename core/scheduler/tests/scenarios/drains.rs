@@ -1,6 +1,6 @@
 //! Machines that are emptied: within budgets, to where there is room, and in time.
 
-use tw_model::{Code, MachineId, Millis, TaskState};
+use tw_model::{Code, MachineId, Millis, RolloutState, TaskState};
 use tw_scheduler::{DrainOrder, Event, Reply, StopLimiter, StopLimits, StopRate};
 
 use crate::cluster::{Cluster, batch, id, service};
@@ -168,6 +168,29 @@ fn batch_tasks_end_by_themselves() {
     );
     assert_ne!(cluster.machine_of("sort", 0), machine);
     assert_eq!(moved.failures, 0);
+}
+
+#[test]
+fn a_drain_does_not_fail_the_update_whose_stage_bakes() {
+    let baked = |command: &str| {
+        let mut web = service("web", 4, command);
+        web.rollout.bake = Millis::minutes(5);
+        web.rollout.deadline = Millis::minutes(1);
+        web
+    };
+    let mut cluster = Cluster::new(&[(8, 8192), (8, 8192), (8, 8192)]);
+    cluster.submit(&[baked("one")]);
+    cluster.settle("web");
+    cluster.submit(&[baked("two")]);
+    cluster.pass(Millis::minutes(3));
+    let new = (0..4).find(|index| cluster.task("web", *index).version == 2);
+    let machine = cluster.machine_of("web", new.expect("the first has the new version"));
+    drain(&mut cluster, &[&machine], None);
+    cluster.pass(Millis::seconds(30));
+    let rollout = cluster.job("web").row().rollout.clone();
+    let rollout = rollout.expect("the stage bakes");
+    assert_eq!(rollout.state, RolloutState::Running, "{}", rollout.reason);
+    cluster.settle("web");
 }
 
 #[test]
