@@ -17,7 +17,7 @@ use crate::drain::{self, DrainOrder};
 use crate::identity::Standing;
 use crate::lifecycle::{self, Details, TaskEvent, Transition};
 use crate::plan::{self, ExpectedPlan, JobPlan, Plan, Submission, SubmittedJob, Wanted};
-use crate::reconcile::{begin, edit, reconcile, tell};
+use crate::reconcile::{Surplus, begin, edit, reconcile, tell};
 use crate::review::{self, Review};
 use crate::rollout::{self, RolloutOrder, task_effect};
 use crate::scale::Scaling;
@@ -428,8 +428,11 @@ fn adopt(draft: &mut Draft, id: &JobId, version: Version) {
     let Some(job) = draft.job(id) else {
         return;
     };
+    // What is not wanted any more ends as it is: it may have no room for what the others get.
+    let surplus = Surplus::of(job);
     let live = job
         .live()
+        .filter(|row| !surplus.holds(row))
         .map(|row| (row.clone(), task_effect(job, row, job.spec(), false)));
     let live: Vec<(TaskRecord, Effect)> = live.collect();
     for (mut row, effect) in live {

@@ -516,3 +516,17 @@ fn what_comes_back_in_an_update_that_may_take_it_begins_at_the_new_version() {
     }
     cluster.settle("web");
 }
+
+#[test]
+fn a_task_that_is_not_wanted_any_more_does_not_grow() {
+    let mut cluster = Cluster::new(&[(4, 1024)]);
+    let mut web = service("web", 2, "one");
+    web.resources.memory = Bytes::mib(500);
+    cluster.submit(&[web.clone()]);
+    cluster.settle("web");
+    web.replicas = 0;
+    web.resources.memory = Bytes::mib(1000);
+    cluster.submit(&[web]);
+    let held = cluster.state.reserved_on(&"m0".parse().unwrap());
+    assert!(held.memory <= Bytes::mib(1000), "{held:?}");
+}
