@@ -798,7 +798,11 @@ fn gives_way_to_higher(state: &State, row: &TaskRecord) -> Result<(), String> {
 
 /// Room that is promised to a waiting task is there once those have ended that were asked to, unless someone of higher
 /// priority has taken it: nobody of lower priority was placed into it.
-pub(super) fn promises_of_room(state: &State, txns: &[Txn]) -> Result<(), String> {
+pub(super) fn promises_of_room(
+    state: &State,
+    txns: &[Txn],
+    changed: &Changed,
+) -> Result<(), String> {
     let ops = txns.iter().flat_map(|txn| &txn.ops);
     let placed = ops.filter_map(|op| match op {
         Op::Put(Record::Task(row)) if row.state == TaskState::Starting => {
@@ -806,8 +810,9 @@ pub(super) fn promises_of_room(state: &State, txns: &[Txn]) -> Result<(), String
         }
         _ => None,
     });
-    let fresh =
-        placed.filter(|(row, own)| row.report_seq == 0 && own.spec_of(row).kind != Kind::Daemon);
+    let fresh = placed.filter(|(row, own)| {
+        changed.placed.contains(&row.id) && own.spec_of(row).kind != Kind::Daemon
+    });
     let fresh: Vec<(&TaskRecord, &JobState)> = fresh.collect();
     if fresh.is_empty() {
         return Ok(());

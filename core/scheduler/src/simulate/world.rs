@@ -451,7 +451,7 @@ impl World {
         checks::written(&controller.state, &decision.txns, &changed)?;
         checks::promises_of(&controller.state, &self.client, &decision.txns)?;
         checks::steadier(&controller.state, &unsteady, now)?;
-        checks::promises_of_room(&controller.state, &decision.txns)?;
+        checks::promises_of_room(&controller.state, &decision.txns, &changed)?;
         checks::budget(&controller.state, &disturbed)?;
         witness::used_up(
             &mut self.coverage,
