@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::wait::wait;
 use nix::unistd::{Pid, chdir, chroot};
 
-use crate::initramfs::{CONTRACT, MODULES};
+use crate::initramfs::{CONTRACT, FILES, MODULES};
 use crate::{Checked, END, FAILED, NOT_RUN, OK, print, tasks, tree};
 
 const NONE: Option<&str> = None;
@@ -54,7 +54,7 @@ fn mount_disk() -> Result<bool, Box<dyn Error>> {
         true => (DISK, "ext4"),
         false => ("tmpfs", "tmpfs"),
     };
-    mount(Some(what), "/tmp", Some(kind), MsFlags::empty(), NONE)?;
+    mount(Some(what), FILES, Some(kind), MsFlags::empty(), NONE)?;
     Ok(is_disk)
 }
 
@@ -70,6 +70,7 @@ fn run_and_reap() -> Checked {
     let checks = Command::new(CONTRACT)
         .arg("checks")
         .env("PATH", "/usr/bin")
+        .env("TMPDIR", FILES)
         .spawn()?;
     let checks = Pid::from_raw(checks.id().cast_signed());
     while wait()?.pid() != Some(checks) {}

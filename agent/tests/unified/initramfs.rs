@@ -12,6 +12,9 @@ pub(crate) const CONTRACT: &str = "/usr/bin/contract";
 /// Where modules of the kernel are.
 pub(crate) const MODULES: &str = "/modules";
 
+/// Where agents keep what they have: not in /tmp, as the programs of a checkout there would be hidden.
+pub(crate) const FILES: &str = "/files";
+
 /// Programs that tasks and the tests use, all of which are busybox.
 const APPLETS: [&str; 9] = [
     "echo", "id", "insmod", "mke2fs", "nproc", "seq", "sh", "sleep", "touch",
@@ -37,7 +40,7 @@ const LINK: u32 = 0o120_777;
 pub(crate) fn make(busybox: &Path, modules: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let this = std::env::current_exe()?;
     let mut archive = Archive::default();
-    for name in ["dev", "new", "proc", "sys", "tmp"] {
+    for name in ["dev", "files", "new", "proc", "sys", "tmp"] {
         archive.add_folder(name);
     }
     archive.add("dev/console", CONSOLE, &[], (5, 1));

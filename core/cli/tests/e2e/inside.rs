@@ -108,13 +108,16 @@ fn copies(cluster: &Cluster) {
     cluster.tw(&["cp", "ticker.0:/tmp/sent", &back]).exits(0);
     let note = std::fs::read_to_string(here("back/sent/deep/note")).unwrap();
     assert_eq!(note, "from here");
-    let audit = cluster.tw(&["events", "ticker"]).exits(0).stdout;
+    // The end of a command is written down behind the answer.
     for words in [
         "root ran `tar -x --no-same-owner -f - -C /tmp`",
         "root ran `tar -c -f - -C /tmp -- sent`",
         "root ran `tar -c -f - -C /tmp -- sent`: exit code 0",
     ] {
-        assert!(audit.contains(words), "{audit}");
+        wait_until(words, || {
+            let audit = cluster.tw(&["events", "ticker"]).exits(0).stdout;
+            audit.contains(words)
+        });
     }
     let root = cluster.tw(&["cp", "ticker.0:/tmp/..", &back]).exits(1);
     assert!(root.stderr.contains("by its own name"), "{}", root.stderr);

@@ -82,6 +82,11 @@ fn all_machines_are_upgraded_one_after_the_other() {
     }
     assert_eq!(drained(&cluster), [""; 0]);
 
+    // As long as one is missing, no other may leave its machine.
+    cluster
+        .tw(&["exec", "web.0", "--", "touch", "/tmp/ok"])
+        .exits(0);
+    cluster.wait_settled("web");
     let failing = cluster
         .tw(&["drain", "--all", "--from", "agent-2", "--each", "exit 7"])
         .exits(1);
