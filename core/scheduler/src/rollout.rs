@@ -27,6 +27,7 @@ use tw_model::{
     RolloutRecord, RolloutState, TaskRecord, TaskState, Timestamp, Version, diff_jobs,
 };
 
+use crate::dependency;
 use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::escalate::escalate;
@@ -205,6 +206,10 @@ struct Member {
 pub(crate) fn advance(draft: &mut Draft, id: &JobId) -> bool {
     let mut changed = false;
     while let Some(rollout) = running(draft, id) {
+        if hold_clock(draft, id, &rollout) {
+            changed = true;
+            continue;
+        }
         let members = members(draft, id, &rollout);
         let extras = surge::extras(draft, id, &rollout);
         if let Some(reason) = reason_to_end(draft, id, &members, &extras) {
@@ -237,6 +242,21 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) -> bool {
         changed = true;
     }
     changed
+}
+
+/// Gives the tasks of an update their time again while the job waits for others: how long those take is no failure of the
+/// new version. Written once each half of that time, not at each look. True when it was written.
+fn hold_clock(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord) -> bool {
+    let Some(job) = draft.job(id) else {
+        return false;
+    };
+    let spec = job.spec();
+    let is_late = draft.now.since(rollout.progress_at) * 2 > spec.rollout.deadline;
+    if !is_late || dependency::ready(draft, spec).is_ok() {
+        return false;
+    }
+    note_progress(draft, id, Vec::new(), true);
+    true
 }
 
 /// Notes where an update begins whose stages are parts of the fleet. True when it is new.

@@ -317,6 +317,24 @@ fn a_job_waits_for_the_health_of_another() {
 }
 
 #[test]
+fn to_wait_for_another_job_does_not_fail_an_update() {
+    let mut cluster = Cluster::new(&[(8, 8192)]);
+    let mut worker = service("worker", 2, "work");
+    worker.rollout.deadline = Millis::minutes(2);
+    cluster.submit(std::slice::from_ref(&worker));
+    cluster.settle("worker");
+    worker.depends_on = vec!["redis".parse().unwrap()];
+    worker.command.0.push("more".to_owned());
+    cluster.submit(&[worker, service("redis", 1, "sick")]);
+    cluster.pass(Millis::minutes(15));
+    let waiting = cluster.task("worker", 0).reason.clone();
+    assert_eq!(waiting, "waits for redis, which has no healthy task yet");
+    cluster.submit(&[service("redis", 1, "redis")]);
+    cluster.settle("worker");
+    assert_eq!(cluster.task("worker", 0).version, 2);
+}
+
+#[test]
 fn jobs_that_would_wait_for_each_other_are_refused() {
     let mut cluster = Cluster::new(&[(8, 8192)]);
     let waiting = |name: &str, other: &str| {
