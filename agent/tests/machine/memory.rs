@@ -112,6 +112,19 @@ fn siblings_and_helpers_are_never_victims() {
 }
 
 #[test]
+fn where_the_machine_is_out_of_memory_tasks_go_before_helpers() {
+    let rank = "/proc/self/oom_score_adj";
+    let mut task = Task::shell(&format!("cat {rank} /proc/1/oom_score_adj; sleep 60"));
+    task.start();
+    task.wait_for_stdout("200\n200\n");
+    let helper = format!("/proc/{}/oom_score_adj", task.helper_pid());
+    let own = std::fs::read_to_string(rank).unwrap();
+    assert_eq!(std::fs::read_to_string(helper).unwrap(), own);
+    task.ask(&Request::Kill);
+    task.exit();
+}
+
+#[test]
 fn cache_that_can_be_dropped_is_no_lack_of_memory() {
     let mut task = Task::shell(
         "dd if=/dev/zero of=/tmp/large bs=1M count=200 2>/dev/null && cat /tmp/large | wc -c",
