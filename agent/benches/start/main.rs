@@ -33,7 +33,7 @@ use tasks::Bench;
 const PAUSE: Duration = Duration::from_millis(25);
 
 /// Starts that are under way at once in the sustained rate: enough to keep two cores busy.
-const IN_FLIGHT: usize = 6;
+const IN_FLIGHT: usize = 16;
 
 fn main() -> io::Result<()> {
     let starts = setting("BENCH_STARTS", 200);
