@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -17,6 +18,9 @@ pub(crate) const TW: &str = env!("CARGO_BIN_EXE_tw");
 
 /// How many of them run at a time in this process: two cores hold no more without waiting on each other.
 const AT_A_TIME: u32 = 3;
+
+/// How long a process that has said that it ends may still be seen.
+const LAST_INSTRUCTIONS: Duration = Duration::from_secs(5);
 
 /// A Twill that runs.
 pub(crate) struct Cluster {
@@ -320,7 +324,14 @@ impl Drop for Cluster {
             anstream::eprintln!("{}", self.describe());
         }
         let stopped = self.by_its_user(&["dev", "--stop"]);
-        let left = probe::left_behind(&self.state(), &cgroup(&self.state()));
+        // Who has let go of the lock may be in its last instructions.
+        let deadline = Instant::now() + LAST_INSTRUCTIONS;
+        let look = || probe::left_behind(&self.state(), &cgroup(&self.state()));
+        let mut left = look();
+        while !left.is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+            left = look();
+        }
         let clean = stopped.code == 0 && left.is_empty();
         if !clean && panicking {
             anstream::eprintln!("left behind: {left:#?} after {stopped:?}");
