@@ -29,6 +29,9 @@ use crate::sandbox::UserMode;
 /// The word with which the helper first makes a user namespace of its own, and then does what the other words say.
 pub const ALONE: &str = "alone";
 
+/// The exit code of a probe that found nothing out: the disk may be full.
+pub const UNDECIDED: u8 = 75;
+
 /// [`ALONE`], where the agent is no root.
 pub(crate) fn alone_word(users: UserMode) -> Option<&'static str> {
     (users == UserMode::Single).then_some(ALONE)

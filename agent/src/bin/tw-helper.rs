@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use tw_agent::sandbox::features::{self, Features};
+use tw_agent::sandbox::features::{self, Features, ProbeError};
 use tw_agent::sandbox::{self, UserMode};
 use tw_agent::{error, helper};
 
@@ -23,8 +23,10 @@ fn main() -> ExitCode {
             exec(Path::new(folder)).map_err(|cause| cause.to_string())
         }
         [verb, request] if verb == "nursery" => nursery(request),
-        [verb, folder] if verb == "probe" => tell(&features::probe(Path::new(folder))),
-        [verb, folder] if verb == "probe-alone" => probe_alone(Path::new(folder)),
+        [verb, folder] if verb == "probe" => return tell(features::probe(Path::new(folder))),
+        [verb, folder] if verb == "probe-alone" => {
+            return tell(features::probe_alone(Path::new(folder)));
+        }
         [verb, rest @ ..] if verb == helper::ALONE => alone(rest),
         [verb, folder, users, bytes_max] if verb == "unpack" => {
             unpack(Path::new(folder), users, bytes_max)
@@ -43,14 +45,26 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints what a sandbox can have here.
-fn tell(found: &Features) -> Result<(), String> {
-    let found = serde_json::to_vec(found).map_err(|cause| cause.to_string())?;
-    io::Write::write_all(&mut io::stdout(), &found).map_err(|cause| cause.to_string())
-}
-
-fn probe_alone(folder: &Path) -> Result<(), String> {
-    tell(&features::probe_alone(folder).map_err(|cause| cause.to_string())?)
+/// Prints what a sandbox can have here; what could not be found out has an exit code of its own.
+fn tell(probed: Result<Features, ProbeError>) -> ExitCode {
+    let printed = probed.map_err(|cause| {
+        let code = match cause {
+            ProbeError::Refused(_) => ExitCode::FAILURE,
+            ProbeError::Undecided(_) => ExitCode::from(helper::UNDECIDED),
+        };
+        (code, cause.to_string())
+    });
+    let printed = printed.and_then(|found| {
+        serde_json::to_writer(io::stdout(), &found)
+            .map_err(|cause| (ExitCode::FAILURE, cause.to_string()))
+    });
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, message)) => {
+            helper::say(&message);
+            code
+        }
+    }
 }
 
 /// Begins anew with the other words, as the root of a user namespace that holds nobody but the calling user.

@@ -9,9 +9,12 @@ use tw_api::ApiEndpoint;
 use tw_model::{Bytes, Capacity, Cores, LIBEXEC, MachineFacts, MachineId, companion_places};
 
 use crate::cgroup::{CgroupTree, TreePath};
-use crate::helper::ALONE;
+use crate::helper::{ALONE, UNDECIDED, record};
 use crate::sandbox::UserMode;
 use crate::sandbox::features::Features;
+
+/// What was last found out of a sandbox in the state folder.
+const FEATURES_FILE: &str = "features.json";
 
 /// How an agent runs.
 #[derive(Clone, Debug)]
@@ -141,21 +144,45 @@ impl AgentConfig {
     }
 }
 
-/// Asks a process of its own what a sandbox can have in `state`.
+/// Asks a process of its own what a sandbox can have in `state`. Where that cannot be found out now, as the disk is full,
+/// it is what was found out last: no task gets less because of the moment in which its agent began anew.
 pub(super) fn features(helper: &Path, state: &Path) -> anyhow::Result<Features> {
-    let words: &[&str] = match nix::unistd::geteuid().is_root() {
+    let is_root = nix::unistd::geteuid().is_root();
+    let words: &[&str] = match is_root {
         true => &["probe"],
         false => &[ALONE, "probe-alone"],
     };
-    let found = std::process::Command::new(helper)
+    let said = std::process::Command::new(helper)
         .args(words)
         .arg(state)
         .output()
         .with_context(|| format!("cannot run {}", helper.display()))?;
-    let said = String::from_utf8_lossy(&found.stderr);
-    let said = said.trim().trim_start_matches("tw-helper: ");
-    serde_json::from_slice(&found.stdout)
-        .map_err(|_| anyhow::anyhow!("no sandbox can be made here: {said}"))
+    let last = record::read::<Features>(state, FEATURES_FILE).unwrap_or_default();
+    if let Ok(found) = serde_json::from_slice::<Features>(&said.stdout) {
+        if last.as_ref() != Some(&found)
+            && let Err(cause) = record::write_durably(state, FEATURES_FILE, &found)
+        {
+            tracing::warn!(cause = %crate::error::chain(&cause), "what a sandbox can have here is not written down");
+        }
+        return Ok(found);
+    }
+    let words = String::from_utf8_lossy(&said.stderr);
+    let words = words.trim().trim_start_matches("tw-helper: ");
+    // One that was killed has found nothing out either.
+    let code = said.status.code();
+    let is_undecided = code.is_none_or(|code| code == i32::from(UNDECIDED));
+    // The folder may have been another user's.
+    let last = last.filter(|last| (last.users != UserMode::Single) == is_root);
+    match last.filter(|_| is_undecided) {
+        Some(last) => {
+            tracing::warn!(
+                cause = words,
+                "tasks get the sandbox that was found to be possible last"
+            );
+            Ok(last)
+        }
+        None => anyhow::bail!("no sandbox can be made here: {words}"),
+    }
 }
 
 fn memory_total() -> anyhow::Result<Bytes> {

@@ -23,28 +23,69 @@ pub struct Features {
     pub users_reason: Option<String>,
 }
 
-/// Tries in `folder`, where tasks will live. The calling process ends up in a mount namespace of its own: it must
-/// have one thread only, and has nothing else to do.
-pub fn probe(folder: &Path) -> Features {
+/// Why there is no finding.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The kernel, its settings or the file system do not allow it, today or tomorrow.
+    #[error("{0}")]
+    Refused(StartError),
+    /// The attempt failed for another reason, a full disk or too many processes, which says nothing about the sandbox.
+    #[error("it cannot be found out what a sandbox can have here: {0}")]
+    Undecided(StartError),
+}
+
+impl ProbeError {
+    fn of_attempt(error: StartError) -> ProbeError {
+        match is_final(&error) {
+            true => ProbeError::Refused(error),
+            false => ProbeError::Undecided(error),
+        }
+    }
+}
+
+/// Whether a failed attempt to make a sandbox would fail at any time.
+fn is_final(error: &StartError) -> bool {
+    match error.errno {
+        Some(
+            libc::EPERM
+            | libc::EACCES
+            | libc::EINVAL
+            | libc::ENOSYS
+            | libc::EOPNOTSUPP
+            | libc::ENODEV
+            | libc::EOVERFLOW,
+        ) => true,
+        // Of a file system it is full; of the clone it is the machine's limit on user namespaces.
+        Some(libc::ENOSPC | libc::EUSERS) => error.stage == Stage::Clone,
+        _ => false,
+    }
+}
+
+/// Tries in `folder`, where tasks will live. The calling process must have one thread only. Tasks share the users of the
+/// machine only where the attempt says that they cannot have their own.
+pub fn probe(folder: &Path) -> Result<Features, ProbeError> {
     let tried = try_in(folder, |base, task| {
         let users = UserNamespace::new()?;
-        unshare(CloneFlags::CLONE_NEWNS).at(Stage::Clone, "cannot make a mount namespace")?;
-        mounts::try_root(base, task, UserMode::Mapped, Some(&users))
+        in_child(|| {
+            unshare(CloneFlags::CLONE_NEWNS).at(Stage::Mount, "cannot make a mount namespace")?;
+            mounts::try_root(base, task, UserMode::Mapped, Some(&users))
+        })
     });
     match tried {
-        Ok(()) => Features {
+        Ok(()) => Ok(Features {
             users: UserMode::Mapped,
             users_reason: None,
-        },
-        Err(error) => Features {
+        }),
+        Err(ProbeError::Refused(error)) => Ok(Features {
             users: UserMode::Shared,
             users_reason: Some(error.message),
-        },
+        }),
+        Err(undecided) => Err(undecided),
     }
 }
 
 /// As [`probe`], for the root of a user namespace of its own: whether a sandbox can be made at all.
-pub fn probe_alone(folder: &Path) -> Result<Features, StartError> {
+pub fn probe_alone(folder: &Path) -> Result<Features, ProbeError> {
     try_in(folder, |base, task| {
         let _users = UserNamespace::single(Account { uid: 1, gid: 1 })?;
         unshare(CloneFlags::CLONE_NEWPID).at(Stage::Clone, "cannot make a pid namespace")?;
@@ -59,23 +100,28 @@ pub fn probe_alone(folder: &Path) -> Result<Features, StartError> {
     })
 }
 
+/// Makes an attempt in a folder below `folder`. That this folder cannot be made or removed says nothing about a sandbox.
 fn try_in(
     folder: &Path,
     attempt: impl FnOnce(&Path, &Path) -> Result<(), StartError>,
-) -> Result<(), StartError> {
+) -> Result<(), ProbeError> {
     let probe = folder.join(format!("probe-{}", std::process::id()));
     // Beside each other, as they are for tasks: a mapped folder cannot be mapped again.
     let (base, task) = (probe.join("base"), probe.join("task"));
-    let made = make(&base, &task).at(
-        Stage::Mount,
-        format_args!("cannot make {}", probe.display()),
-    );
-    let tried = made.and_then(|()| attempt(&base, &task));
-    let removed = remove_tree(&probe);
-    tried.and(removed.at(
+    // A probe of the same number may have been killed in the middle.
+    let made = remove_tree(&probe)
+        .and_then(|()| make(&base, &task))
+        .at(
+            Stage::Mount,
+            format_args!("cannot make {}", probe.display()),
+        )
+        .map_err(ProbeError::Undecided);
+    let tried = made.and_then(|()| attempt(&base, &task).map_err(ProbeError::of_attempt));
+    let removed = remove_tree(&probe).at(
         Stage::Mount,
         format_args!("cannot remove {}", probe.display()),
-    ))
+    );
+    tried.and(removed.map_err(ProbeError::Undecided))
 }
 
 /// Runs `work` in a child, which is the first of a new pid namespace where the caller has made one.
@@ -105,4 +151,31 @@ fn make(base: &Path, task: &Path) -> io::Result<()> {
     [UPPER, WORK]
         .into_iter()
         .try_for_each(|name| fs::create_dir_all(task.join(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Stage, StartError, is_final};
+
+    #[test]
+    fn only_errors_of_the_kernel_and_the_file_system_are_final() {
+        let failed =
+            |stage, errno| StartError::os(stage, "x", std::io::Error::from_raw_os_error(errno));
+        for errno in [libc::EPERM, libc::EINVAL, libc::ENOSYS, libc::EACCES] {
+            assert!(is_final(&failed(Stage::Mount, errno)), "{errno}");
+        }
+        assert!(is_final(&failed(Stage::Clone, libc::ENOSPC)));
+        assert!(!is_final(&failed(Stage::Mount, libc::ENOSPC)));
+        for errno in [
+            libc::EROFS,
+            libc::EDQUOT,
+            libc::EIO,
+            libc::ENOMEM,
+            libc::EAGAIN,
+            libc::EMFILE,
+        ] {
+            assert!(!is_final(&failed(Stage::Clone, errno)), "{errno}");
+        }
+        assert!(!is_final(&StartError::plain(Stage::Lost, "x")));
+    }
 }

@@ -199,7 +199,8 @@ fn make_private() -> Result<(), StartError> {
         .at(Stage::Mount, "cannot make the mounts private")
 }
 
-/// Makes a root as `build_root` does in the calling process's mount namespace, to see whether that is possible.
+/// Makes a root as `build_root` does in the calling process's mount namespace, to see whether that is possible. The
+/// process has nothing else to do, and its mounts end with it.
 pub(super) fn try_root(
     base: &Path,
     folder: &Path,
@@ -214,15 +215,13 @@ pub(super) fn try_root(
     // An upper layer that cannot be written is mounted all the same.
     rustix::fs::mkdirat(&root, "probe", Mode::from_raw_mode(0o755))
         .at(Stage::Mount, "cannot write on mapped layers")?;
-    if mode == UserMode::Single {
-        // The calling process ends now, and its mounts with it.
-        let dev = mount_dev(root.as_fd(), 1 << 20, None)?;
-        return mount_proc(root.as_fd(), dev.as_fd());
+    match mode {
+        UserMode::Single => {
+            let dev = mount_dev(root.as_fd(), 1 << 20, None)?;
+            mount_proc(root.as_fd(), dev.as_fd())
+        }
+        UserMode::Mapped | UserMode::Shared => Ok(()),
     }
-    drop(root);
-    nix::unistd::setfsuid(nix::unistd::Uid::from_raw(0));
-    nix::unistd::setfsgid(nix::unistd::Gid::from_raw(0));
-    umount2(folder, MntFlags::MNT_DETACH).at(Stage::Mount, "cannot let go of mapped layers")
 }
 
 /// Makes `folder` the root of the calling process's mount namespace, with nothing else in it, and answers it.

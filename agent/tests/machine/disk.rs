@@ -56,6 +56,17 @@ impl Disk {
         while std::io::Write::write(&mut file, &[0; 4096]).is_ok() {}
     }
 
+    /// Takes all names but a few.
+    fn use_up_names(&self, left: usize) {
+        let names = self.path().join("names");
+        std::fs::create_dir(&names).unwrap();
+        let taken =
+            (0..).find(|number| std::fs::write(names.join(number.to_string()), "").is_err());
+        for number in (0..taken.unwrap()).take(left) {
+            std::fs::remove_file(names.join(number.to_string())).unwrap();
+        }
+    }
+
     fn set_read_only(&self, is_read_only: bool) {
         let read_only = if is_read_only {
             MsFlags::MS_RDONLY
@@ -162,7 +173,7 @@ fn a_helper_that_cannot_write_goes_when_its_agent_knows_the_end() {
 fn on_a_small_disk() -> (Disk, Machine) {
     let mut machine = Machine::without_agent();
     std::fs::create_dir(machine.state()).unwrap();
-    let disk = Disk::at(&machine.state(), "64m");
+    let disk = Disk::at(&machine.state(), "64m,nr_inodes=3000");
     machine.start();
     (disk, machine)
 }
@@ -221,6 +232,52 @@ async fn an_agent_begins_on_a_full_disk_and_keeps_what_runs() {
     let next = shell("next", "exit 5");
     machine.assign(&next).await;
     assert_eq!(machine.exited(&next.task.id).await.0, code(5));
+}
+
+#[test]
+fn a_full_disk_does_not_say_that_tasks_share_the_users_of_the_machine() {
+    let disk = Disk::new("1m,nr_inodes=40");
+    let probe = || {
+        let mut helper = std::process::Command::new(env!("CARGO_BIN_EXE_tw-helper"));
+        let said = helper.arg("probe").arg(disk.path()).output().unwrap();
+        [said.stdout, said.stderr].map(|text| String::from_utf8_lossy(&text).into_owned())
+    };
+    let found = r#"{"users":"mapped","users_reason":null}"#;
+    assert_eq!(probe(), [found, ""]);
+    // At each place of the attempt the disk may be full.
+    disk.use_up_names(0);
+    let (mut undecided, mut last) = (0, probe());
+    for freed in 0..12 {
+        match last.each_ref().map(String::as_str) {
+            ["", words] if words.contains("cannot be found out") => undecided += 1,
+            other => assert_eq!(other, [found, ""], "with room for {freed}"),
+        }
+        std::fs::remove_file(disk.path().join(format!("names/{freed}"))).unwrap();
+        last = probe();
+    }
+    assert!(undecided > 3 && last == [found, ""], "{undecided} {last:?}");
+    assert_eq!(std::fs::read_dir(disk.path()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn an_agent_that_begins_on_a_full_disk_gives_tasks_what_it_gave_before() {
+    let (disk, mut machine) = on_a_small_disk();
+    let before = machine.controller.registration(1).await.facts.enforces;
+    assert!(before.contains(&"user-namespace".to_owned()), "{before:?}");
+    machine.kill();
+    disk.use_up_names(3);
+    machine.start();
+    let after = machine.controller.registration(2).await.facts.enforces;
+    assert_eq!(after, before);
+    machine.kill();
+    // Nobody knows what there was.
+    std::fs::remove_file(machine.state().join("features.json")).unwrap();
+    machine.start();
+    let words = last_words(&mut machine).await;
+    assert!(
+        words.contains("cannot be found out") && words.contains("No space left on device"),
+        "{words}"
+    );
 }
 
 #[tokio::test]
