@@ -322,9 +322,13 @@ fn reserved(pid: i32) -> String {
 /// Whether a leaf is reserved by a helper that lives: a spare that is about to notice that its agent has gone,
 /// or one that has just been given a task.
 pub fn is_reserved_by_living(leaf: &str) -> bool {
-    let program = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe"));
+    let program = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
     let pid = leaf.strip_prefix(RESERVED).and_then(|pid| pid.parse().ok());
-    pid.is_some_and(|pid| program(pid).is_ok_and(|path| path.ends_with("tw-helper")))
+    let name = pid
+        .and_then(program)
+        .and_then(|path| path.file_name().map(OsStr::to_owned));
+    // So the kernel calls it when an upgrade has put another in its place.
+    name.is_some_and(|name| name == "tw-helper" || name == "tw-helper (deleted)")
 }
 
 /// Lets go of the nursery's socket.
@@ -337,4 +341,33 @@ fn leave_nursery() -> io::Result<()> {
 fn leave_agent() -> io::Result<()> {
     let nothing = File::options().write(true).open("/dev/null")?;
     Ok(nix::unistd::dup2_stderr(&nothing)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::{is_reserved_by_living, reserved};
+
+    #[test]
+    fn a_spare_of_a_program_that_was_replaced_still_holds_its_leaf() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("tw-helper");
+        std::fs::copy("/bin/cat", &program).unwrap();
+        let mut helper = Command::new(&program)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let leaf = reserved(helper.id().cast_signed());
+        assert!(is_reserved_by_living(&leaf));
+        std::fs::remove_file(&program).unwrap();
+        assert!(is_reserved_by_living(&leaf));
+        drop(helper.stdin.take());
+        helper.wait().unwrap();
+        assert!(!is_reserved_by_living(&leaf));
+        // Any other program may have its number.
+        assert!(!is_reserved_by_living(&reserved(
+            std::process::id().cast_signed()
+        )));
+    }
 }
