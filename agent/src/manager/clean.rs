@@ -15,20 +15,40 @@ use crate::helper::record::{self, EXIT_FILE, ExitRecord, Outcome, STARTED_FILE, 
 /// How long killed processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Kills the helpers and tasks of the agent in `state`, and removes its cgroups. Its records and logs stay.
+/// Kills the helpers and tasks of the agent in `state`, and removes its cgroups. Its records and logs stay. A task whose
+/// records cannot be read ends with its cgroup; what is left of one all the same is said when all others are gone.
 pub fn clean(state: &Path, cgroup: &str) -> anyhow::Result<()> {
     let tasks = state.join("tasks");
+    let mut unclear = Vec::new();
     for task in folder::list(&tasks)? {
-        end_helper(TaskFolder::of(&tasks, &task).path())?;
+        let folder = TaskFolder::of(&tasks, &task);
+        if let Err(cause) = end_helper(folder.path(), || kill_helper(folder.path())) {
+            tracing::warn!(%task, cause = format!("{cause:#}"), "its helper is not known: skipped, and ended with its cgroup");
+            unclear.push(task);
+        }
     }
     let tree = ordinary::tree_of(state, cgroup);
     ordinary::make_ready(&tree)?;
     let tree = tree.open()?;
     remove_all(tree.as_ref())?;
+    let left: Vec<String> = unclear
+        .iter()
+        .filter_map(|task| {
+            let folder = TaskFolder::of(&tasks, task);
+            let cause = end_helper(folder.path(), || Ok(())).err()?;
+            Some(format!("{task}: {cause:#}"))
+        })
+        .collect();
     for task in folder::list(&tasks)? {
         TaskFolder::of(&tasks, &task).remove_scratch();
     }
-    remove_parent(state, cgroup)
+    remove_parent(state, cgroup)?;
+    anyhow::ensure!(
+        left.is_empty(),
+        "some helpers may still run: {}",
+        left.join("; ")
+    );
+    Ok(())
 }
 
 /// Removes the subtree with all that is in it. Spare helpers of an agent that was killed give back what they
@@ -49,20 +69,15 @@ fn remove_all(tree: &dyn CgroupTree) -> anyhow::Result<()> {
     }
 }
 
-/// Kills the helper of a task, which takes the task with it, and makes sure that none begins any more.
-fn end_helper(folder: &Path) -> anyhow::Result<()> {
+/// Kills the helper of a task by `kill`, which takes the task with it, and makes sure that none begins any more.
+fn end_helper(folder: &Path, kill: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         // Whoever has the lock knows that no helper lives, and with a record of the end none begins.
         if let Ok(_held) = lock(folder) {
             return record_end(folder);
         }
-        if let Some(started) = record::read::<StartedRecord>(folder, STARTED_FILE)?
-            && let Some(helper) = started.helper.open()?
-        {
-            // One that has gone in the meantime is as good as killed.
-            let _gone = pidfd_send_signal(&helper, Signal::KILL);
-        }
+        kill()?;
         anyhow::ensure!(
             Instant::now() < deadline,
             "the helper in {} is still there after {PATIENCE:?}",
@@ -70,6 +85,17 @@ fn end_helper(folder: &Path) -> anyhow::Result<()> {
         );
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Kills the helper that the records of a task name, if they name one yet.
+fn kill_helper(folder: &Path) -> anyhow::Result<()> {
+    let started = record::read::<StartedRecord>(folder, STARTED_FILE)?;
+    let helper = started.map(|started| started.helper.open()).transpose()?;
+    if let Some(helper) = helper.flatten() {
+        // One that has gone in the meantime is as good as killed.
+        let _gone = pidfd_send_signal(&helper, Signal::KILL);
+    }
+    Ok(())
 }
 
 fn record_end(folder: &Path) -> anyhow::Result<()> {

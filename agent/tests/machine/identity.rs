@@ -5,8 +5,9 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tw_agent::helper::record::{EXIT_FILE, LAUNCH_FILE, STARTED_FILE};
+use tw_agent::helper::record::{self, EXIT_FILE, ExitRecord, LAUNCH_FILE, Outcome, STARTED_FILE};
 use tw_agent::process::ProcessIdentity;
+use tw_agent::sandbox::Ended;
 use tw_api::{AgentEvent, Assignment};
 use tw_model::{Desired, TaskId};
 
@@ -236,4 +237,48 @@ async fn an_assignment_that_goes_back_is_what_the_next_agent_reads() {
     machine.start();
     // Nothing has been assigned to this agent: it knows what it does from the folder.
     has_memory(&machine, &id, 64).await;
+}
+
+/// A helper whose record is cut off is known by its cgroup alone.
+#[tokio::test]
+async fn clean_ends_a_task_whose_record_is_cut_off_and_says_so() {
+    let mut machine = Machine::new();
+    let (whole, half) = (shell("whole", "sleep 600"), shell("half", "sleep 600"));
+    machine.snapshot(&[whole.clone(), half.clone()]).await;
+    let ids = [&whole.task.id, &half.task.id];
+    for id in ids {
+        machine.running(id).await;
+    }
+    let started = ids.map(|id| machine.started(id));
+    machine.kill();
+    halve(&machine.task_folder(ids[1]).join(STARTED_FILE));
+    let cleaned = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
+        .args([
+            "clean",
+            "--cgroup",
+            &machine.subtree.path.subtree,
+            "--state",
+        ])
+        .arg(machine.state())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&cleaned.stderr).into_owned();
+    assert!(cleaned.status.success(), "{said}");
+    assert!(
+        said.contains("half.0#1") && said.contains("skipped"),
+        "{said}"
+    );
+    assert!(!said.contains("whole.0#1"), "{said}");
+    for (id, started) in ids.into_iter().zip(started) {
+        assert!(!started.task.is_alive().unwrap() && !started.helper.is_alive().unwrap());
+        let end = record::read::<ExitRecord>(&machine.task_folder(id), EXIT_FILE).unwrap();
+        // A helper that sees the kill of its task says so before it is killed itself.
+        let outcome = end.unwrap().outcome;
+        let is_true = match &outcome {
+            Outcome::HelperLost => true,
+            Outcome::Ended { how, .. } => *how == Ended::Signal(9),
+            Outcome::NeverStarted(_) => false,
+        };
+        assert!(is_true, "{id}: {outcome:?}");
+    }
 }
