@@ -4,83 +4,34 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tw_agent::helper::hook::HookSpec;
+use tw_agent::helper::protocol::Request;
 use tw_agent::helper::record::Outcome;
 use tw_agent::log::Stream;
 use tw_agent::sandbox::image::live_binds;
 use tw_agent::sandbox::{Ended, Stage, UserMode};
+use tw_api::{ExecRequest, SessionRequest};
+use tw_model::{Phase, TaskReport};
 
-use crate::common::{Task, ended};
+use crate::common::{PATIENCE, Task, ended};
+use crate::exec::Session;
 use crate::machine::{Machine, assignment};
+use crate::ordinary::Ordinary;
 
-/// Makes every attempt and prints those that were not refused. The words of a refused call are EPERM, EACCES, EROFS,
-/// ENOSYS, EAFNOSUPPORT or ENOENT.
-const ATTEMPTS: &str = r#"
-import ctypes, errno, os, socket
-libc = ctypes.CDLL(None, use_errno=True)
-refusals = {errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSYS, errno.EAFNOSUPPORT, errno.ENOENT}
-attempts = 0
+/// Makes every attempt, prints those that were not refused and how many it made, and fails where one was not refused.
+const ATTEMPTS: &str = include_str!("attempts.py");
 
-def refused(name, attempt):
-    global attempts
-    attempts += 1
-    ctypes.set_errno(0)
-    try:
-        answer = attempt()
-        number = ctypes.get_errno() if answer == -1 else None
-    except OSError as error:
-        number = error.errno
-    if number not in refusals:
-        print('NOT REFUSED', name, number)
+/// All that is printed where every attempt is refused.
+fn all_refused(attempts: u32) -> String {
+    format!("attempts {attempts}, not refused 0")
+}
 
-for name in os.listdir('/proc/self/fd'):
-    if int(name) > 2:
-        try:
-            print('LEAKED', os.readlink('/proc/self/fd/' + name))
-        except FileNotFoundError:
-            pass  # the descriptor of this very listing
-
-# System calls by number: mounts and roots, namespaces, other processes, the kernel, keys, clocks, devices.
-calls = dict(mount=165, umount2=166, pivot_root=155, fsopen=430, fsmount=432, move_mount=429, open_tree=428,
-    mount_setattr=442, chroot=161, unshare=272, setns=308, clone3=435, ptrace=101, process_vm_readv=310,
-    process_vm_writev=311, pidfd_getfd=438, kcmp=312, bpf=321, perf_event_open=298, userfaultfd=323,
-    io_uring_setup=425, init_module=175, finit_module=313, delete_module=176, kexec_load=246, kexec_file_load=320,
-    add_key=248, request_key=249, keyctl=250, settimeofday=164, clock_settime=227, adjtimex=159, swapon=167,
-    reboot=169, iopl=172, ioperm=173, open_by_handle_at=304, name_to_handle_at=303, quotactl=179, acct=163,
-    syslog=103, fanotify_init=300, lookup_dcookie=212, nfsservctl=180, vhangup=153, sethostname=170)
-for name, number in calls.items():
-    refused(name, lambda: libc.syscall(number, 0, 0, 0, 0, 0))
-refused('clone with namespaces', lambda: libc.syscall(56, 0x10000000 | 17, 0, 0, 0, 0))
-refused('typing into a terminal', lambda: libc.syscall(16, 0, 0x5412, b'x'))
-
-for name, family, kind, protocol in (('packets', socket.AF_PACKET, socket.SOCK_RAW, 0),
-        ('raw', socket.AF_INET, socket.SOCK_RAW, 1), ('raw 6', socket.AF_INET6, socket.SOCK_RAW, 58),
-        ('vsock', 40, socket.SOCK_STREAM, 0), ('crypto', 38, 5, 0)):
-    refused(name, lambda: socket.socket(family, kind, protocol))
-
-for path, kind, device in (('/tmp/disk', 0o60666, os.makedev(254, 0)), ('/dev/mem', 0o20666, os.makedev(1, 1))):
-    refused('node ' + path, lambda: os.mknod(path, kind, device))
-
-for path in ('/proc/sys/kernel/core_pattern', '/proc/sys/kernel/modprobe', '/proc/sys/kernel/hostname',
-        '/proc/sys/vm/drop_caches', '/proc/sysrq-trigger', '/proc/1/mem', '/proc/1/oom_score_adj',
-        '/proc/self/uid_map', '/proc/self/setgroups', '/sys/kernel/uevent_helper', '/sys/fs/cgroup/release_agent',
-        '/usr/bin/twill-was-here', '/etc/passwd', '/twill-was-here', '/proc/1/exe', '/proc/bus/x'):
-    new = 0 if os.path.exists(path) else os.O_CREAT
-    refused('write ' + path, lambda: os.write(os.open(path, os.O_WRONLY | new), b'0 0 1'))
-
-for path in ('/proc/1/root/etc', '/proc/1/cwd', '/proc/1/exe', '/proc/1/fd/0', '/proc/1/environ'):
-    refused('look into ' + path, lambda: os.listdir(path) if path.endswith('etc') else os.readlink(path)
-        if 'environ' not in path else open(path).read())
-
-for path in ('/proc/kcore', '/proc/keys', '/proc/timer_list', '/proc/interrupts'):
-    if os.path.exists(path) and open(path, 'rb').read(64):
-        print('NOT REFUSED read', path)
-for path in ('/root', '/home', '/boot', '/etc/shadow', '/etc/ssh', '/var/lib/dpkg', '/sys/kernel', '/dev/vda', '/dev/sda', '/dev/kmsg'):
-    if os.path.exists(path):
-        print('NOT HIDDEN', path)
-print('attempts', attempts)
-"#;
+/// What a task of an ordinary user's agent may write: its init is its own user's, so that it may say who of the two is
+/// killed first.
+const OF_OWN_INIT: &str = "/proc/1/oom_score_adj";
 
 #[test]
 fn every_attempt_is_refused_to_any_user() {
@@ -90,7 +41,247 @@ fn every_attempt_is_refused_to_any_user() {
         let said = (task.stdout(), task.output(Stream::Stderr));
         assert_eq!(ended(&exit), Ended::Code(0), "{user}: {said:?}");
         let lines: Vec<&str> = said.0.lines().collect();
-        assert_eq!(lines, ["attempts 76"], "{user}: {}", said.0);
+        assert_eq!(lines, [all_refused(78)], "{user}: {}", said.0);
+    }
+}
+
+#[tokio::test]
+async fn every_attempt_is_refused_to_whatever_runs_in_a_task() {
+    let machine = Machine::new();
+    for user in ["root", "nobody"] {
+        is_refused_everywhere(&machine, user, &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn every_attempt_is_refused_to_whatever_runs_in_a_task_of_an_ordinary_user() {
+    let mut machine = Ordinary::new();
+    machine.start();
+    for user in ["root", "nobody"] {
+        is_refused_everywhere(&machine.0, user, &[OF_OWN_INIT]).await;
+    }
+}
+
+/// The attempts as a task's command, its hooks, its sidecar, its health check and a second command.
+async fn is_refused_everywhere(machine: &Machine, user: &str, left_out: &[&str]) {
+    let attempts = [&["/usr/bin/python3", "-c", ATTEMPTS], left_out].concat();
+    let hook = json!({"command": attempts, "timeout_ms": 30_000});
+    let check = json!({"type": "command", "command": attempts, "every_ms": 500, "timeout_ms": 30_000, "failures": 1});
+    let script = "\"$0\" \"$@\"; echo ended $?; exec sleep 600";
+    let and_stays = [&["sh", "-c", script], &attempts[..]].concat();
+    let task = assignment(
+        &format!("out-{user}"),
+        json!({
+            "command": and_stays,
+            "user": user,
+            "resources": {"memory_bytes": 256 << 20},
+            "hooks": {"pre_start": hook, "post_start": hook},
+            "sidecars": [{"name": "beside", "command": and_stays}],
+            "health": [check],
+        }),
+    );
+    let id = &task.task.id;
+    machine.assign(&task).await;
+    let first = |report: &TaskReport| match &report.phase {
+        Phase::Health { healthy, .. } => Some(*healthy),
+        Phase::NeverStarted { .. } | Phase::Exited { .. } => Some(false),
+        _ => None,
+    };
+    let is_well = machine.controller.report(id, first).await;
+    let printed = machine.logs(&format!("{user}-first"), id, false).await;
+    assert!(is_well, "{user}: {printed:#?}");
+    let deadline = Instant::now() + PATIENCE;
+    let printed = loop {
+        let (task, sidecar) = (
+            machine.logs(&format!("{user}-task"), id, false).await,
+            machine.sidecar_logs("beside", id).await,
+        );
+        let has_ended = |lines: &[String]| lines.iter().any(|line| line.starts_with("ended"));
+        if has_ended(&task) && has_ended(&sidecar) {
+            break [task, sidecar];
+        }
+        assert!(Instant::now() < deadline, "{task:?} {sidecar:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let (all, end) = (
+        all_refused(78 - left_out.len() as u32),
+        "ended 0".to_owned(),
+    );
+    let mut of_task = printed[0].clone();
+    of_task.sort();
+    assert_eq!(of_task, [&all[..], &all, &all, &end], "{user}");
+    assert_eq!(printed[1], [all.clone(), end], "{user}");
+    let request = ExecRequest {
+        task: id.clone(),
+        argv: attempts.iter().map(|word| (*word).to_owned()).collect(),
+        terminal: None,
+        debug: false,
+    };
+    let frames = machine
+        .session(&format!("{user}-exec"), SessionRequest::Exec(request), &[])
+        .await;
+    let said: Vec<u8> = frames[..frames.len() - 1]
+        .iter()
+        .flat_map(|frame| frame.bytes.clone())
+        .collect();
+    assert_eq!(String::from_utf8_lossy(&said).trim_end(), all, "{user}");
+}
+
+/// Exchanges what it is told again and again until it is killed.
+const EXCHANGE: &str = r#"
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+one, other = (name.encode() for name in sys.argv[1:3])
+print('ready', flush=True)
+while True:
+    if libc.renameat2(-100, one, -100, other, 2) != 0:
+        sys.exit(ctypes.get_errno())
+"#;
+
+/// As CVE-2024-21626, while the links change: a second command never works outside of its root.
+#[test]
+fn a_second_command_never_enters_a_folder_outside_of_its_root_while_its_links_change() {
+    let script = "mkdir /tmp/work; for n in 3 4 5 6 7 8 9 10; do ln -sfn /proc/self/fd/$n /tmp/link-$n; \
+         python3 -c \"$0\" /tmp/work /tmp/link-$n & done; wait";
+    // Up from wherever it works is its own root.
+    let look = "import os; up = os.stat('../' * 40); root = os.stat('/')\n\
+                print((up.st_dev, up.st_ino) == (root.st_dev, root.st_ino), os.getcwd())";
+    let mut task = Task::new(&["sh", "-c", script, EXCHANGE]).user("root");
+    task.launch.limits.memory_bytes_max = 256 << 20;
+    task.launch.sandbox.command.workdir = "/tmp".into();
+    tw_agent::helper::prepare_folder(&task.folder, &task.launch).unwrap();
+    task.start();
+    task.wait_for(|task| (task.stdout().matches("ready").count() == 8).then_some(()));
+    // The record of the launch says where a second command works.
+    task.launch.sandbox.command.workdir = "/tmp/work".into();
+    tw_agent::helper::record::write(&task.folder, "launch.json", &task.launch).unwrap();
+    let (mut entered, mut refused) = (0, 0);
+    for _ in 0..40 {
+        let session = Session::open(&task, &["/usr/bin/python3", "-c", look], None);
+        match session.outcome() {
+            Ok((stdout, _, _)) => {
+                assert!(stdout.starts_with("True /tmp/"), "{stdout}");
+                entered += 1;
+            }
+            Err(words) => {
+                assert!(words.contains("working directory"), "{words}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(
+        entered > 0 && refused > 0,
+        "{entered} entered, {refused} refused"
+    );
+}
+
+/// As CVE-2019-5736: what enters a task is at no moment one of the machine's programs that the task could open.
+#[test]
+fn a_task_never_sees_the_program_that_enters_it() {
+    let watch = r#"
+import os
+print('ready', flush=True)
+while True:
+    for name in os.listdir('/proc'):
+        if not name.isdigit() or int(name) <= 2:
+            continue
+        for part in ('exe', 'cwd', 'fd/3'):
+            try:
+                found = os.readlink(f'/proc/{name}/{part}')
+            except OSError:
+                continue
+            if 'tw-helper' in found:
+                print('SEEN', name, part, found, flush=True)
+"#;
+    for user in ["root", "nobody"] {
+        let mut task = Task::new(&["/usr/bin/python3", "-c", watch]).user(user);
+        task.start();
+        task.wait_for_stdout("ready");
+        for _ in 0..40 {
+            let (_, stderr, exit) = Session::open(&task, &["true"], None).end();
+            assert_eq!(exit.code, Some(0), "{stderr}");
+        }
+        assert_eq!(task.stdout(), "ready\n", "{user}");
+        task.ask(&Request::Kill);
+        task.exit();
+    }
+}
+
+/// As CVE-2021-30465: a task that shares a folder with another changes the links in it while that one begins.
+#[test]
+fn a_mount_never_lands_outside_of_a_root_while_the_links_on_its_way_change() {
+    let (shared, outside, inner) = (world_folder(), world_folder(), world_folder());
+    fs::write(outside.path().join("key"), "a key of other software").unwrap();
+    fs::write(inner.path().join("word"), "inner").unwrap();
+    fs::create_dir(shared.path().join("place")).unwrap();
+    symlink(outside.path(), shared.path().join("link")).unwrap();
+    for name in ["place", "link"] {
+        std::os::unix::fs::lchown(shared.path().join(name), Some(65534), Some(65534)).unwrap();
+    }
+    let mut racer = Task::new(&[
+        "/usr/bin/python3",
+        "-c",
+        EXCHANGE,
+        "/shared/place",
+        "/shared/link",
+    ])
+    .bind_writable(shared.path(), "/shared");
+    racer.start();
+    racer.wait_for_stdout("ready");
+    let script = format!(
+        "cat /shared/place/deep/word {0}/deep/word 2>/dev/null; cat {0}/key /shared/link/key 2>/dev/null; true",
+        outside.path().display()
+    );
+    for _ in 0..30 {
+        let mut task = Task::shell(&script)
+            .bind_writable(shared.path(), "/shared")
+            .bind(inner.path(), "/shared/place/deep");
+        match task.run().outcome {
+            Outcome::NeverStarted(error) => assert_eq!(error.stage, Stage::Mount, "{error}"),
+            Outcome::Ended { .. } => assert!(!task.stdout().contains("a key"), "{}", task.stdout()),
+            other => panic!("{other:?}"),
+        }
+        let names: Vec<_> = fs::read_dir(outside.path()).unwrap().flatten().collect();
+        assert_eq!(names.len(), 1, "something was made outside");
+    }
+    racer.ask(&Request::Kill);
+    racer.exit();
+}
+
+/// A folder that everybody may use.
+fn world_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    folder
+}
+
+/// As CVE-2025-31133: what runs before the command leaves links where mounts and masks go.
+#[test]
+fn links_that_a_hook_leaves_are_never_followed_out_of_the_root() {
+    let outside = tempfile::tempdir().unwrap();
+    for name in ["proc", "dev", "run", "etc"] {
+        let image = image();
+        let mut task = on(&image).user("root");
+        let script = format!(
+            "mv /{name} /was-{name}; ln -s {} /{name}",
+            outside.path().display()
+        );
+        let argv = ["/bin/busybox", "sh", "-c", &script]
+            .map(str::to_owned)
+            .to_vec();
+        task.launch.hooks.pre_start = Some(HookSpec {
+            argv,
+            timeout_ms: 10_000,
+        });
+        match task.run().outcome {
+            Outcome::NeverStarted(_) => {}
+            Outcome::Ended { .. } => {
+                let said = task.output(Stream::Stderr);
+                assert!(said.contains("busy"), "{name}: {said}{}", task.stdout());
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0, "{name}");
     }
 }
 

@@ -12,13 +12,13 @@ use tw_model::Exit;
 use crate::common::{PATIENCE, Task};
 
 /// A session with `tw-helper exec`.
-struct Session {
+pub(crate) struct Session {
     socket: UnixStream,
     helper: Child,
 }
 
 impl Session {
-    fn open(task: &Task, argv: &[&str], terminal: Option<(u16, u16)>) -> Session {
+    pub(crate) fn open(task: &Task, argv: &[&str], terminal: Option<(u16, u16)>) -> Session {
         Session::begin(task, argv, terminal, None)
     }
 
@@ -86,7 +86,12 @@ impl Session {
     }
 
     /// Everything that was printed, and how the command ended.
-    fn end(mut self) -> (String, String, Exit) {
+    pub(crate) fn end(self) -> (String, String, Exit) {
+        self.outcome().unwrap_or_else(|words| panic!("{words}"))
+    }
+
+    /// As [`Session::end`], or why the command did not begin.
+    pub(crate) fn outcome(mut self) -> Result<(String, String, Exit), String> {
         let (mut stdout, mut stderr) = (String::new(), String::new());
         loop {
             let (kind, bytes) = self.receive();
@@ -96,9 +101,11 @@ impl Session {
             } else if kind == FrameKind::Stderr as u8 {
                 stderr.push_str(&text);
             } else {
-                assert_eq!(kind, FrameKind::Exit as u8, "{text}");
                 assert!(self.helper.wait().unwrap().success());
-                return (stdout, stderr, serde_json::from_slice(&bytes).unwrap());
+                return match kind == FrameKind::Exit as u8 {
+                    true => Ok((stdout, stderr, serde_json::from_slice(&bytes).unwrap())),
+                    false => Err(text.into_owned()),
+                };
             }
         }
     }
