@@ -7,8 +7,8 @@ use tw_api::{
     ScheduleStatus, TaskStatus,
 };
 use tw_model::{
-    JobRecord, JobSpec, Kind, MachineRecord, Name, RolloutRecord, TaskId, TaskRecord, TaskState,
-    TaskUsage, Timestamp,
+    JobRecord, JobSpec, Kind, MachineRecord, Name, RolloutRecord, RolloutState, TaskId, TaskRecord,
+    TaskState, TaskUsage, Timestamp,
 };
 
 use tw_scheduler::steadiness;
@@ -126,8 +126,18 @@ fn rollout(job: &JobView, rollout: &RolloutRecord) -> RolloutStatus {
         stage: rollout.stage + 1,
         stages: u32::try_from(stages).unwrap_or(u32::MAX),
         updated: u32::try_from(updated).unwrap_or(u32::MAX),
-        reason: rollout.reason.clone(),
+        reason: reason(rollout),
         rollback: rollout.rollback,
+    }
+}
+
+/// Why an update is as it is, and what it waits for.
+fn reason(rollout: &RolloutRecord) -> String {
+    let awaits = rollout.state == RolloutState::Running && !rollout.awaits.is_empty();
+    match (awaits, rollout.reason.is_empty()) {
+        (false, _) => rollout.reason.clone(),
+        (true, true) => rollout.awaits.clone(),
+        (true, false) => format!("{}; {}", rollout.reason, rollout.awaits),
     }
 }
 

@@ -167,6 +167,9 @@ pub struct RolloutRecord {
     /// Whether they were in the way of others, and there are to be no more of them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub crowded: bool,
+    /// What it waits for before it replaces tasks, in words for people; empty where it does not wait.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub awaits: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

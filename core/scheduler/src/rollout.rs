@@ -92,6 +92,7 @@ pub(crate) fn begin(draft: &mut Draft, id: &JobId, from: Version, moves: Vec<u32
             origin: None,
             surge: 0,
             crowded: false,
+            awaits: String::new(),
         });
     });
 }
@@ -193,6 +194,8 @@ struct Member {
     effect: Effect,
     /// It has the new version, or makes way for it.
     reached: bool,
+    /// It keeps the old version until all that the new one waits for is there.
+    held: bool,
     settled: bool,
     /// Why it counts as failed at the new version.
     failed: Option<String>,
@@ -211,6 +214,10 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) -> bool {
             continue;
         }
         let members = members(draft, id, &rollout);
+        if note_awaited(draft, id, &rollout, &members) {
+            changed = true;
+            continue;
+        }
         let extras = surge::extras(draft, id, &rollout);
         if let Some(reason) = reason_to_end(draft, id, &members, &extras) {
             changed = true;
@@ -242,6 +249,34 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) -> bool {
         changed = true;
     }
     changed
+}
+
+/// Notes what the new version waits for: until that is there, no task is ended for it. True when it has changed.
+fn note_awaited(
+    draft: &mut Draft,
+    id: &JobId,
+    rollout: &RolloutRecord,
+    members: &[Member],
+) -> bool {
+    let Some(job) = draft.job(id) else {
+        return false;
+    };
+    let ends_some = members
+        .iter()
+        .any(|member| !member.reached && member.effect.replaces_task());
+    let awaits = match ends_some {
+        true => dependency::ready(draft, job.spec()).err(),
+        false => None,
+    };
+    let awaits = awaits.unwrap_or_default();
+    if awaits == rollout.awaits {
+        return false;
+    }
+    if !awaits.is_empty() {
+        draft.note(id, "rollout.waits", (None, None), awaits.clone());
+    }
+    write(draft, id, |rollout| rollout.awaits = awaits);
+    true
 }
 
 /// Gives the tasks of an update their time again while the job waits for others: how long those take is no failure of the
@@ -325,6 +360,7 @@ fn members(draft: &Draft, id: &JobId, rollout: &RolloutRecord) -> Vec<Member> {
         let new = at_target && !settled;
         Member {
             effect,
+            held: effect.replaces_task() && !rollout.awaits.is_empty(),
             reached: at_target || leaving || over,
             settled,
             failed: new.then(|| failure(job, rollout, row, draft.now)).flatten(),
@@ -474,7 +510,8 @@ fn is_left(member: &Member, part: Domain) -> bool {
 
 /// Changes that no stage holds back: nothing notices them, or everything starts anew anyway.
 fn is_free(member: &Member) -> bool {
-    !member.reached && matches!(member.effect, Effect::None | Effect::Recreate)
+    let free = matches!(member.effect, Effect::None | Effect::Recreate);
+    free && !member.reached && !member.held
 }
 
 /// Replaces as many members as the stage and the budget allow: those nearest to where the update began, where its stages
@@ -499,7 +536,7 @@ fn replace_within(
     let quiet = !members.iter().any(under_way);
     let mut waiting: Vec<&Member> = members.iter().filter(|member| !member.reached).collect();
     waiting.retain(|member| inside(member) || quiet && !member.available);
-    waiting.retain(|member| may_replace(draft, rollout, member));
+    waiting.retain(|member| !member.held && may_replace(draft, rollout, member));
     waiting.sort_by_key(|member| {
         (
             !inside(member),

@@ -102,7 +102,7 @@ pub(super) fn adjust(
     }
     let replaced = |member: &Member| {
         let replaces = matches!(member.effect, Effect::Restart | Effect::Move);
-        !member.reached && member.available && replaces
+        !member.reached && !member.held && member.available && replaces
     };
     let needed = rollout.surge > 0 || members.iter().any(replaced);
     if !needed || rollout.crowded || rollout.rollback {

@@ -327,11 +327,42 @@ fn to_wait_for_another_job_does_not_fail_an_update() {
     worker.command.0.push("more".to_owned());
     cluster.submit(&[worker, service("redis", 1, "sick")]);
     cluster.pass(Millis::minutes(15));
-    let waiting = cluster.task("worker", 0).reason.clone();
-    assert_eq!(waiting, "waits for redis, which has no healthy task yet");
+    let row = cluster.job("worker").row();
+    let awaits = row.rollout.as_ref().map(|rollout| rollout.awaits.as_str());
+    assert_eq!(
+        awaits,
+        Some("waits for redis, which has no healthy task yet")
+    );
+    assert_eq!(cluster.serving("worker"), 2, "{}", cluster.show());
+    assert!(
+        cluster
+            .events("worker")
+            .contains(&"rollout.waits".to_owned())
+    );
     cluster.submit(&[service("redis", 1, "redis")]);
     cluster.settle("worker");
     assert_eq!(cluster.task("worker", 0).version, 2);
+}
+
+#[test]
+fn an_update_that_waits_for_another_job_still_does_what_ends_no_task() {
+    let mut cluster = Cluster::new(&[(8, 8192)]);
+    let mut worker = service("worker", 2, "work");
+    cluster.submit(std::slice::from_ref(&worker));
+    cluster.settle("worker");
+    worker.depends_on = vec!["redis".parse().unwrap()];
+    worker.resources.memory = tw_model::Bytes::mib(300);
+    cluster.submit(&[worker]);
+    cluster.settle("worker");
+    assert_eq!(
+        (cluster.serving("worker"), cluster.task("worker", 1).version),
+        (2, 2)
+    );
+    assert!(
+        !cluster
+            .events("worker")
+            .contains(&"rollout.waits".to_owned())
+    );
 }
 
 #[test]
