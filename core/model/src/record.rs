@@ -360,7 +360,7 @@ pub struct TaskRecord {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overdue: bool,
     /// The machine that it is meant for, before it has it: where a daemon lacks its task, or where others were asked
-    /// to make room.
+    /// to make room. Of one that was asked to leave its machine, where there was room for the next task of its index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub meant_for: Option<MachineId>,
     /// A daemon's task whose machine is to have none any more.

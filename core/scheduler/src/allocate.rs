@@ -187,6 +187,13 @@ impl Placer {
         }
     }
 
+    /// Leaves room on some machines to others.
+    pub(crate) fn keep_free(&mut self, claims: &BTreeMap<Slot, Request>) {
+        for (slot, claimed) in claims {
+            self.promised.entry(*slot).or_default().add(claimed);
+        }
+    }
+
     /// How many tasks of the job each machine holds now.
     pub(crate) fn counts(&self) -> &BTreeMap<Slot, u32> {
         &self.on_machine

@@ -3,14 +3,20 @@
 //!
 //! They go one after the other, as updates do: while no more than `max_unavailable` tasks of their job are down, with the
 //! application's word, and only where another machine has room. Batch tasks are left to end by themselves.
+//!
+//! Until a task has ended its successor has no machine, so the room that was found for it is written into its row: the
+//! next one to leave does not count on the same.
 
-use tw_model::{JobId, Kind, Operation, TaskRecord};
+use std::collections::BTreeMap;
+
+use tw_model::{JobId, Kind, MachineState, Operation, TaskRecord, TaskState};
 
 use crate::allocate::{Placer, View, Wish};
 use crate::draft::Draft;
 use crate::endpoints::serves;
+use crate::fleet::{Request, Slot};
 use crate::lifecycle::{Details, TaskEvent};
-use crate::{JobState, budget, control, maintenance, reconcile};
+use crate::{JobState, State, budget, control, maintenance, reconcile};
 
 /// A task that is to leave its machine.
 pub(crate) struct Departure {
@@ -48,11 +54,13 @@ pub(crate) fn begin(
         };
         // One that serves is a loss, also where it has not served for long.
         let available = serves(job, &row);
-        let has_room = match returns {
-            // The others go first: they need the time more.
-            true => !maintenance::has_movers(draft, &row),
-            false => job.spec_of(&row).kind != Kind::Batch && has_room_elsewhere(draft, job, &row),
+        let place = match returns || job.spec_of(&row).kind == Kind::Batch {
+            true => None,
+            false => room_elsewhere(draft, job, &row),
         };
+        let request = Request::of(job.spec_of(&row));
+        // Where tasks come back the others go first: they need the time more.
+        let has_room = place.is_some() || returns && !maintenance::has_movers(draft, &row);
         let within_budget = !available || spare > 0;
         // Asked in time, also where the budget has to wait.
         let approved = has_room && control::ask(draft, &row, operation);
@@ -62,6 +70,10 @@ pub(crate) fn begin(
         }
         spare = spare.saturating_sub(usize::from(available));
         row.comes_back = true;
+        if let Some(slot) = place {
+            draft.claim(slot, &request);
+            row.meant_for = Some(draft.machine_at(slot).id.clone());
+        }
         reconcile::tell(draft, &row, TaskEvent::StopAsked, &Details::because(why));
         done = true;
     }
@@ -70,7 +82,38 @@ pub(crate) fn begin(
     }
 }
 
-fn has_room_elsewhere(draft: &Draft, job: &JobState, row: &TaskRecord) -> bool {
+/// A machine with room for the successor of a task that no other one that leaves counts on.
+fn room_elsewhere(draft: &Draft, job: &JobState, row: &TaskRecord) -> Option<Slot> {
     let mut placer = Placer::of_job(draft, job, job.spec_of(row));
-    placer.place(View::of(draft), Wish::default()).is_some()
+    placer.keep_free(&draft.claims().0);
+    placer.place(View::of(draft), Wish::default())
+}
+
+/// The room on which tasks count that were asked to leave their machines, and have not ended yet.
+#[derive(Default)]
+pub(crate) struct Claims(BTreeMap<Slot, Request>);
+
+impl Claims {
+    /// Those of the tasks on machines that are being drained.
+    pub(crate) fn of(state: &State) -> Claims {
+        let mut claims = Claims::default();
+        let fleet = &state.fleet;
+        let hosts = fleet.hosts().filter(|_| fleet.drains() > 0);
+        let draining =
+            hosts.filter(|host| host.row.drain.is_some() && host.row.state == MachineState::Up);
+        for row in draining.flat_map(|host| host.tasks.keys()) {
+            let Some((job, row)) = state.job(&row.job).zip(state.task(row)) else {
+                continue;
+            };
+            let place = row.meant_for.as_ref().and_then(|id| fleet.slot(id));
+            if let Some(slot) = place.filter(|_| row.state == TaskState::Stopping) {
+                claims.add(slot, &Request::of(job.spec_of(row)));
+            }
+        }
+        claims
+    }
+
+    pub(crate) fn add(&mut self, slot: Slot, request: &Request) {
+        self.0.entry(slot).or_default().add(request);
+    }
 }

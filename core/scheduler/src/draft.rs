@@ -11,8 +11,9 @@ use tw_model::{
     RecordKey, TaskId, TaskRecord, Timestamp, Version, VersionRecord,
 };
 
+use crate::departure::Claims;
 use crate::drain::Backlog;
-use crate::fleet::{Fleet, Room, Slot};
+use crate::fleet::{Fleet, Request, Room, Slot};
 use crate::overlay::Overlay;
 use crate::txn::Portions;
 use crate::{JobState, Op, State, Txn};
@@ -54,6 +55,7 @@ pub(crate) struct Draft<'a> {
     /// The tasks whose applications are asked about them in the look at their job that is under way.
     pub(crate) asked: BTreeSet<TaskId>,
     backlog: OnceCell<Backlog>,
+    claims: OnceCell<Claims>,
 }
 
 impl<'a> Draft<'a> {
@@ -69,12 +71,26 @@ impl<'a> Draft<'a> {
             before_end: BTreeMap::new(),
             asked: BTreeSet::new(),
             backlog: OnceCell::new(),
+            claims: OnceCell::new(),
         }
     }
 
     /// What was on machines with a deadline when this decision began.
     pub(crate) fn backlog(&self) -> &Backlog {
         self.backlog.get_or_init(|| Backlog::of(self.fleet()))
+    }
+
+    /// The room on which tasks count that were asked to leave their machines.
+    pub(crate) fn claims(&self) -> &Claims {
+        self.claims.get_or_init(|| Claims::of(self.base))
+    }
+
+    /// Notes that one more task counts on room of a machine.
+    pub(crate) fn claim(&mut self, slot: Slot, request: &Request) {
+        self.claims();
+        if let Some(claims) = self.claims.get_mut() {
+            claims.add(slot, request);
+        }
     }
 
     pub(crate) fn base(&self) -> &'a State {

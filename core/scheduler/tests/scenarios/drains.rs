@@ -325,3 +325,31 @@ fn a_maintenance_that_is_too_long_or_takes_too_long_is_not_endured() {
         "it has waited for long enough"
     );
 }
+
+#[test]
+fn tasks_that_leave_do_not_count_on_the_same_room() {
+    let mut cluster = Cluster::new(&[(2, 2048)]);
+    cluster.submit(&[service("api", 1, "one"), service("web", 3, "one")]);
+    cluster.settle("api");
+    cluster.settle("web");
+    cluster.register("m1", "boot-1", (1, 1024), Vec::new());
+    cluster.submit(&[service("old", 1, "one")]);
+    cluster.settle("old");
+    assert_eq!(cluster.machine_of("old", 0), "m1", "{}", cluster.show());
+    drain(&mut cluster, &["m0"], None);
+    let stopping = |cluster: &Cluster| {
+        let rows = ["api", "web"].map(|job| cluster.job(job).tasks());
+        let rows = rows.into_iter().flatten();
+        rows.filter(|row| row.state == TaskState::Stopping).count()
+    };
+    assert_eq!(stopping(&cluster), 1, "{}", cluster.show());
+    // Also while the first one takes its time.
+    for _ in 0..5 {
+        cluster.now = cluster.now.plus(Millis::seconds(1));
+        cluster.decide(Event::Tick);
+    }
+    assert_eq!(stopping(&cluster), 1, "{}", cluster.show());
+    cluster.pass(Millis::seconds(30));
+    assert_eq!(cluster.serving("api") + cluster.serving("web"), 4);
+    assert_eq!(on(&cluster, "api", "m0") + on(&cluster, "web", "m0"), 3);
+}
