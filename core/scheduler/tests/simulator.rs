@@ -114,6 +114,7 @@ fn peopled(sabotage: Sabotage) -> SimulationConfig {
 fn words_of(sabotage: Sabotage) -> &'static [&'static str] {
     const TWICE_STARTED: &str = "was started a second time";
     const TWO_RUN: &str = " still runs on ";
+    const NO_EXTRA_YET: &str = " tasks more, and these are down: ";
     match sabotage {
         Sabotage::ReplyBeforeDurable => &["was granted"],
         Sabotage::PublishBeforeDurable => &[TWICE_STARTED],
@@ -150,8 +151,9 @@ fn words_of(sabotage: Sabotage) -> &'static [&'static str] {
         Sabotage::IgnorePause => &["makes way in a paused update"],
         Sabotage::Stampede => &["are replaced at once although"],
         Sabotage::ForgetFlaps => &["is on a machine that keeps going away"],
-        Sabotage::LeavePart => &[" makes way on "],
-        Sabotage::EvictBeforeSurge => &[" tasks more, and these are down: "],
+        // Whom it takes may be one that an extra task is yet to stand in for.
+        Sabotage::LeavePart => &[" makes way on ", NO_EXTRA_YET],
+        Sabotage::EvictBeforeSurge => &[NO_EXTRA_YET],
         Sabotage::LateRegistration => &["was lost, and its machine was not"],
     }
 }
