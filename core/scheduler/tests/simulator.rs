@@ -114,6 +114,7 @@ fn peopled(sabotage: Sabotage) -> SimulationConfig {
 fn words_of(sabotage: Sabotage) -> &'static [&'static str] {
     const TWICE_STARTED: &str = "was started a second time";
     const TWO_RUN: &str = " still runs on ";
+    const NOT_ALLOWED: &str = "which it may not be";
     const NO_EXTRA_YET: &str = " tasks more, and these are down: ";
     match sabotage {
         Sabotage::ReplyBeforeDurable => &["was granted"],
@@ -125,7 +126,7 @@ fn words_of(sabotage: Sabotage) -> &'static [&'static str] {
         Sabotage::ReversedPortions => &[TWICE_STARTED, "without its version"],
         Sabotage::KeepRefused => &["the state and the store differ"],
         Sabotage::DoublePlacement => &["2 tasks of "],
-        Sabotage::ForgetRequires => &["which it may not be"],
+        Sabotage::ForgetRequires => &[NOT_ALLOWED],
         Sabotage::ForgetApart => &[" shares machine-"],
         Sabotage::Overcommit => &["holds more than it has", " shares port "],
         Sabotage::ForgetUnsettled => &["does not count as stable", "the update of "],
@@ -150,7 +151,8 @@ fn words_of(sabotage: Sabotage) -> &'static [&'static str] {
         Sabotage::ForgetDrain => &["which was to be empty"],
         Sabotage::IgnorePause => &["makes way in a paused update"],
         Sabotage::Stampede => &["are replaced at once although"],
-        Sabotage::ForgetFlaps => &["is on a machine that keeps going away"],
+        // It looks for room alone.
+        Sabotage::ForgetFlaps => &["is on a machine that keeps going away", NOT_ALLOWED],
         // Whom it takes may be one that an extra task is yet to stand in for.
         Sabotage::LeavePart => &[" makes way on ", NO_EXTRA_YET],
         Sabotage::EvictBeforeSurge => &[NO_EXTRA_YET],
