@@ -1,7 +1,7 @@
 //! `tw-helper exec`: a second command in a running task, spoken to in the frames of a session.
 //!
-//! Descriptor 0 is a socket. It gives one Open frame with an [`ExecRequest`], then Stdin, StdinEnd and
-//! Resize; it takes Stdout, Stderr, and last Exit or Error. The agent joins it to the controller's
+//! Descriptor 0 is a socket. It gives one Open frame with an [`ExecRequest`], then Stdin, StdinEnd,
+//! Resize and Signal; it takes Stdout, Stderr, and last Exit or Error. The agent joins it to the controller's
 //! connection without looking into it.
 
 use std::io::{self, Read, Write};
@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid,
+};
 use rustix::termios::Winsize;
 use serde::{Deserialize, Serialize};
 use tw_api::FrameKind;
@@ -20,6 +22,9 @@ use tw_model::{Code, Exit};
 use super::record::{self, LAUNCH_FILE, LaunchRecord, STARTED_FILE, StartedRecord};
 use crate::cgroup::{CgroupEntry, CgroupError, Limits};
 use crate::sandbox::{self, CommandSpec, Connection, DEFAULT_PATH, Entered, Stdio, Tools};
+
+/// How much input may wait for the command before no more is taken.
+const INPUT_BYTES_MAX: usize = 256 << 10;
 
 /// The largest frame.
 const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -77,7 +82,56 @@ pub fn serve(folder: &Path, socket: UnixStream) -> io::Result<()> {
 struct Running {
     entered: Entered,
     stdin: Option<OwnedFd>,
+    /// What was typed and the command has not taken yet.
+    input: Vec<u8>,
+    /// Whether nothing follows the input.
+    input_ends: bool,
     outputs: Vec<(FrameKind, OwnedFd)>,
+}
+
+impl Running {
+    /// `stdin` must be nobody else's to wait on: a command that does not read holds up neither its output nor its end.
+    fn new(
+        entered: Entered,
+        stdin: OwnedFd,
+        outputs: Vec<(FrameKind, OwnedFd)>,
+    ) -> io::Result<Running> {
+        rustix::fs::fcntl_setfl(&stdin, rustix::fs::OFlags::NONBLOCK)?;
+        Ok(Running {
+            entered,
+            stdin: Some(stdin),
+            input: Vec::new(),
+            input_ends: false,
+            outputs,
+        })
+    }
+
+    /// Gives the command as much of its input as it takes now.
+    fn feed(&mut self) {
+        while let Some(stdin) = &self.stdin
+            && !self.input.is_empty()
+        {
+            match rustix::io::write(stdin, &self.input) {
+                Ok(count) => drop(self.input.drain(..count)),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return,
+                // The command reads no more.
+                Err(_) => self.input.clear(),
+            }
+        }
+        if self.input_ends {
+            self.stdin = None;
+        }
+    }
+
+    /// Sends a signal to the command and what it has started. The command is a child that is not waited for yet, so that
+    /// the number is nobody else's.
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = Pid::from_raw(self.entered.pid) {
+            // All of them may have ended.
+            let _none_left = kill_process_group(group, signal);
+        }
+    }
 }
 
 fn start(folder: &Path, request: &ExecRequest) -> io::Result<Running> {
@@ -112,11 +166,7 @@ fn start(folder: &Path, request: &ExecRequest) -> io::Result<Running> {
                 .take()
                 .ok_or_else(|| io::Error::other("no terminal came"))?;
             let output = terminal.try_clone()?;
-            Ok(Running {
-                entered,
-                stdin: Some(terminal),
-                outputs: vec![(FrameKind::Stdout, output)],
-            })
+            Running::new(entered, terminal, vec![(FrameKind::Stdout, output)])
         }
         None => {
             let pipe = || pipe_with(PipeFlags::CLOEXEC);
@@ -128,11 +178,7 @@ fn start(folder: &Path, request: &ExecRequest) -> io::Result<Running> {
                 stderr: stderr_in,
             }))?;
             let outputs = vec![(FrameKind::Stdout, stdout), (FrameKind::Stderr, stderr)];
-            Ok(Running {
-                entered,
-                stdin: Some(stdin_in),
-                outputs,
-            })
+            Running::new(entered, stdin_in, outputs)
         }
     }
 }
@@ -198,9 +244,14 @@ impl Session {
         }
         let mut has_ended = false;
         while !has_ended {
+            running.feed();
+            let takes_more = match running.input.len() < INPUT_BYTES_MAX {
+                true => PollFlags::IN,
+                false => PollFlags::empty(),
+            };
             let mut polled = vec![
                 PollFd::new(&running.entered.pidfd, PollFlags::IN),
-                PollFd::new(&self.socket, PollFlags::IN),
+                PollFd::new(&self.socket, takes_more),
             ];
             polled.extend(
                 running
@@ -208,6 +259,9 @@ impl Session {
                     .iter()
                     .map(|(_, fd)| PollFd::new(fd, PollFlags::IN)),
             );
+            if let Some(stdin) = running.stdin.as_ref().filter(|_| !running.input.is_empty()) {
+                polled.push(PollFd::new(stdin, PollFlags::OUT));
+            }
             poll(&mut polled, None)?;
             let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
             has_ended = ready[0];
@@ -220,7 +274,8 @@ impl Session {
                     return hang_up(running);
                 }
             }
-            self.forward(running, &ready[2..])?;
+            let outputs = running.outputs.len();
+            self.forward(running, &ready[2..2 + outputs])?;
         }
         self.forward_rest(running)?;
         let exit = exit_of(running)?;
@@ -295,20 +350,17 @@ impl Session {
 }
 
 fn take_input(running: &mut Running, (kind, bytes): &SessionFrame) {
-    let Some(stdin) = &running.stdin else { return };
-    if *kind == FrameKind::Stdin as u8 {
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            match rustix::io::write(stdin, rest) {
-                Ok(count) => rest = &rest[count..],
-                Err(rustix::io::Errno::INTR) => {}
-                // The command reads no more.
-                Err(_) => break,
-            }
-        }
+    if *kind == FrameKind::Stdin as u8 && running.stdin.is_some() {
+        running.input.extend_from_slice(bytes);
     } else if *kind == FrameKind::StdinEnd as u8 {
-        running.stdin = None;
+        running.input_ends = true;
+    } else if *kind == FrameKind::Signal as u8
+        && let &[number] = bytes.as_slice()
+        && let Some(signal) = Signal::from_named_raw(number.into())
+    {
+        running.signal(signal);
     } else if *kind == FrameKind::Resize as u8
+        && let Some(stdin) = &running.stdin
         && let &[a, b, c, d] = bytes.as_slice()
     {
         let (rows, columns) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
@@ -323,8 +375,10 @@ fn take_input(running: &mut Running, (kind, bytes): &SessionFrame) {
     }
 }
 
-/// The caller has gone: so goes the command.
+/// The caller has gone: so goes the command, with what it has started.
 fn hang_up(running: &Running) -> io::Result<()> {
+    running.signal(Signal::KILL);
+    // One that is in a group of another's making.
     Ok(pidfd_send_signal(&running.entered.pidfd, Signal::KILL)?)
 }
 

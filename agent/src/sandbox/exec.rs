@@ -35,6 +35,8 @@ pub enum Connection {
 /// A command that runs inside a task.
 #[derive(Debug)]
 pub struct Entered {
+    /// Also its process group's, which it leads.
+    pub pid: i32,
     pub pidfd: OwnedFd,
     /// The controlling side of the terminal, where one was asked for.
     pub terminal: Option<OwnedFd>,
@@ -114,13 +116,17 @@ pub fn enter(
         ours.into_iter().for_each(close);
         launch(parts, &entry, &report_in, &orders)
     })?;
-    let (_, pidfd) = launcher.started(&report)?;
+    let (pid, pidfd) = launcher.started(&report)?;
     if let Err(error) = read_report(report) {
         reap(&pidfd);
         return Err(error);
     }
     let terminal = wants_terminal.then(|| receive_fd(&terminal)).transpose()?;
-    Ok(Entered { pidfd, terminal })
+    Ok(Entered {
+        pid,
+        pidfd,
+        terminal,
+    })
 }
 
 /// Enters the namespaces, joins the leaf, and clones the command as a sibling.

@@ -155,6 +155,72 @@ fn a_command_reads_what_is_typed_to_its_end() {
 }
 
 #[test]
+fn a_command_that_prints_what_it_reads_takes_any_amount() {
+    let mut task = Task::new(&["sleep", "60"]);
+    task.start();
+    let mut session = Session::open(&task, &["cat"], None);
+    let mut typist = Session {
+        socket: session.socket.try_clone().unwrap(),
+        helper: Command::new("true").spawn().unwrap(),
+    };
+    // More than all buffers on the way hold.
+    let typed = std::thread::spawn(move || {
+        for _ in 0..256 {
+            typist.send(FrameKind::Stdin, &[b'x'; 16 << 10]);
+        }
+        typist.send(FrameKind::StdinEnd, b"");
+        typist.helper.wait().unwrap();
+    });
+    let mut printed = 0;
+    let last = loop {
+        match session.receive() {
+            (kind, bytes) if kind == FrameKind::Stdout as u8 => printed += bytes.len(),
+            (kind, _) => break kind,
+        }
+    };
+    assert_eq!((printed, last), (4 << 20, FrameKind::Exit as u8));
+    typed.join().unwrap();
+    session.helper.wait().unwrap();
+}
+
+#[test]
+fn a_command_that_reads_nothing_ends_with_its_caller_all_the_same() {
+    let mut task = Task::new(&["sleep", "60"]);
+    task.start();
+    let tree = task.subtree.open();
+    let before = tree.usage("task").unwrap().pids;
+    // What it has started goes, too.
+    let script = "sleep 61 & sleep 62";
+    let mut session = Session::open(&task, &["sh", "-c", script], None);
+    task.wait_for(|_| (tree.usage("task").unwrap().pids == before + 3).then_some(()));
+    session.send(FrameKind::Stdin, &[b'x'; 128 << 10]);
+    let Session { socket, mut helper } = session;
+    drop(socket);
+    assert!(helper.wait().unwrap().success());
+    task.wait_for(|_| (tree.usage("task").unwrap().pids == before).then_some(()));
+}
+
+#[test]
+fn a_signal_reaches_a_command_and_what_it_has_started() {
+    let mut task = Task::new(&["sleep", "60"]);
+    task.start();
+    let script = "trap 'echo told; wait; exit 5' TERM; \
+                  sh -c \"trap 'echo too; exit 0' TERM; echo up; while :; do sleep 0.02; done\" & wait; wait";
+    let mut session = Session::open(&task, &["sh", "-c", script], None);
+    session.wait_for("up");
+    // Numbers that are no signals are passed over.
+    session.send(FrameKind::Signal, &[0]);
+    session.send(FrameKind::Signal, &[200]);
+    session.send(FrameKind::Signal, &[15]);
+    let (stdout, _, exit) = session.end();
+    assert_eq!(exit, code(5), "{stdout}");
+    assert!(
+        stdout.contains("told") && stdout.contains("too"),
+        "{stdout}"
+    );
+}
+
+#[test]
 fn a_command_with_a_terminal_knows_its_size_and_takes_keys() {
     let mut task = Task::new(&["sleep", "60"]);
     task.start();

@@ -99,13 +99,15 @@ pub enum FrameKind {
     Error = 9,
     /// The logs are complete.
     End = 10,
+    /// One byte, the number of a signal for the command and what it has started.
+    Signal = 11,
 }
 
 impl FrameKind {
     fn from_byte(byte: u8) -> Option<FrameKind> {
         use FrameKind::*;
         [
-            Open, Stdin, StdinEnd, Stdout, Stderr, Resize, Exit, Log, Error, End,
+            Open, Stdin, StdinEnd, Stdout, Stderr, Resize, Exit, Log, Error, End, Signal,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use nix::sys::termios::{self, SetArg, Termios};
 use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tw_api::{ErrorBody, ExecRequest, Frame, FrameKind, SessionRequest, read_frame, write_frame};
 use tw_model::Exit;
 
@@ -48,9 +48,18 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         &Frame::json(FrameKind::Open, &SessionRequest::Exec(request)),
     )
     .await?;
-    let input = tokio::spawn(async move { send_input(&mut to).await });
-    let exit = receive_output(&mut from).await;
-    input.abort();
+    let has_terminal = terminal.is_some();
+    let left = async {
+        match send_input(&mut to, has_terminal).await {
+            Ok(signal) => signal,
+            // What became of the command is told by what comes.
+            Err(_connection_broke) => std::future::pending().await,
+        }
+    };
+    let exit = tokio::select! {
+        exit = receive_output(&mut from) => exit,
+        signal = left => Ok(Exit { signal: Some(signal), ..Exit::default() }),
+    };
     drop(terminal);
     exit.map(|exit| exit_code(&exit))
 }
@@ -72,16 +81,20 @@ async fn receive_output(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> anyho
     anyhow::bail!("the connection ended before the command did")
 }
 
-async fn send_input(to: &mut (impl AsyncWrite + Unpin)) -> anyhow::Result<()> {
+/// Sends what is typed until a signal ends the session, and answers its number: the second of two without a terminal, as
+/// the first is passed on; with one the first, as the keys that make signals are typed to the command.
+async fn send_input(to: &mut (impl AsyncWrite + Unpin), has_terminal: bool) -> anyhow::Result<i32> {
     let mut resized = signal(SignalKind::window_change())?;
+    let mut signals = Signals::new()?;
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 16 * 1024];
+    let (mut has_ended, mut is_asked) = (false, has_terminal);
     loop {
         let frame = tokio::select! {
-            read = stdin.read(&mut buffer) => match read? {
+            read = stdin.read(&mut buffer), if !has_ended => match read? {
                 0 => {
-                    write_frame(to, &Frame::new(FrameKind::StdinEnd, [])).await?;
-                    return std::future::pending().await;
+                    has_ended = true;
+                    Frame::new(FrameKind::StdinEnd, [])
                 }
                 length => Frame::new(FrameKind::Stdin, &buffer[..length]),
             },
@@ -89,8 +102,35 @@ async fn send_input(to: &mut (impl AsyncWrite + Unpin)) -> anyhow::Result<()> {
                 Some((rows, columns)) => Frame::new(FrameKind::Resize, [rows.to_be_bytes(), columns.to_be_bytes()].concat()),
                 None => continue,
             },
+            signal = signals.next() => match std::mem::replace(&mut is_asked, true) {
+                true => return Ok(signal.as_raw_value()),
+                false => Frame::new(FrameKind::Signal, [signal.as_raw_value() as u8]),
+            },
         };
         write_frame(to, &frame).await?;
+    }
+}
+
+/// The signals with which people and programs end a command.
+struct Signals([(SignalKind, Signal); 3]);
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        let listen = |kind| signal(kind).map(|signal| (kind, signal));
+        Ok(Signals([
+            listen(SignalKind::hangup())?,
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+        ]))
+    }
+
+    async fn next(&mut self) -> SignalKind {
+        let [hangup, interrupt, terminate] = &mut self.0;
+        tokio::select! {
+            _ = hangup.1.recv() => hangup.0,
+            _ = interrupt.1.recv() => interrupt.0,
+            _ = terminate.1.recv() => terminate.0,
+        }
     }
 }
 

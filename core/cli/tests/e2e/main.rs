@@ -28,3 +28,4 @@ mod secrets;
 mod shapes;
 mod steering;
 mod suggestions;
+mod terminal;
