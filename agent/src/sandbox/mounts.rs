@@ -218,9 +218,23 @@ pub(super) fn try_root(
     match mode {
         UserMode::Single => {
             let dev = mount_dev(root.as_fd(), 1 << 20, None)?;
-            mount_proc(root.as_fd(), dev.as_fd())
+            mount_proc(root.as_fd(), dev.as_fd()).map_err(explain_covered_proc)
         }
         UserMode::Mapped | UserMode::Shared => Ok(()),
+    }
+}
+
+/// The kernel shows a user no /proc of which parts are covered in the one that the user has.
+fn explain_covered_proc(error: StartError) -> StartError {
+    match error.errno {
+        Some(libc::EPERM) => StartError {
+            message: format!(
+                "{error}; parts of this machine's /proc are covered, as they are in most containers: run the agent outside \
+                 of the container, or as root"
+            ),
+            ..error
+        },
+        _ => error,
     }
 }
 

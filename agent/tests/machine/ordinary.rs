@@ -73,6 +73,29 @@ impl Ordinary {
         self.0.agent = Some(agent);
     }
 
+    /// What an agent with a state folder of its own says on a machine that a command has changed before.
+    fn refusal_behind(&self, command: &str) -> String {
+        let state = tempfile::tempdir().unwrap();
+        let script = format!(
+            "{command} && exec setpriv --inh-caps=-all --ambient-caps=-all \"$0\" check --state \"$1\""
+        );
+        let user = UID.to_string();
+        let refused = Command::new("unshare")
+            .args(["--user", "--mount", "--keep-caps"])
+            .args(["--map-user", &user, "--map-group", &user])
+            .args(["sh", "-c", &script])
+            .arg(self.0.folder.path().join("bin/tw-agent"))
+            .arg(state.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            !refused.status.success() && refused.stdout.is_empty(),
+            "{text}"
+        );
+        text
+    }
+
     async fn exec(&self, name: &str, task: &TaskId, script: &str) -> String {
         let request = ExecRequest {
             task: task.clone(),
@@ -247,30 +270,16 @@ async fn what_is_missing_is_said_and_what_is_unsafe_refused() {
         assert!(text.contains(word), "{text}");
     }
     // A user namespace that allows none below it, as a machine that gives its users none.
-    let script = "echo 0 > /proc/sys/user/max_user_namespaces && \
-                  exec setpriv --inh-caps=-all --ambient-caps=-all \"$0\" check --state \"$1\"";
-    let user = UID.to_string();
-    let refused = Command::new("unshare")
-        .args([
-            "--user",
-            "--keep-caps",
-            "--map-user",
-            &user,
-            "--map-group",
-            &user,
-        ])
-        .args(["sh", "-c", script])
-        .arg(machine.0.folder.path().join("bin/tw-agent"))
-        .arg(&state)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(
-        !refused.status.success() && refused.stdout.is_empty(),
-        "{text}"
-    );
+    let text = machine.refusal_behind("echo 0 > /proc/sys/user/max_user_namespaces");
     assert!(
         text.contains("gives its users no user namespaces"),
+        "{text}"
+    );
+    // A /proc of which a part is covered, as in most containers.
+    let text = machine.refusal_behind("mount -t tmpfs none /proc/sys/kernel");
+    assert!(
+        text.contains("no sandbox can be made here: cannot make /proc: Operation not permitted")
+            && text.contains("run the agent outside of the container, or as root"),
         "{text}"
     );
     let remote = machine
