@@ -101,6 +101,8 @@ struct Task {
     limits: LimitSet,
     /// Not before then a limit is tried again that was refused.
     retry_at: Option<Instant>,
+    /// The memory limit that was refused last, and what was in use.
+    refused: Option<(Bytes, Bytes)>,
     last: Option<(Instant, Usage)>,
     /// What tells that nothing has run, and what it said.
     meter: Option<CpuMeter>,
@@ -352,7 +354,18 @@ impl Resources {
                 text: job.standing.note.as_ref()?.1.clone(),
             })
         });
-        noted.collect()
+        let refused = measured.tasks.iter().filter_map(|(id, task)| {
+            let (asked, used) = task.refused?;
+            Some(LimitNote {
+                job: id.job.clone(),
+                text: format!(
+                    "{id} keeps its memory limit of {}: {asked} cannot be had while it holds {used}; tw restart gives it the \
+                     lower one",
+                    task.limits.memory
+                ),
+            })
+        });
+        noted.chain(refused).collect()
     }
 
     /// What the cgroup of every task said last.
@@ -413,7 +426,10 @@ impl Resources {
             job.watch(id, task, first);
             job.forget_old_note(task);
             let wanted = task.wanted_limits(job, id.index == first);
-            if wanted != task.limits && task.retry_at.is_none_or(|at| at <= Instant::now()) {
+            if wanted == task.limits {
+                // Nobody asks for less any more.
+                task.refused = None;
+            } else if task.retry_at.is_none_or(|at| at <= Instant::now()) {
                 self.apply(id, task, wanted);
             }
         }
@@ -549,13 +565,14 @@ impl Resources {
             .tree
             .resize(&id.folder_name(), &wanted, RESIZE_PATIENCE)
         {
-            Ok(()) => task.limits = limits,
+            Ok(()) => (task.limits, task.refused) = (limits, None),
             Err(CgroupError::MemoryInUse {
                 asked_bytes,
                 used_bytes,
             }) => {
                 tracing::info!(task = %id, asked_bytes, used_bytes, "the memory limit stays: more is in use");
                 task.limits.cpu = limits.cpu;
+                task.refused = Some((Bytes(asked_bytes), Bytes(used_bytes)));
                 task.retry_at = Some(Instant::now() + RETRY_EVERY);
             }
             Err(cause) => {
@@ -593,6 +610,7 @@ impl Task {
             look: Look::new(),
             limits,
             retry_at: None,
+            refused: None,
             last: None,
             meter: None,
             ran: None,

@@ -356,6 +356,58 @@ async fn use_is_measured_and_a_new_version_changes_limits_in_place() {
     assert!(started.task.is_alive().unwrap());
 }
 
+#[tokio::test]
+async fn a_lower_limit_that_a_task_is_too_large_for_is_told_until_it_holds() {
+    let machine = Machine::new();
+    let script = "import os, time\nheld = bytearray(120 << 20)\nwhile not os.path.exists('/tmp/enough'): time.sleep(0.05)\n\
+                  del held\ntime.sleep(600)";
+    let spec = |mib: u64| {
+        let resources = json!({"memory_bytes": mib << 20, "cpu_millicores": 200, "pids": 50});
+        json!({"command": ["/usr/bin/python3", "-c", script], "resources": resources})
+    };
+    let task = assignment("large", spec(256));
+    let id = task.task.id.clone();
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    machine
+        .controller
+        .usage(|usage| (usage.memory > Bytes::mib(110)).then_some(()))
+        .await;
+    let mut smaller = assignment("large", spec(64));
+    smaller.task.version = 2;
+    machine.assign(&smaller).await;
+    let text = machine
+        .controller
+        .notes(|notes| Some(notes.first()?.text.clone()))
+        .await;
+    assert!(
+        text.starts_with(
+            "large.0#1 keeps its memory limit of 256 MiB: 64 MiB cannot be had while it holds 1"
+        ),
+        "{text}"
+    );
+    let limit = || {
+        machine
+            .tree()
+            .memory_limit_bytes(&id.folder_name())
+            .unwrap()
+    };
+    assert_eq!(limit(), 256 << 20);
+    let release = ExecRequest {
+        task: id.clone(),
+        argv: ["touch", "/tmp/enough"].map(str::to_owned).to_vec(),
+        terminal: None,
+        debug: false,
+    };
+    machine
+        .session("release", SessionRequest::Exec(release), &[])
+        .await;
+    machine
+        .controller
+        .notes(|notes| notes.is_empty().then_some(()))
+        .await;
+    assert_eq!(limit(), 64 << 20);
+}
+
 /// The limit of processes in a task's cgroup: in a hierarchy of its own, or in the one.
 fn pids_max(machine: &Machine, task: &TaskId) -> String {
     let leaf = format!(

@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tw_api::{
-    AgentEvent, Assignment, Connection, ErrorBody, Heartbeat, HeartbeatReply, PROTO, Register,
-    Registered, SESSION_PROTOCOL,
+    AgentEvent, Assignment, Connection, ErrorBody, Heartbeat, HeartbeatReply, LimitNote, PROTO,
+    Register, Registered, SESSION_PROTOCOL,
 };
 use tw_model::{
     Code, JobSpec, Phase, TaskId, TaskRecord, TaskReport, TaskState, TaskUsage, Timestamp,
@@ -37,6 +37,7 @@ struct Shared {
     grants: bool,
     reports: Vec<TaskReport>,
     usage: Vec<TaskUsage>,
+    notes: Vec<LimitNote>,
     registrations: Vec<Register>,
     stream: Option<mpsc::UnboundedSender<AgentEvent>>,
     packages: HashMap<String, Bytes>,
@@ -149,6 +150,11 @@ impl Controller {
         self.with(|shared| shared.reports.retain(|report| report.task != *task));
     }
 
+    /// Waits until what is to be known of limits is as wanted.
+    pub(crate) async fn notes<T>(&self, look: impl Fn(&[LimitNote]) -> Option<T>) -> T {
+        self.wait_for(|shared| look(&shared.notes)).await
+    }
+
     pub(crate) async fn usage<T>(&self, look: impl Fn(&TaskUsage) -> Option<T>) -> T {
         self.wait_for(|shared| shared.usage.iter().find_map(&look))
             .await
@@ -232,6 +238,7 @@ async fn answer(
             shared.reports.extend(heartbeat.reports);
             if let Some(sample) = heartbeat.sample.filter(|sample| !sample.tasks.is_empty()) {
                 shared.usage = sample.tasks;
+                shared.notes = sample.notes;
             }
             reply(&HeartbeatReply {
                 acknowledged_seq,
