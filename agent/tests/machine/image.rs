@@ -265,3 +265,125 @@ async fn a_task_runs_on_an_image_with_a_runtime_beside_its_package() {
         "{message}"
     );
 }
+
+/// Makes a runtime of the machine's Python with the libraries that it needs, and an image that has a shell and the loader.
+const PYTHON: &str = r#"
+set -e
+runtime=$0 image=$1
+lib=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
+mkdir -p "$runtime/bin" "$runtime/lib" "$image/bin" "$image/lib64"
+cp -L /usr/bin/python3 "$runtime/bin/python3"
+tar -C "$(dirname "$lib")" --exclude=__pycache__ --exclude=test --exclude='config-*' -c "$(basename "$lib")" |
+    tar -C "$runtime/lib" -x
+find "$runtime" -name '*.so' -exec ldd /usr/bin/python3 {} + | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
+    xargs -I{} cp -L {} "$runtime/lib/"
+cp -L /lib64/ld-linux-x86-64.so.2 "$image/lib64/"
+cp /bin/busybox "$image/bin/sh"
+chmod 755 "$image" "$runtime"
+"#;
+
+/// What the application does: it needs libraries of the runtime, and tries to change it.
+const APPLICATION: &str = r#"
+import ctypes, decimal, hashlib, json, os, socket, sqlite3, ssl, sys, zlib
+import part
+ssl.create_default_context()
+print(json.dumps({'prefix': sys.prefix, 'part': part.WORD, 'tls': ssl.HAS_TLSv1_3, 'sum': hashlib.sha256(b'x').hexdigest()[:8],
+                  'sql': sqlite3.connect(':memory:').execute('select 6 * 7').fetchone()}, sort_keys=True))
+library = os.path.dirname(json.__file__)
+changes = {
+    'write': lambda: open(json.__file__, 'a'),
+    'make': lambda: open(sys.prefix + '/bin/new', 'w'),
+    'remove': lambda: os.remove(json.__file__),
+    'rename': lambda: os.rename(library, library + '2'),
+    'mode': lambda: os.chmod(sys.executable, 0o777),
+    'owner': lambda: os.chown(sys.executable, 1, 1),
+    'time': lambda: os.utime(sys.executable),
+    'link': lambda: os.link(sys.executable, sys.prefix + '/bin/new'),
+    'own program': lambda: open('/proc/self/exe', 'r+b'),
+}
+for name, change in changes.items():
+    try:
+        change()
+        print(name, 'was possible')
+    except OSError as error:
+        print(name, error.strerror)
+"#;
+
+#[tokio::test]
+async fn an_application_runs_on_a_real_runtime_beside_it_that_it_cannot_change() {
+    let machine = Machine::new();
+    let runtime = machine.folder.path().join("runtimes/python/3");
+    let image = machine.folder.path().join("image");
+    let made = Command::new("sh")
+        .args(["-c", PYTHON])
+        .args([&runtime, &image])
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let listed = || {
+        let find = ["-printf", "%P %s %m %U %C@\\n"];
+        let found = Command::new("find")
+            .arg(&runtime)
+            .args(find)
+            .output()
+            .unwrap();
+        let mut lines: Vec<String> = String::from_utf8(found.stdout)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        lines.sort();
+        lines
+    };
+    let before = listed();
+    assert!(before.len() > 500, "{}", before.len());
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, text) in [
+        ("main.py", APPLICATION),
+        ("part.py", "WORD = 'of the package'\n"),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        archive
+            .append_data(&mut header, name, text.as_bytes())
+            .unwrap();
+    }
+    let digest = machine
+        .controller
+        .add_package(archive.into_inner().unwrap());
+    for user in ["root", "nobody"] {
+        let task = assignment(
+            &format!("application-{user}"),
+            json!({
+                "command": ["python3", "main.py"], "user": user,
+                "env": {"LD_LIBRARY_PATH": "/runtimes/python/lib"},
+                "image": {"type": "folder", "path": image},
+                "runtimes": [{"name": "python", "version": "3"}],
+                "packages": [{"path": "apps/application", "digest": digest}],
+            }),
+        );
+        machine.assign(&task).await;
+        let exit = machine.exited(&task.task.id).await.0;
+        let lines = machine.logs(user, &task.task.id, false).await;
+        assert_eq!(exit, code(0), "{lines:#?}");
+        assert_eq!(
+            lines[0],
+            r#"{"part": "of the package", "prefix": "/runtimes/python", "sql": [42], "sum": "2d711642", "tls": true}"#
+        );
+        assert_eq!(lines.len(), 10, "{lines:#?}");
+        let refusals = [
+            "Read-only file system",
+            "Permission denied",
+            "Operation not permitted",
+            "Text file busy",
+        ];
+        for line in &lines[1..] {
+            assert!(
+                refusals.iter().any(|refusal| line.ends_with(refusal)),
+                "{user}: {line}"
+            );
+        }
+    }
+    assert_eq!(listed(), before, "the runtime was changed");
+}
