@@ -46,6 +46,24 @@ pub struct ApplyRequest {
     pub approval: Approval,
 }
 
+/// `POST /v1/stop`: end all of these jobs, or none.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopRequest {
+    pub jobs: Vec<JobId>,
+    /// The beginning of the digest that a refusal named, from someone who has seen how many tasks end.
+    #[serde(default)]
+    pub confirm_destructive: Option<String>,
+}
+
+/// The answer to [`StopRequest`], once it is durable.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StopReply {
+    pub version: u32,
+    /// How many tasks are asked to end.
+    pub tasks: u32,
+}
+
 /// `POST /v1/jobs/{namespace}/{name}/rollout`: what is to become of the update of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case", deny_unknown_fields)]

@@ -19,11 +19,11 @@ pub use client::{Client, ClientError, Connection, Endpoint as ApiEndpoint, Event
 pub use error::ErrorBody;
 pub use jobs::{
     AllowanceRequest, AllowancesReply, AppliedJob, ApplyReply, ApplyRequest, DrainReply,
-    DrainRequest, EventsReply, FenceReply, HealthReply, JobHistory, JobStatus, JobSummary,
-    JobsReply, MachineStatus, MachinesReply, OutageStatus, PackageReply, PlanRequest, Reserved,
-    RolloutReply, RolloutRequest, RolloutStatus, ScaleStatus, ScheduleStatus, SecretReply,
-    SecretStatus, SecretsReply, ServicesReply, SpecReply, SubmittedJob, TaskStatus, UsagePoint,
-    UsageReply, VersionSummary, WaitingTasks, WhyReply,
+    DrainRequest, EventsReply, FenceReply, HealthReply, JobHistory, JobStatus,
+    JobSummary, JobsReply, MachineStatus, MachinesReply, OutageStatus, PackageReply, PlanRequest,
+    Reserved, RolloutReply, RolloutRequest, RolloutStatus, ScaleStatus, ScheduleStatus,
+    SecretReply, SecretStatus, SecretsReply, ServicesReply, SpecReply, StopReply, StopRequest,
+    SubmittedJob, TaskStatus, UsagePoint, UsageReply, VersionSummary, WaitingTasks, WhyReply,
 };
 pub use review::{
     ApproveReply, DecideRequest, PageReply, PageRequest, PlanReply, PlansReply, RepositoriesReply,

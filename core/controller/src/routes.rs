@@ -58,8 +58,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 fn people() -> Router<Arc<App>> {
     let job = Router::new()
-        .route("/", get(jobs::status).delete(jobs::stop))
-        .route("/stop", post(jobs::stop))
+        .route("/", get(jobs::status))
         .route("/restart", post(jobs::restart))
         .route("/rollout", post(jobs::rollout))
         .route("/rollback", post(repositories::roll_back))
@@ -83,6 +82,7 @@ fn people() -> Router<Arc<App>> {
             "/v1/services/{namespace}/{name}/{port}",
             get(machines::service),
         )
+        .route("/v1/stop", post(jobs::stop))
         .route("/v1/plan", post(plans::plan))
         .route("/v1/apply", post(plans::apply))
         .route("/v1/plans", get(repositories::plans))

@@ -5,6 +5,7 @@
 //! next look at the job takes it up again. A controller begins with empty buckets, so that one that dies again and
 //! again stops no more than one that lives.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
@@ -321,23 +322,45 @@ pub(crate) fn check_confirmed(plan: &Plan, confirmed: Option<&str>) -> Result<()
         Some(text) => format!(", and '{text}' confirms another plan"),
         None => String::new(),
     };
-    Err(Refusal::new(
+    let digest = &plan.digest[..CONFIRMED_BY];
+    let mut refusal = Refusal::new(
         Code::PlanDestructive,
         format!("this {confirmation}{found}"),
-        &format!(
-            "look at `tw plan`; if it is meant, add --confirm-destructive {}",
-            &plan.digest[..CONFIRMED_BY]
-        ),
-    ))
+        &format!("if that is meant, add --confirm-destructive {digest}"),
+    );
+    refusal.details = endings(&plan.jobs);
+    Err(refusal)
+}
+
+/// How many jobs are named of those that a plan ends tasks of.
+const NAMED_MAX: usize = 10;
+
+/// How many tasks a plan ends of each job, in words, most first.
+fn endings(jobs: &[JobPlan]) -> Vec<String> {
+    let ended = jobs.iter().map(|job| (ended_of(job), &job.job));
+    let mut ended: Vec<_> = ended.filter(|(tasks, _)| *tasks > 0).collect();
+    ended.sort_by_key(|(tasks, job)| (Reverse(*tasks), *job));
+    let more = ended.len().saturating_sub(NAMED_MAX);
+    let named = ended.iter().take(NAMED_MAX);
+    let mut lines: Vec<String> = named
+        .map(|(tasks, job)| format!("{tasks} of {job}"))
+        .collect();
+    if more > 0 {
+        lines.push(format!("and {more} more jobs"));
+    }
+    lines
 }
 
 /// How many tasks a plan ends without replacing them one by one.
 fn ended_by(jobs: &[JobPlan]) -> u32 {
-    let ended = jobs.iter().map(|job| match job.effect {
+    jobs.iter().map(ended_of).sum()
+}
+
+fn ended_of(job: &JobPlan) -> u32 {
+    match job.effect {
         Effect::Recreate => job.counts.stopped + job.counts.restarted + job.counts.moved,
         _ => job.counts.stopped,
-    });
-    ended.sum()
+    }
 }
 
 /// How many tasks all jobs want together.

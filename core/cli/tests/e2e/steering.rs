@@ -149,3 +149,60 @@ fn a_machine_is_emptied_and_filled_again() {
     let neither = cluster.tw(&["drain"]).exits(1);
     assert!(neither.stderr.contains("MACHINE"), "{neither:?}");
 }
+
+/// Twelve tasks that are all there are, so that to end them has to be confirmed.
+const MANY: &str = r#"
+from tw import Job, Stop, export
+for name in ("api", "web"):
+    export(Job(name=name, command="sleep 1000", replicas=6, stop=Stop(drain=0, grace=1)))
+"#;
+
+#[test]
+fn what_ends_many_tasks_is_confirmed_by_its_digest_whether_applied_or_stopped() {
+    let cluster = Cluster::start(1);
+    cluster.repository.write("config.tw", MANY);
+    cluster.apply();
+    cluster.wait_settled("api");
+    cluster.wait_settled("web");
+    let digest = |said: &str| {
+        let (_, rest) = said.split_once("--confirm-destructive ").expect("a digest");
+        rest[..8].to_owned()
+    };
+    for command in [
+        &["stop", "api", "web"][..],
+        &[
+            "apply",
+            "--auto-approve",
+            "--remove",
+            "api",
+            "--remove",
+            "web",
+            ".",
+        ],
+    ] {
+        if command[0] == "apply" {
+            cluster.repository.write("config.tw", MANY);
+            cluster.apply();
+            cluster.wait_settled("api");
+            cluster.wait_settled("web");
+            cluster.repository.write("config.tw", "");
+        }
+        let confirmed = |digest: &str| {
+            let confirm = ["--confirm-destructive", digest];
+            cluster.tw(&[command, &confirm].concat())
+        };
+        let refused = cluster.tw(command).exits(1).stderr;
+        let ends = "this ends 12 of 12 tasks, 100%: 6 of api; 6 of web";
+        assert!(refused.contains(ends), "{refused}");
+        let wrong = confirmed("00000000").exits(1).stderr;
+        assert!(
+            wrong.contains("'00000000' confirms another plan"),
+            "{wrong}"
+        );
+        assert!(!cluster.status("web")["job"]["stopped"].as_bool().unwrap());
+        confirmed(&digest(&refused)).exits(0);
+        for job in ["api", "web"] {
+            assert!(cluster.status(job)["job"]["stopped"].as_bool().unwrap());
+        }
+    }
+}

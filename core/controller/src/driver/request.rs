@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 use tw_api::{
     AppliedJob, ApplyReply, ApplyRequest, ErrorBody, Heartbeat, HeartbeatReply, PlanRequest,
-    Register, SubmittedJob,
+    Register, StopRequest, SubmittedJob,
 };
 use tw_model::{
     AllowanceUse, Approval, Code, FittedRecord, JobId, MachineId, Name, TaskId, Version,
@@ -84,7 +84,7 @@ enum What {
         answer: Answer<Option<Plan>>,
     },
     Stop {
-        job: JobId,
+        request: StopRequest,
         by: String,
         answer: Answer<u32>,
     },
@@ -253,9 +253,14 @@ impl Driver {
         .await
     }
 
-    /// Ends a job. Returns how many of its tasks are asked to end.
-    pub(crate) async fn stop(&self, job: JobId, by: String) -> Result<u32, ErrorBody> {
-        self.ask(|answer| What::Stop { job, by, answer }).await
+    /// Ends jobs. Returns how many of their tasks are asked to end.
+    pub(crate) async fn stop(&self, request: StopRequest, by: String) -> Result<u32, ErrorBody> {
+        self.ask(|answer| What::Stop {
+            request,
+            by,
+            answer,
+        })
+        .await
     }
 
     /// Starts all tasks of a job again, as in an update. Returns the version that does it.
@@ -408,7 +413,11 @@ impl Core {
             What::Why { job, answer } => {
                 let _ = answer.send(self.why(&job));
             }
-            What::Stop { job, by, answer } => self.stop(job, by, answer),
+            What::Stop {
+                request,
+                by,
+                answer,
+            } => self.stop(request, by, answer),
             What::Restart { job, by, answer } => self.restart(job, by, answer),
             What::Rollout {
                 job,
@@ -623,10 +632,20 @@ impl Core {
         Ok(waiting.collect())
     }
 
-    fn stop(&mut self, job: JobId, by: String, answer: Answer<u32>) {
-        let decision = self.step(&Event::Stop { job, by });
+    /// Ends jobs as a plan would that removes them. No rule says where their specs have to come from: this is for emergencies.
+    fn stop(&mut self, request: StopRequest, by: String, answer: Answer<u32>) {
+        let decision = self.step(&Event::Submit {
+            submission: Submission {
+                remove: request.jobs,
+                by,
+                confirm: Some(self.confirm),
+                confirmed: request.confirm_destructive,
+                ..Submission::default()
+            },
+            expected: None,
+        });
         self.settle(decision, answer, |reply| match reply {
-            Decided::Stopped { tasks } => Ok(tasks),
+            Decided::Submitted(plan) => Ok(plan.counts.stopped),
             other => Err(unexpected(other)),
         });
     }

@@ -7,8 +7,8 @@ use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::json;
 use tw_api::{
-    JobStatus, JobsReply, RolloutReply, RolloutRequest, SpecReply, UsageReply, VersionSummary,
-    WaitingTasks, WhyReply,
+    JobStatus, JobsReply, RolloutReply, RolloutRequest, SpecReply, StopReply, StopRequest,
+    UsageReply, VersionSummary, WaitingTasks, WhyReply,
 };
 use tw_model::{Name, TaskUsage, Version};
 use tw_scheduler::RolloutOrder;
@@ -161,13 +161,13 @@ pub(super) async fn spec(
 pub(super) async fn stop(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
-    Path(path): Path<(String, String)>,
-) -> Answer<serde_json::Value> {
-    let id = job_id(&path)?;
-    let tasks = app.driver.stop(id.clone(), caller.to_string()).await?;
-    Ok(Reply(
-        json!({ "version": SHAPE, "job": id, "tasks": tasks }),
-    ))
+    Reply(request): Reply<StopRequest>,
+) -> Answer<StopReply> {
+    let tasks = app.driver.stop(request, caller.to_string()).await?;
+    Ok(Reply(StopReply {
+        version: SHAPE,
+        tasks,
+    }))
 }
 
 pub(super) async fn restart(

@@ -111,7 +111,7 @@ async fn a_stop_reaches_the_agent_and_leaves_discovery_first() {
 
     let stopped: serde_json::Value = server
         .client
-        .post("/v1/jobs/default/redis/stop", &json!({}))
+        .post("/v1/stop", &json!({"jobs": ["redis"]}))
         .await
         .unwrap();
     assert_eq!(stopped["tasks"], 1);

@@ -330,6 +330,7 @@ fn a_change_that_ends_many_tasks_is_confirmed_by_its_digest() {
         assert_eq!(refusal.code, Code::PlanDestructive);
         assert!(refusal.message.contains("40 of 60 tasks, 66%"), "{refusal}");
         assert!(refusal.hint.contains(&gone.digest[..8]), "{refusal:?}");
+        assert_eq!(refusal.details, ["40 of many"]);
     }
     // One that is followed passes the same gate.
     let followed = |confirmed: Option<&str>| {
