@@ -260,6 +260,9 @@ pub struct MachineStatus {
     /// Set while it is to be emptied, and kept empty.
     #[serde(default)]
     pub drain: Option<DrainRecord>,
+    /// The drain that begins at its `since`.
+    #[serde(default)]
+    pub next_drain: Option<DrainRecord>,
     /// How often it went away without notice, in thousandths of a time; fades by half every 15 minutes.
     #[serde(default)]
     pub flaps_milli: u32,
@@ -286,10 +289,23 @@ pub enum DrainRequest {
         /// How long the maintenance lasts; tasks that endure it come back to the machines.
         #[serde(default)]
         lasts_ms: Option<u64>,
+        /// When it begins, from where `within_ms` counts; none for now.
+        #[serde(default)]
+        starts: Option<DrainStart>,
     },
     End {
         machines: Vec<MachineId>,
     },
+}
+
+/// When machines begin to be emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainStart {
+    /// At this moment, by the controller's clock.
+    At(Timestamp),
+    /// So many milliseconds from when the controller has read this.
+    InMs(u64),
 }
 
 /// The answer to [`DrainRequest`], once it is durable.

@@ -19,7 +19,7 @@ pub use client::{Client, ClientError, Connection, Endpoint as ApiEndpoint, Event
 pub use error::ErrorBody;
 pub use jobs::{
     AllowanceRequest, AllowancesReply, AppliedJob, ApplyReply, ApplyRequest, DrainReply,
-    DrainRequest, EventsReply, FenceReply, HealthReply, JobHistory, JobStatus,
+    DrainRequest, DrainStart, EventsReply, FenceReply, HealthReply, JobHistory, JobStatus,
     JobSummary, JobsReply, MachineStatus, MachinesReply, OutageStatus, PackageReply, PlanRequest,
     Reserved, RolloutReply, RolloutRequest, RolloutStatus, ScaleStatus, ScheduleStatus,
     SecretReply, SecretStatus, SecretsReply, ServicesReply, SpecReply, StopReply, StopRequest,

@@ -177,6 +177,7 @@ pub(crate) fn machine(view: &View, row: &MachineRecord, connected: bool) -> Mach
         connected,
         changed_at: row.changed_at,
         drain: row.drain.clone(),
+        next_drain: row.next_drain.as_deref().cloned(),
         flaps_milli: (steadiness::flaps(row, now) * 1000.0) as u32,
         unsteady: steadiness::is_unsteady(row, now),
         spared_until: row.spared_until.filter(|_| row.spares_tasks()),

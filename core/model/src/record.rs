@@ -514,6 +514,9 @@ pub struct MachineRecord {
     /// Set while it is to be emptied, and kept empty.
     #[serde(default)]
     pub drain: Option<DrainRecord>,
+    /// The drain that begins at its `since`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_drain: Option<Box<DrainRecord>>,
     /// How often it went away without notice; none where it never did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flaps: Option<FlapRecord>,
@@ -577,6 +580,7 @@ pub struct DrainRecord {
     /// In words for people; may be empty.
     pub reason: String,
     pub by: String,
+    /// When it began, or is to begin.
     pub since: Timestamp,
     /// When it is empty, whatever it takes.
     pub deadline: Option<Timestamp>,

@@ -14,7 +14,7 @@ use tw_model::{
 
 use crate::departure::{self, Departure};
 use crate::draft::Draft;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Slot};
 use crate::step::{self, Refusal, Reply};
 use crate::{JobState, maintenance, reconcile};
 
@@ -30,7 +30,17 @@ pub enum DrainOrder {
         /// They are back so long after that; tasks that endure it come back with them.
         lasts: Option<Millis>,
     },
-    /// They take tasks again.
+    /// They are to be emptied from a moment on; until then they take tasks as before.
+    Plan {
+        at: Timestamp,
+        /// In words for people.
+        reason: String,
+        /// So long after that moment they are empty, whatever it takes.
+        within: Option<Millis>,
+        /// They are back so long after that; tasks that endure it come back with them.
+        lasts: Option<Millis>,
+    },
+    /// They take tasks again, and are not to be emptied later.
     End,
 }
 
@@ -56,20 +66,41 @@ pub(crate) fn order(
     }
     let now = draft.now;
     for mut row in rows {
-        row.drain = match order {
+        match order {
             DrainOrder::Begin {
                 reason,
                 within,
                 lasts,
-            } => Some(DrainRecord {
-                lasts: *lasts,
-                reason: reason.clone(),
-                by: by.to_owned(),
-                since: row.drain.as_ref().map_or(now, |drain| drain.since),
-                deadline: within.map(|within| now.plus(within)),
-            }),
-            DrainOrder::End => None,
-        };
+            } => {
+                let since = row.drain.as_ref().map_or(now, |drain| drain.since);
+                row.drain = Some(DrainRecord {
+                    lasts: *lasts,
+                    reason: reason.clone(),
+                    by: by.to_owned(),
+                    since,
+                    deadline: within.map(|within| now.plus(within)),
+                });
+                row.next_drain = None;
+            }
+            DrainOrder::Plan {
+                at,
+                reason,
+                within,
+                lasts,
+            } => {
+                row.next_drain = Some(Box::new(DrainRecord {
+                    lasts: *lasts,
+                    reason: reason.clone(),
+                    by: by.to_owned(),
+                    since: *at,
+                    deadline: within.map(|within| at.plus(within)),
+                }));
+            }
+            DrainOrder::End => {
+                row.drain = None;
+                row.next_drain = None;
+            }
+        }
         draft.put_machine(row);
     }
     let machines: BTreeSet<&MachineId> = machines.iter().collect();
@@ -84,6 +115,30 @@ pub(crate) fn order(
     Reply::Drain {
         tasks: tasks.len() as u32,
     }
+}
+
+/// Begins the drains whose moment has come. Returns the jobs that this concerns.
+pub(crate) fn begin_due(draft: &mut Draft) -> BTreeSet<JobId> {
+    let planned = draft.fleet().planned_drains();
+    let due: Vec<Slot> = planned
+        .iter()
+        .take_while(|(at, _)| *at <= draft.now)
+        .map(|(_, slot)| *slot)
+        .collect();
+    let mut jobs = BTreeSet::new();
+    for slot in due {
+        let mut row = draft.machine_at(slot).clone();
+        if let Some(drain) = row.next_drain.take() {
+            row.drain = Some(*drain);
+            let tasks = draft.base().tasks_on(&row.id);
+            jobs.extend(tasks.map(|task| task.id.job.clone()));
+            draft.put_machine(row);
+        }
+    }
+    if !jobs.is_empty() {
+        jobs.extend(draft.base().daemons.iter().cloned());
+    }
+    jobs
 }
 
 /// Asks tasks of a job to leave the machines that are being emptied, as far as they may now.

@@ -181,6 +181,8 @@ pub(crate) struct Fleet {
     flapped: BTreeMap<Slot, FlapRecord>,
     /// How many machines are being drained.
     drains: usize,
+    /// Machines that are to be drained, by the moment at which that begins.
+    planned: BTreeSet<(Timestamp, Slot)>,
     /// Lost machines, by the moment at which they were lost.
     lost: BTreeSet<(Timestamp, Slot)>,
     /// Lost machines whose tasks are kept, by the moment until which they are.
@@ -258,6 +260,11 @@ impl Fleet {
         self.drains
     }
 
+    /// The machines that are to be drained, and from when on, the first first.
+    pub(crate) fn planned_drains(&self) -> &BTreeSet<(Timestamp, Slot)> {
+        &self.planned
+    }
+
     /// How many machines are lost.
     pub(crate) fn lost(&self) -> usize {
         self.lost.len()
@@ -316,7 +323,7 @@ impl Fleet {
         self.set_room(slot, room);
     }
 
-    /// Notes, or forgets, what the row of a machine says of its absences and of a drain.
+    /// Notes, or forgets, what the row of a machine says of its absences and of drains.
     fn note_absence(&mut self, slot: Slot, holds: bool) {
         let row = &self.hosts[slot as usize].row;
         let lost = row.state == MachineState::Lost;
@@ -324,14 +331,17 @@ impl Fleet {
         let until = row.spared_until.filter(|_| row.spares_tasks());
         let spared = until.map(|until| (until, slot));
         let drains = usize::from(row.drain.is_some());
+        let planned = row.next_drain.as_ref().map(|drain| (drain.since, slot));
         match holds {
             true => {
                 self.drains += drains;
+                self.planned.extend(planned);
                 self.lost.extend(lost);
                 self.spared.extend(spared);
             }
             false => {
                 self.drains -= drains;
+                planned.map(|one| self.planned.remove(&one));
                 lost.map(|one| self.lost.remove(&one));
                 spared.map(|one| self.spared.remove(&one));
             }

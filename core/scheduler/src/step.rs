@@ -279,6 +279,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
                 registered_at: now,
                 changed_at: now,
                 drain: None,
+                next_drain: None,
                 flaps: None,
                 spared_until: None,
                 identity: Box::new(MachineIdentity {
@@ -318,6 +319,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
                 .cloned()
                 .collect();
             due.extend(outage::advance(&mut draft));
+            due.extend(drain::begin_due(&mut draft));
             reconcile_all(&mut draft, due);
             Reply::None
         }
@@ -620,6 +622,7 @@ fn register(
                 false => known.flaps,
             },
             drain: known.drain,
+            next_drain: known.next_drain,
             changed_at: match known.state == MachineState::Up && !rebooted {
                 true => known.changed_at,
                 false => draft.now,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use tw_api::{
-    Client, DrainReply, DrainRequest, JobStatus, JobSummary, JobsReply, MachineStatus,
+    Client, DrainReply, DrainRequest, DrainStart, JobStatus, JobSummary, JobsReply, MachineStatus,
     MachinesReply,
 };
 use tw_model::{JobId, MachineFacts, MachineId, Millis, Timestamp};
@@ -36,9 +36,15 @@ pub(crate) struct Args {
     /// All machines of a rack
     #[arg(long, value_name = "RACK", group = "which")]
     rack: Vec<String>,
-    /// When the machines must be empty, from now on, such as 30m or 2h
+    /// When the machines must be empty, from the start of the drain on, such as 30m or 2h
     #[arg(long, value_name = "TIME", conflicts_with = "cancel")]
     deadline: Option<Millis>,
+    /// When it begins, such as 2026-12-24T02:00:00Z; the deadline counts from there
+    #[arg(long, value_name = "MOMENT", conflicts_with_all = ["cancel", "each"])]
+    at: Option<Timestamp>,
+    /// After how long it begins, such as 2h; the deadline counts from there
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["cancel", "each", "at"])]
+    starts_in: Option<Millis>,
     /// All machines of a cluster
     #[arg(long, value_name = "CLUSTER", group = "which")]
     cluster: Vec<String>,
@@ -98,6 +104,17 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         anstream::println!("{names}: tasks may be placed there again");
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(start) = start(&args) {
+        let start = match start {
+            DrainStart::At(moment) => format!("at {moment}"),
+            DrainStart::InMs(wait) => format!("in {}", Millis(wait)),
+        };
+        anstream::println!(
+            "{names}: the drain begins {start}; {} tasks are there now, and `tw drain --cancel` takes it back",
+            reply.tasks
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
     anstream::println!("{names}: {} tasks are to leave", reply.tasks);
     if args.detach {
         return Ok(ExitCode::SUCCESS);
@@ -117,7 +134,14 @@ fn begin(args: &Args, machines: Vec<MachineId>) -> DrainRequest {
         reason: args.reason.clone(),
         within_ms: args.deadline.map(|deadline| deadline.0),
         lasts_ms: args.lasts.map(|lasts| lasts.0),
+        starts: start(args),
     }
+}
+
+/// When the drain begins; none where that is at once.
+fn start(args: &Args) -> Option<DrainStart> {
+    let wait = args.starts_in.map(|wait| DrainStart::InMs(wait.0));
+    args.at.map(DrainStart::At).or(wait)
 }
 
 /// The machines that are named, and those of the domains that are.

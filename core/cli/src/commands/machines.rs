@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use tw_api::{FenceReply, MachinesReply};
+use tw_api::{FenceReply, MachineStatus, MachinesReply};
 use tw_model::{Bytes, Cores, MachineId, MachineState};
 
 use crate::context::Context;
@@ -96,25 +96,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         let of = |used: String, all: String| format!("{used}/{all}");
         table.row(vec![
             machine.id.to_string(),
-            match (machine.state, machine.connected, &machine.drain) {
-                (MachineState::Lost, ..) => match machine.spared_until {
-                    Some(until) => painted(RED, format!("lost, tasks kept until {until}")),
-                    None => painted(RED, "lost"),
-                },
-                (MachineState::Up, false, _) => painted(RED, "silent"),
-                (MachineState::Up, true, None) if machine.unsteady => painted(
-                    YELLOW,
-                    format!(
-                        "unsteady (gone {:.1} times)",
-                        f64::from(machine.flaps_milli) / 1000.0
-                    ),
-                ),
-                (MachineState::Up, true, None) => painted(GREEN, "up"),
-                (MachineState::Up, true, Some(_)) if machine.tasks == 0 => {
-                    painted(YELLOW, "drained")
-                }
-                (MachineState::Up, true, Some(_)) => painted(YELLOW, "draining"),
-            },
+            state(machine),
             machine.tasks.to_string(),
             of(
                 Cores(machine.reserved.cpu_millicores).to_string(),
@@ -137,4 +119,25 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     }
     table.print();
     Ok(ExitCode::SUCCESS)
+}
+
+/// How a machine is, in a few words.
+fn state(machine: &MachineStatus) -> String {
+    match (machine.state, machine.connected, &machine.drain) {
+        (MachineState::Lost, ..) => match machine.spared_until {
+            Some(until) => painted(RED, format!("lost, tasks kept until {until}")),
+            None => painted(RED, "lost"),
+        },
+        (MachineState::Up, false, _) => painted(RED, "silent"),
+        (MachineState::Up, true, Some(_)) if machine.tasks == 0 => painted(YELLOW, "drained"),
+        (MachineState::Up, true, Some(_)) => painted(YELLOW, "draining"),
+        (MachineState::Up, true, None) if machine.unsteady => {
+            let times = f64::from(machine.flaps_milli) / 1000.0;
+            painted(YELLOW, format!("unsteady (gone {times:.1} times)"))
+        }
+        (MachineState::Up, true, None) => match &machine.next_drain {
+            Some(drain) => painted(YELLOW, format!("up, drain at {}", drain.since)),
+            None => painted(GREEN, "up"),
+        },
+    }
 }

@@ -219,3 +219,32 @@ export(Job(name="report", kind="batch", command="sleep 1000", replicas=4))
         "{unknown:?}"
     );
 }
+
+#[test]
+fn a_drain_is_ordered_ahead_and_may_be_taken_back() {
+    let cluster = Cluster::start(2);
+    let names: Vec<String> = cluster
+        .machines()
+        .iter()
+        .map(|row| row["id"].as_str().unwrap().to_owned())
+        .collect();
+    let [first, second] = [&names[0], &names[1]];
+    let said = cluster.tw(&["drain", first, "--starts-in", "1h"]).exits(0);
+    assert!(
+        said.stdout.contains("the drain begins in 1h"),
+        "{}",
+        said.stdout
+    );
+    let shown = cluster.tw(&["machines"]).exits(0).stdout;
+    assert!(shown.contains("up, drain at 2"), "{shown}");
+    assert_eq!(drained(&cluster), [""; 0]);
+    cluster.tw(&["drain", first, "--cancel"]).exits(0);
+    let shown = cluster.tw(&["machines"]).exits(0).stdout;
+    assert!(!shown.contains("drain at"), "{shown}");
+    cluster
+        .tw(&["drain", second, "--at", "2026-01-01T00:00:00Z"])
+        .exits(0);
+    wait_until("a moment that has passed is now", || {
+        drained(&cluster) == [second.clone()]
+    });
+}

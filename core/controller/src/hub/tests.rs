@@ -91,6 +91,7 @@ fn machine(machine: usize, epoch: u64) -> Record {
         registered_at: AT,
         changed_at: AT,
         drain: None,
+        next_drain: None,
         flaps: None,
         spared_until: None,
         identity: Box::default(),

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Path, State};
-use tw_api::{DrainReply, DrainRequest, FenceReply, MachinesReply, ServicesReply};
+use tw_api::{DrainReply, DrainRequest, DrainStart, FenceReply, MachinesReply, ServicesReply};
 use tw_model::Millis;
 use tw_scheduler::DrainOrder;
 
 use crate::app::App;
 use crate::caller::Caller;
+use crate::clock;
 use crate::reply::{Answer, Reply, job_id, job_not_found, name};
 use crate::status::{self, SHAPE};
 
@@ -73,12 +74,24 @@ pub(super) async fn drain(
             reason,
             within_ms,
             lasts_ms,
+            starts,
         } => {
-            let within = within_ms.map(Millis);
-            let order = DrainOrder::Begin {
-                reason,
-                within,
-                lasts: lasts_ms.map(Millis),
+            let (within, lasts) = (within_ms.map(Millis), lasts_ms.map(Millis));
+            let order = match starts {
+                None => DrainOrder::Begin {
+                    reason,
+                    within,
+                    lasts,
+                },
+                Some(start) => DrainOrder::Plan {
+                    at: match start {
+                        DrainStart::At(moment) => moment,
+                        DrainStart::InMs(wait) => clock::wall().plus(Millis(wait)),
+                    },
+                    reason,
+                    within,
+                    lasts,
+                },
             };
             (machines, order)
         }

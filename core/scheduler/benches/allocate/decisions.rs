@@ -103,6 +103,7 @@ pub(crate) fn fleet(machines: u32) -> State {
             registered_at: NOW,
             changed_at: NOW,
             drain: None,
+            next_drain: None,
             flaps: None,
             spared_until: None,
             identity: Box::default(),

@@ -279,6 +279,7 @@ fn record(number: usize, machine: &TraceMachines, scale: (f64, f64)) -> MachineR
             ..MachineFacts::default()
         },
         drain: None,
+        next_drain: None,
         flaps: None,
         spared_until: None,
         identity: Box::default(),

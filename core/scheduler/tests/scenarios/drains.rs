@@ -353,3 +353,54 @@ fn tasks_that_leave_do_not_count_on_the_same_room() {
     assert_eq!(cluster.serving("api") + cluster.serving("web"), 4);
     assert_eq!(on(&cluster, "api", "m0") + on(&cluster, "web", "m0"), 3);
 }
+
+#[test]
+fn a_drain_that_is_planned_begins_at_its_moment_and_its_deadline_counts_from_there() {
+    let plan = |cluster: &mut Cluster, after: Millis| {
+        let order = DrainOrder::Plan {
+            at: cluster.now.plus(after),
+            reason: "new memory".to_owned(),
+            within: Some(Millis::minutes(5)),
+            lasts: None,
+        };
+        cluster.decide(Event::Drain {
+            machines: vec![name("m0")],
+            order,
+            by: "someone".to_owned(),
+        })
+    };
+    let mut cluster = Cluster::new(&[(1, 1024), (1, 1024)]);
+    let mut big = service("big", 2, "one");
+    big.resources.cpu = tw_model::Cores(800);
+    cluster.submit(&[big]);
+    cluster.settle("big");
+    plan(&mut cluster, Millis::minutes(10));
+    cluster.pass(Millis::minutes(9));
+    // A machine that says again who it is keeps the order.
+    cluster.register_again("m0", (1, 1024), Default::default());
+    let row = |cluster: &Cluster| cluster.state.machine(&name("m0")).unwrap().clone();
+    assert!(row(&cluster).takes_tasks());
+    let at = row(&cluster).next_drain.expect("it is planned").since;
+    cluster.pass(Millis::minutes(2));
+    let drain = row(&cluster).drain.expect("it has begun");
+    assert_eq!(
+        (drain.since, drain.deadline),
+        (at, Some(at.plus(Millis::minutes(5))))
+    );
+    assert_eq!(row(&cluster).next_drain, None);
+    assert_eq!(on(&cluster, "big", "m0"), 1, "there is no room elsewhere");
+    cluster.pass(Millis::minutes(5));
+    assert_eq!(on(&cluster, "big", "m0"), 0, "{}", cluster.show());
+
+    undrain(&mut cluster, "m0");
+    plan(&mut cluster, Millis::minutes(10));
+    undrain(&mut cluster, "m0");
+    cluster.pass(Millis::minutes(15));
+    assert!(row(&cluster).takes_tasks(), "it was taken back");
+    plan(&mut cluster, Millis::ZERO);
+    cluster.pass(Millis::seconds(1));
+    assert!(
+        !row(&cluster).takes_tasks(),
+        "a moment that has passed is now"
+    );
+}
