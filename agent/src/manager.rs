@@ -5,6 +5,7 @@
 //! folder, starts a helper, and follows it to the task's end; [`health`] tells it how the task does,
 //! [`resource`] measures and limits it, [`report`] carries what happened until it is acknowledged.
 
+mod ailment;
 mod btrfs;
 mod clean;
 mod config;

@@ -9,6 +9,7 @@ use tw_api::{
 };
 use tw_model::{Code, Millis};
 
+use super::ailment::Ailments;
 use super::resource::SAMPLE_EVERY;
 use super::{Agent, session, strain, task};
 use crate::process::{boot_id, boot_ms};
@@ -128,14 +129,17 @@ async fn beat(
     let path = format!("/v1/agents/{}/heartbeat", agent.config.name);
     let every = Duration::from_millis(registered.heartbeat_every_ms.max(10));
     let mut usage_due = Instant::now();
+    let mut ailments = Ailments::default();
     loop {
         let (sample, history) = match usage_due <= Instant::now() {
             true => {
                 usage_due = Instant::now() + SAMPLE_EVERY;
+                let strained = strain::is_short_of_memory();
                 let sample = MachineSample {
                     tasks: agent.resources.usage(),
                     notes: agent.resources.notes(),
-                    strained: strain::is_short_of_memory(),
+                    strained,
+                    ailments: ailments.look(&agent.config.state, strained, Instant::now()),
                 };
                 (Some(sample), agent.resources.reports())
             }

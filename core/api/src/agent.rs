@@ -1,11 +1,12 @@
 //! Between an agent and the controller.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    Capacity, Endpoint, JobId, JobSpec, MachineFacts, MachineId, Millis, TaskId, TaskRecord,
-    TaskReport, TaskUsage, Timestamp, UsageSum, Version,
+    Ailment, Capacity, Endpoint, JobId, JobSpec, MachineFacts, MachineId, Millis, TaskId,
+    TaskRecord, TaskReport, TaskUsage, Timestamp, UsageSum, Version,
 };
 
 use crate::SessionRequest;
@@ -72,6 +73,9 @@ pub struct MachineSample {
     pub notes: Vec<LimitNote>,
     /// Whether the machine is short of memory.
     pub strained: bool,
+    /// What ails the machine as a whole; empty also from an agent that does not say.
+    #[serde(default)]
+    pub ailments: BTreeSet<Ailment>,
 }
 
 /// What should be known of a job's limits on a machine.

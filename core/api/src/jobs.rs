@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    AllowanceUse, Approval, Bytes, Capacity, Cores, DrainRecord, Endpoint, EventRecord, Exit,
-    JobId, JobSpec, MachineFacts, MachineId, MachineState, Name, PolicyReport, RolloutState,
-    RunRecord, SourceRef, TaskId, TaskState, TaskUsage, Timestamp, Version,
+    AilmentRecord, AllowanceUse, Approval, Bytes, Capacity, Cores, DrainRecord, Endpoint,
+    EventRecord, Exit, JobId, JobSpec, MachineFacts, MachineId, MachineState, Name, PolicyReport,
+    RolloutState, RunRecord, SourceRef, TaskId, TaskState, TaskUsage, Timestamp, Version,
 };
 
 /// A job as it was evaluated.
@@ -269,6 +269,9 @@ pub struct MachineStatus {
     /// Whether it is taken last because of that.
     #[serde(default)]
     pub unsteady: bool,
+    /// What ails it by its agent's word, and what did until lately: it is taken last because of that, too.
+    #[serde(default)]
+    pub ailments: Vec<AilmentRecord>,
     /// Until when its tasks are kept although it is lost, because a large part of the fleet is.
     #[serde(default)]
     pub spared_until: Option<Timestamp>,

@@ -11,7 +11,7 @@ use tw_model::{
     TaskState, TaskUsage, Timestamp,
 };
 
-use tw_scheduler::steadiness;
+use tw_scheduler::{ailment, steadiness};
 
 use crate::clock;
 use crate::view::{JobView, View};
@@ -180,6 +180,7 @@ pub(crate) fn machine(view: &View, row: &MachineRecord, connected: bool) -> Mach
         next_drain: row.next_drain.as_deref().cloned(),
         flaps_milli: (steadiness::flaps(row, now) * 1000.0) as u32,
         unsteady: steadiness::is_unsteady(row, now),
+        ailments: ailment::counting(row, now).copied().collect(),
         spared_until: row.spared_until.filter(|_| row.spares_tasks()),
     }
 }

@@ -520,6 +520,9 @@ pub struct MachineRecord {
     /// How often it went away without notice; none where it never did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flaps: Option<FlapRecord>,
+    /// What ails it by the word of its agent, and what did until lately.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ailments: Vec<AilmentRecord>,
     /// Set while it is lost together with a large part of the fleet: until then its tasks count as out of reach, and
     /// live on should it come back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -537,6 +540,43 @@ pub struct FlapRecord {
     pub score_milli: u32,
     /// When it last went away.
     pub at: Timestamp,
+}
+
+/// What can ail a machine as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ailment {
+    /// Nothing can be written where its tasks are kept.
+    DiskReadOnly,
+    /// Next to nothing is free there.
+    DiskFull,
+    /// It has been short of memory for some time.
+    MemoryShort,
+    /// What an agent of a newer release has a word for.
+    #[serde(other)]
+    Other,
+}
+
+impl std::fmt::Display for Ailment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Ailment::DiskReadOnly => "disk read-only",
+            Ailment::DiskFull => "disk full",
+            Ailment::MemoryShort => "short of memory",
+            Ailment::Other => "ailing",
+        })
+    }
+}
+
+/// Something that ails a machine, or did until lately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AilmentRecord {
+    pub what: Ailment,
+    pub since: Timestamp,
+    /// When its agent took it back; none while it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 /// How many earlier boots of a machine are remembered.

@@ -27,7 +27,7 @@ use crate::{JobState, daemon, preempt, seed, steadiness};
 struct Rank {
     /// Whether another part of the fleet has to get a task first.
     crowded: bool,
-    /// How little it is to be relied on: it keeps going away, or tasks of the job keep failing there.
+    /// How little it is to be relied on: it keeps going away, something ails it, or tasks of the job keep failing there.
     unsteady: u32,
     /// How many wishes it does not fulfil.
     unfulfilled: u32,
@@ -411,10 +411,14 @@ impl Placer {
     /// How little a machine is to be relied on.
     fn unsteady(&self, view: View, slot: Slot) -> u32 {
         let flaps = view.overlay.flaps(view.fleet, slot);
-        let flaps = flaps.map_or(0, |flaps| steadiness::level_of(flaps, self.now));
+        let ailed_until = view.fleet.ailed_until(slot);
+        let level = match flaps.is_some() || ailed_until.is_some() {
+            true => steadiness::level_of(flaps, ailed_until, self.now),
+            false => 0,
+        };
         match self.failing.is_empty() {
-            true => flaps,
-            false => flaps + self.failing.get(&slot).copied().unwrap_or(0),
+            true => level,
+            false => level + self.failing.get(&slot).copied().unwrap_or(0),
         }
     }
 

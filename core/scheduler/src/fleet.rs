@@ -9,6 +9,7 @@ use tw_model::{
     MachineState, Requires, TaskId, Timestamp,
 };
 
+use crate::ailment;
 use crate::domains::{Domains, Part};
 use crate::index::Index;
 use crate::requires::{Eligible, Memo};
@@ -179,6 +180,8 @@ pub(crate) struct Fleet {
     heavy: BTreeMap<Part, u32>,
     /// Machines that went away without notice more than once, so that few have to be asked.
     flapped: BTreeMap<Slot, FlapRecord>,
+    /// Machines that something ails or has ailed, by [`ailment::until`].
+    ailed: BTreeMap<Slot, Timestamp>,
     /// How many machines are being drained.
     drains: usize,
     /// Machines that are to be drained, by the moment at which that begins.
@@ -252,6 +255,14 @@ impl Fleet {
         match self.flapped.is_empty() {
             true => None,
             false => self.flapped.get(&slot).copied(),
+        }
+    }
+
+    /// Until when something has ailed a machine, as in [`ailment::until`].
+    pub(crate) fn ailed_until(&self, slot: Slot) -> Option<Timestamp> {
+        match self.ailed.is_empty() {
+            true => None,
+            false => self.ailed.get(&slot).copied(),
         }
     }
 
@@ -346,6 +357,10 @@ impl Fleet {
                 spared.map(|one| self.spared.remove(&one));
             }
         }
+        match ailment::until(row) {
+            Some(until) => self.ailed.insert(slot, until),
+            None => self.ailed.remove(&slot),
+        };
         let flaps = row.flaps.filter(steadiness::may_matter);
         match flaps {
             Some(flaps) => self.flapped.insert(slot, flaps),

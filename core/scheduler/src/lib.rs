@@ -4,6 +4,7 @@
 //! A caller keeps a [`State`], asks [`step`] what an [`Event`] means, applies the answer at once, commits it, and
 //! lets nothing leave before it is durable.
 
+pub mod ailment;
 mod alarms;
 mod allocate;
 mod allowance;

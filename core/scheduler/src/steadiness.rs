@@ -1,5 +1,5 @@
-//! Which machines are not to be relied on: those that keep going away, and those on which the tasks of a job keep
-//! failing.
+//! Which machines are not to be relied on: those that keep going away, those that something ails (see
+//! [`crate::ailment`]), and those on which the tasks of a job keep failing.
 //!
 //! Both are counted, and the counts fade: what happened fifteen minutes ago counts half. Whoever is above the bound is
 //! taken last, and not left out: a task on such a machine is better off than one that waits. The count of a machine is
@@ -23,6 +23,9 @@ pub const HALF_LIFE: Millis = Millis::minutes(15);
 
 /// From here on something is avoided: twice within a few minutes.
 const AVOIDED_FROM: f64 = 1.5;
+
+/// What ails a machine by its agent's word counts as if it had gone away so often: a half-life long after it was taken back.
+const AILS: f64 = 2.0 * AVOIDED_FROM;
 
 /// How much is left of a count after a while.
 fn faded(since: Timestamp, now: Timestamp) -> f64 {
@@ -52,8 +55,15 @@ fn score(flaps: FlapRecord, now: Timestamp) -> f64 {
     f64::from(flaps.score_milli) / 1000.0 * faded(flaps.at, now)
 }
 
-pub(crate) fn level_of(flaps: FlapRecord, now: Timestamp) -> u32 {
-    level(score(flaps, now))
+/// How much speaks against a machine that went away so often, and that something has ailed until a moment.
+pub(crate) fn level_of(
+    flaps: Option<FlapRecord>,
+    ailed_until: Option<Timestamp>,
+    now: Timestamp,
+) -> u32 {
+    let flaps = flaps.map_or(0.0, |flaps| score(flaps, now));
+    let ails = ailed_until.map_or(0.0, |until| AILS * faded(until, now));
+    level(flaps + ails)
 }
 
 /// Whether a count is above the bound, now or in the past.

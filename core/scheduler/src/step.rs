@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use tw_model::{
-    Approval, Capacity, Code, Effect, FittedRecord, JobId, Kind, MachineFacts, MachineId,
+    Ailment, Approval, Capacity, Code, Effect, FittedRecord, JobId, Kind, MachineFacts, MachineId,
     MachineIdentity, MachineRecord, MachineState, Millis, Name, Phase, RolloutState, ScaleRecord,
     TaskId, TaskRecord, TaskReport, TaskState, Timestamp, Version,
 };
@@ -23,7 +23,8 @@ use crate::rollout::{self, RolloutOrder, task_effect};
 use crate::scale::Scaling;
 use crate::unsettled::unsettled;
 use crate::{
-    JobState, State, Txn, control, dependency, identity, limiter, outage, reach, runs, steadiness,
+    JobState, State, Txn, ailment, control, dependency, identity, limiter, outage, reach, runs,
+    steadiness,
 };
 
 /// How many versions of a job are kept beside those that are in use.
@@ -91,6 +92,13 @@ pub enum Event {
         machine: MachineId,
         epoch: u64,
         reports: Vec<TaskReport>,
+    },
+    /// An agent says otherwise than before what ails its machine.
+    Ailing {
+        machine: MachineId,
+        epoch: u64,
+        /// All that does now.
+        ailments: BTreeSet<Ailment>,
     },
     /// Someone wants machines to be emptied, or to take tasks again.
     Drain {
@@ -281,6 +289,7 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
                 drain: None,
                 next_drain: None,
                 flaps: None,
+                ailments: Vec::new(),
                 spared_until: None,
                 identity: Box::new(MachineIdentity {
                     agent: agent.clone(),
@@ -295,6 +304,14 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             epoch,
             reports,
         } => report(&mut draft, machine, *epoch, reports),
+        Event::Ailing {
+            machine,
+            epoch,
+            ailments,
+        } => {
+            ailment::take(&mut draft, machine, *epoch, ailments);
+            Reply::None
+        }
         Event::Drain {
             machines,
             order,
@@ -623,6 +640,7 @@ fn register(
             },
             drain: known.drain,
             next_drain: known.next_drain,
+            ailments: known.ailments,
             changed_at: match known.state == MachineState::Up && !rebooted {
                 true => known.changed_at,
                 false => draft.now,

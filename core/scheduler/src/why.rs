@@ -1,11 +1,13 @@
 //! Why a task waits, as data and in words, computed from what is free now.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    Bytes, Cores, JobSpec, Kind, MachineId, MachineState, TaskId, TaskRecord, TaskState, Timestamp,
+    Ailment, Bytes, Cores, JobSpec, Kind, MachineId, MachineState, TaskId, TaskRecord, TaskState,
+    Timestamp,
 };
 
 use crate::allocate::{Obstacle, Placer, View};
@@ -13,7 +15,7 @@ use crate::draft::Draft;
 use crate::fleet::{Request, Room, Slot, empty_room};
 use crate::reconcile::turns_left;
 use crate::requires::unmet;
-use crate::{JobState, State, daemon, dependency, preempt, steadiness};
+use crate::{JobState, State, ailment, daemon, dependency, preempt, steadiness};
 
 /// A thing that a machine can be short of. Amounts are in millicores, bytes, a number of ports, or bytes
 /// per second.
@@ -68,6 +70,9 @@ pub struct NoRoom {
     /// How many of those that are up keep going away, and are taken last.
     #[serde(default)]
     pub unsteady: u32,
+    /// What ails machines that are up, which are taken last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ailing: BTreeMap<Ailment, u32>,
     pub shortages: Vec<Shortage>,
     /// Machines that the job's wishes leave out, most first; what they are short of does not count.
     #[serde(default)]
@@ -174,6 +179,9 @@ pub(crate) fn no_room(draft: &Draft, placer: &Placer, only: Option<Slot>) -> NoR
             continue;
         }
         found.machines += 1;
+        for one in ailment::counting(row, draft.now) {
+            *found.ailing.entry(one.what).or_default() += 1;
+        }
         found.unsteady += u32::from(steadiness::is_unsteady(row, draft.now));
         if !room.up {
             found.rule_out("drained".to_owned(), None);
@@ -362,6 +370,11 @@ impl fmt::Display for NoRoom {
         }
         if self.unsteady > 0 {
             write!(f, "{comma}{} unsteady", self.unsteady)?;
+            comma = ", ";
+        }
+        for (what, machines) in &self.ailing {
+            write!(f, "{comma}{what} on {machines}")?;
+            comma = ", ";
         }
         if let Some(closest) = &self.closest {
             let has = closest.has.iter();

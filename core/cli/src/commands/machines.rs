@@ -135,6 +135,17 @@ fn state(machine: &MachineStatus) -> String {
             let times = f64::from(machine.flaps_milli) / 1000.0;
             painted(YELLOW, format!("unsteady (gone {times:.1} times)"))
         }
+        (MachineState::Up, true, None) if !machine.ailments.is_empty() => {
+            let ailments = machine.ailments.iter().map(|one| match one.until {
+                Some(until) => format!("{} until {until}", one.what),
+                None => one.what.to_string(),
+            });
+            let words = ailments.collect::<Vec<_>>().join(", ");
+            match machine.ailments.iter().any(|one| one.until.is_none()) {
+                true => painted(RED, words),
+                false => painted(YELLOW, format!("up, {words}")),
+            }
+        }
         (MachineState::Up, true, None) => match &machine.next_drain {
             Some(drain) => painted(YELLOW, format!("up, drain at {}", drain.since)),
             None => painted(GREEN, "up"),

@@ -1,6 +1,6 @@
 //! What the driver is asked, and the handle to ask with.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,7 +11,7 @@ use tw_api::{
     Register, StopRequest, SubmittedJob,
 };
 use tw_model::{
-    AllowanceUse, Approval, Code, FittedRecord, JobId, MachineId, Name, TaskId, Version,
+    Ailment, AllowanceUse, Approval, Code, FittedRecord, JobId, MachineId, Name, TaskId, Version,
 };
 use tw_scheduler::scale::Scaling;
 use tw_scheduler::{
@@ -43,6 +43,12 @@ enum What {
         machine: MachineId,
         heartbeat: Box<Heartbeat>,
         answer: Answer<HeartbeatReply>,
+    },
+    Ailing {
+        machine: MachineId,
+        epoch: u64,
+        ailments: BTreeSet<Ailment>,
+        answer: Answer<()>,
     },
     Fence {
         machine: MachineId,
@@ -166,6 +172,22 @@ impl Driver {
         self.ask(|answer| What::Heartbeat {
             machine,
             heartbeat,
+            answer,
+        })
+        .await
+    }
+
+    /// Takes an agent's word on what ails its machine.
+    pub(crate) async fn ailing(
+        &self,
+        machine: MachineId,
+        epoch: u64,
+        ailments: BTreeSet<Ailment>,
+    ) -> Result<(), ErrorBody> {
+        self.ask(|answer| What::Ailing {
+            machine,
+            epoch,
+            ailments,
             answer,
         })
         .await
@@ -364,6 +386,12 @@ impl Core {
                 heartbeat,
                 answer,
             } => self.heartbeat(machine, *heartbeat, answer),
+            What::Ailing {
+                machine,
+                epoch,
+                ailments,
+                answer,
+            } => self.ailing(machine, epoch, ailments, answer),
             What::Fence {
                 machine,
                 by,
@@ -539,6 +567,25 @@ impl Core {
             Decided::Refused(refusal) => Err(fenced(refusal.message)),
             other => Err(unexpected(other)),
         });
+    }
+
+    fn ailing(
+        &mut self,
+        machine: MachineId,
+        epoch: u64,
+        ailments: BTreeSet<Ailment>,
+        answer: Answer<()>,
+    ) {
+        match ailments.is_empty() {
+            true => tracing::info!(%machine, "nothing ails the machine any more"),
+            false => tracing::warn!(%machine, ?ailments, "the machine is ailing"),
+        }
+        let decision = self.step(&Event::Ailing {
+            machine,
+            epoch,
+            ailments,
+        });
+        self.settle(decision, answer, |_| Ok(()));
     }
 
     fn fence(&mut self, machine: MachineId, by: String, answer: Answer<u32>) {

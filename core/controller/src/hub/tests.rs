@@ -93,6 +93,7 @@ fn machine(machine: usize, epoch: u64) -> Record {
         drain: None,
         next_drain: None,
         flaps: None,
+        ailments: Vec::new(),
         spared_until: None,
         identity: Box::default(),
     })

@@ -9,11 +9,13 @@ use tw_api::{
     ErrorBody, Heartbeat, HeartbeatReply, PROTO, PROTO_OLDEST, Register, Registered, UsageReports,
 };
 use tw_model::{Code, MachineId};
+use tw_scheduler::ailment;
 
 use crate::app::App;
 use crate::clock;
 use crate::reply::{Answer, Asked, Refusal, Reply, invalid, name};
 use crate::routes::events::server_sent;
+use crate::view::View;
 
 pub(super) async fn register(
     State(app): State<Arc<App>>,
@@ -54,10 +56,19 @@ pub(super) async fn heartbeat(
     Reply(mut heartbeat): Reply<Heartbeat>,
 ) -> Answer<HeartbeatReply> {
     let machine = name(&machine)?;
+    let epoch = heartbeat.epoch;
     let sample = heartbeat.sample.take();
     let history = std::mem::take(&mut heartbeat.history);
     let mut reply = app.driver.heartbeat(machine.clone(), heartbeat).await?;
-    if let Some(sample) = sample {
+    if let Some(mut sample) = sample {
+        let ailments = std::mem::take(&mut sample.ailments);
+        let is_news = |view: &View| {
+            let row = view.machine(&machine);
+            row.is_some_and(|row| ailment::is_news(row, &ailments))
+        };
+        if app.hub.read(is_news) {
+            app.driver.ailing(machine.clone(), epoch, ailments).await?;
+        }
         app.hub.note_sample(&machine, sample);
     }
     reply.acknowledged_history = match history.reports.is_empty() {

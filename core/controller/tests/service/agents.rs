@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tw_api::{AgentEvent, EventsReply, MachinesReply, ServicesReply};
-use tw_model::{Code, Desired, MachineState, Phase, TaskState};
+use tw_model::{Ailment, Code, Desired, MachineState, Phase, TaskState};
 
 use crate::support::*;
 
@@ -251,4 +251,26 @@ async fn a_second_stream_of_a_machine_takes_the_place_of_the_first() {
     apply(&server.client, &[job("web", json!({}))]).await;
     agent.assigned(|one| one.task.desired == Desired::Run).await;
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ails_a_machine_is_kept_and_shown() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    let agent = Agent::start(&server.client, "m1").await;
+    let shown = async || {
+        let all: serde_json::Value = server.client.get("/v1/machines").await.unwrap();
+        all["machines"][0]["ailments"].clone()
+    };
+    assert_eq!(shown().await, json!([]));
+    agent.ail(&[Ailment::DiskFull]).await;
+    let holds = shown().await;
+    assert_eq!(holds[0]["what"], "disk_full");
+    assert!(holds[0]["until"].is_null(), "{holds}");
+    agent.ail(&[Ailment::DiskFull]).await;
+    assert_eq!(shown().await, holds, "said again, it is no news");
+    agent.ail(&[]).await;
+    let over = shown().await;
+    assert_eq!(over[0]["since"], holds[0]["since"]);
+    assert!(over[0]["until"].is_string(), "{over}");
 }

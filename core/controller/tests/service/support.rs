@@ -1,5 +1,6 @@
 //! A server, and the part of an agent.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use tw_api::{
 };
 use tw_controller::{Controller, ControllerConfig, RunError};
 use tw_model::{
-    Bytes, Capacity, Cores, Desired, Endpoint, Exit, MachineFacts, Millis, Phase, SourceRef,
-    TaskId, TaskReport, TaskUsage, Timestamp,
+    Ailment, Bytes, Capacity, Cores, Desired, Endpoint, Exit, MachineFacts, Millis, Phase,
+    SourceRef, TaskId, TaskReport, TaskUsage, Timestamp,
 };
 
 /// Longer than anything here takes.
@@ -275,11 +276,28 @@ impl Agent {
         reports: Vec<TaskReport>,
         usage: Vec<TaskUsage>,
     ) -> Result<HeartbeatReply, ClientError> {
+        self.send_sample(reports, usage, BTreeSet::new()).await
+    }
+
+    /// Says what ails the machine.
+    pub(crate) async fn ail(&self, ailments: &[Ailment]) {
+        let ailments = ailments.iter().copied().collect();
+        let sent = self.send_sample(Vec::new(), Vec::new(), ailments).await;
+        sent.expect("it is heard");
+    }
+
+    async fn send_sample(
+        &self,
+        reports: Vec<TaskReport>,
+        usage: Vec<TaskUsage>,
+        ailments: BTreeSet<Ailment>,
+    ) -> Result<HeartbeatReply, ClientError> {
         let path = format!("/v1/agents/{}/heartbeat", self.machine);
         let sample = MachineSample {
             tasks: usage,
             notes: Vec::new(),
             strained: false,
+            ailments,
         };
         let heartbeat = Heartbeat {
             epoch: self.epoch,

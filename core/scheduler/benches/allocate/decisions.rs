@@ -105,6 +105,7 @@ pub(crate) fn fleet(machines: u32) -> State {
             drain: None,
             next_drain: None,
             flaps: None,
+            ailments: Vec::new(),
             spared_until: None,
             identity: Box::default(),
         }))

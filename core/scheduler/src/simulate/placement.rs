@@ -281,6 +281,7 @@ fn record(number: usize, machine: &TraceMachines, scale: (f64, f64)) -> MachineR
         drain: None,
         next_drain: None,
         flaps: None,
+        ailments: Vec::new(),
         spared_until: None,
         identity: Box::default(),
         registered_at: begin,

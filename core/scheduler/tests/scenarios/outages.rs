@@ -1,6 +1,6 @@
 //! Machines that keep going away, tasks that keep failing on a machine, and a large part of the fleet lost at once.
 
-use tw_model::{MachineId, MachineState, Millis, TaskState};
+use tw_model::{Ailment, MachineFacts, MachineId, MachineState, Millis, TaskState};
 use tw_scheduler::lease::Tenure;
 use tw_scheduler::{Broker, Event, PendingWhy, SchedulerConfig, State, steadiness, why_pending};
 
@@ -282,4 +282,67 @@ fn machines_that_went_with_the_first_count_although_their_time_is_not_over() {
         .machines()
         .filter(|row| row.state == MachineState::Lost);
     assert_eq!(lost.count(), 0);
+}
+
+fn ail(cluster: &mut Cluster, machine: &str, ailments: &[Ailment]) {
+    let machine = name(machine);
+    cluster.decide(Event::Ailing {
+        epoch: cluster.state.machine(&machine).unwrap().epoch,
+        ailments: ailments.iter().copied().collect(),
+        machine,
+    });
+}
+
+#[test]
+fn a_machine_that_something_ails_is_taken_last_for_as_long_as_that_counts() {
+    let mut cluster = Cluster::new(&[(1, 1024), (4, 4096)]);
+    ail(&mut cluster, "m0", &[Ailment::DiskFull]);
+    // By itself the smaller one, which it fills best, would come first.
+    cluster.submit(&[service("one", 1, "x")]);
+    assert_eq!(cluster.machine_of("one", 0), "m1");
+    ail(&mut cluster, "m0", &[]);
+    cluster.pass(Millis::minutes(14));
+    cluster.submit(&[service("two", 1, "x")]);
+    assert_eq!(
+        cluster.machine_of("two", 0),
+        "m1",
+        "it may be so again soon"
+    );
+    // One that registers again is as it was.
+    cluster.register_again("m0", (1, 1024), MachineFacts::default());
+    cluster.submit(&[service("three", 1, "x")]);
+    assert_eq!(cluster.machine_of("three", 0), "m1");
+    cluster.pass(Millis::minutes(2));
+    cluster.submit(&[service("four", 1, "x")]);
+    assert_eq!(cluster.machine_of("four", 0), "m0");
+}
+
+#[test]
+fn where_all_machines_are_ailing_tasks_run_there_and_those_that_wait_say_so() {
+    let mut cluster = Cluster::new(&[(1, 1024), (1, 1024)]);
+    ail(&mut cluster, "m0", &[Ailment::DiskReadOnly]);
+    ail(
+        &mut cluster,
+        "m1",
+        &[Ailment::DiskReadOnly, Ailment::MemoryShort],
+    );
+    cluster.submit(&[service("web", 5, "x")]);
+    let waits = cluster.task("web", 4).id.clone();
+    let why = why_pending(&cluster.state, &waits, cluster.now)
+        .unwrap()
+        .to_string();
+    let said = "disk read-only on 2, short of memory on 1";
+    assert!(why.contains(said), "{why}");
+    cluster.pass(Millis::seconds(5));
+    assert_eq!(cluster.serving("web"), 4);
+    // What was said in another epoch does not count.
+    cluster.decide(Event::Ailing {
+        machine: name("m0"),
+        epoch: 7,
+        ailments: Default::default(),
+    });
+    assert_eq!(
+        cluster.state.machine(&name("m0")).unwrap().ailments[0].until,
+        None
+    );
 }
