@@ -30,10 +30,15 @@ pub(crate) fn report(failure: &anyhow::Error) -> ExitCode {
     for cause in failure.chain().skip(1) {
         anstream::eprintln!("  caused by: {cause}");
     }
-    for hint in failure.chain().filter_map(hint_of) {
+    for hint in hints(failure) {
         anstream::eprintln!("  {CYAN}hint{CYAN:#}: {hint}");
     }
     ExitCode::FAILURE
+}
+
+/// What would help.
+pub(crate) fn hints(failure: &anyhow::Error) -> Vec<&str> {
+    failure.chain().filter_map(hint_of).collect()
 }
 
 fn hint_of<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> {

@@ -10,7 +10,7 @@ use tw_api::{
     Client, DrainReply, DrainRequest, DrainStart, JobStatus, JobSummary, JobsReply, MachineStatus,
     MachinesReply,
 };
-use tw_model::{JobId, MachineFacts, MachineId, Millis, Timestamp};
+use tw_model::{JobId, MachineFacts, MachineId, Millis, Timestamp, nearest};
 
 use crate::context::{Context, job_path};
 use crate::failure::advice;
@@ -182,14 +182,23 @@ fn of_domains(machines: &[MachineStatus], args: &Args) -> anyhow::Result<BTreeSe
     Ok(chosen)
 }
 
+/// How many names of a kind an error gives.
+const KNOWN_MAX: usize = 10;
+
 fn no_machine(domain: &str, name: &str, mut known: BTreeSet<&str>) -> anyhow::Error {
     known.remove("");
-    let known = Vec::from_iter(known).join(", ");
+    let known = Vec::from_iter(known);
+    let list = known[..known.len().min(KNOWN_MAX)].join(", ");
+    let more = match known.len().saturating_sub(KNOWN_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let meant = nearest(name, &known).map(|near| format!("did you mean '{near}'? "));
     advice(
         format!("no machine is in {domain} '{name}'"),
         match known.is_empty() {
             true => format!("the machines name no {domain}"),
-            false => format!("there is {known}"),
+            false => format!("{}there is {list}{more}", meant.unwrap_or_default()),
         },
     )
 }
@@ -331,5 +340,23 @@ mod tests {
         }
         let refused = meant(&["--datacenter", "d9"]).unwrap_err();
         assert_eq!(refused, "no machine is in data centre 'd9'");
+    }
+
+    #[test]
+    fn a_domain_that_is_not_there_is_told_with_those_that_are() {
+        let hint = |name: &str, known: &[&str]| {
+            let cause = no_machine("rack", name, known.iter().copied().collect());
+            crate::failure::hints(&cause).join(" ")
+        };
+        assert_eq!(
+            hint("rakc-a", &["", "rack-a", "z"]),
+            "did you mean 'rack-a'? there is rack-a, z"
+        );
+        assert_eq!(hint("elsewhere", &["a", "b"]), "there is a, b");
+        assert_eq!(hint("a", &[""]), "the machines name no rack");
+        let many: Vec<String> = (10..99).map(|number| format!("r{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let said = hint("elsewhere", &many);
+        assert!(said.ends_with("r18, r19 and 79 more"), "{said}");
     }
 }
