@@ -23,6 +23,22 @@ export(Job(
 ))
 "#;
 
+/// Exchanges a folder and a link again and again.
+const RACER: &str = r#"
+from tw import Job, export
+export(Job(
+    name="racer",
+    command=["python3", "-c", """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+os.makedirs('/tmp/data/place')
+open('/tmp/data/place/note', 'w').write('mine')
+os.symlink(sys.argv[1], '/tmp/data/link')
+while libc.renameat2(-100, b'/tmp/data/place', -100, b'/tmp/data/link', 2) == 0: pass
+""", "OUTSIDE"],
+))
+"#;
+
 const TICKER: &str = r#"
 from tw import Job, export
 export(Job(
@@ -152,6 +168,42 @@ fn a_copy_out_of_a_task_takes_what_was_asked_for_and_no_more() {
     assert!(!folder.path().join(".ssh").exists());
     let program = std::fs::metadata(folder.path().join("state/run")).unwrap();
     assert_eq!(program.permissions().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn copies_stay_where_they_belong_while_the_links_on_their_way_change() {
+    let (outside, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(outside.path().join("key"), "of the caller").unwrap();
+    std::fs::create_dir(here.path().join("sent")).unwrap();
+    std::fs::write(here.path().join("sent/new"), "from here").unwrap();
+    let cluster = Cluster::start(1);
+    let racer = RACER.replace("OUTSIDE", outside.path().to_str().unwrap());
+    cluster.repository.write("config.tw", &racer);
+    cluster.apply();
+    let looks = ["exec", "racer.0", "--", "ls", "/tmp/data/link"];
+    wait_until("it exchanges them", || cluster.tw(&looks).code == 0);
+    let sent = here.path().join("sent").display().to_string();
+    let mut given = 0;
+    for round in 0..15 {
+        let dest = here.path().join(format!("taken-{round}"));
+        std::fs::create_dir(&dest).unwrap();
+        let took = cluster.tw(&["cp", "racer.0:/tmp/data", dest.to_str().unwrap()]);
+        let gave = cluster.tw(&["cp", &sent, "racer.0:/tmp/data/place"]);
+        given += i32::from(gave.code == 0);
+        let names: Vec<_> = std::fs::read_dir(outside.path())
+            .unwrap()
+            .flatten()
+            .collect();
+        assert_eq!(names.len(), 1, "{names:?} {took:?}");
+        let key = std::fs::read_to_string(outside.path().join("key")).unwrap();
+        assert_eq!(key, "of the caller");
+        let others = std::fs::read_dir(&dest).unwrap().flatten();
+        assert!(
+            others.into_iter().all(|entry| entry.file_name() == "data"),
+            "{took:?}"
+        );
+    }
+    assert!(given > 0, "no copy ever met the folder");
 }
 
 fn logs(cluster: &Cluster) {
