@@ -105,7 +105,8 @@ impl Held {
             nursery_descriptors,
             leaves: machine.leaves_of_nobody().len(),
             mounts: all.filter_map(mounts).map(of_state).max().unwrap_or(0),
-            files: count_files(&state),
+            // Without the folders that are kept for the tasks to come.
+            files: count_files(&state) - count_files(&state.join("spare-folders")),
             helpers: helpers.len(),
         }
     }
