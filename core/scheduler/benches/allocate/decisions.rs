@@ -1,4 +1,5 @@
-//! Whole decisions: jobs of 36 tasks (Twine's average) are planned, placed and applied to the state, rows and all.
+//! Whole decisions: jobs of 36 tasks (Twine's average) are planned, placed and applied to the state, rows and all. A tenth
+//! of the jobs ask for more than room.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,9 @@ use tw_model::{
     Bytes, Capacity, Cores, JobSpec, MachineFacts, MachineRecord, MachineState, Record, SourceRef,
     Timestamp,
 };
-use tw_scheduler::{Event, Op, State, Submission, SubmittedJob, TXN_OPS_MAX, Txn, step};
+use tw_scheduler::{
+    Event, Op, Reply, State, Submission, SubmittedJob, TXN_OPS_MAX, Txn, Verdict, step,
+};
 
 use crate::chance::Chance;
 use crate::print;
@@ -18,6 +21,12 @@ pub(crate) const TASKS_PER_JOB: u32 = 36;
 const MEASURED: Duration = Duration::from_secs(2);
 
 pub(crate) const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
+
+const MACHINES_PER_RACK: usize = 40;
+
+/// One job in so many requires a label that half of the machines have, is spread over racks, and wants a machine for each
+/// task.
+const CHOOSY: u64 = 10;
 
 pub(crate) fn run() {
     for machines in [1_000, 10_000] {
@@ -57,11 +66,16 @@ fn place(machines: u32) -> Placed {
         decisions: Vec::new(),
     };
     for number in 0.. {
-        let event = submit(&job(number, &mut chance));
+        let mut spec = job(number, &mut chance);
+        if number % CHOOSY == 0 {
+            constrain(&mut spec);
+        }
+        let event = submit(&spec);
         let begun = Instant::now();
         let decision = step(&state, &event, NOW, number);
         decision.txns.iter().for_each(|txn| state.apply(txn));
         let took = begun.elapsed();
+        assert!(fits(&decision.reply), "{:?}", decision.reply);
         placed.tasks += TASKS_PER_JOB;
         placed.took += took;
         placed.decisions.push(took);
@@ -73,6 +87,14 @@ fn place(machines: u32) -> Placed {
     }
     placed.decisions.sort_unstable();
     placed
+}
+
+/// Whether every task of what was submitted found a machine: only these are counted.
+fn fits(reply: &Reply) -> bool {
+    match reply {
+        Reply::Submitted(plan) => plan.jobs.iter().all(|job| job.verdict == Verdict::Fits),
+        _ => false,
+    }
 }
 
 /// Millicores and bytes of each machine: three sizes, as fleets have them.
@@ -99,7 +121,11 @@ pub(crate) fn fleet(machines: u32) -> State {
                 port_first: 20_000,
                 port_last: 29_999,
             },
-            facts: MachineFacts::default(),
+            facts: MachineFacts {
+                rack: format!("rack-{}", number / MACHINES_PER_RACK),
+                labels: [("disk".to_owned(), ["ssd", "hdd"][number / 2 % 2].to_owned())].into(),
+                ..MachineFacts::default()
+            },
             registered_at: NOW,
             changed_at: NOW,
             drain: None,
@@ -126,6 +152,14 @@ pub(crate) fn job(number: u64, chance: &mut Chance) -> JobSpec {
         "resources": {"cpu_millicores": cpu, "memory_bytes": memory, "disk_bytes": 1 << 30},
     });
     serde_json::from_value(spec).expect("the spec is right")
+}
+
+fn constrain(spec: &mut JobSpec) {
+    let read = "the field is right";
+    let apart = json!([{"job": spec.name, "within": "machine"}]);
+    spec.requires = serde_json::from_value(json!({"labels": {"disk": "ssd"}})).expect(read);
+    spec.spread = serde_json::from_value(json!([{"over": "rack", "at_least": 3}])).expect(read);
+    spec.anti_affinity = serde_json::from_value(apart).expect(read);
 }
 
 fn submit(spec: &JobSpec) -> Event {
