@@ -273,4 +273,5 @@ async fn what_ails_a_machine_is_kept_and_shown() {
     let over = shown().await;
     assert_eq!(over[0]["since"], holds[0]["since"]);
     assert!(over[0]["until"].is_string(), "{over}");
+    server.stop().await;
 }

@@ -36,6 +36,21 @@ async fn a_stale_plan_is_refused_with_what_has_moved() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_update_says_which_job_it_waits_for() {
+    let folder = Folder::new();
+    let server = Server::start(config(&folder.state())).await;
+    let _agent = Agent::start(&server.client, "m1").await;
+    apply(&server.client, &[job("web", json!({}))]).await;
+    let newer = json!({ "env": { "NEW": "1" }, "depends_on": ["redis"] });
+    apply(&server.client, &[job("web", newer)]).await;
+    let web = until(&server.client, "web", |web| web.job.rollout.is_some()).await;
+    let reason = web.job.rollout.expect("it is under way").reason;
+    assert_eq!(reason, "waits for redis, which does not exist");
+    assert_eq!(web.tasks[0].version, 1);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn specs_versions_and_events_of_a_job_can_be_read() {
     let folder = Folder::new();
     let server = Server::start(config(&folder.state())).await;
