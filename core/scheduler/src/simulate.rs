@@ -13,6 +13,7 @@ mod coverage;
 mod faults;
 mod placement;
 mod rehearsal;
+mod reviewed;
 mod rng;
 mod sabotage;
 mod trace;
@@ -140,10 +141,14 @@ pub enum Sabotage {
     EvictBeforeSurge,
     /// What an agent said when it registered is believed however late it comes.
     LateRegistration,
+    /// A plan is applied although something has moved since it was reviewed.
+    ApplyStale,
+    /// An update replaces a task that its plan leaves alone.
+    ReplaceUnplanned,
 }
 
 impl Sabotage {
-    pub const ALL: [Sabotage; 37] = [
+    pub const ALL: [Sabotage; 39] = [
         Sabotage::ReplyBeforeDurable,
         Sabotage::PublishBeforeDurable,
         Sabotage::LostCommit,
@@ -181,6 +186,8 @@ impl Sabotage {
         Sabotage::LeavePart,
         Sabotage::EvictBeforeSurge,
         Sabotage::LateRegistration,
+        Sabotage::ApplyStale,
+        Sabotage::ReplaceUnplanned,
     ];
 }
 

@@ -117,7 +117,8 @@ fn words_of(sabotage: Sabotage) -> &'static [&'static str] {
     const NOT_ALLOWED: &str = "which it may not be";
     const NO_EXTRA_YET: &str = " tasks more, and these are down: ";
     match sabotage {
-        Sabotage::ReplyBeforeDurable => &["was granted"],
+        // An agent may forget a report that was not durable, and then nobody hears of it.
+        Sabotage::ReplyBeforeDurable => &["was granted", "the update of "],
         Sabotage::PublishBeforeDurable => &[TWICE_STARTED],
         Sabotage::LostCommit => &["the state and the store differ", "the store lacks"],
         Sabotage::IgnoreFence => &["is back and counts as lost"],
@@ -130,7 +131,8 @@ fn words_of(sabotage: Sabotage) -> &'static [&'static str] {
         Sabotage::ForgetApart => &[" shares machine-"],
         Sabotage::Overcommit => &["holds more than it has", " shares port "],
         Sabotage::ForgetUnsettled => &["does not count as stable", "the update of "],
-        Sabotage::ForgetTimeout => &["has run for too long"],
+        // The next of the run is placed as if it had ended.
+        Sabotage::ForgetTimeout => &["has run for too long", " are in fewer than "],
         Sabotage::OutOfTurn => &["run at the same time"],
         Sabotage::TwoDaemons => &[" has two tasks of "],
         Sabotage::ForgetNextRun => &["is due, and did not begin"],
@@ -157,5 +159,10 @@ fn words_of(sabotage: Sabotage) -> &'static [&'static str] {
         Sabotage::LeavePart => &[" makes way on ", NO_EXTRA_YET],
         Sabotage::EvictBeforeSurge => &[NO_EXTRA_YET],
         Sabotage::LateRegistration => &["was lost, and its machine was not"],
+        Sabotage::ApplyStale => &["what was applied is not what was reviewed"],
+        Sabotage::ReplaceUnplanned => &[
+            " is replaced, and the plan of version ",
+            ", and the plan does not name it",
+        ],
     }
 }

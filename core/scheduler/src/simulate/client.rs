@@ -4,9 +4,16 @@ use std::collections::BTreeMap;
 
 use tw_model::{JobId, JobSpec, Version};
 
-use crate::{Event, JobPlan, RolloutOrder, Submission};
+use crate::{ConfirmRule, Event, JobPlan, RolloutOrder, Submission};
 
+use super::reviewed::{self, Reviewed};
 use super::workload;
+
+/// Few enough tasks that some changes have to be confirmed.
+const CONFIRM: ConfirmRule = ConfirmRule {
+    share_percent: 1,
+    tasks_min: 2,
+};
 
 /// What someone asks for.
 #[derive(Clone, Debug)]
@@ -18,17 +25,23 @@ pub(super) enum Request {
 }
 
 impl Request {
-    pub(super) fn event(&self) -> Event {
+    /// What is to be planned, and reviewed, before it is applied.
+    pub(super) fn submission(&self) -> Option<Submission> {
+        let Request::Submit(spec) = self else {
+            return None;
+        };
+        Some(Submission {
+            jobs: vec![workload::submitted(spec)],
+            by: "someone".to_owned(),
+            confirm: Some(CONFIRM),
+            ..Submission::default()
+        })
+    }
+
+    fn order(&self) -> Option<Event> {
         let by = "someone".to_owned();
-        match self {
-            Request::Submit(spec) => Event::Submit {
-                submission: Submission {
-                    jobs: vec![workload::submitted(spec)],
-                    by,
-                    ..Submission::default()
-                },
-                expected: None,
-            },
+        let event = match self {
+            Request::Submit(_) => return None,
             Request::Stop(job) => Event::Stop {
                 job: job.clone(),
                 by,
@@ -42,7 +55,8 @@ impl Request {
                 order: *order,
                 by,
             },
-        }
+        };
+        Some(event)
     }
 }
 
@@ -60,11 +74,19 @@ pub(super) struct Client {
     /// Counts the requests; an answer to an older one is too late.
     pub(super) number: u64,
     pub(super) open: Option<Request>,
+    /// The plan of the open request, once it was seen.
+    pub(super) reviewed: Option<Reviewed>,
     pub(super) waiting: std::collections::VecDeque<Request>,
     pub(super) promised: BTreeMap<JobId, Promise>,
 }
 
 impl Client {
+    /// What is sent to the controller; none before the plan of what is asked was reviewed.
+    pub(super) fn event(&self) -> Option<Event> {
+        let order = self.open.as_ref().and_then(Request::order);
+        order.or_else(|| self.reviewed.as_ref().map(reviewed::apply))
+    }
+
     /// Notes that an order or a restart was carried out, after which a job is wanted so.
     pub(super) fn ordered(&mut self, version: Version, specs: impl Fn(&JobId) -> Option<JobSpec>) {
         if let Some(Request::Rollout(job, _) | Request::Restart(job)) = self.open.take()

@@ -70,12 +70,14 @@ pub struct Coverage {
 
 impl Coverage {
     /// What is counted beside faults, transitions, events and budgets.
-    pub const OTHERS: [&str; 19] = [
+    pub const OTHERS: [&str; 23] = [
         "answers of applications",
+        "changes in place that had to move",
         "drains",
         "machines back in an outage",
         "machines waited for in an outage",
         "orders carried out",
+        "plans confirmed",
         "recoveries",
         "requests refused",
         "runs done",
@@ -84,8 +86,10 @@ impl Coverage {
         "runs replaced",
         "runs skipped",
         "stages that are parts of the fleet",
+        "stale plans refused",
         "stops held back",
         "tasks beyond the wanted number",
+        "tasks changed as planned",
         "tasks that made room",
         "updates done",
         "updates halted",

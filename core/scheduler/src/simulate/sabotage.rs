@@ -11,6 +11,17 @@ use super::Sabotage;
 use super::checks::has_room;
 use crate::{Event, JobState, Op, Request, State, Txn, serves};
 
+/// What the controller makes of what it is asked.
+pub(super) fn misread(bug: Option<Sabotage>, event: Event) -> Event {
+    match event {
+        Event::Submit { submission, .. } if bug == Some(Sabotage::ApplyStale) => Event::Submit {
+            submission,
+            expected: None,
+        },
+        other => other,
+    }
+}
+
 /// Spoils the placements of a decision.
 pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
     for txn in txns {
@@ -43,6 +54,7 @@ pub(super) fn spoil(bug: Sabotage, state: &State, txns: &mut [Txn]) {
                     }
                 }
                 Sabotage::OutOfTurn => out_of_turn(state, row),
+                Sabotage::ReplaceUnplanned => replace_what_stays(state, row),
                 Sabotage::EvictAnyone if row.reason.starts_with("makes room for ") => {
                     // As if for one of its own priority.
                     let own = state.job(&row.id.job).map_or(0, |job| job.spec().priority);
@@ -122,6 +134,21 @@ fn budget_is_whole(job: &JobState, row: &TaskRecord) -> bool {
     let mut indexes = job.indexes();
     let whole = indexes.all(|index| job.latest(index).is_some_and(|row| serves(job, row)));
     whole && row.id.index + 1 == job.wanted()
+}
+
+/// Lets a running task end that is to be changed in place.
+fn replace_what_stays(state: &State, row: &mut TaskRecord) {
+    let before = state.task(&row.id).filter(|before| {
+        before.version != row.version
+            && before.state == TaskState::Running
+            && row.desired == Desired::Run
+    });
+    if let Some(before) = before {
+        row.reason = format!("makes way for version {}", row.version);
+        row.version = before.version;
+        row.state = TaskState::Stopping;
+        row.desired = Desired::Stop;
+    }
 }
 
 /// Lets a task run whose turn has not come.

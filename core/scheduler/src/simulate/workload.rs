@@ -61,7 +61,7 @@ fn wide() -> JobSpec {
         "command": ["good"],
         "replicas": 4,
         "priority": 80,
-        "resources": {"cpu_millicores": 7000, "memory_bytes": 1u64 << 30, "disk_bytes": 1 << 30},
+        "resources": {"cpu_millicores": 10_000, "memory_bytes": 1u64 << 30, "disk_bytes": 1 << 30},
         "rollout": {"stages": [1, "100%"], "max_unavailable": 2, "healthy_for_ms": 3000, "deadline_ms": 120_000},
         "restart": {"delay_ms": 1000, "delay_max_ms": 30_000, "reset_after_ms": 300_000},
     });

@@ -13,11 +13,12 @@ use super::client::{Client, Request};
 use super::controller::{
     self, Controller, Durable, Former, LEASE_MS, Queued, STOP_LIMITS, Stream, Waiter,
 };
+use super::reviewed::{Reviewed, Reviews, is_stale};
 use super::rng::Rng;
 use super::{Coverage, Sabotage, SimulationConfig, Violation, checks, sabotage, witness, workload};
 use crate::lease::KILL_WITHIN;
 use crate::{
-    Event, Op, Receipt, Reply, RolloutOrder, StopLimits, Txn, assignment, consultations, step,
+    Event, Op, Receipt, Reply, RolloutOrder, StopLimits, Txn, assignment, consultations, plan, step,
 };
 
 /// The moment at which every history begins.
@@ -136,6 +137,7 @@ struct World {
     /// Counts the controller's lives; a commit of an earlier one never happens.
     life: u64,
     client: Client,
+    reviews: Reviews,
     /// Tasks whose program was ever started.
     started: BTreeSet<TaskId>,
     calm: bool,
@@ -167,6 +169,7 @@ impl World {
             durable,
             life: 0,
             client: Client::default(),
+            reviews: Reviews::default(),
             started: BTreeSet::new(),
             calm: false,
             commit_fails: false,
@@ -413,10 +416,11 @@ impl World {
     /// Decides, applies at once, and queues to the store.
     fn decide(&mut self, event: Event, waiter: Waiter) -> Outcome {
         let (now, seed) = (self.now(), self.rng.next());
+        let sent = sabotage::misread(self.config.sabotage, event.clone());
         let Some(controller) = &mut self.controller else {
             return Ok(());
         };
-        let mut decision = step(&controller.state, &event, now, seed);
+        let mut decision = step(&controller.state, &sent, now, seed);
         if let Some(bug) = self.config.sabotage {
             sabotage::spoil(bug, &controller.state, &mut decision.txns);
             sabotage::overstep(bug, &controller.state, &mut decision.txns);
@@ -435,6 +439,15 @@ impl World {
         let disturbed = checks::disturbed(&controller.state, &decision.txns, now);
         let changed = checks::Changed::of(&controller.state, &decision.txns, asked);
         checks::pauses(&controller.state, &event, &decision.txns)?;
+        let reviewed = match &event {
+            Event::Submit { .. } => self.client.reviewed.as_ref(),
+            _ => None,
+        };
+        let answer = (&decision.reply, decision.txns.as_slice());
+        self.reviews
+            .answered(&mut self.coverage, &controller.state, reviewed, answer)?;
+        self.reviews
+            .hold(&mut self.coverage, &controller.state, &decision.txns)?;
         let held_back = self.stops.held_back(changed.held_back(), self.at);
         held_back.into_iter().for_each(|one| self.coverage.hit(one));
         witness::written(
@@ -553,6 +566,7 @@ impl World {
 
     fn recovered(&mut self) -> Outcome {
         self.coverage.count("recoveries");
+        self.reviews.recovered();
         let Some(controller) = &self.controller else {
             return Ok(());
         };
@@ -713,6 +727,13 @@ impl World {
                 if matches!(reply, Reply::Rollout { .. }) {
                     self.coverage.count("orders carried out");
                 }
+            }
+            Reply::Refused(refusal) if is_stale(&refusal) => {
+                // It is planned and reviewed again.
+                self.client.reviewed = None;
+                self.client.number += 1;
+                self.after(200, Action::AskArrives(self.client.number));
+                return Ok(());
             }
             Reply::Refused(refusal) => {
                 self.coverage.count("requests refused");
@@ -1142,6 +1163,7 @@ impl World {
             };
             self.client.number += 1;
             self.client.open = Some(next);
+            self.client.reviewed = None;
             let number = self.client.number;
             let delay = self.rng.range(1, 50);
             self.after(delay, Action::AskArrives(number));
@@ -1153,15 +1175,41 @@ impl World {
         if number != self.client.number || self.client.open.is_none() {
             return Ok(());
         }
+        if let Some(delay) = self.review()? {
+            self.after(delay, Action::AskArrives(number));
+            return Ok(());
+        }
         // Without an answer it is asked again.
         self.after(CLIENT_PATIENCE_MS, Action::AskArrives(number));
-        match (&self.client.open, &self.controller) {
-            (Some(request), Some(_)) => {
-                let event = request.event();
-                self.decide(event, Waiter::Client(number))
-            }
-            _ => Ok(()),
+        match self.client.event().filter(|_| self.controller.is_some()) {
+            Some(event) => self.decide(event, Waiter::Client(number)),
+            None => Ok(()),
         }
+    }
+
+    /// Plans what is asked, where nobody has seen its plan yet. Returns how long someone reads it before it is sent.
+    fn review(&mut self) -> Result<Option<u64>, String> {
+        let (now, seed) = (self.now(), self.rng.next());
+        let open = self
+            .client
+            .open
+            .as_ref()
+            .filter(|_| self.client.reviewed.is_none());
+        let (Some(submission), Some(controller)) =
+            (open.and_then(Request::submission), &self.controller)
+        else {
+            return Ok(None);
+        };
+        let plan = plan(&controller.state, &submission, now, seed)
+            .map_err(|refusal| format!("a right request cannot be planned: {refusal}"))?;
+        self.client.reviewed = Some(Reviewed::of(submission, &plan, &self.reviews));
+        let delay = match self.rng.range(0, 10) {
+            _ if self.calm => 0,
+            0..5 => 0,
+            5..9 => self.rng.range(1, 20_000),
+            _ => self.rng.range(20_000, 300_000),
+        };
+        Ok((delay > 0).then_some(delay))
     }
 }
 
