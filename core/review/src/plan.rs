@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tw_model::{
     Bytes, Change, ChangeKind, Cores, DEFAULT_NAMESPACE, Effect, JobId, Millis, PolicyFinding,
-    PolicyReport, TaskId,
+    PolicyReport,
 };
 use tw_scheduler::{
     CapacityDelta, Caveat, Destruction, Drift, JobPlan, Plan, TaskCounts, TaskPlan, Verdict,
@@ -38,6 +38,7 @@ pub fn of_plan(plan: &Plan, shown: PlanShown) -> Review {
         ))
     }));
     alarms.extend(plan.jobs.iter().filter_map(does_not_fit));
+    alarms.extend(plan.jobs.iter().filter_map(preempts));
     let (over, within): (Vec<_>, Vec<_>) = plan.allowances.iter().partition(|one| one.over);
     let over = over.into_iter();
     alarms.extend(over.map(|one| Line::new(Tone::Danger).words(one.to_string())));
@@ -138,10 +139,8 @@ fn destruction(plan: &Plan, job: &JobId, what: Destruction) -> Line {
 }
 
 fn does_not_fit(job: &JobPlan) -> Option<Line> {
-    let (tasks, why) = match &job.verdict {
-        Verdict::DoesNotFit { tasks, why } => (tasks, why),
-        Verdict::Preempts { tasks } => return Some(preempts(&job.job, tasks)),
-        Verdict::Fits | Verdict::Moves => return None,
+    let Verdict::DoesNotFit { tasks, why, .. } = &job.verdict else {
+        return None;
     };
     Some(
         Line::new(Tone::Danger)
@@ -155,9 +154,9 @@ fn does_not_fit(job: &JobPlan) -> Option<Line> {
 }
 
 /// Whose tasks end to make room, job by job.
-fn preempts(job: &JobId, tasks: &[TaskId]) -> Line {
+fn preempts(job: &JobPlan) -> Option<Line> {
     let mut others: BTreeMap<&JobId, Vec<String>> = BTreeMap::new();
-    for task in tasks {
+    for task in job.verdict.preempts() {
         let indexes = others.entry(&task.job).or_default();
         indexes.push(task.index.to_string());
     }
@@ -170,11 +169,15 @@ fn preempts(job: &JobId, tasks: &[TaskId]) -> Line {
         )
     });
     let others: Vec<String> = others.collect();
-    Line::new(Tone::Warning)
-        .quoted(name(job))
+    if others.is_empty() {
+        return None;
+    }
+    let line = Line::new(Tone::Warning)
+        .quoted(name(&job.job))
         .words(" has more priority and takes the room of ")
         .quoted(some_of(&others, NAMES_MAX))
-        .words(": they end, and start again where there is room")
+        .words(": they end, and start again where there is room");
+    Some(line)
 }
 
 fn drift(drift: &Drift) -> Line {

@@ -358,15 +358,17 @@ impl Placer {
         room
     }
 
-    /// Whether a machine could take the next task if it were given this much room back.
+    /// Whether a machine could take the next task if it were given this much room back, less what is kept for others.
     pub(crate) fn would_fit<'a>(
         &self,
         view: View,
         slot: Slot,
         given: impl Iterator<Item = &'a Reserved>,
+        kept: &Request,
     ) -> bool {
         let mut room = self.free(view, slot);
         given.for_each(|held| room.give(held));
+        room.keep(kept);
         self.check(view, slot, room).is_ok_and(|rank| !rank.crowded)
     }
 

@@ -65,12 +65,12 @@ fn job_version(draft: &Draft, id: &JobId) -> tw_model::Version {
     draft.job(id).map_or(0, |job| job.row.version)
 }
 
-/// Retires a task whose machine is to have none, once it may go.
-fn leave(draft: &mut Draft, spec: &JobSpec, row: &TaskRecord) {
+/// Why a task is to be retired now: its machine is to have none, and it may go.
+pub(crate) fn why_leaves(draft: &Draft, spec: &JobSpec, row: &TaskRecord) -> Option<&'static str> {
     let machine = machine_of(row).and_then(|machine| draft.machine(machine));
-    let why = match machine {
-        Some(machine) if is_target(spec, machine) => return,
-        Some(machine) if machine.spares_tasks() || !goes_now(draft, machine, row) => return,
+    Some(match machine {
+        Some(machine) if is_target(spec, machine) => return None,
+        Some(machine) if machine.spares_tasks() || !goes_now(draft, machine, row) => return None,
         Some(machine) if machine.state == MachineState::Up && machine.drain.is_some() => {
             "its machine is being drained"
         }
@@ -79,6 +79,13 @@ fn leave(draft: &mut Draft, spec: &JobSpec, row: &TaskRecord) {
         }
         Some(_) => "its machine was lost",
         None => "a daemon has one task on each machine",
+    })
+}
+
+/// Retires a task whose machine is to have none, once it may go.
+fn leave(draft: &mut Draft, spec: &JobSpec, row: &TaskRecord) {
+    let Some(why) = why_leaves(draft, spec, row) else {
+        return;
     };
     let mut retired = row.clone();
     retired.retired = true;

@@ -141,10 +141,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
             _ if self.removed => true,
             // The run under way goes on as it is.
             (true, _) => other_kind,
-            (false, Kind::Daemon) => {
-                let machine = daemon::machine_of(row).and_then(|id| self.draft.machine(id));
-                !machine.is_some_and(|machine| daemon::is_target(&self.spec, machine))
-            }
+            (false, Kind::Daemon) => daemon::why_leaves(self.draft, &self.spec, row).is_some(),
             (false, _) => row.id.index >= tasks_of(self.draft, &self.spec),
         }
     }
@@ -423,7 +420,10 @@ impl<'a, 'b> DryRun<'a, 'b> {
         }
         self.counts.restarted += 1;
         if let Some(home) = from.as_ref().filter(|_| self.spec.kind == Kind::Daemon) {
-            let to = self.start_on(index, home);
+            // It begins again when its machine takes tasks again.
+            let machine = self.draft.machine(home);
+            let is_target = machine.is_some_and(|it| daemon::is_target(&self.spec, it));
+            let to = is_target.then(|| self.start_on(index, home)).flatten();
             self.tell(index, effect, from, to);
             return None;
         }
@@ -476,7 +476,14 @@ impl<'a, 'b> DryRun<'a, 'b> {
             *placer = self.placer()?;
             slot = placer.place(View::of(self.draft), wish);
         }
-        let Some(slot) = slot.or_else(|| self.make_room(placer)) else {
+        if slot.is_none() {
+            slot = self.make_room(placer);
+            if slot.is_some() {
+                // Who comes next finds what the tasks leave that have gone.
+                *placer = self.placer()?;
+            }
+        }
+        let Some(slot) = slot else {
             self.unplaced += 1;
             if self.why.is_none() {
                 self.why = Some(why::no_room(self.draft, placer, None));
@@ -501,8 +508,8 @@ impl<'a, 'b> DryRun<'a, 'b> {
 
     /// Ends tasks of lower priority, if that gives the next task its room.
     fn make_room(&mut self, placer: &Placer) -> Option<Slot> {
-        let found = preempt::find(self.draft, &self.id, self.spec.priority, placer)?;
-        for task in &found.tasks {
+        let found = preempt::find(self.draft, &self.id, None, placer)?;
+        for task in found.tasks.iter().chain(&found.leaving) {
             if let Some(row) = self.draft.task(task).cloned() {
                 self.end(&row);
             }
@@ -526,6 +533,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
             (Some(why), _) => Verdict::DoesNotFit {
                 tasks: self.unplaced,
                 why,
+                preempts: self.preempted,
             },
             (None, _) if !self.preempted.is_empty() => Verdict::Preempts {
                 tasks: self.preempted,

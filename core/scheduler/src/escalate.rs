@@ -26,7 +26,14 @@ pub(crate) fn escalate(
     let request = Request::of(to);
     // What runs on and asks for no more finds no less room than it has, also where some of its room is lent.
     let grows = effect != Effect::InPlace || !request.is_within(&Request::of(job.spec_of(row)));
-    let lacks_room = || room_for(draft, job, row).is_some_and(|room| !room.fits(&request));
+    let lacks_room = || {
+        let room = room_for(draft, job, row);
+        room.is_some_and(|room| match effect {
+            // It need not take tasks: this one is there.
+            Effect::InPlace => !room.holds(&request),
+            _ => !room.fits(&request),
+        })
+    };
     match stays && (grows && lacks_room() || must_leave(draft, job, row, to)) {
         true => Effect::Move,
         false => effect,

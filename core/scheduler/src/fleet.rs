@@ -78,9 +78,14 @@ pub(crate) struct Room {
 }
 
 impl Room {
+    /// Whether a machine that takes tasks has room for one.
     pub(crate) fn fits(&self, request: &Request) -> bool {
-        self.up
-            && self.cpu >= request.cpu.0 as i64
+        self.up && self.holds(request)
+    }
+
+    /// Whether there is so much, whether or not the machine takes tasks.
+    pub(crate) fn holds(&self, request: &Request) -> bool {
+        self.cpu >= request.cpu.0 as i64
             && self.memory >= request.memory.0 as i64
             && self.disk >= request.disk.0 as i64
             && self.ports >= i64::from(request.ports)

@@ -75,8 +75,13 @@ pub enum Verdict {
     Moves,
     /// Every task finds room, once these of lower priority have made it.
     Preempts { tasks: Vec<TaskId> },
-    /// So many tasks would wait, the first of them for this reason.
-    DoesNotFit { tasks: u32, why: NoRoom },
+    /// So many tasks would wait, the first of them for this reason; these of lower priority make room for others of the job.
+    DoesNotFit {
+        tasks: u32,
+        why: NoRoom,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        preempts: Vec<TaskId>,
+    },
 }
 
 /// What becomes of one index. The machines are a forecast.
@@ -188,7 +193,7 @@ pub struct PlanBasis {
     pub effect: Effect,
     pub counts: TaskCounts,
     pub stages: Vec<u32>,
-    /// `fits`, `moves` or `does not fit`.
+    /// `fits`, `moves`, `preempts`, `does not fit` or `does not fit and preempts`.
     pub verdict: String,
 }
 
@@ -585,12 +590,22 @@ impl JobPlan {
 }
 
 impl Verdict {
+    /// The tasks of lower priority that make room.
+    pub fn preempts(&self) -> &[TaskId] {
+        match self {
+            Verdict::Preempts { tasks } => tasks,
+            Verdict::DoesNotFit { preempts, .. } => preempts,
+            Verdict::Fits | Verdict::Moves => &[],
+        }
+    }
+
     fn word(&self) -> &'static str {
         match self {
             Verdict::Fits => "fits",
             Verdict::Moves => "moves",
             Verdict::Preempts { .. } => "preempts",
-            Verdict::DoesNotFit { .. } => "does not fit",
+            Verdict::DoesNotFit { preempts, .. } if preempts.is_empty() => "does not fit",
+            Verdict::DoesNotFit { .. } => "does not fit and preempts",
         }
     }
 }
@@ -598,16 +613,26 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::DoesNotFit { tasks, why } => {
-                write!(f, "does not fit: {tasks} tasks would wait, {why}")
+            Verdict::DoesNotFit {
+                tasks,
+                why,
+                preempts,
+            } => {
+                write!(f, "does not fit: {tasks} tasks would wait, {why}")?;
+                match preempts.as_slice() {
+                    [] => Ok(()),
+                    preempts => write!(f, "; preempts {}", names(preempts)),
+                }
             }
-            Verdict::Preempts { tasks } => {
-                let names: Vec<String> = tasks.iter().map(TaskId::to_string).collect();
-                write!(f, "preempts {}", names.join(", "))
-            }
+            Verdict::Preempts { tasks } => write!(f, "preempts {}", names(tasks)),
             other => f.write_str(other.word()),
         }
     }
+}
+
+fn names(tasks: &[TaskId]) -> String {
+    let names: Vec<String> = tasks.iter().map(TaskId::to_string).collect();
+    names.join(", ")
 }
 
 impl std::iter::Sum for TaskCounts {

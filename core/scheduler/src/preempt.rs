@@ -4,7 +4,7 @@
 //! before those with more to lose. A service gives no more than its budget allows, daemons and tasks with volumes
 //! stay. A task that gave way begins again as it was, and is placed when room exists.
 //!
-//! The room is promised: until the task has come, it counts as taken for all who have not more priority than it. So does
+//! Nobody gives way for room that others make already. The room is promised: until the task has come, it counts as taken for all who have not more priority than it. So does
 //! the room of a daemon's task that starts again: it has no other machine to go to.
 
 use std::cmp::Reverse;
@@ -25,7 +25,24 @@ const LOOKED_AT_MAX: usize = 4096;
 /// Tasks that make room together.
 pub(crate) struct Eviction {
     pub(crate) slot: Slot,
+    /// Those that have to be asked.
     pub(crate) tasks: Vec<TaskId>,
+    /// Those that make room there already, more than others were promised of it.
+    pub(crate) leaving: Vec<TaskId>,
+}
+
+/// What a machine will have beside what is free.
+#[derive(Default)]
+struct Coming {
+    leaving: Vec<(TaskId, Reserved)>,
+    /// What was promised to tasks of the same job.
+    promised: Request,
+}
+
+impl Coming {
+    fn held(&self) -> impl Iterator<Item = &Reserved> {
+        self.leaving.iter().map(|(_, held)| held)
+    }
 }
 
 /// A task that may give way.
@@ -111,7 +128,7 @@ pub(crate) fn make_room(draft: &mut Draft, row: &mut TaskRecord, placer: &Placer
     if is_coming(draft, row, placer) {
         return true;
     }
-    let found = find(draft, &row.id.job, priority, placer);
+    let found = find(draft, &row.id.job, Some(&row.id), placer);
     let Some(found) = found else {
         row.meant_for = None;
         return false;
@@ -125,7 +142,8 @@ pub(crate) fn make_room(draft: &mut Draft, row: &mut TaskRecord, placer: &Placer
         victim.comes_back = true;
         reconcile::tell(draft, &victim, TaskEvent::StopAsked, &why);
     }
-    let names: Vec<String> = found.tasks.iter().map(TaskId::to_string).collect();
+    let names = found.tasks.iter().chain(&found.leaving);
+    let names: Vec<String> = names.map(TaskId::to_string).collect();
     let machine = draft.machine_at(found.slot).id.clone();
     row.reason = format!("waits for {} to make room on {machine}", names.join(", "));
     row.meant_for = Some(machine);
@@ -147,7 +165,8 @@ fn is_coming(draft: &Draft, row: &TaskRecord, placer: &Placer) -> bool {
     let held: Vec<Reserved> = ending
         .filter_map(|(job, row)| Some(job.reservation(row)?.1))
         .collect();
-    !held.is_empty() && placer.would_fit(View::of(draft), slot, held.iter())
+    let promised = Request::default();
+    !held.is_empty() && placer.would_fit(View::of(draft), slot, held.iter(), &promised)
 }
 
 fn tasks_on<'a>(
@@ -166,9 +185,18 @@ fn tasks_on<'a>(
     })
 }
 
-/// The tasks whose end gives a task of this priority its room, at the least cost.
-pub(crate) fn find(draft: &Draft, id: &JobId, priority: u32, placer: &Placer) -> Option<Eviction> {
+/// The tasks whose end gives a task of a job its room, at the least cost: nobody is asked where others make enough already.
+pub(crate) fn find(
+    draft: &Draft,
+    id: &JobId,
+    task: Option<&TaskId>,
+    placer: &Placer,
+) -> Option<Eviction> {
+    let priority = draft.job(id)?.spec().priority;
+    let coming = coming(draft, id, task, priority);
     let mut on: BTreeMap<Slot, Vec<Candidate>> = BTreeMap::new();
+    let leaving = coming.iter().filter(|(_, one)| !one.leaving.is_empty());
+    on.extend(leaving.map(|(slot, _)| (*slot, Vec::new())));
     let lower = draft.base().placed.iter();
     let lower = lower.take_while(|(rank, _)| *rank < priority);
     let jobs = lower.filter_map(|(_, job)| draft.job(job));
@@ -191,8 +219,10 @@ pub(crate) fn find(draft: &Draft, id: &JobId, priority: u32, placer: &Placer) ->
         });
     }
     let mut best: Option<(Cost, Eviction)> = None;
+    let nothing = Coming::default();
     for (slot, candidates) in on {
-        let Some((cost, found)) = cheapest(draft, slot, candidates, placer) else {
+        let coming = coming.get(&slot).unwrap_or(&nothing);
+        let Some((cost, found)) = cheapest(draft, slot, candidates, coming, placer) else {
             continue;
         };
         if best.as_ref().is_none_or(|(least, _)| cost < *least) {
@@ -200,6 +230,38 @@ pub(crate) fn find(draft: &Draft, id: &JobId, priority: u32, placer: &Placer) ->
         }
     }
     best.map(|(_, found)| found)
+}
+
+/// The machines on which tasks of lower priority make room, or room is promised to tasks of the job.
+fn coming(
+    draft: &Draft,
+    id: &JobId,
+    task: Option<&TaskId>,
+    priority: u32,
+) -> BTreeMap<Slot, Coming> {
+    let mut coming: BTreeMap<Slot, Coming> = BTreeMap::new();
+    let lower = draft.base().placed.iter();
+    let lower = lower.take_while(|(rank, _)| *rank < priority);
+    let jobs = lower.filter_map(|(_, job)| draft.job(job));
+    let rows = jobs.flat_map(|job| job.tasks().map(move |row| (job, row)));
+    let leaving = rows.filter(|(_, row)| row.desired == Desired::Stop && gave_way(row));
+    for (job, row) in leaving {
+        let held = job.reservation(row);
+        let found = held.and_then(|(machine, held)| Some((draft.slot(&machine)?, held)));
+        if let Some((slot, held)) = found {
+            let leaving = &mut coming.entry(slot).or_default().leaving;
+            leaving.push((row.id.clone(), held));
+        }
+    }
+    let own = draft.job(id).into_iter();
+    let own = own.flat_map(|job| waiting(job).map(move |row| (job, row)));
+    for (job, row) in own.filter(|(_, row)| Some(&row.id) != task) {
+        if let Some(slot) = kept_for(row).and_then(|machine| draft.slot(machine)) {
+            let promised = &mut coming.entry(slot).or_default().promised;
+            promised.add(&Request::of(job.spec_of(row)));
+        }
+    }
+    coming
 }
 
 fn gives_way(draft: &Draft, job: &JobState, row: &TaskRecord) -> bool {
@@ -216,14 +278,19 @@ fn cheapest(
     draft: &Draft,
     slot: Slot,
     mut candidates: Vec<Candidate>,
+    coming: &Coming,
     placer: &Placer,
 ) -> Option<(Cost, Eviction)> {
     let view = View::of(draft);
+    let fits = |chosen: Vec<&Reserved>| {
+        let given = coming.held().chain(chosen);
+        placer.would_fit(view, slot, given, &coming.promised)
+    };
     candidates.sort_by_key(|one| (one.priority, one.service, Reverse(one.began)));
     let mut chosen: Vec<Candidate> = Vec::new();
     let mut spent: BTreeMap<JobId, usize> = BTreeMap::new();
     for one in candidates {
-        if placer.would_fit(view, slot, chosen.iter().map(|one| &one.held)) {
+        if fits(chosen.iter().map(|one| &one.held).collect()) {
             break;
         }
         if one.service {
@@ -236,22 +303,28 @@ fn cheapest(
         }
         chosen.push(one);
     }
-    if !placer.would_fit(view, slot, chosen.iter().map(|one| &one.held)) {
+    let enough = fits(chosen.iter().map(|one| &one.held).collect());
+    if !enough || chosen.is_empty() && coming.leaving.is_empty() {
         return None;
     }
     // Those with more to lose stay where the others are enough.
     for place in (0..chosen.len()).rev() {
-        let others = chosen
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != place);
-        if placer.would_fit(view, slot, others.map(|(_, one)| &one.held)) {
+        let others = chosen.iter().enumerate();
+        let others = others.filter(|(other, _)| *other != place);
+        if fits(others.map(|(_, one)| &one.held).collect()) {
             chosen.remove(place);
         }
     }
-    let highest = chosen.iter().map(|one| one.priority).max()?;
+    let highest = chosen.iter().map(|one| one.priority).max().unwrap_or(0);
     let services = chosen.iter().filter(|one| one.service).count();
     let cost = (highest, services, chosen.len(), slot);
     let tasks = chosen.into_iter().map(|one| one.task).collect();
-    Some((cost, Eviction { slot, tasks }))
+    let leaving = coming.leaving.iter().map(|(task, _)| task.clone());
+    let leaving = leaving.collect();
+    let eviction = Eviction {
+        slot,
+        tasks,
+        leaving,
+    };
+    Some((cost, eviction))
 }

@@ -36,6 +36,8 @@ pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
     remedy::advance(draft, id);
     let updated = rollout::advance(draft, id);
     if updated {
+        // Extra tasks that are too many by now look for no room.
+        stop_surplus(draft, id);
         fill(draft, id);
     }
     if updated || awaits_update {

@@ -204,3 +204,21 @@ fn a_service_that_becomes_a_daemon_begins_anew_and_the_other_way_round() {
     assert_eq!(served(&cluster).len(), 3, "{}", cluster.show());
     assert_eq!(cluster.job("agent").row().id, id("agent"));
 }
+
+#[test]
+fn a_plan_does_not_end_the_task_of_a_machine_that_keeps_it() {
+    let mut cluster = Cluster::new(&[(4, 4096), (4, 4096)]);
+    cluster.submit(&[daemon("agent", json!({})), service("web", 2, "web")]);
+    cluster.settle("web");
+    cluster.settle("agent");
+    cluster.silent = vec!["m0".to_owned(), "m1".to_owned()];
+    drain(&mut cluster, "m0", begin());
+    cluster.pass(Millis::seconds(2));
+    assert_eq!(served(&cluster), ["m0", "m1"], "web is still there");
+    let plan = cluster.plan(&[daemon("newer", json!({}))]);
+    assert_eq!(plan.counts.to_string(), "2 restarted", "{plan:?}");
+    assert!(
+        matches!(plan.jobs[0].verdict, tw_scheduler::Verdict::Fits),
+        "{plan:?}"
+    );
+}

@@ -196,3 +196,68 @@ fn daemons_and_tasks_with_volumes_stay() {
         (1, 1)
     );
 }
+
+#[test]
+fn one_that_makes_room_for_several_is_enough() {
+    let mut cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
+    let mut large = sort(2, 20);
+    large.resources.cpu = tw_model::Cores(8000);
+    cluster.submit(&[large]);
+    cluster.pass(Millis::seconds(5));
+    assert_eq!(running(&cluster, "sort"), 2);
+    let plan = cluster.submit(&[job("web", 4, 80)]);
+    assert_eq!(
+        plan.jobs[0].verdict.preempts().len(),
+        1,
+        "{:?}",
+        plan.jobs[0]
+    );
+    cluster.settle("web");
+    assert_eq!(running(&cluster, "web"), 4, "{}", cluster.show());
+    assert_eq!(running(&cluster, "sort"), 1, "{}", cluster.show());
+}
+
+#[test]
+fn who_makes_room_is_named_also_where_not_all_find_room() {
+    let mut cluster = Cluster::new(&[(4, 8192)]);
+    cluster.submit(&[sort(2, 20)]);
+    cluster.pass(Millis::seconds(5));
+    let verdict = &cluster.plan(&[job("web", 3, 80)]).jobs[0].verdict;
+    assert!(
+        matches!(verdict, Verdict::DoesNotFit { tasks: 1, .. }),
+        "{verdict:?}"
+    );
+    assert_eq!(verdict.preempts().len(), 2, "{verdict:?}");
+    assert!(
+        verdict.to_string().contains("; preempts sort.0#"),
+        "{verdict}"
+    );
+}
+
+#[test]
+fn tasks_beyond_the_wanted_number_displace_nobody() {
+    let version = |command: &str, replicas: u32| {
+        let mut web = job("web", replicas, 80);
+        web.command.0 = vec![command.to_owned()];
+        web.rollout.max_surge = 1;
+        web.rollout.max_unavailable = 1;
+        web
+    };
+    let mut cluster = Cluster::new(&[(4, 8192), (4, 8192)]);
+    cluster.submit(&[version("one", 1)]);
+    cluster.settle("web");
+    cluster.submit(&[sort(3, 20)]);
+    cluster.pass(Millis::seconds(5));
+    assert_eq!(running(&cluster, "sort"), 3, "nothing is free");
+    // One more is wanted, and it makes one of them leave; the one that an update would run beside makes none.
+    let plan = cluster.submit(&[version("two", 2)]);
+    assert_eq!(plan.jobs[0].verdict.preempts().len(), 1);
+    cluster.settle("web");
+    cluster.pass(Millis::seconds(5));
+    let sort = id("sort");
+    let events = cluster.state.events(&sort);
+    let gave_way = events.filter(|event| {
+        event.kind == "task.stopping" && event.message.starts_with("makes room for ")
+    });
+    assert_eq!(gave_way.count(), 1, "{}", cluster.show());
+}

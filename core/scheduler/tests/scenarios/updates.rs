@@ -9,8 +9,8 @@ use tw_model::{
     PolicyRule, RolloutState, TaskRecord, TaskState,
 };
 use tw_scheduler::{
-    Event, ExpectedPlan, Plan, Reply, State, StopLimiter, StopLimits, StopRate, Submission,
-    Verdict, step,
+    DrainOrder, Event, ExpectedPlan, Plan, Reply, State, StopLimiter, StopLimits, StopRate,
+    Submission, Verdict, step,
 };
 
 #[test]
@@ -529,4 +529,29 @@ fn a_task_that_is_not_wanted_any_more_does_not_grow() {
     cluster.submit(&[web]);
     let held = cluster.state.reserved_on(&"m0".parse().unwrap());
     assert!(held.memory <= Bytes::mib(1000), "{held:?}");
+}
+
+#[test]
+fn a_change_in_place_stays_one_where_the_machine_is_drained() {
+    let mut cluster = Cluster::new(&[(4, 4096)]);
+    let mut web = service("web", 2, "one");
+    cluster.submit(std::slice::from_ref(&web));
+    cluster.settle("web");
+    cluster.decide(Event::Drain {
+        machines: vec!["m0".parse().unwrap()],
+        order: DrainOrder::Begin {
+            reason: String::new(),
+            within: None,
+            lasts: None,
+        },
+        by: "ann".to_owned(),
+    });
+    cluster.pass(Millis::seconds(5));
+    assert_eq!(cluster.serving("web"), 2, "there is nowhere to go");
+    web.resources.memory = tw_model::Bytes::mib(300);
+    let plan = cluster.submit(&[web]);
+    assert_eq!(plan.counts.in_place, 2, "{plan:?}");
+    cluster.pass(Millis::seconds(30));
+    let all_new = cluster.job("web").tasks().all(|row| row.version == 2);
+    assert!(all_new && cluster.serving("web") == 2, "{}", cluster.show());
 }
