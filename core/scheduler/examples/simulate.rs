@@ -1,4 +1,4 @@
-//! Runs seeded histories of a whole cluster: `simulate [--seed N] [--seeds COUNT]`.
+//! Runs seeded histories of a whole cluster: `simulate [--seed N] [--seeds COUNT] [--requests COUNT]`.
 //!
 //! Prints what the histories went through, and the first invariant that did not hold.
 
@@ -10,15 +10,15 @@ use std::time::Instant;
 use tw_scheduler::simulate::{Coverage, SimulationConfig, run};
 
 fn main() -> ExitCode {
-    let (first, count) = match arguments() {
-        Ok(range) => range,
+    let (first, count, config) = match arguments() {
+        Ok(arguments) => arguments,
         Err(what) => {
             say(&what);
             return ExitCode::FAILURE;
         }
     };
     let started = Instant::now();
-    let (coverage, failed) = run_all(first, count);
+    let (coverage, failed) = run_all(first, count, &config);
     say(&coverage.to_string());
     let took = started.elapsed().as_secs_f64();
     say(&format!(
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs histories on all cores. Returns what they went through together, and how many failed.
-fn run_all(first: u64, count: u64) -> (Coverage, u64) {
+fn run_all(first: u64, count: u64, config: &SimulationConfig) -> (Coverage, u64) {
     let next = AtomicU64::new(first);
     let total = Mutex::new((Coverage::default(), 0));
     let work = || {
@@ -40,7 +40,7 @@ fn run_all(first: u64, count: u64) -> (Coverage, u64) {
             if seed >= first + count {
                 break;
             }
-            let outcome = run(seed, &SimulationConfig::default());
+            let outcome = run(seed, config);
             let mut total = total.lock().expect("no history panics");
             match outcome {
                 Ok(one) => total.0.add(&one),
@@ -60,10 +60,11 @@ fn run_all(first: u64, count: u64) -> (Coverage, u64) {
     total.into_inner().expect("no history panics")
 }
 
-/// The first seed, and how many.
-fn arguments() -> Result<(u64, u64), String> {
+/// The first seed, how many, and how much happens in each.
+fn arguments() -> Result<(u64, u64, SimulationConfig), String> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let (mut first, mut count) = (1, 20);
+    let mut config = SimulationConfig::default();
     for pair in words.chunks(2) {
         let [name, value] = pair else {
             return Err(format!("'{}' needs a number", pair[0]));
@@ -74,14 +75,18 @@ fn arguments() -> Result<(u64, u64), String> {
         match name.as_str() {
             "--seed" => (first, count) = (number, 1),
             "--seeds" => count = number,
+            "--requests" => {
+                config.requests =
+                    u32::try_from(number).map_err(|_| format!("{number} requests are too many"))?;
+            }
             _ => {
                 return Err(format!(
-                    "'{name}' is not known: use --seed N or --seeds COUNT"
+                    "'{name}' is not known: use --seed N, --seeds COUNT or --requests COUNT"
                 ));
             }
         }
     }
-    Ok((first, count))
+    Ok((first, count, config))
 }
 
 fn say(text: &str) {

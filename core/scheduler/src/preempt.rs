@@ -232,7 +232,13 @@ pub(crate) fn find(
     best.map(|(_, found)| found)
 }
 
-/// The machines on which tasks of lower priority make room, or room is promised to tasks of the job.
+/// Whether a task is asked to end and nothing comes after it on its machine.
+fn leaves_its_room(job: &JobState, row: &TaskRecord) -> bool {
+    let unwanted = job.row.stopped || row.id.index >= job.wanted();
+    row.desired == Desired::Stop && (gave_way(row) || unwanted)
+}
+
+/// The machines on which tasks of lower priority or of the same job make room, or room is promised to tasks of the job.
 fn coming(
     draft: &Draft,
     id: &JobId,
@@ -243,9 +249,9 @@ fn coming(
     let lower = draft.base().placed.iter();
     let lower = lower.take_while(|(rank, _)| *rank < priority);
     let jobs = lower.filter_map(|(_, job)| draft.job(job));
-    let rows = jobs.flat_map(|job| job.tasks().map(move |row| (job, row)));
-    let leaving = rows.filter(|(_, row)| row.desired == Desired::Stop && gave_way(row));
-    for (job, row) in leaving {
+    let rows = jobs.chain(draft.job(id));
+    let rows = rows.flat_map(|job| job.tasks().map(move |row| (job, row)));
+    for (job, row) in rows.filter(|(job, row)| leaves_its_room(job, row)) {
         let held = job.reservation(row);
         let found = held.and_then(|(machine, held)| Some((draft.slot(&machine)?, held)));
         if let Some((slot, held)) = found {

@@ -209,6 +209,7 @@ pub(super) fn on_unsteady(
         let steady = state.machines().filter(|machine| {
             machine.takes_tasks()
                 && !steadiness::is_unsteady(machine, now)
+                && machine.ailments.is_empty()
                 && has_room(state, machine, &request)
         });
         let steady = steady.map(|machine| machine.id.clone());
@@ -343,7 +344,31 @@ fn leaves_for_good(
     let machine = machine.and_then(|id| drains.get(id).copied().or_else(|| state.machine(id)));
     let deadline = machine.and_then(|machine| machine.drain.as_ref()?.deadline);
     let stop = &job.spec_of(row).stop;
-    deadline.is_some_and(|deadline| now.plus(stop.drain + stop.grace) >= deadline)
+    deadline.is_some_and(|deadline| {
+        let lead = stops_take(state, drains, &row.id.job, deadline);
+        now.plus(lead + stop.drain + stop.grace) >= deadline
+    })
+}
+
+/// How long it takes at the most to stop all that has to leave by a deadline, and what of it is of one job.
+fn stops_take(
+    state: &State,
+    drains: &BTreeMap<&MachineId, &MachineRecord>,
+    job: &JobId,
+    deadline: Timestamp,
+) -> Millis {
+    let due = state.machines().filter(|machine| {
+        let machine = drains.get(&machine.id).copied().unwrap_or(machine);
+        let drain = machine.drain.as_ref();
+        drain.is_some_and(|drain| drain.deadline.is_some_and(|other| other <= deadline))
+    });
+    let (mut all, mut of_job) = (0, 0);
+    for row in due.flat_map(|machine| state.tasks_on(&machine.id)) {
+        all += 1;
+        of_job += u64::from(row.id.job == *job);
+    }
+    let seconds = |stops: u64, rate: StopRate| Millis(stops * 1000 / u64::from(rate.per_second));
+    seconds(all, STOP_LIMITS.total).max(seconds(of_job, STOP_LIMITS.job))
 }
 
 /// A paused update stops nothing, unless this decision is that it goes on.

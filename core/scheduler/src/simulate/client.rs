@@ -27,11 +27,14 @@ pub(super) enum Request {
 impl Request {
     /// What is to be planned, and reviewed, before it is applied.
     pub(super) fn submission(&self) -> Option<Submission> {
-        let Request::Submit(spec) = self else {
-            return None;
+        let (jobs, remove) = match self {
+            Request::Submit(spec) => (vec![workload::submitted(spec)], Vec::new()),
+            Request::Stop(job) => (Vec::new(), vec![job.clone()]),
+            Request::Restart(_) | Request::Rollout(..) => return None,
         };
         Some(Submission {
-            jobs: vec![workload::submitted(spec)],
+            jobs,
+            remove,
             by: "someone".to_owned(),
             confirm: Some(CONFIRM),
             ..Submission::default()
@@ -41,11 +44,7 @@ impl Request {
     fn order(&self) -> Option<Event> {
         let by = "someone".to_owned();
         let event = match self {
-            Request::Submit(_) => return None,
-            Request::Stop(job) => Event::Stop {
-                job: job.clone(),
-                by,
-            },
+            Request::Submit(_) | Request::Stop(_) => return None,
             Request::Restart(job) => Event::RestartJob {
                 job: job.clone(),
                 by,

@@ -113,8 +113,10 @@ pub(super) struct Controller {
 impl Controller {
     /// Begins from what is durable, as the only controller there is.
     pub(super) fn recover(durable: &Durable, at: u64, limits: StopLimits) -> Controller {
+        let mut state = State::from_records(durable.rows.values().cloned());
+        state.set_stop_limits(limits);
         Controller {
-            state: State::from_records(durable.rows.values().cloned()),
+            state,
             broker: Broker::new(&SchedulerConfig::default(), tenure(at), at),
             limiter: StopLimiter::new(limits, at),
             queue: VecDeque::new(),

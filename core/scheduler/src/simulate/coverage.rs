@@ -70,10 +70,11 @@ pub struct Coverage {
 
 impl Coverage {
     /// What is counted beside faults, transitions, events and budgets.
-    pub const OTHERS: [&str; 23] = [
+    pub const OTHERS: [&str; 24] = [
         "answers of applications",
         "changes in place that had to move",
         "drains",
+        "drains planned ahead",
         "machines back in an outage",
         "machines waited for in an outage",
         "orders carried out",

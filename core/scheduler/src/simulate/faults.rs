@@ -30,6 +30,8 @@ pub enum Fault {
     NetworkSlow,
     /// For some minutes every message of an agent arrives twice.
     NetworkRepeats,
+    /// An agent says for some minutes that something ails its machine.
+    MachineAils,
     /// A task is killed.
     TaskKilled,
     /// A task stops answering for a while.
@@ -37,7 +39,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 15] = [
+    pub const ALL: [Fault; 16] = [
         Fault::ControllerCrash,
         Fault::ControllerPaused,
         Fault::StoreFails,
@@ -51,6 +53,7 @@ impl Fault {
         Fault::NetworkBlip,
         Fault::NetworkSlow,
         Fault::NetworkRepeats,
+        Fault::MachineAils,
         Fault::TaskKilled,
         Fault::TaskUnhealthy,
     ];

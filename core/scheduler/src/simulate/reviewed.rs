@@ -263,10 +263,11 @@ fn may_stay(state: &State, txns: &[Txn], row: &TaskRecord, to: Version) -> bool 
     };
     let (old, new) = (Request::of(job.spec_of(row)), Request::of(spec));
     let (held, whole) = (state.reserved_on(&machine.id), &machine.capacity);
-    // Who comes to the machine in the same decision takes room as well.
+    // Who comes to the machine or grows there in the same decision takes room as well.
     let arrives = tasks(txns).any(|other| {
-        let was_there = state.task(&other.id).is_some_and(|it| it.machine.is_some());
-        other.machine.as_ref() == Some(&machine.id) && !was_there
+        let before = state.task(&other.id);
+        let same = before.is_some_and(|it| it.machine.is_some() && it.version == other.version);
+        other.machine.as_ref() == Some(&machine.id) && !same
     });
     let mut apart = spec.anti_affinity.iter();
     let particular = unmet(&spec.requires, &machine.facts).is_some()

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tw_model::{
-    Desired, JobRecord, Kind, MachineId, MachineRecord, MachineState, Millis, Record, RolloutState,
-    Stage, TaskRecord, TaskState,
+    Desired, JobRecord, Kind, MachineId, MachineRecord, MachineState, Millis, Record, Requires,
+    RolloutState, Stage, TaskRecord, TaskState,
 };
 
 use super::Sabotage;
@@ -227,7 +227,12 @@ fn wrong_machine<'a>(
             machines.find(|machine| taken.contains(&&machine.id))
         }
         Sabotage::Overcommit => machines.next(),
-        Sabotage::ForgetFlaps => {
+        // Where it breaks nothing else.
+        Sabotage::ForgetFlaps
+            if spec.spread.is_empty()
+                && spec.anti_affinity.is_empty()
+                && spec.requires == Requires::default() =>
+        {
             let often = |machine: &&MachineRecord| {
                 let flaps = machine.flaps;
                 flaps.is_some_and(|flaps| flaps.score_milli > 2000)

@@ -76,6 +76,8 @@ enum Action {
         length: u64,
     },
     PowerOn(usize),
+    /// Nothing ails a machine any more.
+    Recovers(usize),
     /// Whoever finds a machine with tasks that nobody speaks to switches it off and on.
     PowerCycle(usize),
     AgentUp(usize),
@@ -342,6 +344,7 @@ impl World {
             Action::FormerWakes => self.former_wakes(),
             Action::CutOff { machine, length } => self.cut_off(machine, length),
             Action::PowerOn(machine) => self.power_on(machine),
+            Action::Recovers(machine) => self.recovers(machine),
             Action::PowerCycle(machine) => self.power_cycle(machine),
             Action::AgentUp(machine) => self.agent_up(machine),
             Action::ControllerUp => self.controller_up(),
@@ -719,7 +722,6 @@ impl World {
         }
         match reply {
             Reply::Submitted(plan) => self.client.granted(plan.jobs.first()),
-            Reply::Stopped { .. } => self.client.granted(None),
             Reply::Rollout { version } | Reply::Restarting { version } => {
                 let state = self.controller.as_ref().map(|controller| &controller.state);
                 let spec = |id: &JobId| Some((**state?.job(id)?.spec()).clone());

@@ -261,3 +261,22 @@ fn tasks_beyond_the_wanted_number_displace_nobody() {
     });
     assert_eq!(gave_way.count(), 1, "{}", cluster.show());
 }
+
+#[test]
+fn who_waits_takes_the_room_of_its_own_job_before_that_of_others() {
+    let mut cluster = Cluster::new(&[(4, 8192), (4, 8192)]);
+    cluster.submit(&[job("web", 2, 80)]);
+    cluster.settle("web");
+    cluster.submit(&[sort(2, 20)]);
+    cluster.pass(Millis::seconds(5));
+    assert_eq!(running(&cluster, "sort"), 2, "nothing is free");
+    // The first index waits for room in the decision that lets the second one go.
+    let first = cluster.task("web", 0).id.clone();
+    cluster.exited(&first, 1);
+    let mut wide = job("web", 1, 80);
+    wide.resources.cpu = tw_model::Cores(2000);
+    let plan = cluster.submit(&[wide]);
+    assert!(plan.jobs[0].verdict.preempts().is_empty(), "{plan:?}");
+    cluster.settle("web");
+    assert_eq!(running(&cluster, "sort"), 2, "{}", cluster.show());
+}

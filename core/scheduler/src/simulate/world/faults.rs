@@ -1,6 +1,8 @@
 //! What goes wrong in a history, and how it all ends well.
 
-use tw_model::{MachineId, Millis, TaskId};
+use std::collections::BTreeSet;
+
+use tw_model::{Ailment, MachineId, Millis, TaskId};
 
 use super::super::agent::{Doing, Process};
 use super::super::client::{Promise, Request};
@@ -38,6 +40,15 @@ impl World {
                 self.pause_controller();
             }
             Fault::StoreFails => self.commit_fails = true,
+            Fault::MachineAils => {
+                let (epoch, length) = (here.epoch, self.rng.range(20_000, 600_000));
+                let Some(epoch) = epoch.filter(|_| self.controller.is_some()) else {
+                    return Ok(());
+                };
+                let ailment = *self.rng.pick(&[Ailment::DiskFull, Ailment::MemoryShort]);
+                self.after(length, Action::Recovers(machine));
+                self.says_it_ails(machine, epoch, [ailment].into())?;
+            }
             Fault::AgentCrash => {
                 if !here.up || here.agent.take().is_none() {
                     return Ok(());
@@ -132,16 +143,52 @@ impl World {
             .map(|(_, one)| one.id.clone())
             .collect();
         let within = self.rng.range(10_000, 120_000);
+        let within = self.rng.chance(0.4).then_some(Millis(within));
         let lasts = self.rng.range(10_000, 300_000);
-        let order = DrainOrder::Begin {
-            reason: String::new(),
-            within: self.rng.chance(0.4).then_some(Millis(within)),
-            lasts: self.rng.chance(0.4).then_some(Millis(lasts)),
+        let lasts = self.rng.chance(0.4).then_some(Millis(lasts));
+        let reason = String::new();
+        let ahead = Millis(self.rng.range(1000, 300_000));
+        let order = match self.rng.chance(0.3) {
+            true => DrainOrder::Plan {
+                at: self.now().plus(ahead),
+                reason,
+                within,
+                lasts,
+            },
+            false => DrainOrder::Begin {
+                reason,
+                within,
+                lasts,
+            },
         };
         let length = self.rng.range(60_000, 400_000);
-        self.coverage.count("drains");
+        self.coverage.count(match order {
+            DrainOrder::Plan { .. } => "drains planned ahead",
+            _ => "drains",
+        });
         self.after(length, Action::DrainEnds(machines.clone()));
         self.order_drain(machines, order)
+    }
+
+    /// What an agent says with its samples, which only the newest epoch of its machine may.
+    fn says_it_ails(&mut self, machine: usize, epoch: u64, ailments: BTreeSet<Ailment>) -> Outcome {
+        let event = Event::Ailing {
+            machine: self.machines[machine].id.clone(),
+            epoch,
+            ailments,
+        };
+        self.decide(event, Waiter::Nobody)
+    }
+
+    pub(super) fn recovers(&mut self, machine: usize) -> Outcome {
+        match self.machines[machine].epoch {
+            Some(epoch) => self.says_it_ails(machine, epoch, BTreeSet::new()),
+            // It says so once it is known again.
+            None => {
+                self.after(2000, Action::Recovers(machine));
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn end_drain(&mut self, machines: Vec<MachineId>) -> Outcome {
@@ -232,7 +279,7 @@ impl World {
         }
         let state = self.controller.as_ref().map(|controller| &controller.state);
         let drained = state.into_iter().flat_map(|state| state.machines());
-        let drained = drained.filter(|row| row.drain.is_some());
+        let drained = drained.filter(|row| row.drain.is_some() || row.next_drain.is_some());
         let drained = drained.map(|row| row.id.clone()).collect();
         self.end_drain(drained)?;
         self.ask_for_good()
