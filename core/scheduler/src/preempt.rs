@@ -232,10 +232,9 @@ pub(crate) fn find(
     best.map(|(_, found)| found)
 }
 
-/// Whether a task is asked to end and nothing comes after it on its machine.
+/// Whether nothing comes after a task that is asked to end on its machine.
 fn leaves_its_room(job: &JobState, row: &TaskRecord) -> bool {
-    let unwanted = job.row.stopped || row.id.index >= job.wanted();
-    row.desired == Desired::Stop && (gave_way(row) || unwanted)
+    gave_way(row) || job.row.stopped || row.id.index >= job.wanted()
 }
 
 /// The machines on which tasks of lower priority or of the same job make room, or room is promised to tasks of the job.
@@ -246,11 +245,17 @@ fn coming(
     priority: u32,
 ) -> BTreeMap<Slot, Coming> {
     let mut coming: BTreeMap<Slot, Coming> = BTreeMap::new();
-    let lower = draft.base().placed.iter();
-    let lower = lower.take_while(|(rank, _)| *rank < priority);
-    let jobs = lower.filter_map(|(_, job)| draft.job(job));
-    let rows = jobs.chain(draft.job(id));
-    let rows = rows.flat_map(|job| job.tasks().map(move |row| (job, row)));
+    let stored = draft.base().stopping.iter();
+    let stored = stored.filter_map(|id| draft.job(id));
+    let touched = draft.touched_jobs();
+    let touched = touched.filter(|job| !draft.base().stopping.contains(&job.row.id));
+    let jobs = stored
+        .chain(touched)
+        .filter(|job| job.stopping > 0 && (job.spec().priority < priority || job.row.id == *id));
+    let rows = jobs.flat_map(|job| {
+        let stopping = job.tasks_where(|state| state == TaskState::Stopping);
+        stopping.map(move |row| (job, row))
+    });
     for (job, row) in rows.filter(|(job, row)| leaves_its_room(job, row)) {
         let held = job.reservation(row);
         let found = held.and_then(|(machine, held)| Some((draft.slot(&machine)?, held)));

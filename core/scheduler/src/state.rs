@@ -65,6 +65,8 @@ pub struct JobState {
     tasks: BTreeMap<(u32, Incarnation), Held>,
     /// How many of the tasks wait for a machine.
     pub(crate) pending: usize,
+    /// How many are asked to end and have not ended.
+    pub(crate) stopping: usize,
 }
 
 impl JobState {
@@ -75,6 +77,7 @@ impl JobState {
             versions: BTreeMap::new(),
             tasks: BTreeMap::new(),
             pending: 0,
+            stopping: 0,
         }
     }
 
@@ -255,19 +258,22 @@ impl JobState {
     pub(crate) fn put_task(&mut self, row: Arc<TaskRecord>, slot: Option<Slot>) {
         let key = (row.id.index, row.id.incarnation);
         self.pending += usize::from(row.state == TaskState::Pending);
+        self.stopping += usize::from(row.state == TaskState::Stopping);
         let old = self.tasks.insert(key, Held::new(row, slot));
-        self.forget_pending(old.as_ref());
+        self.uncount(old.as_ref());
     }
 
     /// Takes out the row of a task.
     pub(crate) fn take_task(&mut self, task: &TaskId) -> Option<Arc<TaskRecord>> {
         let old = self.tasks.remove(&(task.index, task.incarnation));
-        self.forget_pending(old.as_ref());
+        self.uncount(old.as_ref());
         old.map(|held| held.row)
     }
 
-    fn forget_pending(&mut self, old: Option<&Held>) {
-        self.pending -= usize::from(old.is_some_and(|held| held.state == TaskState::Pending));
+    fn uncount(&mut self, old: Option<&Held>) {
+        let was = |state| usize::from(old.is_some_and(|held| held.state == state));
+        self.pending -= was(TaskState::Pending);
+        self.stopping -= was(TaskState::Stopping);
     }
 }
 
@@ -285,6 +291,8 @@ pub struct State {
     pub(crate) placed: Ranked<u32>,
     /// Jobs with tasks for which others were asked to make room.
     pub(crate) claiming: BTreeSet<JobId>,
+    /// Jobs with tasks that are asked to end and have not ended.
+    pub(crate) stopping: BTreeSet<JobId>,
     /// Jobs for which time alone may bring something to do; see [`crate::unsettled`].
     pub(crate) unsettled: BTreeSet<JobId>,
     /// When something falls due for a job that is settled until then.
@@ -328,6 +336,7 @@ impl State {
             }
         }
         state.claiming = state.jobs_where(preempt::claims);
+        state.stopping = state.jobs_where(|job| job.stopping > 0);
         state.unsettled = state.jobs_where(|job| unsettled(&state, job));
         state.daemons = state.jobs_where(is_daemon);
         let ids: Vec<JobId> = state.jobs.keys().cloned().collect();
@@ -432,9 +441,11 @@ impl State {
         let open = job.is_some_and(|job| unsettled(self, job));
         let daemon = job.is_some_and(is_daemon);
         let claims = job.is_some_and(preempt::claims);
+        let stopping = job.is_some_and(|job| job.stopping > 0);
         self.rank(&id);
         for (index, holds) in [
             (&mut self.claiming, claims),
+            (&mut self.stopping, stopping),
             (&mut self.unsettled, open),
             (&mut self.daemons, daemon),
         ] {
