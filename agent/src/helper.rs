@@ -16,7 +16,6 @@ mod session;
 pub mod sidecar;
 mod socket;
 pub mod spare;
-pub mod spare_folder;
 mod term;
 
 pub use diagnostics::say;

@@ -47,7 +47,6 @@ pub use config::{AgentConfig, ControllerAddress, Place};
 use crate::cgroup::CgroupTree;
 use crate::helper::make_tasks_folder;
 use crate::helper::spare::{SparePool, SpareRequest};
-use crate::helper::spare_folder::SpareFolders;
 use crate::sandbox::{UserMode, base};
 use cores::WholeCores;
 use endpoints::Endpoints;
@@ -76,7 +75,6 @@ struct Agent {
     /// The program `tw-helper`.
     helper: PathBuf,
     spares: Arc<SparePool>,
-    folders: SpareFolders,
     reports: Reports,
     counts: metrics::Counts,
     /// What the controller has granted to failover tasks.
@@ -114,7 +112,6 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
     let mark = state::claim(&config.state, &config.name)?;
     let tasks = config.tasks_folder();
     make_tasks_folder(&tasks).with_context(|| format!("cannot make {}", tasks.display()))?;
-    let spares = config.state.join("spare-folders");
     let tree: Arc<dyn CgroupTree> = Arc::from(config.tree().open()?);
     tree.create(HELPERS_LEAF)?;
     let client = Client::new(config.controller.endpoint()?);
@@ -133,8 +130,6 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
     let agent = Arc::new(Agent {
         users,
         base,
-        folders: SpareFolders::open(&spares)
-            .with_context(|| format!("cannot make {} anew", spares.display()))?,
         spares: Arc::new(SparePool::new(helper.clone(), request, SPARES)),
         volumes: Volumes::open(&config.state.join("volumes"))?,
         packages: Packages::open(

@@ -19,7 +19,6 @@ use tw_agent::helper::record::{
     StopRule,
 };
 use tw_agent::helper::spare::{HandedOver, SparePool, SpareRequest};
-use tw_agent::helper::spare_folder::SpareFolders;
 use tw_agent::helper::{make_tasks_folder, prepare_folder, remove_scratch};
 use tw_agent::log::{LogLimits, LogReader};
 use tw_agent::sandbox::{CommandSpec, DEFAULT_PATH, Ended, SandboxSpec, UserMode, base};
@@ -36,7 +35,6 @@ pub(crate) struct Bench {
     tree: TreePath,
     pub(crate) base: PathBuf,
     pool: SparePool,
-    folders: SpareFolders,
     next: AtomicUsize,
     /// What tasks that have ended took, in microseconds.
     tasks_cpu_us: AtomicU64,
@@ -69,9 +67,7 @@ pub(crate) struct Printed {
 impl Bench {
     pub(crate) fn new() -> io::Result<Bench> {
         let state = tempfile::tempdir()?;
-        let tasks = state.path().join("tasks");
-        make_tasks_folder(&tasks)?;
-        let spares = state.path().join("spare-folders");
+        make_tasks_folder(&state.path().join("tasks"))?;
         let tree = TreePath::new(CGROUP_ROOT, format!("twill-bench-{}", std::process::id()));
         let base = base::prepare(&state.path().join("base")).map_err(io::Error::other)?;
         let request = SpareRequest {
@@ -84,7 +80,6 @@ impl Bench {
             state,
             base,
             pool: SparePool::new(program, request, SPARES),
-            folders: SpareFolders::open(&spares)?,
             tree,
             next: AtomicUsize::new(0),
             tasks_cpu_us: AtomicU64::new(0),
@@ -128,7 +123,7 @@ impl Bench {
         let exit: Option<ExitRecord> = read(&task.folder, EXIT_FILE)?;
         let started: Option<StartedRecord> = read(&task.folder, STARTED_FILE)?;
         remove_scratch(&task.folder)?;
-        self.folders.give_back(&task.folder)?;
+        fs::remove_dir_all(&task.folder)?;
         match (started, exit) {
             (Some(started), Some(exit)) => Ok(Printed {
                 seconds: (exit.ended_at_us - started.started_at_us) as f64 / 1e6,
@@ -143,7 +138,6 @@ impl Bench {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let folder = self.state.path().join(format!("tasks/{number}"));
         let began_us = now_us();
-        self.folders.take(&folder);
         prepare_folder(&folder, &self.launch(&folder, number, argv)).map_err(io::Error::other)?;
         let helper = self.pool.start(&folder, None)?;
         Ok(Running {
@@ -164,7 +158,7 @@ impl Bench {
         let printed = printed(&task.folder)?;
         let (began_us, folder) = (task.began_us, task.folder);
         remove_scratch(&folder)?;
-        self.folders.give_back(&folder)?;
+        fs::remove_dir_all(&folder)?;
         match (started, exit.map(|exit| exit.outcome)) {
             (
                 Some(started),

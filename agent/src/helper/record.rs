@@ -18,8 +18,6 @@ use crate::sandbox::{Ended, SandboxSpec, StartError};
 pub const LAUNCH_FILE: &str = "launch.json";
 pub const STARTED_FILE: &str = "started.json";
 pub const EXIT_FILE: &str = "exit.json";
-/// What the agent last was told of a task, for the agent that comes after it.
-pub const ASSIGNMENT_FILE: &str = "assignment.json";
 pub const SOCKET_FILE: &str = "helper.sock";
 pub const LOG_FOLDER: &str = "log";
 /// Holds a folder for each sidecar, with its log.
@@ -176,7 +174,7 @@ pub fn write_durably(
 
 /// Sets space aside for a record, so that it can be written when the disk is full.
 pub fn reserve(folder: &Path, name: &str) -> Result<(), RecordError> {
-    let path = folder.join(draft_of(name));
+    let path = folder.join(format!("{name}.draft"));
     let reserve = || -> io::Result<()> {
         let file = File::options()
             .write(true)
@@ -204,11 +202,6 @@ pub fn write(folder: &Path, name: &str, record: &impl Serialize) -> Result<(), R
     replace(folder, name, record, false)
 }
 
-/// Where a record is written before it has its name.
-pub(super) fn draft_of(name: &str) -> String {
-    format!("{name}.draft")
-}
-
 fn replace(
     folder: &Path,
     name: &str,
@@ -216,22 +209,24 @@ fn replace(
     is_durable: bool,
 ) -> Result<(), RecordError> {
     let path = folder.join(name);
-    let mut text = serde_json::to_vec(record).map_err(|source| RecordError::Format {
+    let text = serde_json::to_vec(record).map_err(|source| RecordError::Format {
         path: path.clone(),
         source,
     })?;
-    let draft = folder.join(draft_of(name));
-    let mut store = || -> io::Result<()> {
+    let draft = folder.join(format!("{name}.draft"));
+    let store = || -> io::Result<()> {
         // Not cut off first: what was reserved for it would be given back to a full disk.
         let mut file = File::options()
             .write(true)
             .create(true)
             .truncate(false)
             .open(&draft)?;
-        // Blanks over the rest of an attempt that failed, or of an earlier task's record, for the same reason.
-        let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
-        text.resize(text.len().max(length), b' ');
         file.write_all(&text)?;
+        let length = text.len() as u64;
+        // The rest of an attempt that failed.
+        if file.metadata()?.len() > length {
+            file.set_len(length)?;
+        }
         if is_durable {
             file.sync_data()?;
         }

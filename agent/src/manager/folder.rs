@@ -9,12 +9,14 @@ use tw_api::Assignment;
 use tw_model::{JobSpec, TaskId};
 
 use super::btrfs;
-use crate::helper::record::{ASSIGNMENT_FILE, SIDECARS_FOLDER};
-use crate::helper::spare_folder::SpareFolders;
+use crate::helper::record::SIDECARS_FOLDER;
 use crate::helper::{record, remove_scratch};
 use crate::log::LogLimits;
 use crate::removal::remove_tree;
 use crate::sandbox::{OWN_ROOT, UPPER};
+
+/// What the agent last was told of a task, for the agent that comes after it.
+const ASSIGNMENT_FILE: &str = "assignment.json";
 
 /// What the records beside a task's own files and logs may take.
 const RECORDS_BYTES_MAX: u64 = 4 << 20;
@@ -41,7 +43,7 @@ impl TaskFolder {
 
     /// Makes the folder. On btrfs it is a subvolume, so that what the task may write is bounded; elsewhere it is counted,
     /// and the machine does not name `disk` among what it enforces.
-    pub(super) fn create(&self, spec: &JobSpec, spares: &SpareFolders) -> anyhow::Result<()> {
+    pub(super) fn create(&self, spec: &JobSpec) -> anyhow::Result<()> {
         let (Some(tasks), Some(name)) = (self.0.parent(), self.0.file_name()) else {
             anyhow::bail!("{} is not below the folder of tasks", self.0.display());
         };
@@ -50,9 +52,7 @@ impl TaskFolder {
             .mode(0o700)
             .create(tasks)
             .with_context(|| format!("cannot make {}", tasks.display()))?;
-        if !btrfs::is_btrfs(tasks) {
-            spares.take(&self.0);
-        } else if !self.0.exists() {
+        if btrfs::is_btrfs(tasks) && !self.0.exists() {
             btrfs::create(tasks, &name.to_string_lossy())
                 .and_then(|()| fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700)))
                 .with_context(|| format!("cannot make {}", self.0.display()))?;
@@ -137,14 +137,9 @@ impl TaskFolder {
         }
     }
 
-    /// Removes all of it, but for what is of use to the next task.
-    pub(super) fn remove(&self, spares: &SpareFolders) -> anyhow::Result<()> {
+    pub(super) fn remove(&self) -> anyhow::Result<()> {
         self.remove_own_roots();
-        let removed = match btrfs::is_subvolume(&self.0) {
-            true => remove_tree(&self.0),
-            false => spares.give_back(&self.0),
-        };
-        removed.with_context(|| format!("cannot remove {}", self.0.display()))
+        remove_tree(&self.0).with_context(|| format!("cannot remove {}", self.0.display()))
     }
 }
 

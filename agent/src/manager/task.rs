@@ -262,7 +262,7 @@ impl Actor {
         if let Some(mut link) = unwritten {
             let _helper_may_be_gone = link.send(&Request::Acknowledge).await;
         }
-        if let Err(cause) = self.folder.remove(&self.agent.folders) {
+        if let Err(cause) = self.folder.remove() {
             tracing::warn!(task = %self.task, %cause, "cannot remove what is left");
         }
         failpoint::reach("agent.folder_removed");
@@ -326,7 +326,7 @@ impl Actor {
         record.term = term;
         record.cores = cores;
         record.proto = record.lowest_proto();
-        self.folder.create(&assignment.spec, &self.agent.folders)?;
+        self.folder.create(&assignment.spec)?;
         let prepared = prepare_folder(self.folder.path(), &record).map_err(anyhow::Error::from);
         prepared
             .inspect(|()| failpoint::reach("agent.folder_prepared"))

@@ -1,7 +1,6 @@
 //! The agent with a scripted controller: what is assigned runs, what happens is reported, nothing is lost.
 
 use std::net::TcpListener;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -140,39 +139,6 @@ async fn a_stopped_task_gets_its_grace_and_a_forgotten_one_leaves_nothing() {
     {
         assert!(std::time::Instant::now() < deadline);
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-}
-
-#[tokio::test]
-async fn the_folder_of_a_forgotten_task_is_the_next_ones_with_nothing_in_it() {
-    let machine = Machine::new();
-    let first = shell("first", "echo first; touch /tmp/left; exit 1");
-    machine.assign(&first).await;
-    let id = first.task.id.clone();
-    assert_eq!(machine.exited(&id).await.0, code(1));
-    let folder = machine.task_folder(&id);
-    let inode = std::fs::metadata(&folder).unwrap().ino();
-    machine
-        .controller
-        .say(AgentEvent::Forget { task: id.clone() })
-        .await;
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while folder.exists() {
-        assert!(std::time::Instant::now() < deadline);
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    // It is given to the next start once it is empty, a moment after it has lost its name.
-    for number in 2.. {
-        assert!(number < 10, "nobody was given the folder");
-        let next = shell(&format!("next-{number}"), "ls /tmp; echo next; exit 2");
-        machine.assign(&next).await;
-        let id = next.task.id.clone();
-        assert_eq!(machine.exited(&id).await.0, code(2));
-        assert_eq!(machine.logs("ended", &id, false).await, ["next"]);
-        let folder = machine.task_folder(&id);
-        if std::fs::metadata(&folder).unwrap().ino() == inode {
-            return;
-        }
     }
 }
 

@@ -105,8 +105,7 @@ impl Held {
             nursery_descriptors,
             leaves: machine.leaves_of_nobody().len(),
             mounts: all.filter_map(mounts).map(of_state).max().unwrap_or(0),
-            // Without the folders that are kept for the tasks to come.
-            files: count_files(&state) - count_files(&state.join("spare-folders")),
+            files: count_files(&state),
             helpers: helpers.len(),
         }
     }
