@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
 
 use super::clone::{CloneRequest, Cloned, clone3, exit_now};
 use super::command::report_and_exit;
-use super::launcher::{new_pipe, read_report, reap};
+use super::launcher::{new_pipe, read_report};
 use super::user::Account;
 use super::users::{UserMode, UserNamespace};
 use super::{At, Stage, StartError, UPPER, WORK, mounts};
@@ -36,15 +38,15 @@ pub enum ProbeError {
 
 impl ProbeError {
     fn of_attempt(error: StartError) -> ProbeError {
-        match is_final(&error) {
+        match is_final(&error, forbids_user_namespaces()) {
             true => ProbeError::Refused(error),
             false => ProbeError::Undecided(error),
         }
     }
 }
 
-/// Whether a failed attempt to make a sandbox would fail at any time.
-fn is_final(error: &StartError) -> bool {
+/// Whether a failed attempt to make a sandbox would fail at any time, on a machine that forbids user namespaces or not.
+fn is_final(error: &StartError, forbids_users: bool) -> bool {
     match error.errno {
         Some(
             libc::EPERM
@@ -55,10 +57,16 @@ fn is_final(error: &StartError) -> bool {
             | libc::ENODEV
             | libc::EOVERFLOW,
         ) => true,
-        // Of a file system it is full; of the clone it is the machine's limit on user namespaces.
-        Some(libc::ENOSPC | libc::EUSERS) => error.stage == Stage::Clone,
+        // Of a file system it is full. Of the clone it is a limit on user namespaces, which those that live may have reached
+        // for the moment.
+        Some(libc::ENOSPC | libc::EUSERS) => error.stage == Stage::Clone && forbids_users,
         _ => false,
     }
+}
+
+/// Whether this machine is set to allow no user namespaces at all.
+fn forbids_user_namespaces() -> bool {
+    fs::read_to_string("/proc/sys/user/max_user_namespaces").is_ok_and(|max| max.trim() == "0")
 }
 
 /// Tries in `folder`, where tasks will live. The calling process must have one thread only. Tasks share the users of the
@@ -140,8 +148,16 @@ fn in_child(work: impl FnOnce() -> Result<(), StartError>) -> Result<(), StartEr
         Cloned::Parent { pidfd, .. } => {
             drop(report_in);
             let said = read_report(report);
-            reap(&pidfd);
-            said
+            let ended = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+            let has_succeeded =
+                matches!(ended, Ok(Some(status)) if status.exit_status() == Some(0));
+            said.and_then(|()| match has_succeeded {
+                true => Ok(()),
+                false => Err(StartError::plain(
+                    Stage::Lost,
+                    "the attempt died without a word",
+                )),
+            })
         }
     }
 }
@@ -155,17 +171,15 @@ fn make(base: &Path, task: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Stage, StartError, is_final};
+    use super::{Stage, StartError, exit_now, in_child, is_final};
 
     #[test]
     fn only_errors_of_the_kernel_and_the_file_system_are_final() {
         let failed =
             |stage, errno| StartError::os(stage, "x", std::io::Error::from_raw_os_error(errno));
         for errno in [libc::EPERM, libc::EINVAL, libc::ENOSYS, libc::EACCES] {
-            assert!(is_final(&failed(Stage::Mount, errno)), "{errno}");
+            assert!(is_final(&failed(Stage::Mount, errno), false), "{errno}");
         }
-        assert!(is_final(&failed(Stage::Clone, libc::ENOSPC)));
-        assert!(!is_final(&failed(Stage::Mount, libc::ENOSPC)));
         for errno in [
             libc::EROFS,
             libc::EDQUOT,
@@ -174,8 +188,26 @@ mod tests {
             libc::EAGAIN,
             libc::EMFILE,
         ] {
-            assert!(!is_final(&failed(Stage::Clone, errno)), "{errno}");
+            assert!(!is_final(&failed(Stage::Clone, errno), true), "{errno}");
         }
-        assert!(!is_final(&StartError::plain(Stage::Lost, "x")));
+        assert!(!is_final(&StartError::plain(Stage::Lost, "x"), true));
+    }
+
+    #[test]
+    fn an_attempt_that_dies_without_a_word_has_not_succeeded() {
+        assert_eq!(in_child(|| Ok(())).map_err(|error| error.message), Ok(()));
+        let died = in_child(|| exit_now(3)).unwrap_err();
+        assert_eq!(died.stage, Stage::Lost);
+    }
+
+    #[test]
+    fn too_many_user_namespaces_are_final_only_where_there_may_be_none() {
+        for errno in [libc::ENOSPC, libc::EUSERS] {
+            let failed =
+                |stage| StartError::os(stage, "x", std::io::Error::from_raw_os_error(errno));
+            assert!(is_final(&failed(Stage::Clone), true), "{errno}");
+            assert!(!is_final(&failed(Stage::Clone), false), "{errno}");
+            assert!(!is_final(&failed(Stage::Mount), true), "{errno}");
+        }
     }
 }
