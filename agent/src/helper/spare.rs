@@ -345,6 +345,7 @@ fn leave_agent() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
     use std::process::{Command, Stdio};
 
     use super::{is_reserved_by_living, reserved};
@@ -354,10 +355,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("tw-helper");
         std::fs::copy("/bin/cat", &program).unwrap();
-        let mut helper = Command::new(&program)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut helper = loop {
+            match Command::new(&program).stdin(Stdio::piped()).spawn() {
+                // A process that another test forks at this time holds the copy open for a moment.
+                Err(busy) if busy.kind() == ErrorKind::ExecutableFileBusy => continue,
+                started => break started.unwrap(),
+            }
+        };
         let leaf = reserved(helper.id().cast_signed());
         assert!(is_reserved_by_living(&leaf));
         std::fs::remove_file(&program).unwrap();
