@@ -10,7 +10,7 @@ use tw_model::Ailment;
 /// How long memory has to be short: a task that starts takes much of it for a moment.
 const SHORT_FOR: Duration = Duration::from_secs(60);
 
-/// With fewer bytes no task is prepared.
+/// With fewer bytes free the disk counts as full.
 const FREE_MIN: u64 = 64 << 20;
 
 /// Of a small disk this part.

@@ -32,12 +32,14 @@ enum LinkError {
 /// Stays connected for ever. Tasks run on while no controller answers.
 pub(super) async fn run(agent: &Arc<Agent>) {
     let mut wait = RETRY_FIRST;
+    // For how long something ails the machine has nothing to do with a connection.
+    let mut ailments = Ailments::default();
     loop {
         let connected = match register(agent).await {
             Ok(registered) => {
                 tracing::info!(epoch = registered.epoch, "registered");
                 wait = RETRY_FIRST;
-                follow(agent, &registered).await
+                follow(agent, &registered, &mut ailments).await
             }
             Err(cause) => Err(cause),
         };
@@ -74,7 +76,11 @@ async fn register(agent: &Agent) -> Result<Registered, LinkError> {
 }
 
 /// Follows the stream and sends heartbeats until one of the two fails.
-async fn follow(agent: &Arc<Agent>, registered: &Registered) -> Result<(), LinkError> {
+async fn follow(
+    agent: &Arc<Agent>,
+    registered: &Registered,
+    ailments: &mut Ailments,
+) -> Result<(), LinkError> {
     let path = format!(
         "/v1/agents/{}/stream?epoch={}",
         agent.config.name, registered.epoch
@@ -91,7 +97,7 @@ async fn follow(agent: &Arc<Agent>, registered: &Registered) -> Result<(), LinkE
     };
     tokio::select! {
         ended = listen => ended,
-        failed = beat(agent, registered, &is_told) => failed,
+        failed = beat(agent, registered, &is_told, ailments) => failed,
     }
 }
 
@@ -125,11 +131,11 @@ async fn beat(
     agent: &Agent,
     registered: &Registered,
     is_told: &Cell<bool>,
+    ailments: &mut Ailments,
 ) -> Result<(), LinkError> {
     let path = format!("/v1/agents/{}/heartbeat", agent.config.name);
     let every = Duration::from_millis(registered.heartbeat_every_ms.max(10));
     let mut usage_due = Instant::now();
-    let mut ailments = Ailments::default();
     loop {
         let (sample, history) = match usage_due <= Instant::now() {
             true => {
