@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::folder::{self, TaskFolder};
@@ -12,7 +13,7 @@ use crate::helper::lock;
 use crate::helper::protocol::PROTO;
 use crate::helper::record::{self, EXIT_FILE, ExitRecord, Outcome, STARTED_FILE, StartedRecord};
 
-/// How long killed processes may take to be gone.
+/// How long killed processes may take to be gone, all together.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Kills the helpers and tasks of the agent in `state`, and removes its cgroups. Its records and logs stay. A task whose
@@ -20,10 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn clean(state: &Path, cgroup: &str) -> anyhow::Result<()> {
     let tasks = state.join("tasks");
     let mut unclear = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
     for task in folder::list(&tasks)? {
         let folder = TaskFolder::of(&tasks, &task);
-        if let Err(cause) = end_helper(folder.path(), || kill_helper(folder.path())) {
-            tracing::warn!(%task, cause = format!("{cause:#}"), "its helper is not known: skipped, and ended with its cgroup");
+        if let Err(cause) = end_helper(folder.path(), deadline, kill_helper) {
+            tracing::warn!(%task, cause = format!("{cause:#}"), "skipped, and ended with its cgroup");
             unclear.push(task);
         }
     }
@@ -31,11 +33,12 @@ pub fn clean(state: &Path, cgroup: &str) -> anyhow::Result<()> {
     ordinary::make_ready(&tree)?;
     let tree = tree.open()?;
     remove_all(tree.as_ref())?;
+    let deadline = Instant::now() + PATIENCE;
     let left: Vec<String> = unclear
         .iter()
         .filter_map(|task| {
             let folder = TaskFolder::of(&tasks, task);
-            let cause = end_helper(folder.path(), || Ok(())).err()?;
+            let cause = end_helper(folder.path(), deadline, |_killed| Ok(())).err()?;
             Some(format!("{task}: {cause:#}"))
         })
         .collect();
@@ -45,7 +48,7 @@ pub fn clean(state: &Path, cgroup: &str) -> anyhow::Result<()> {
     remove_parent(state, cgroup)?;
     anyhow::ensure!(
         left.is_empty(),
-        "some helpers may still run: {}",
+        "not ended for certain: {}",
         left.join("; ")
     );
     Ok(())
@@ -70,17 +73,21 @@ fn remove_all(tree: &dyn CgroupTree) -> anyhow::Result<()> {
 }
 
 /// Kills the helper of a task by `kill`, which takes the task with it, and makes sure that none begins any more.
-fn end_helper(folder: &Path, kill: impl Fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+/// After the deadline it is tried once.
+fn end_helper(
+    folder: &Path,
+    deadline: Instant,
+    kill: impl Fn(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     loop {
         // Whoever has the lock knows that no helper lives, and with a record of the end none begins.
         if let Ok(_held) = lock(folder) {
-            return record_end(folder);
+            return record_end(folder).context("its end cannot be recorded");
         }
-        kill()?;
+        kill(folder).context("its helper is not known")?;
         anyhow::ensure!(
             Instant::now() < deadline,
-            "the helper in {} is still there after {PATIENCE:?}",
+            "the helper in {} is still there",
             folder.display()
         );
         std::thread::sleep(Duration::from_millis(2));
@@ -126,4 +133,36 @@ fn remove_parent(state: &Path, cgroup: &str) -> anyhow::Result<()> {
         tree.remove_tree()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_ended_by_the_deadline_is_killed_once_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let _helper = lock(folder.path()).unwrap();
+        let kills = std::cell::Cell::new(0);
+        let kill = |_: &Path| {
+            kills.set(kills.get() + 1);
+            Ok(())
+        };
+        let cause = end_helper(folder.path(), Instant::now(), kill).unwrap_err();
+        assert!(format!("{cause:#}").contains("still there"), "{cause:#}");
+        assert_eq!(kills.get(), 1);
+    }
+
+    #[test]
+    fn an_end_that_cannot_be_recorded_is_not_said_to_be_an_unknown_helper() {
+        let folder = tempfile::tempdir().unwrap();
+        // A record is written here first.
+        std::fs::create_dir(folder.path().join(format!("{EXIT_FILE}.draft"))).unwrap();
+        let nobody = |_: &Path| panic!("no helper lives");
+        let cause = end_helper(folder.path(), Instant::now(), nobody).unwrap_err();
+        assert!(
+            format!("{cause:#}").contains("cannot be recorded"),
+            "{cause:#}"
+        );
+    }
 }
