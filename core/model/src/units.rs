@@ -160,8 +160,10 @@ impl fmt::Display for Millis {
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
+    /// So long after this; the last moment that there is where that is too long.
     pub fn plus(self, span: Millis) -> Timestamp {
-        Timestamp(self.0.saturating_add(span.0 as i64 * 1000))
+        let micros = span.0.saturating_mul(1000);
+        Timestamp(self.0.saturating_add_unsigned(micros))
     }
 
     /// The time from `earlier` to `self`; zero when `earlier` is later.

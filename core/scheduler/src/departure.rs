@@ -5,7 +5,9 @@
 //! application's word, and only where another machine has room. Batch tasks are left to end by themselves.
 //!
 //! Until a task has ended its successor has no machine, so the room that was found for it is written into its row: the
-//! next one to leave does not count on the same.
+//! next one to leave does not count on the same. Later decisions keep it free only for tasks on machines that are up and
+//! being drained. Those that leave a machine which is not what their job requires any more claim their room in the
+//! decision that asks them to end, and not beyond it: to find them, every task would have to be looked at.
 
 use std::collections::BTreeMap;
 
@@ -94,13 +96,16 @@ fn room_elsewhere(draft: &Draft, job: &JobState, row: &TaskRecord) -> Option<Slo
 pub(crate) struct Claims(BTreeMap<Slot, Request>);
 
 impl Claims {
-    /// Those of the tasks on machines that are being drained.
+    /// Those of the tasks on machines that are up and being drained.
     pub(crate) fn of(state: &State) -> Claims {
         let mut claims = Claims::default();
         let fleet = &state.fleet;
-        let hosts = fleet.hosts().filter(|_| fleet.drains() > 0);
-        let draining =
-            hosts.filter(|host| host.row.drain.is_some() && host.row.state == MachineState::Up);
+        if fleet.drains() == 0 {
+            return claims;
+        }
+        let draining = fleet
+            .hosts()
+            .filter(|host| host.row.drain.is_some() && host.row.state == MachineState::Up);
         for row in draining.flat_map(|host| host.tasks.keys()) {
             let Some((job, row)) = state.job(&row.job).zip(state.task(row)) else {
                 continue;

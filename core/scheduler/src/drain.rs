@@ -44,6 +44,12 @@ pub enum DrainOrder {
     End,
 }
 
+/// No drain begins or ends later than so long from now: ten years.
+const AHEAD_MAX: Millis = Millis::hours(24 * 3653);
+
+/// A moment that has passed by no more is taken for now, whatever the deadline: clocks differ, and people are slow.
+const PAST_MAX: Millis = Millis::minutes(1);
+
 /// Carries out an order on all of these machines, or on none.
 pub(crate) fn order(
     draft: &mut Draft,
@@ -65,6 +71,9 @@ pub(crate) fn order(
         }
     }
     let now = draft.now;
+    if let Err(refusal) = check_times(order, now) {
+        return Reply::Refused(refusal);
+    }
     for mut row in rows {
         match order {
             DrainOrder::Begin {
@@ -117,7 +126,36 @@ pub(crate) fn order(
     }
 }
 
-/// Begins the drains whose moment has come. Returns the jobs that this concerns.
+/// Refuses moments that cannot be meant.
+fn check_times(order: &DrainOrder, now: Timestamp) -> Result<(), Refusal> {
+    let (at, within) = match order {
+        DrainOrder::Begin { within, .. } => (now, *within),
+        DrainOrder::Plan { at, within, .. } => (*at, *within),
+        DrainOrder::End => return Ok(()),
+    };
+    let invalid = |message, hint| Err(Refusal::new(Code::RequestInvalid, message, hint));
+    let end = at.plus(within.unwrap_or(Millis::ZERO));
+    if end > now.plus(AHEAD_MAX) {
+        let what = match at > now.plus(AHEAD_MAX) {
+            true => "begin",
+            false => "have its deadline",
+        };
+        return invalid(
+            format!("the drain would {what} more than ten years from now"),
+            "name a time that is sooner",
+        );
+    }
+    if within.is_some() && now.since(at) > PAST_MAX && end <= now {
+        return invalid(
+            format!("the drain would begin at {at} and be over at {end}, and it is {now}"),
+            "name a moment that is yet to come, or none for a drain that begins now",
+        );
+    }
+    Ok(())
+}
+
+/// Begins the drains whose moment has come, with all of the time that they were given also where that is late. Returns
+/// the jobs that this concerns.
 pub(crate) fn begin_due(draft: &mut Draft) -> BTreeSet<JobId> {
     let planned = draft.fleet().planned_drains();
     let due: Vec<Slot> = planned
@@ -128,7 +166,10 @@ pub(crate) fn begin_due(draft: &mut Draft) -> BTreeSet<JobId> {
     let mut jobs = BTreeSet::new();
     for slot in due {
         let mut row = draft.machine_at(slot).clone();
-        if let Some(drain) = row.next_drain.take() {
+        if let Some(mut drain) = row.next_drain.take() {
+            let late = draft.now.since(drain.since);
+            drain.since = drain.since.plus(late);
+            drain.deadline = drain.deadline.map(|deadline| deadline.plus(late));
             row.drain = Some(*drain);
             let tasks = draft.base().tasks_on(&row.id);
             jobs.extend(tasks.map(|task| task.id.job.clone()));
@@ -231,7 +272,10 @@ pub(crate) struct Load {
 impl Backlog {
     pub(crate) fn of(fleet: &Fleet) -> Backlog {
         let mut backlog = Backlog::default();
-        for host in fleet.hosts().filter(|_| fleet.drains() > 0) {
+        if fleet.drains() == 0 {
+            return backlog;
+        }
+        for host in fleet.hosts() {
             let drain = host.row.drain.as_ref();
             if let Some(deadline) = drain.and_then(|drain| drain.deadline) {
                 let load = backlog.0.entry(deadline).or_default();

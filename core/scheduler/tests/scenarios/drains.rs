@@ -1,6 +1,6 @@
 //! Machines that are emptied: within budgets, to where there is room, and in time.
 
-use tw_model::{Code, MachineId, Millis, RolloutState, TaskState};
+use tw_model::{Code, MachineId, Millis, RolloutState, TaskState, Timestamp};
 use tw_scheduler::{DrainOrder, Event, Reply, StopLimiter, StopLimits, StopRate};
 
 use crate::cluster::{Cluster, batch, id, service};
@@ -354,20 +354,24 @@ fn tasks_that_leave_do_not_count_on_the_same_room() {
     assert_eq!(on(&cluster, "api", "m0") + on(&cluster, "web", "m0"), 3);
 }
 
+fn plan_drain(cluster: &mut Cluster, at: Timestamp, within: Option<Millis>) -> Reply {
+    cluster.decide(Event::Drain {
+        machines: vec![name("m0")],
+        order: DrainOrder::Plan {
+            at,
+            reason: "new memory".to_owned(),
+            within,
+            lasts: None,
+        },
+        by: "someone".to_owned(),
+    })
+}
+
 #[test]
 fn a_drain_that_is_planned_begins_at_its_moment_and_its_deadline_counts_from_there() {
     let plan = |cluster: &mut Cluster, after: Millis| {
-        let order = DrainOrder::Plan {
-            at: cluster.now.plus(after),
-            reason: "new memory".to_owned(),
-            within: Some(Millis::minutes(5)),
-            lasts: None,
-        };
-        cluster.decide(Event::Drain {
-            machines: vec![name("m0")],
-            order,
-            by: "someone".to_owned(),
-        })
+        let at = cluster.now.plus(after);
+        plan_drain(cluster, at, Some(Millis::minutes(5)))
     };
     let mut cluster = Cluster::new(&[(1, 1024), (1, 1024)]);
     let mut big = service("big", 2, "one");
@@ -403,4 +407,67 @@ fn a_drain_that_is_planned_begins_at_its_moment_and_its_deadline_counts_from_the
         !row(&cluster).takes_tasks(),
         "a moment that has passed is now"
     );
+}
+
+#[test]
+fn a_planned_drain_that_begins_late_has_all_of_its_time() {
+    let mut cluster = Cluster::new(&[(8, 8192)]);
+    let at = cluster.now.plus(Millis::minutes(10));
+    plan_drain(&mut cluster, at, Some(Millis::minutes(5)));
+    // The controller was away.
+    cluster.now = cluster.now.plus(Millis::hours(2));
+    cluster.decide(Event::Tick);
+    let row = cluster.state.machine(&name("m0")).unwrap();
+    let drain = row.drain.as_ref().expect("it has begun");
+    let end = cluster.now.plus(Millis::minutes(5));
+    assert_eq!((drain.since, drain.deadline), (cluster.now, Some(end)));
+}
+
+#[test]
+fn drains_at_times_that_cannot_be_meant_are_refused() {
+    let mut cluster = Cluster::new(&[(8, 8192)]);
+    let now = cluster.now;
+    let ago = |span: Millis| Timestamp(now.0 - span.0 as i64 * 1000);
+    let years = |number: u64| Millis::hours(24 * 365 * number);
+    let five = Some(Millis::minutes(5));
+    for (at, within, said) in [
+        (now.plus(years(11)), None, "begin more than ten years"),
+        (
+            now.plus(Millis(u64::MAX)),
+            five,
+            "begin more than ten years",
+        ),
+        (
+            now.plus(years(9)),
+            Some(years(2)),
+            "have its deadline more than",
+        ),
+        (now, Some(Millis(u64::MAX)), "have its deadline more than"),
+        (
+            ago(Millis::hours(1)),
+            five,
+            "and be over at 2023-11-14T21:18:20",
+        ),
+    ] {
+        match plan_drain(&mut cluster, at, within) {
+            Reply::Refused(refusal) => {
+                assert_eq!(refusal.code, Code::RequestInvalid);
+                assert!(refusal.message.contains(said), "{}", refusal.message);
+            }
+            reply => panic!("{at}, {within:?}: {reply:?}"),
+        }
+    }
+    let refused = drain(&mut cluster, &["m0"], Some(years(11)));
+    assert!(matches!(refused, Reply::Refused(_)), "{refused:?}");
+    let row = cluster.state.machine(&name("m0")).unwrap();
+    assert!(row.drain.is_none() && row.next_drain.is_none());
+    for (at, within) in [
+        (ago(Millis::hours(1)), None),
+        (ago(Millis::hours(1)), Some(Millis::hours(2))),
+        (ago(Millis::seconds(30)), Some(Millis::seconds(10))),
+        (now.plus(years(9)), five),
+    ] {
+        let reply = plan_drain(&mut cluster, at, within);
+        assert!(matches!(reply, Reply::Drain { .. }), "{at}: {reply:?}");
+    }
 }
