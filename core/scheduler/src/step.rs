@@ -56,8 +56,6 @@ pub enum Event {
         submission: Submission,
         expected: Option<ExpectedPlan>,
     },
-    /// Someone wants a job to end.
-    Stop { job: JobId, by: String },
     /// What was found out about a repository, or decided on a plan of one of its commits.
     Review(Box<Review>),
     /// Someone wants all tasks of a job to start again, as gently as in an update.
@@ -157,10 +155,6 @@ pub enum Reply {
     Submitted(Box<Plan>),
     /// The rows are written.
     Reviewed,
-    /// How many tasks are asked to end.
-    Stopped {
-        tasks: u32,
-    },
     Restarting {
         version: Version,
     },
@@ -251,7 +245,6 @@ pub fn step(state: &State, event: &Event, now: Timestamp, seed: u64) -> Decision
             expected,
         } => submit(&mut draft, submission, expected.as_ref()),
         Event::Review(review) => review::review(&mut draft, review),
-        Event::Stop { job, by } => stop(&mut draft, job, by),
         Event::Noted {
             task,
             kind,
@@ -462,17 +455,6 @@ fn adopt(draft: &mut Draft, id: &JobId, version: Version) {
         }
         draft.put_task(row);
     }
-}
-
-fn stop(draft: &mut Draft, id: &JobId, by: &str) -> Reply {
-    let Some(job) = draft.job(id) else {
-        return Reply::Refused(Refusal::job_not_found(id));
-    };
-    let live = job.live().count();
-    if !job.row.stopped {
-        end_job(draft, id, by);
-    }
-    Reply::Stopped { tasks: live as u32 }
 }
 
 fn end_job(draft: &mut Draft, id: &JobId, by: &str) {

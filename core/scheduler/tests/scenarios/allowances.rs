@@ -231,8 +231,7 @@ fn what_does_not_exist_is_refused_and_what_is_charged_is_not_removed() {
     cluster.submit(&[job("web", 1, 50)]);
     let found = refused(remove(&mut cluster), Code::RequestInvalid);
     assert_eq!(found.message, "these jobs are charged to shop: web");
-    let by = "ann".to_owned();
-    cluster.decide(Event::Stop { job: id("web"), by });
+    cluster.stop("web");
     assert!(matches!(remove(&mut cluster), Reply::Reviewed));
     refused(remove(&mut cluster), Code::AllowanceNotFound);
     // What was stopped begins again only where it is charged to something.
@@ -307,8 +306,7 @@ proptest! {
                     bands.insert(from, (cores * 1000, memory_gib << 30));
                 }
                 Deed::Stop(number) => {
-                    let job = id(&format!("job-{number}"));
-                    cluster.decide(Event::Stop { job, by: "ann".to_owned() });
+                    cluster.stop(&format!("job-{number}"));
                 }
                 Deed::Submit(jobs) => {
                     let reply = submit(&mut cluster, &jobs);

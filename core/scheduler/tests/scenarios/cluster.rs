@@ -183,6 +183,23 @@ impl Cluster {
         }
     }
 
+    /// The wish that a job ends.
+    pub(crate) fn removal(name: &str) -> Event {
+        let submission = Submission {
+            remove: vec![id(name)],
+            by: "ann".to_owned(),
+            ..Submission::default()
+        };
+        Event::Submit {
+            submission,
+            expected: None,
+        }
+    }
+
+    pub(crate) fn stop(&mut self, name: &str) -> Reply {
+        self.decide(Cluster::removal(name))
+    }
+
     /// Reports of one machine under its current epoch.
     pub(crate) fn report(&mut self, task: &TaskId, phase: Phase) -> Reply {
         self.seq += 1;

@@ -268,10 +268,7 @@ fn stops_come_no_faster_than_they_may_and_all_come_in_the_end() {
         },
     };
     let mut limiter = StopLimiter::new(limits, 0);
-    let stop = Event::Stop {
-        job: id("many"),
-        by: "ann".to_owned(),
-    };
+    let stop = Cluster::removal("many");
     let mut stopping = Vec::new();
     for second in 0..40u64 {
         let event = if second == 0 { &stop } else { &Event::Tick };

@@ -513,9 +513,8 @@ fn a_stopped_job_ends_and_begins_again_when_applied() {
             .sum::<usize>(),
         2
     );
-    let by = "ann".to_owned();
-    let reply = cluster.decide(Event::Stop { job: id("web"), by });
-    assert!(matches!(reply, Reply::Stopped { tasks: 2 }));
+    let reply = cluster.stop("web");
+    assert!(matches!(reply, Reply::Submitted(plan) if plan.counts.stopped == 2));
     assert!(
         endpoints(&cluster.state).is_empty(),
         "it leaves discovery at once"
@@ -532,11 +531,7 @@ fn a_stopped_job_ends_and_begins_again_when_applied() {
         (2, None)
     );
     cluster.until("it is back", |cluster| cluster.serving("web") == 2);
-    let by = "ann".to_owned();
-    let unknown = cluster.decide(Event::Stop {
-        job: id("web-2"),
-        by,
-    });
+    let unknown = cluster.stop("web-2");
     assert!(matches!(unknown, Reply::Refused(refusal) if refusal.code == Code::JobNotFound));
 }
 

@@ -4,7 +4,7 @@ use serde_json::json;
 use tw_model::{Code, Desired, JobSpec, MachineId, Millis, Phase, TaskReport, TaskState};
 use tw_scheduler::{Event, Reply, StopLimiter, StopLimits};
 
-use crate::cluster::{Cluster, id, service, spec};
+use crate::cluster::{Cluster, service, spec};
 
 fn name(machine: &str) -> MachineId {
     machine.parse().expect("a name")
@@ -135,10 +135,7 @@ fn a_task_goes_on_when_its_machine_comes_back_and_ends_when_that_has_restarted()
 fn a_stop_waits_for_a_task_that_is_out_of_reach() {
     let mut cluster = cluster();
     lose(&mut cluster, "m0");
-    cluster.decide(Event::Stop {
-        job: id("waits"),
-        by: "ann".to_owned(),
-    });
+    cluster.stop("waits");
     cluster.pass(Millis::minutes(1));
     assert_eq!(cluster.task("waits", 0).state, TaskState::Stopping);
     cluster.silent.clear();
@@ -298,10 +295,7 @@ fn nonsense_is_refused_and_said() {
 fn a_stop_that_is_held_back_takes_nothing_else_with_it() {
     let mut cluster = cluster();
     lose(&mut cluster, "m0");
-    let stop = Event::Stop {
-        job: id("waits"),
-        by: "ann".to_owned(),
-    };
+    let stop = Cluster::removal("waits");
     // A limiter that has just begun grants nothing.
     let mut limiter = StopLimiter::new(StopLimits::default(), 0);
     assert_eq!(cluster.decide_within(&mut limiter, &stop, 0), 1);

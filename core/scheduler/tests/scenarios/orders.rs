@@ -311,8 +311,7 @@ fn what_has_no_earlier_version_or_is_stopped_cannot_go_back() {
     let mut cluster = running(&[service("web", 1, "one")]);
     let first = refused(order(&mut cluster, RolloutOrder::Rollback { to: None }));
     assert!(first.contains("no earlier version"), "{first}");
-    let by = "someone".to_owned();
-    cluster.decide(Event::Stop { job: id("web"), by });
+    cluster.stop("web");
     assert_eq!(
         refused(order(&mut cluster, RolloutOrder::Pause)),
         "web is stopped"

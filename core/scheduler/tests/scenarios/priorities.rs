@@ -72,8 +72,7 @@ fn batch_of_lower_priority_makes_room_and_comes_back() {
     assert!(why.starts_with("makes room for web."), "{why}");
     assert!(why.contains("cpu short on 2 of 2"), "{why}");
 
-    let by = "ann".to_owned();
-    cluster.decide(Event::Stop { job: id("web"), by });
+    cluster.stop("web");
     cluster.pass(Millis::seconds(5));
     assert_eq!(running(&cluster, "sort"), 4, "{}", cluster.show());
 }
@@ -172,8 +171,7 @@ fn freed_room_goes_to_those_of_the_highest_priority() {
         job("c-mid", 1, 40),
     ]);
     cluster.pass(Millis::seconds(5));
-    let by = "ann".to_owned();
-    cluster.decide(Event::Stop { job: id("now"), by });
+    cluster.stop("now");
     cluster.pass(Millis::seconds(5));
     assert_eq!(running(&cluster, "b-high"), 1, "{}", cluster.show());
 }

@@ -157,11 +157,7 @@ fn what_is_stopped_or_loses_its_schedule_ends_its_run() {
     let mut cluster = Cluster::new(&[(4, 4096)]);
     cluster.submit(&[every_five_minutes("long", json!({}))]);
     cluster.pass(Millis::minutes(6));
-    let by = "ann".to_owned();
-    cluster.decide(Event::Stop {
-        job: id("report"),
-        by,
-    });
+    cluster.stop("report");
     cluster.pass(Millis::minutes(6));
     assert_eq!(outcomes(&cluster), [RunOutcome::Stopped]);
     assert_eq!(cluster.task("report", 0).state, TaskState::Done);

@@ -123,10 +123,7 @@ fn a_job_that_is_stopped_or_does_not_follow_stays_as_it_is() {
     };
     assert!(step(&cluster.state, &event, cluster.now, 1).txns.is_empty());
     cluster.submit(&[scaled(3, "serve")]);
-    cluster.decide(Event::Stop {
-        job: id("web"),
-        by: "ann".to_owned(),
-    });
+    cluster.stop("web");
     assert!(step(&cluster.state, &event, cluster.now, 1).txns.is_empty());
 }
 

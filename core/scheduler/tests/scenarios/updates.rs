@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cluster::{Cluster, id, service};
+use crate::cluster::{Cluster, service};
 use proptest::prelude::*;
 use tw_model::{
     Bytes, Cores, Desired, Effect, JobSpec, Location, Millis, Phase, PolicyFinding, PolicyLevel,
@@ -431,10 +431,7 @@ fn a_job_begun_again_before_all_of_it_was_stopped_is_updated_as_a_whole() {
     let mut cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
     cluster.submit(&[service("web", 6, "one")]);
     cluster.settle("web");
-    let stop = Event::Stop {
-        job: id("web"),
-        by: "ann".to_owned(),
-    };
+    let stop = Cluster::removal("web");
     let rate = |burst| StopRate {
         burst,
         per_second: 1,
