@@ -121,34 +121,99 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// How a machine is, in a few words.
+/// How a machine is, in a few words: whether it is there, what ails it, and when it is to be emptied.
 fn state(machine: &MachineStatus) -> String {
-    match (machine.state, machine.connected, &machine.drain) {
-        (MachineState::Lost, ..) => match machine.spared_until {
+    if machine.state == MachineState::Lost {
+        return match machine.spared_until {
             Some(until) => painted(RED, format!("lost, tasks kept until {until}")),
             None => painted(RED, "lost"),
-        },
-        (MachineState::Up, false, _) => painted(RED, "silent"),
-        (MachineState::Up, true, Some(_)) if machine.tasks == 0 => painted(YELLOW, "drained"),
-        (MachineState::Up, true, Some(_)) => painted(YELLOW, "draining"),
-        (MachineState::Up, true, None) if machine.unsteady => {
+        };
+    }
+    let presence = match &machine.drain {
+        _ if !machine.connected => "silent".to_owned(),
+        Some(_) if machine.tasks == 0 => "drained".to_owned(),
+        Some(_) => "draining".to_owned(),
+        None if machine.unsteady => {
             let times = f64::from(machine.flaps_milli) / 1000.0;
-            painted(YELLOW, format!("unsteady (gone {times:.1} times)"))
+            format!("unsteady (gone {times:.1} times)")
         }
-        (MachineState::Up, true, None) if !machine.ailments.is_empty() => {
-            let ailments = machine.ailments.iter().map(|one| match one.until {
-                Some(until) => format!("{} until {until}", one.what),
-                None => one.what.to_string(),
-            });
-            let words = ailments.collect::<Vec<_>>().join(", ");
-            match machine.ailments.iter().any(|one| one.until.is_none()) {
-                true => painted(RED, words),
-                false => painted(YELLOW, format!("up, {words}")),
-            }
+        None => "up".to_owned(),
+    };
+    let ailments = machine.ailments.iter().map(|one| match one.until {
+        Some(until) => format!("{} until {until}", one.what),
+        None => one.what.to_string(),
+    });
+    let planned = machine.next_drain.iter();
+    let planned = planned.map(|drain| format!("drain at {}", drain.since));
+    let words = std::iter::once(presence).chain(ailments).chain(planned);
+    let words = words.collect::<Vec<_>>().join(", ");
+    let ails = machine.ailments.iter().any(|one| one.until.is_none());
+    let colour = match words.as_str() {
+        "up" => GREEN,
+        _ if ails || !machine.connected => RED,
+        _ => YELLOW,
+    };
+    painted(colour, words)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What is said of a machine that is up, but for this.
+    fn said(changes: serde_json::Value) -> String {
+        let nothing = json!({"cpu_millicores": 0, "memory_bytes": 0, "disk_bytes": 0});
+        let mut capacity = nothing.clone();
+        capacity["port_first"] = 1.into();
+        capacity["port_last"] = 2.into();
+        let mut machine = json!({
+            "id": "m1", "state": "up", "epoch": 1, "tasks": 0, "connected": true,
+            "changed_at": "2026-01-01T00:00:00Z", "capacity": capacity, "reserved": nothing,
+            "facts": {
+                "address": "", "os": "", "kernel": "", "rack": "", "cluster": "",
+                "datacenter": "", "region": "", "labels": {}, "enforces": [],
+            },
+        });
+        for (name, value) in changes.as_object().unwrap() {
+            machine[name] = value.clone();
         }
-        (MachineState::Up, true, None) => match &machine.next_drain {
-            Some(drain) => painted(YELLOW, format!("up, drain at {}", drain.since)),
-            None => painted(GREEN, "up"),
-        },
+        let machine = serde_json::from_value(machine).unwrap();
+        anstream::adapter::strip_str(&state(&machine)).to_string()
+    }
+
+    #[test]
+    fn a_planned_drain_and_what_ails_a_machine_show_beside_all_else() {
+        let drain = json!({
+            "reason": "", "by": "", "since": "2026-01-02T00:00:00Z", "deadline": null,
+        });
+        let disk = json!([{"what": "disk_full", "since": "2026-01-01T00:00:00Z"}]);
+        for (changes, expected) in [
+            (json!({}), "up"),
+            (
+                json!({"next_drain": drain}),
+                "up, drain at 2026-01-02T00:00:00.000Z",
+            ),
+            (
+                json!({"next_drain": drain, "unsteady": true, "flaps_milli": 2000}),
+                "unsteady (gone 2.0 times), drain at 2026-01-02T00:00:00.000Z",
+            ),
+            (
+                json!({"next_drain": drain, "ailments": disk}),
+                "up, disk full, drain at 2026-01-02T00:00:00.000Z",
+            ),
+            (
+                json!({"drain": drain, "ailments": disk}),
+                "drained, disk full",
+            ),
+            (json!({"drain": drain, "tasks": 1}), "draining"),
+            (
+                json!({"connected": false, "next_drain": drain}),
+                "silent, drain at 2026-01-02T00:00:00.000Z",
+            ),
+        ] {
+            assert_eq!(said(changes), expected);
+        }
     }
 }
