@@ -91,7 +91,8 @@ async fn send_input(to: &mut (impl AsyncWrite + Unpin), has_terminal: bool) -> a
     let (mut has_ended, mut is_asked) = (false, has_terminal);
     loop {
         let frame = tokio::select! {
-            read = stdin.read(&mut buffer), if !has_ended => match read? {
+            // What cannot be read, such as a folder, has nothing to give.
+            read = stdin.read(&mut buffer), if !has_ended => match read.unwrap_or(0) {
                 0 => {
                     has_ended = true;
                     Frame::new(FrameKind::StdinEnd, [])

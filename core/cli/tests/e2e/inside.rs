@@ -83,6 +83,10 @@ fn exec(cluster: &Cluster) {
         absent.code != 0 && absent.stderr.contains("no-such-program"),
         "{absent:?}"
     );
+    let folder = std::fs::File::open("/").unwrap();
+    let words = ["exec", "ticker.0", "--", "timeout", "20", "cat"];
+    let read = cluster.command(&words).stdin(folder).output().unwrap();
+    assert!(read.status.success(), "input that cannot be read has ended");
     let audit = cluster.tw(&["events", "ticker"]).exits(0).stdout;
     for words in [
         "task.exec ticker.0",
