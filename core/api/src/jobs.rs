@@ -292,8 +292,9 @@ pub enum DrainRequest {
         /// How long the maintenance lasts; tasks that endure it come back to the machines.
         #[serde(default)]
         lasts_ms: Option<u64>,
-        /// When it begins, from where `within_ms` counts; none for now.
-        #[serde(default)]
+        /// When it begins, from where `within_ms` counts; none for now, and then not sent: controllers that know no
+        /// later start take the rest.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         starts: Option<DrainStart>,
     },
     End {
