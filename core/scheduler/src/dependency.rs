@@ -10,7 +10,12 @@ use crate::endpoints::serves;
 
 /// Whether everything that a job waits for is there; otherwise what it waits for, in words.
 pub(crate) fn ready(draft: &Draft, spec: &JobSpec) -> Result<(), String> {
-    for name in &spec.depends_on {
+    ready_beyond(draft, spec, &[])
+}
+
+/// The same of what a job waits for beside what it has known before.
+pub(crate) fn ready_beyond(draft: &Draft, spec: &JobSpec, known: &[Name]) -> Result<(), String> {
+    for name in spec.depends_on.iter().filter(|name| !known.contains(name)) {
         let id = JobId::new(spec.namespace.clone(), name.clone());
         match draft.job(&id) {
             None => return Err(format!("waits for {id}, which does not exist")),

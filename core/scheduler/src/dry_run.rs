@@ -477,7 +477,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
             slot = placer.place(View::of(self.draft), wish);
         }
         if slot.is_none() {
-            slot = self.make_room(placer);
+            slot = self.make_room(index, placer);
             if slot.is_some() {
                 // Who comes next finds what the tasks leave that have gone.
                 *placer = self.placer()?;
@@ -507,8 +507,11 @@ impl<'a, 'b> DryRun<'a, 'b> {
     }
 
     /// Ends tasks of lower priority, if that gives the next task its room.
-    fn make_room(&mut self, placer: &Placer) -> Option<Slot> {
-        let found = preempt::find(self.draft, &self.id, None, placer)?;
+    fn make_room(&mut self, index: u32, placer: &Placer) -> Option<Slot> {
+        let latest = self.draft.job(&self.id)?.latest(index);
+        let waiting = latest.filter(|row| row.state == TaskState::Pending);
+        let waiting = waiting.map(|row| row.id.clone());
+        let found = preempt::find(self.draft, &self.id, waiting.as_ref(), placer)?;
         for task in found.tasks.iter().chain(&found.leaving) {
             if let Some(row) = self.draft.task(task).cloned() {
                 self.end(&row);

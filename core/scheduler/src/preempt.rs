@@ -4,13 +4,14 @@
 //! before those with more to lose. A service gives no more than its budget allows, daemons and tasks with volumes
 //! stay. A task that gave way begins again as it was, and is placed when room exists.
 //!
-//! Nobody gives way for room that others make already. The room is promised: until the task has come, it counts as taken for all who have not more priority than it. So does
-//! the room of a daemon's task that starts again: it has no other machine to go to.
+//! Nobody gives way for room that others make already. The room is promised: until the task has come, it counts as taken
+//! for all who have not more priority than it. So does the room of a daemon's task that starts again: it has no other
+//! machine to go to.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use tw_model::{Desired, JobId, Kind, MachineId, TaskId, TaskRecord, TaskState};
+use tw_model::{Desired, JobId, Kind, MachineId, Millis, TaskId, TaskRecord, TaskState};
 
 use crate::allocate::{Placer, View};
 use crate::draft::Draft;
@@ -21,6 +22,9 @@ use crate::{JobState, budget, reconcile};
 
 /// How many tasks of lower priority one decision looks at for one task.
 const LOOKED_AT_MAX: usize = 4096;
+
+/// Who may take longer to end is not waited for where others could make room.
+const LEAVES_WITHIN: Millis = Millis::minutes(1);
 
 /// Tasks that make room together.
 pub(crate) struct Eviction {
@@ -232,9 +236,11 @@ pub(crate) fn find(
     best.map(|(_, found)| found)
 }
 
-/// Whether nothing comes after a task that is asked to end on its machine.
+/// Whether a task that is asked to end leaves its room soon, and nothing comes after it there.
 fn leaves_its_room(job: &JobState, row: &TaskRecord) -> bool {
-    gave_way(row) || job.row.stopped || row.id.index >= job.wanted()
+    let stop = &job.spec_of(row).stop;
+    let soon = stop.drain + stop.grace <= LEAVES_WITHIN;
+    soon && (gave_way(row) || job.row.stopped || row.id.index >= job.wanted())
 }
 
 /// The machines on which tasks of lower priority or of the same job make room, or room is promised to tasks of the job.

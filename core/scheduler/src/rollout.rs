@@ -251,7 +251,9 @@ pub(crate) fn advance(draft: &mut Draft, id: &JobId) -> bool {
     changed
 }
 
-/// Notes what the new version waits for: until that is there, no task is ended for it. True when it has changed.
+/// Notes what the new version waits for and the one before it did not: until that is there, no task that serves is ended for
+/// it. What both wait for holds nobody up, nor does anything hold up a way back: the update may be the cure of the other
+/// job. True when it has changed.
 fn note_awaited(
     draft: &mut Draft,
     id: &JobId,
@@ -261,11 +263,12 @@ fn note_awaited(
     let Some(job) = draft.job(id) else {
         return false;
     };
-    let ends_some = members
-        .iter()
-        .any(|member| !member.reached && member.effect.replaces_task());
+    let ends_some = members.iter().any(|member| {
+        let moves = rollout.moves.contains(&member.row.id.index);
+        !member.reached && (moves || member.effect.replaces_task())
+    });
     let awaits = match ends_some {
-        true => dependency::ready(draft, job.spec()).err(),
+        true => awaited(draft, job, rollout),
         false => None,
     };
     let awaits = awaits.unwrap_or_default();
@@ -277,6 +280,16 @@ fn note_awaited(
     }
     write(draft, id, |rollout| rollout.awaits = awaits);
     true
+}
+
+/// What only the new version waits for, in words; none where it is there.
+fn awaited(draft: &Draft, job: &JobState, rollout: &RolloutRecord) -> Option<String> {
+    let from = job.version(rollout.from).map(|version| &version.spec);
+    let known = from.map_or(&[][..], |spec| &spec.depends_on);
+    match rollout.rollback {
+        true => None,
+        false => dependency::ready_beyond(draft, job.spec(), known).err(),
+    }
 }
 
 /// Gives the tasks of an update their time again while the job waits for others: how long those take is no failure of the
@@ -358,13 +371,15 @@ fn members(draft: &Draft, id: &JobId, rollout: &RolloutRecord) -> Vec<Member> {
             Kind::Batch => done || row.state == TaskState::Running,
         };
         let new = at_target && !settled;
+        let available = serving && (settled || !at_target);
+        let ends = effect.replaces_task() || rollout.moves.contains(&row.id.index);
         Member {
             effect,
-            held: effect.replaces_task() && !rollout.awaits.is_empty(),
+            held: ends && available && !rollout.awaits.is_empty(),
             reached: at_target || leaving || over,
             settled,
             failed: new.then(|| failure(job, rollout, row, draft.now)).flatten(),
-            available: serving && (settled || !at_target),
+            available,
             distance: Distance::between(draft, rollout.origin.as_ref(), row.machine.as_ref()),
             row: row.clone(),
         }
@@ -594,7 +609,8 @@ fn may_replace(draft: &mut Draft, rollout: &RolloutRecord, member: &Member) -> b
     control::ask(draft, &member.row, operation)
 }
 
-/// What to do to a member now, given its machine; none where room for it is about to be free.
+/// What to do to a member now, given its machine; none where room for it is about to be free, or where it would end for a
+/// version that waits.
 fn effect_now(
     draft: &Draft,
     id: &JobId,
@@ -606,7 +622,9 @@ fn effect_now(
     }
     let job = draft.job(id)?;
     let effect = escalate(member.effect, draft, job, &member.row, job.spec());
-    let waits = effect == Effect::Move && room_is_coming(draft, &member.row);
+    let ends = effect.replaces_task() && !member.effect.replaces_task() && member.available;
+    let waits = effect == Effect::Move && room_is_coming(draft, &member.row)
+        || ends && awaited(draft, job, rollout).is_some();
     (!waits).then_some(effect)
 }
 

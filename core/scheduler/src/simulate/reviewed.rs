@@ -8,6 +8,14 @@ use super::coverage::Coverage;
 use crate::requires::unmet;
 use crate::{Event, ExpectedPlan, Op, Plan, Refusal, Reply, Request, State, Submission, Txn};
 
+/// How the reasons begin of tasks that end because of a submission.
+const OF_SUBMISSIONS: [&str; 4] = [
+    "makes way for ",
+    "makes room for ",
+    "only ",
+    "the job was stopped",
+];
+
 /// A plan as someone has seen it who now wants it applied.
 #[derive(Clone, Debug)]
 pub(super) struct Reviewed {
@@ -71,7 +79,7 @@ impl Reviews {
                     coverage.count("plans confirmed");
                 }
                 as_submitted(&reviewed.submission, plan, txns)?;
-                stops_alone_what_it_names(state, plan, txns)?;
+                stops_alone_what_it_names(state, &reviewed.submission, plan, txns)?;
                 self.note(state, plan);
                 Ok(())
             }
@@ -217,15 +225,24 @@ fn as_submitted(submission: &Submission, plan: &Plan, txns: &[Txn]) -> Result<()
 }
 
 /// A submission stops no task of its jobs that its plan does not name, and of others no more than the plan says that make
-/// room: which of them is a forecast, as machines are.
-fn stops_alone_what_it_names(state: &State, plan: &Plan, txns: &[Txn]) -> Result<(), String> {
+/// room: which of them is a forecast, as machines are. Where tasks have to be spread, those that come later may have to look
+/// for room where the plan had the first ones placed already: they may ask more.
+fn stops_alone_what_it_names(
+    state: &State,
+    submission: &Submission,
+    plan: &Plan,
+    txns: &[Txn],
+) -> Result<(), String> {
     let preempts = plan.jobs.iter().map(|job| job.verdict.preempts().len());
     let (preempts, mut others) = (preempts.sum::<usize>(), 0);
+    let mut submitted = submission.jobs.iter();
+    let is_spread = submitted.any(|job| !job.spec.spread.is_empty());
     let stopped = tasks(txns).filter(|row| {
         let ran = state.task(&row.id).is_some_and(runs);
-        // Whatever asks for a job to be looked at lets tasks leave machines that are drained or unfit.
-        let leaves = row.reason.starts_with("its machine ");
-        row.desired == Desired::Stop && ran && !leaves
+        // Whatever asks for a job to be looked at also ends what has to end for other reasons.
+        let mut reasons = OF_SUBMISSIONS.iter();
+        let asked = reasons.any(|words| row.reason.starts_with(words));
+        row.desired == Desired::Stop && ran && asked
     });
     for row in stopped {
         let of_plan = plan.jobs.iter().find(|job| job.job == row.id.job);
@@ -236,7 +253,7 @@ fn stops_alone_what_it_names(state: &State, plan: &Plan, txns: &[Txn]) -> Result
             }
             None => {
                 others += 1;
-                others <= preempts
+                others <= preempts || is_spread
             }
         };
         if !named {

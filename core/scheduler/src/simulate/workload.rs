@@ -54,14 +54,17 @@ pub(super) fn jobs(rng: &mut Rng, tasks: u32) -> Vec<JobSpec> {
     specs
 }
 
+/// More than a machine has where the filler is.
+const WIDE: tw_model::Cores = tw_model::Cores(10_000);
+
 /// A service of high priority whose tasks find room only where batch makes it.
 fn wide() -> JobSpec {
     let value = json!({
         "name": "wide",
         "command": ["good"],
-        "replicas": 4,
+        "replicas": 8,
         "priority": 80,
-        "resources": {"cpu_millicores": 10_000, "memory_bytes": 1u64 << 30, "disk_bytes": 1 << 30},
+        "resources": {"cpu_millicores": WIDE, "memory_bytes": 1u64 << 30, "disk_bytes": 1 << 30},
         "rollout": {"stages": [1, "100%"], "max_unavailable": 2, "healthy_for_ms": 3000, "deadline_ms": 120_000},
         "restart": {"delay_ms": 1000, "delay_max_ms": 30_000, "reset_after_ms": 300_000},
     });
@@ -214,10 +217,11 @@ pub(super) fn change(rng: &mut Rng, spec: &JobSpec) -> JobSpec {
                 .for_each(|value| value.clone_from(&kind));
         }
         3 | 4 => {
-            let most = if spec.anti_affinity.is_empty() {
-                24
-            } else {
-                APART_MAX
+            let large = spec.resources.cpu >= WIDE;
+            let most = match spec.anti_affinity.is_empty() {
+                true if large => 12,
+                true => 24,
+                false => APART_MAX,
             };
             changed.replicas = rng.range(0, u64::from(most)) as u32;
         }

@@ -365,6 +365,30 @@ fn an_update_that_waits_for_another_job_still_does_what_ends_no_task() {
     );
 }
 
+/// The update, or the way back, may be the cure of the job that both versions need.
+#[test]
+fn what_the_version_before_needed_as_well_holds_no_update_up() {
+    let mut cluster = Cluster::new(&[(8, 8192)]);
+    let mut worker = service("worker", 2, "work");
+    worker.depends_on = vec!["redis".parse().unwrap()];
+    cluster.submit(&[worker.clone(), service("redis", 1, "redis")]);
+    cluster.settle("worker");
+    cluster.submit(&[service("redis", 1, "sick")]);
+    cluster.until("redis is ill", |cluster| cluster.serving("redis") == 0);
+    worker.command.0.push("cure".to_owned());
+    cluster.submit(&[worker]);
+    cluster.pass(Millis::seconds(30));
+    let row = cluster.task("worker", 0);
+    assert_eq!(
+        row.reason, "waits for redis, which has no healthy task yet",
+        "one made way"
+    );
+    assert_eq!(cluster.serving("worker"), 1, "{}", cluster.show());
+    cluster.submit(&[service("redis", 1, "redis")]);
+    cluster.settle("worker");
+    assert_eq!(cluster.task("worker", 1).version, 2);
+}
+
 #[test]
 fn jobs_that_would_wait_for_each_other_are_refused() {
     let mut cluster = Cluster::new(&[(8, 8192)]);
