@@ -343,6 +343,19 @@ mod tests {
     }
 
     #[test]
+    fn a_later_start_is_sent_only_where_there_is_one() {
+        let sent = |words: &[&str]| {
+            let args = Line::parse_from([&["drain", "m1"], words].concat()).args;
+            serde_json::to_value(begin(&args, args.machines.clone())).unwrap()
+        };
+        assert_eq!(sent(&[]).get("starts"), None);
+        assert_eq!(
+            sent(&["--starts-in", "1s"])["starts"],
+            json!({"in_ms": 1000})
+        );
+    }
+
+    #[test]
     fn a_domain_that_is_not_there_is_told_with_those_that_are() {
         let hint = |name: &str, known: &[&str]| {
             let cause = no_machine("rack", name, known.iter().copied().collect());
