@@ -2,17 +2,20 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::{Pid, ttyname};
 
 use crate::cluster::Cluster;
-use crate::probe::{is_alive, processes, wait_until};
+use crate::probe::{PATIENCE, is_alive, processes, wait_for, wait_until};
 
 const IDLE: &str = r#"
 from tw import Job, export
@@ -72,7 +75,12 @@ impl Terminal {
     /// Waits until `text` is on the screen behind what was waited for before.
     fn shows(&mut self, text: &str) {
         let mut chunk = [0; 4096];
+        let deadline = Instant::now() + PATIENCE;
         while !self.seen.contains(text) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut screen = [PollFd::new(self.screen.as_fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut screen, PollTimeout::try_from(left).unwrap()).unwrap();
+            assert!(ready > 0, "no {text:?} in {:?}", self.seen);
             let count = self.screen.read(&mut chunk).unwrap();
             self.seen
                 .push_str(&String::from_utf8_lossy(&chunk[..count]));
@@ -101,9 +109,21 @@ fn send(signal: Signal, to: &Child) {
     kill(Pid::from_raw(to.id().cast_signed()), signal).unwrap();
 }
 
-/// As a shell sees it.
-fn code(status: ExitStatus) -> Option<i32> {
-    status.code()
+/// Waits until it ends, and answers its code as a shell sees it.
+fn ended(tw: &mut Child) -> Option<i32> {
+    wait_for("tw ends", || tw.try_wait().unwrap()).code()
+}
+
+/// The lines that it prints, as they come.
+fn printed(tw: &mut Child) -> Receiver<String> {
+    let lines = BufReader::new(tw.stdout.take().unwrap()).lines();
+    let (printed, all) = channel();
+    std::thread::spawn(move || {
+        lines
+            .map_while(Result::ok)
+            .try_for_each(|line| printed.send(line))
+    });
+    all
 }
 
 /// Whether a command with these words runs on this machine.
@@ -153,7 +173,7 @@ fn on_a_terminal(cluster: &Cluster) {
     terminal.types("\x03");
     wait_until("Ctrl-C ends it", || !runs(&["sleep", "71717"]));
     terminal.types("exit 3\n");
-    assert_eq!(code(terminal.tw.wait().unwrap()), Some(3));
+    assert_eq!(ended(&mut terminal.tw), Some(3));
     assert!(terminal.edits_lines(), "the terminal is as it was");
 }
 
@@ -164,8 +184,8 @@ fn a_signal_gives_the_terminal_back(cluster: &Cluster) {
             runs(&["sleep", "72727"]) && !terminal.edits_lines()
         });
         send(signal, &terminal.tw);
-        let status = terminal.tw.wait().unwrap();
-        assert_eq!(code(status), Some(128 + signal as i32), "{signal}");
+        let code = ended(&mut terminal.tw);
+        assert_eq!(code, Some(128 + signal as i32), "{signal}");
         assert!(terminal.edits_lines(), "{signal}");
         wait_until("the command has gone", || !runs(&["sleep", "72727"]));
     }
@@ -183,37 +203,38 @@ fn signals_are_passed_on(cluster: &Cluster) {
             .command(&["exec", "idle.0", "--", "sh", "-c", script])
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(tw.stdout.take().unwrap()).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        let lines = printed(&mut tw);
+        assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), "ready");
         send(signal, &tw);
-        assert_eq!(lines.next().unwrap().unwrap(), word);
-        assert_eq!(code(tw.wait().unwrap()), Some(expected), "{signal}");
+        assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), word);
+        assert_eq!(ended(&mut tw), Some(expected), "{signal}");
     }
 }
 
 fn nothing_outlives_its_session(cluster: &Cluster) {
-    let script = "trap '' TERM; echo ready; sleep 73737; sleep 73737";
+    // Its first sleep ends with the signal, the second is there until the session ends.
+    let script = "trap 'echo deaf' TERM; echo ready; sleep 73737; sleep 73737";
     let begin = || {
         let mut tw = cluster
             .command(&["exec", "idle.0", "--", "sh", "-c", script])
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(tw.stdout.take().unwrap()).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        let lines = printed(&mut tw);
+        assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), "ready");
         wait_until("it sleeps", || runs(&["sleep", "73737"]));
-        tw
+        (tw, lines)
     };
     // One that does not listen: the second signal ends the session.
-    let mut deaf = begin();
+    let (mut deaf, lines) = begin();
     send(Signal::SIGTERM, &deaf);
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), "deaf");
     assert!(deaf.try_wait().unwrap().is_none());
     send(Signal::SIGTERM, &deaf);
-    assert_eq!(code(deaf.wait().unwrap()), Some(128 + 15));
+    assert_eq!(ended(&mut deaf), Some(128 + 15));
     wait_until("what it has started has gone", || {
         !runs(&["sleep", "73737"])
     });
-    let mut killed = begin();
+    let (mut killed, _lines) = begin();
     killed.kill().unwrap();
     killed.wait().unwrap();
     wait_until("what it has started has gone", || {
