@@ -661,6 +661,8 @@ fn replace(
         }
         (_, Effect::None | Effect::Scale) => {
             row.version = rollout.to;
+            // What failed before is no fault of the new version.
+            row.failures = 0;
             draft.put_task(row);
         }
         (_, Effect::InPlace) => {

@@ -39,8 +39,8 @@ async fn a_stale_plan_is_refused_with_what_has_moved() {
 async fn an_update_says_which_job_it_waits_for() {
     let folder = Folder::new();
     let server = Server::start(config(&folder.state())).await;
-    let _agent = Agent::start(&server.client, "m1").await;
-    apply(&server.client, &[job("web", json!({}))]).await;
+    let (mut agent, task) = Agent::with_web(&server.client).await;
+    agent.say(&task, running()).await;
     let newer = json!({ "env": { "NEW": "1" }, "depends_on": ["redis"] });
     apply(&server.client, &[job("web", newer)]).await;
     let web = until(&server.client, "web", |web| web.job.rollout.is_some()).await;

@@ -446,10 +446,24 @@ pub(super) fn makes_way(
         };
         if let Some(rollout) = &job.row().rollout {
             within_its_stage(state, job, rollout, row)?;
-            surged(job, rollout, one, now)?;
+            let placed = placed_with_it(job, txns);
+            surged(job, rollout, one, &placed, now)?;
         }
     }
     Ok(())
+}
+
+/// Tasks that a decision places which are to be away from others of their job: they may have their place because one of
+/// those goes.
+fn placed_with_it<'a>(job: &JobState, txns: &'a [Txn]) -> BTreeSet<&'a TaskId> {
+    let spec = job.spec();
+    let particular = !spec.spread.is_empty() || !spec.anti_affinity.is_empty();
+    let ops = txns.iter().flat_map(|txn| &txn.ops);
+    let placed = ops.filter_map(|op| match op {
+        Op::Put(Record::Task(row)) if row.state == TaskState::Starting => Some(&row.id),
+        _ => None,
+    });
+    placed.filter(|_| particular).collect()
 }
 
 fn within_its_stage(
@@ -485,12 +499,14 @@ fn surged(
     job: &JobState,
     rollout: &RolloutRecord,
     one: &Disturbed,
+    placed: &BTreeSet<&TaskId>,
     now: Timestamp,
 ) -> Result<(), String> {
     let wanted = job.wanted();
     let extra = |row: &&TaskRecord| {
         let beyond = row.id.index >= wanted && row.id.index < wanted + rollout.surge;
-        beyond && row.version == rollout.to && row.desired == Desired::Run
+        let before = !placed.contains(&row.id);
+        beyond && before && row.version == rollout.to && row.desired == Desired::Run
     };
     let extras: Vec<&TaskRecord> = job.tasks().filter(extra).collect();
     // One that has failed is waited for no longer, and may be down beside the others.

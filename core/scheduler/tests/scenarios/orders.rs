@@ -331,3 +331,28 @@ fn a_batch_job_goes_back_too() {
     cluster.pass(Millis::seconds(60));
     assert_eq!(commands(&cluster), ["done"]);
 }
+
+#[test]
+fn what_failed_before_fails_no_update_that_leaves_it_alone() {
+    let more = JobSpec {
+        replicas: 5,
+        ..taking_itself_back("one")
+    };
+    let mut cluster = running(&[taking_itself_back("one")]);
+    cluster.submit(&[more]);
+    cluster.settle("web");
+    for _ in 0..3 {
+        cluster.until("it runs", |cluster| cluster.serving("web") == 5);
+        let task = cluster.task("web", 0).id.clone();
+        cluster.exited(&task, 1);
+    }
+    cluster.until("it runs", |cluster| {
+        cluster.task("web", 0).state == tw_model::TaskState::Running
+    });
+    assert_eq!(cluster.task("web", 0).failures, 3);
+    let version = done(order(&mut cluster, RolloutOrder::Rollback { to: None }));
+    let job = cluster.job("web");
+    assert_eq!(job.row().version, version, "{}", cluster.show());
+    cluster.settle("web");
+    assert_eq!(cluster.job("web").wanted(), 4);
+}
