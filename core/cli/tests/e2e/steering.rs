@@ -152,9 +152,10 @@ fn a_machine_is_emptied_and_filled_again() {
 
 /// Twelve tasks that are all there are, so that to end them has to be confirmed.
 const MANY: &str = r#"
-from tw import Job, Stop, export
+from tw import MiB, Job, Resources, Stop, export
+few = Resources(cpu=0.01, memory=16 * MiB, disk=16 * MiB)
 for name in ("api", "web"):
-    export(Job(name=name, command="sleep 1000", replicas=6, stop=Stop(drain=0, grace=1)))
+    export(Job(name=name, command="sleep 1000", replicas=6, resources=few, stop=Stop(drain=0, grace=1)))
 "#;
 
 #[test]
