@@ -75,9 +75,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// What was on machines with a deadline when this decision began.
+    /// What is on machines with a deadline, by the drains as they were when a look at a job first asked.
     pub(crate) fn backlog(&self) -> &Backlog {
-        self.backlog.get_or_init(|| Backlog::of(self.fleet()))
+        self.backlog.get_or_init(|| Backlog::of(self))
     }
 
     /// The room on which tasks count that were asked to leave their machines.

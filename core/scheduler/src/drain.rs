@@ -14,7 +14,7 @@ use tw_model::{
 
 use crate::departure::{self, Departure};
 use crate::draft::Draft;
-use crate::fleet::{Fleet, Slot};
+use crate::fleet::Slot;
 use crate::step::{self, Refusal, Reply};
 use crate::{JobState, maintenance, reconcile};
 
@@ -270,13 +270,15 @@ pub(crate) struct Load {
 }
 
 impl Backlog {
-    pub(crate) fn of(fleet: &Fleet) -> Backlog {
+    /// What is on the machines that are drained once what the decision has ordered so far is done.
+    pub(crate) fn of(draft: &Draft) -> Backlog {
         let mut backlog = Backlog::default();
-        if fleet.drains() == 0 {
+        if !draft.any_drains() {
             return backlog;
         }
-        for host in fleet.hosts() {
-            let drain = host.row.drain.as_ref();
+        for host in draft.fleet().hosts() {
+            let row = draft.machine(&host.row.id).unwrap_or(&host.row);
+            let drain = row.drain.as_ref();
             if let Some(deadline) = drain.and_then(|drain| drain.deadline) {
                 let load = backlog.0.entry(deadline).or_default();
                 load.machines += 1;
