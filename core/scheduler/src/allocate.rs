@@ -358,7 +358,8 @@ impl Placer {
         room
     }
 
-    /// Whether a machine could take the next task if it were given this much room back, less what is kept for others.
+    /// Whether a machine could take the next task if it were given this much room back, less what is kept for others, once
+    /// those have left who are about to.
     pub(crate) fn would_fit<'a>(
         &self,
         view: View,
@@ -369,11 +370,46 @@ impl Placer {
         let mut room = self.free(view, slot);
         given.for_each(|held| room.give(held));
         room.keep(kept);
-        self.check(view, slot, room).is_ok_and(|rank| !rank.crowded)
+        let later = |tie: &Tie| !tie.leaving(view.fleet, slot).is_empty();
+        self.check_unless(view, slot, room, later)
+            .is_ok_and(|rank| !rank.crowded)
+    }
+
+    /// Those that are about to leave and keep the next task off a machine, as long as they are there.
+    pub(crate) fn leaving<'a>(
+        &'a self,
+        fleet: &'a Fleet,
+        slot: Slot,
+    ) -> impl Iterator<Item = &'a TaskId> {
+        let ties = self.ties.iter().filter(|tie| tie.required);
+        ties.flat_map(move |tie| tie.leaving(fleet, slot))
+    }
+
+    /// The machines that only tasks keep the next one off which are about to leave.
+    pub(crate) fn opening(&self, fleet: &Fleet) -> impl Iterator<Item = Slot> {
+        let ties = self.ties.iter().filter(|tie| tie.required);
+        ties.flat_map(move |tie| tie.opening(fleet))
+    }
+
+    /// The kinds of parts of which each may hold one task of the job.
+    pub(crate) fn apart_within(&self) -> impl Iterator<Item = Domain> {
+        let ties = self.ties.iter().filter(|tie| tie.parts_own());
+        ties.map(|tie| tie.within)
     }
 
     /// How good a machine with this much room is.
     fn check(&self, view: View, slot: Slot, room: Room) -> Result<Rank, Obstacle> {
+        self.check_unless(view, slot, room, |_| false)
+    }
+
+    /// The same, where some ties are of no matter.
+    fn check_unless(
+        &self,
+        view: View,
+        slot: Slot,
+        room: Room,
+        loose: impl Fn(&Tie) -> bool,
+    ) -> Result<Rank, Obstacle> {
         if !self.satisfies(view, slot) {
             return Err(Obstacle::Requires);
         }
@@ -395,6 +431,7 @@ impl Placer {
         for (number, tie) in self.ties.iter().enumerate() {
             match tie.holds(view.fleet, slot) {
                 true => {}
+                false if loose(tie) => {}
                 false if tie.required => return Err(Obstacle::Tie(number)),
                 false => rank.unfulfilled += 1,
             }

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tw_model::{Affinity, Desired, Domain, JobId, JobSpec, TaskRecord};
+use tw_model::{Affinity, Desired, Domain, JobId, JobSpec, TaskId, TaskRecord, TaskState};
 
-use crate::JobState;
 use crate::domains::Part;
 use crate::draft::Draft;
 use crate::fleet::{Fleet, Slot};
 use crate::requires::unmet;
+use crate::{JobState, preempt};
 
 /// Tasks that others are to be near to, or apart from.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct Tie {
     own: bool,
     /// The parts of the fleet that hold some of these tasks.
     parts: BTreeSet<Part>,
+    /// Those of the parts that all of these tasks are about to leave, and which tasks these are.
+    vacated: BTreeMap<Part, Vec<TaskId>>,
 }
 
 impl Tie {
@@ -39,6 +41,10 @@ impl Tie {
                     let other = JobId::new(id.namespace.clone(), wish.job.clone());
                     Tie {
                         parts: parts_of(draft, &other, wish.within),
+                        vacated: match near {
+                            true => BTreeMap::new(),
+                            false => vacated(draft, &other, wish.within),
+                        },
                         own: other == *id,
                         job: other,
                         within: wish.within,
@@ -58,6 +64,7 @@ impl Tie {
             let strict = wishes.filter(|wish| wish.required && wish.job == id.name);
             ties.extend(strict.map(|wish| Tie {
                 parts: parts_of(draft, &shunner, wish.within),
+                vacated: vacated(draft, &shunner, wish.within),
                 own: false,
                 job: shunner.clone(),
                 within: wish.within,
@@ -82,6 +89,7 @@ impl Tie {
             required: true,
             own: true,
             parts: on.keys().map(|slot| fleet.part(within, *slot)).collect(),
+            vacated: BTreeMap::new(),
         }
     }
 
@@ -95,6 +103,29 @@ impl Tie {
         }
     }
 
+    /// The tasks that keep a machine from being where it should be, if all of them are about to leave.
+    pub(crate) fn leaving(&self, fleet: &Fleet, slot: Slot) -> &[TaskId] {
+        let left = self.vacated.get(&fleet.part(self.within, slot));
+        left.map_or(&[], Vec::as_slice)
+    }
+
+    /// The machines that only tasks keep off which are about to leave.
+    pub(crate) fn opening(&self, fleet: &Fleet) -> Vec<Slot> {
+        let all = 0..fleet.len() as Slot;
+        match (self.vacated.is_empty(), self.within) {
+            (true, _) => Vec::new(),
+            (false, Domain::Machine) => self.vacated.keys().copied().collect(),
+            (false, _) => all
+                .filter(|slot| !self.leaving(fleet, *slot).is_empty())
+                .collect(),
+        }
+    }
+
+    /// Whether it keeps the tasks of the job that is placed apart from each other.
+    pub(crate) fn parts_own(&self) -> bool {
+        self.own && self.required && !self.near
+    }
+
     /// Whether nobody is there to be near to.
     pub(crate) fn is_alone(&self) -> bool {
         self.near && !self.own && self.parts.is_empty()
@@ -102,7 +133,9 @@ impl Tie {
 
     pub(crate) fn count(&mut self, fleet: &Fleet, slot: Slot) {
         if self.own {
-            self.parts.insert(fleet.part(self.within, slot));
+            let part = fleet.part(self.within, slot);
+            self.parts.insert(part);
+            self.vacated.remove(&part);
         }
     }
 }
@@ -140,6 +173,30 @@ fn parts_of(draft: &Draft, id: &JobId, within: Domain) -> BTreeSet<Part> {
     let live = rows.filter(|row| !row.state.is_terminal());
     let slots = live.filter_map(|row| draft.slot(row.machine.as_ref()?));
     slots.map(|slot| draft.fleet().part(within, slot)).collect()
+}
+
+/// The parts in which all tasks of a job are about to leave their machines.
+fn vacated(draft: &Draft, id: &JobId, within: Domain) -> BTreeMap<Part, Vec<TaskId>> {
+    let mut vacated: BTreeMap<Part, Vec<TaskId>> = BTreeMap::new();
+    let Some(job) = draft.job(id).filter(|job| job.stopping > 0) else {
+        return vacated;
+    };
+    let mut kept = BTreeSet::new();
+    for row in job.live() {
+        let Some(slot) = row.machine.as_ref().and_then(|id| draft.slot(id)) else {
+            continue;
+        };
+        let part = draft.fleet().part(within, slot);
+        let leaves = row.state == TaskState::Stopping && preempt::leaves_its_room(job, row);
+        match leaves {
+            true => vacated.entry(part).or_default().push(row.id.clone()),
+            false => {
+                kept.insert(part);
+            }
+        }
+    }
+    vacated.retain(|part, _| !kept.contains(part));
+    vacated
 }
 
 /// How the tasks of a job are spread over the parts of a kind.

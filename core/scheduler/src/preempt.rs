@@ -9,11 +9,12 @@
 //! machine to go to.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tw_model::{Desired, JobId, Kind, MachineId, Millis, TaskId, TaskRecord, TaskState};
+use tw_model::{Desired, Domain, JobId, Kind, MachineId, Millis, TaskId, TaskRecord, TaskState};
 
 use crate::allocate::{Placer, View};
+use crate::domains::Part;
 use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::fleet::{Request, Reserved, Slot};
@@ -31,19 +32,27 @@ pub(crate) struct Eviction {
     pub(crate) slot: Slot,
     /// Those that have to be asked.
     pub(crate) tasks: Vec<TaskId>,
-    /// Those that make room there already, more than others were promised of it.
-    pub(crate) leaving: Vec<TaskId>,
+    /// Those that leave anyhow before the task comes, more than others were promised of their room.
+    pub(crate) leaving: BTreeSet<TaskId>,
 }
 
 /// What a machine will have beside what is free.
 #[derive(Default)]
 struct Coming {
     leaving: Vec<(TaskId, Reserved)>,
+    /// Those that the task may not be near to, on the machine or not.
+    neighbours: Vec<TaskId>,
     /// What was promised to tasks of the same job.
     promised: Request,
 }
 
 impl Coming {
+    /// All that leave before the task comes.
+    fn tasks(&self) -> BTreeSet<TaskId> {
+        let leaving = self.leaving.iter().map(|(task, _)| task);
+        leaving.chain(&self.neighbours).cloned().collect()
+    }
+
     fn held(&self) -> impl Iterator<Item = &Reserved> {
         self.leaving.iter().map(|(_, held)| held)
     }
@@ -170,7 +179,9 @@ fn is_coming(draft: &Draft, row: &TaskRecord, placer: &Placer) -> bool {
         .filter_map(|(job, row)| Some(job.reservation(row)?.1))
         .collect();
     let promised = Request::default();
-    !held.is_empty() && placer.would_fit(View::of(draft), slot, held.iter(), &promised)
+    let awaits = placer.leaving(draft.fleet(), slot).next().is_some();
+    let waits = !held.is_empty() || awaits;
+    waits && placer.would_fit(View::of(draft), slot, held.iter(), &promised)
 }
 
 fn tasks_on<'a>(
@@ -197,9 +208,13 @@ pub(crate) fn find(
     placer: &Placer,
 ) -> Option<Eviction> {
     let priority = draft.job(id)?.spec().priority;
-    let coming = coming(draft, id, task, priority);
+    let mut coming = coming(draft, id, task, priority);
+    for slot in placer.opening(draft.fleet()).take(LOOKED_AT_MAX) {
+        let neighbours = placer.leaving(draft.fleet(), slot).cloned();
+        coming.entry(slot).or_default().neighbours = neighbours.collect();
+    }
     let mut on: BTreeMap<Slot, Vec<Candidate>> = BTreeMap::new();
-    let leaving = coming.iter().filter(|(_, one)| !one.leaving.is_empty());
+    let leaving = coming.iter().filter(|(_, one)| !one.tasks().is_empty());
     on.extend(leaving.map(|(slot, _)| (*slot, Vec::new())));
     let lower = draft.base().placed.iter();
     let lower = lower.take_while(|(rank, _)| *rank < priority);
@@ -224,7 +239,14 @@ pub(crate) fn find(
     }
     let mut best: Option<(Cost, Eviction)> = None;
     let nothing = Coming::default();
+    let full = parts_of_waiting(draft, id, task, placer);
     for (slot, candidates) in on {
+        let is_in = |(within, parts): &(Domain, BTreeSet<Part>)| {
+            parts.contains(&draft.fleet().part(*within, slot))
+        };
+        if full.iter().any(is_in) {
+            continue;
+        }
         let coming = coming.get(&slot).unwrap_or(&nothing);
         let Some((cost, found)) = cheapest(draft, slot, candidates, coming, placer) else {
             continue;
@@ -237,7 +259,7 @@ pub(crate) fn find(
 }
 
 /// Whether a task that is asked to end leaves its room soon, and nothing comes after it there.
-fn leaves_its_room(job: &JobState, row: &TaskRecord) -> bool {
+pub(crate) fn leaves_its_room(job: &JobState, row: &TaskRecord) -> bool {
     let stop = &job.spec_of(row).stop;
     let soon = stop.drain + stop.grace <= LEAVES_WITHIN;
     soon && (gave_way(row) || job.row.stopped || row.id.index >= job.wanted())
@@ -270,15 +292,38 @@ fn coming(
             leaving.push((row.id.clone(), held));
         }
     }
-    let own = draft.job(id).into_iter();
-    let own = own.flat_map(|job| waiting(job).map(move |row| (job, row)));
-    for (job, row) in own.filter(|(_, row)| Some(&row.id) != task) {
-        if let Some(slot) = kept_for(row).and_then(|machine| draft.slot(machine)) {
-            let promised = &mut coming.entry(slot).or_default().promised;
-            promised.add(&Request::of(job.spec_of(row)));
-        }
+    for (slot, job, row) in promised_to_own(draft, id, task) {
+        let promised = &mut coming.entry(slot).or_default().promised;
+        promised.add(&Request::of(job.spec_of(row)));
     }
     coming
+}
+
+/// The other tasks of a job that room is kept for, and where.
+fn promised_to_own<'a>(
+    draft: &'a Draft,
+    id: &JobId,
+    task: Option<&TaskId>,
+) -> impl Iterator<Item = (Slot, &'a JobState, &'a TaskRecord)> {
+    let own = draft.job(id).into_iter();
+    let own = own.flat_map(|job| waiting(job).map(move |row| (job, row)));
+    let others = own.filter(move |(_, row)| Some(&row.id) != task);
+    others.filter_map(|(job, row)| Some((draft.slot(kept_for(row)?)?, job, row)))
+}
+
+/// The parts of the fleet that will have the one task of a job that they may have.
+fn parts_of_waiting(
+    draft: &Draft,
+    id: &JobId,
+    task: Option<&TaskId>,
+    placer: &Placer,
+) -> Vec<(Domain, BTreeSet<Part>)> {
+    let parts_within = |within| {
+        let promised = promised_to_own(draft, id, task);
+        let parts = promised.map(|(slot, ..)| draft.fleet().part(within, slot));
+        (within, parts.collect())
+    };
+    placer.apart_within().map(parts_within).collect()
 }
 
 fn gives_way(draft: &Draft, job: &JobState, row: &TaskRecord) -> bool {
@@ -321,7 +366,8 @@ fn cheapest(
         chosen.push(one);
     }
     let enough = fits(chosen.iter().map(|one| &one.held).collect());
-    if !enough || chosen.is_empty() && coming.leaving.is_empty() {
+    let leaving = coming.tasks();
+    if !enough || chosen.is_empty() && leaving.is_empty() {
         return None;
     }
     // Those with more to lose stay where the others are enough.
@@ -336,8 +382,6 @@ fn cheapest(
     let services = chosen.iter().filter(|one| one.service).count();
     let cost = (highest, services, chosen.len(), slot);
     let tasks = chosen.into_iter().map(|one| one.task).collect();
-    let leaving = coming.leaving.iter().map(|(task, _)| task.clone());
-    let leaving = leaving.collect();
     let eviction = Eviction {
         slot,
         tasks,

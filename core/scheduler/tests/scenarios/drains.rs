@@ -146,6 +146,40 @@ fn the_deadline_is_kept_however_slowly_tasks_may_be_stopped() {
 }
 
 #[test]
+fn what_need_not_leave_any_more_hurries_nobody() {
+    let mut cluster = Cluster::new(&[(8, 8192), (64, 64 << 10)]);
+    let rate = StopRate {
+        burst: 1,
+        per_second: 1,
+    };
+    let limits = StopLimits {
+        job: rate,
+        total: rate,
+    };
+    cluster.state.set_stop_limits(limits);
+    let mut web = service("web", 4, "one");
+    web.rollout.healthy_for = Millis::minutes(10);
+    web.resources.cpu = tw_model::Cores(1500);
+    let mut bulk = service("bulk", 40, "one");
+    bulk.resources.cpu = tw_model::Cores(1500);
+    cluster.submit(&[web]);
+    cluster.submit(&[bulk]);
+    cluster.pass(Millis::minutes(11));
+    assert!(on(&cluster, "web", "m0") > 1, "{}", cluster.show());
+    drain(&mut cluster, &["m0", "m1"], Some(Millis::minutes(1)));
+    // In a minute forty and more can only just go, one a second; without those of the other machine there is time.
+    let before = cluster.serving("web");
+    cluster.now = cluster.now.plus(Millis::seconds(20));
+    undrain(&mut cluster, "m1");
+    assert!(cluster.serving("web") + 1 >= before, "{}", cluster.show());
+    let stopping = |cluster: &Cluster| {
+        let rows = cluster.job("web").tasks();
+        rows.filter(|row| row.state == TaskState::Stopping).count()
+    };
+    assert!(stopping(&cluster) <= 1, "{}", cluster.show());
+}
+
+#[test]
 fn batch_tasks_end_by_themselves() {
     let mut cluster = Cluster::new(&[(8, 8192), (8, 8192)]);
     cluster.submit(&[batch("sort", "work", 1)]);

@@ -1,6 +1,6 @@
 //! Who goes first where there is not room for all, and who makes room.
 
-use tw_model::{JobSpec, Kind, Millis, TaskState};
+use tw_model::{Affinity, Cores, Domain, JobSpec, Kind, MachineFacts, Millis, TaskState};
 use tw_scheduler::{Event, Verdict, why_pending};
 
 use crate::cluster::{Cluster, batch, id, service};
@@ -277,4 +277,55 @@ fn who_waits_takes_the_room_of_its_own_job_before_that_of_others() {
     assert!(plan.jobs[0].verdict.preempts().is_empty(), "{plan:?}");
     cluster.settle("web");
     assert_eq!(running(&cluster, "sort"), 2, "{}", cluster.show());
+}
+
+#[test]
+fn who_may_not_be_near_its_own_job_waits_for_those_of_it_that_leave() {
+    for within in [Domain::Machine, Domain::Rack] {
+        let mut cluster = Cluster::new(&[]);
+        // Beside the two machines of the job one that is too small for it, and one that only its own job is in the way on.
+        for (name, rack, cpu) in [
+            ("m0", "a", 4),
+            ("m1", "b", 4),
+            ("m2", "c", 2),
+            ("m3", "b", 3),
+        ] {
+            let facts = MachineFacts {
+                rack: rack.to_owned(),
+                ..MachineFacts::default()
+            };
+            if name != "m3" || within == Domain::Rack {
+                cluster.register_as(name, "boot-1", (cpu, 8192), Vec::new(), facts);
+            }
+        }
+        let web = |replicas: u32, cpu: u64| {
+            let mut web = job("web", replicas, 80);
+            web.resources.cpu = Cores(cpu);
+            web.stop.grace = Millis::seconds(5);
+            web.anti_affinity = vec![Affinity {
+                job: "web".parse().unwrap(),
+                within,
+                required: true,
+            }];
+            web
+        };
+        cluster.submit(&[web(2, 2500)]);
+        cluster.settle("web");
+        let small = sort(1, 20);
+        cluster.submit(&[small]);
+        cluster.until("all is in use", |cluster| running(cluster, "sort") == 1);
+        let machine = cluster.machine_of("web", 0);
+        cluster.silent.push(machine.clone());
+        cluster.decide(Event::MachineLost {
+            machine: machine.parse().unwrap(),
+            silent: 1,
+        });
+        cluster.pass(Millis::seconds(30));
+        assert_eq!(running(&cluster, "web"), 1, "{}", cluster.show());
+        let plan = cluster.submit(&[web(1, 2000)]);
+        assert!(plan.jobs[0].verdict.preempts().is_empty(), "{plan:?}");
+        assert_eq!(running(&cluster, "sort"), 1, "{}", cluster.show());
+        cluster.until("it runs", |cluster| cluster.settled("web"));
+        assert_eq!(running(&cluster, "sort"), 1, "{}", cluster.show());
+    }
 }
