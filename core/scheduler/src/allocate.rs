@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use tw_model::{
-    Domain, Effect, JobSpec, MachineId, Name, RolloutState, TaskId, TaskRecord, TaskState,
-    Timestamp,
+    Domain, Effect, JobSpec, MachineId, Name, Requires, RolloutState, TaskId, TaskRecord,
+    TaskState, Timestamp,
 };
 
 use crate::draft::Draft;
@@ -185,6 +185,12 @@ impl Placer {
             self.see(view, &eligible.slots);
             self.more = false;
         }
+    }
+
+    /// Takes only machines that satisfy a requirement.
+    pub(crate) fn require(&mut self, view: View, requires: &Requires) {
+        self.eligible = view.fleet.eligible(requires);
+        self.begin(view);
     }
 
     /// Leaves room on some machines to others.

@@ -213,18 +213,29 @@ impl Spreading {
         let spreads = spec.spread.iter();
         spreads
             .map(|spread| {
-                let mut counts = BTreeMap::new();
-                for slot in staying(draft, job) {
-                    let part = draft.fleet().part(spread.over, slot);
-                    *counts.entry(part).or_default() += 1;
-                }
-                Spreading {
-                    over: spread.over,
-                    needed: spread.at_least.min(spec.tasks(job.row.scaled())) as usize,
-                    counts,
-                }
+                let needed = spread.at_least.min(spec.tasks(job.row.scaled()));
+                let staying = staying(draft, job).map(|slot| (slot, 1));
+                Spreading::new(draft.fleet(), spread.over, needed, staying)
             })
             .collect()
+    }
+
+    /// Spreads the tasks of one job over as many parts as are needed, with those that are on machines already.
+    pub(crate) fn new(
+        fleet: &Fleet,
+        over: Domain,
+        needed: u32,
+        on: impl Iterator<Item = (Slot, u32)>,
+    ) -> Spreading {
+        let mut counts = BTreeMap::new();
+        for (slot, count) in on {
+            *counts.entry(fleet.part(over, slot)).or_default() += count;
+        }
+        Spreading {
+            over,
+            needed: needed as usize,
+            counts,
+        }
     }
 
     /// Whether a machine is in a part that has tasks, while other parts must have some first.

@@ -1,7 +1,10 @@
 //! Traces as people have them: what is read, what is named, and where the tasks go.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
+use tw_model::{Requires, Spread};
 use tw_scheduler::simulate::{
     Apart, TraceError, TracePlacement, place_trace, read_machines, read_tasks,
 };
@@ -143,4 +146,32 @@ fn a_job_stays_apart_also_from_what_it_submitted_before() {
         "job,cpu,memory,count,anti_affinity,priority\na,1,1,2,true,\nb,1,1,1,true,\na,1,1,2,true,\n",
     );
     assert_eq!((found.placed, found.unplaced.values().sum::<u64>()), (4, 1));
+}
+
+#[test]
+fn a_job_gets_the_machines_that_it_requires_and_is_spread() {
+    let mut machines = read_machines(lines("cpu,memory,rack\n4,16,a\n4,16,a\n4,16,b\n4,16,c"));
+    let machines = &mut machines.as_mut().unwrap().rows;
+    for number in [1, 2, 3] {
+        let labels = &mut machines[number].facts.labels;
+        labels.insert("disk".to_owned(), "ssd".to_owned());
+    }
+    let mut tasks = read_tasks(lines(
+        "job,cpu,memory,count\nweb,2,2,2\nweb,2,2,2\nweb,2,2,3",
+    ))
+    .unwrap();
+    let requires: Requires = serde_json::from_value(json!({"labels": {"disk": "ssd"}})).unwrap();
+    let spread: Spread = serde_json::from_value(json!({"over": "rack", "at_least": 3})).unwrap();
+    for row in &mut tasks.rows {
+        row.requires = Some(Arc::new(requires.clone()));
+        row.spread = Some(spread.clone());
+    }
+    let found = place_trace(machines, &tasks.rows, &|| Duration::ZERO);
+    // Each rack has one before any has two, and then every machine with the label is full.
+    let mut on: Vec<u32> = found.machines.iter().map(|(_, machine)| *machine).collect();
+    on[..3].sort_unstable();
+    on[3..].sort_unstable();
+    assert_eq!(on, [1, 2, 3, 1, 2, 3]);
+    let told = "no machine with room is what its job requires, and apart from its other tasks";
+    assert_eq!(found.unplaced, [(told, 1)].into());
 }

@@ -5,6 +5,7 @@
 //! Names of parts after `--` (`trace`, `scale`, `decisions`, `rest`) run these alone.
 
 mod chance;
+mod choosy;
 mod decisions;
 mod peers;
 mod rest;

@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tw_model::{
-    Bytes, Capacity, Cores, Domain, JobId, MachineFacts, MachineRecord, MachineState, Name,
-    Timestamp,
+    Bytes, Capacity, Cores, Domain, JobId, MachineRecord, MachineState, Name, Timestamp,
 };
 
 use super::trace::{Apart, TraceMachines, TraceTasks};
 use crate::allocate::{Placer, View, Wish};
 use crate::fleet::{Fleet, Request, Reserved, Slot};
-use crate::neighbours::Tie;
+use crate::neighbours::{Spreading, Tie};
 use crate::overlay::Overlay;
 
 /// The largest number that the amounts of a trace are scaled to: floats up to it are whole.
@@ -28,6 +27,8 @@ const DIGITS_MAX: i32 = 9;
 #[derive(Clone, Debug, PartialEq)]
 pub struct TracePlacement {
     pub placed: u64,
+    /// The job of each placed task, and the number of its machine in the order of the file, from 0.
+    pub machines: Vec<(u32, u32)>,
     /// How many tasks found no machine, by the reason.
     pub unplaced: BTreeMap<&'static str, u64>,
     /// How full the machines were when the first task found none; none where every task found one.
@@ -74,6 +75,7 @@ pub fn place_trace(
     let begun = clock();
     let same = |a: &TraceTasks, b: &TraceTasks| {
         (a.job, a.cpu, a.memory, a.apart) == (b.job, b.cpu, b.memory, b.apart)
+            && (&a.requires, &a.spread) == (&b.requires, &b.spread)
     };
     for together in tasks.chunk_by(same) {
         let count = together.iter().map(|tasks| tasks.count).sum();
@@ -95,8 +97,8 @@ struct Run<'a> {
     scale: (f64, f64),
     whole: (f64, f64),
     used: (f64, f64),
-    /// Where the tasks are that keep apart, by job.
-    apart: BTreeMap<u32, BTreeMap<Slot, u32>>,
+    /// Where the tasks are that keep apart or are spread, by job.
+    known: BTreeMap<u32, BTreeMap<Slot, u32>>,
     /// Requests that fit nowhere. Nothing ever ends, so that they never will.
     hopeless: BTreeMap<(u64, u64), &'static str>,
     found: TracePlacement,
@@ -127,10 +129,11 @@ impl<'a> Run<'a> {
             scale,
             whole,
             used: (0.0, 0.0),
-            apart: BTreeMap::new(),
+            known: BTreeMap::new(),
             hopeless: BTreeMap::new(),
             found: TracePlacement {
                 placed: 0,
+                machines: Vec::new(),
                 unplaced: BTreeMap::new(),
                 first_failure: None,
                 last: Fill::default(),
@@ -156,10 +159,14 @@ impl<'a> Run<'a> {
             memory: request.memory,
             ..Reserved::default()
         };
-        let before = self.apart.remove(&tasks.job).unwrap_or_default();
+        let before = self.known.remove(&tasks.job).unwrap_or_default();
         let mut last = (self.clock)();
         let mut placer = Placer::new(request);
         placer.ties.extend(self.tie(tasks, &before));
+        placer.spreads.extend(self.spreading(tasks, count, &before));
+        if let Some(requires) = &tasks.requires {
+            placer.require(self.view(), requires);
+        }
         for number in 0..count {
             let slot = placer.place(self.view(), Wish::default());
             if let Some(slot) = slot {
@@ -168,23 +175,25 @@ impl<'a> Run<'a> {
             let now = (self.clock)();
             self.found.decisions.push(now - last);
             last = now;
-            if slot.is_none() {
-                let reason = self.reason(&request);
-                if reason != KEPT_APART {
-                    self.hopeless.insert(class, reason);
-                }
+            let Some(slot) = slot else {
+                let reason = match self.short_of(&request) {
+                    Some(reason) => *self.hopeless.entry(class).or_insert(reason),
+                    None if tasks.requires.is_some() => NOT_AS_REQUIRED,
+                    None => KEPT_APART,
+                };
                 self.fail(reason, u64::from(count - number));
                 break;
-            }
+            };
             self.found.placed += 1;
+            self.found.machines.push((tasks.job, slot));
             self.used = (self.used.0 + tasks.cpu, self.used.1 + tasks.memory);
         }
-        if tasks.apart != Apart::No {
+        if tasks.apart != Apart::No || tasks.spread.is_some() {
             let mut on = before;
             for (slot, count) in placer.counts() {
                 *on.entry(*slot).or_default() += count;
             }
-            self.apart.insert(tasks.job, on);
+            self.known.insert(tasks.job, on);
         }
         for (slot, room) in self.overlay.rooms() {
             self.fleet.set_room(slot, room);
@@ -199,6 +208,19 @@ impl<'a> Run<'a> {
             Apart::Rack => Domain::Rack,
         };
         Some(Tie::apart(&self.fleet, self.job.clone(), within, on))
+    }
+
+    fn spreading(
+        &self,
+        tasks: &TraceTasks,
+        count: u32,
+        on: &BTreeMap<Slot, u32>,
+    ) -> Option<Spreading> {
+        let spread = tasks.spread.as_ref()?;
+        let all = on.values().sum::<u32>() + count;
+        let needed = spread.at_least.min(all);
+        let on = on.iter().map(|(slot, count)| (*slot, *count));
+        Some(Spreading::new(&self.fleet, spread.over, needed, on))
     }
 
     fn view(&self) -> View<'_> {
@@ -223,8 +245,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What stands in the way on every machine.
-    fn reason(&self, request: &Request) -> &'static str {
+    /// What every machine is short of; none where some machine has room.
+    fn short_of(&self, request: &Request) -> Option<&'static str> {
         let (mut large, mut cpu, mut memory, mut both) = (false, false, false, false);
         for slot in 0..self.fleet.len() as Slot {
             let room = self.view().room(slot);
@@ -236,18 +258,21 @@ impl<'a> Run<'a> {
             memory |= has_memory;
             both |= has_cpu && has_memory;
         }
-        match (large, cpu, memory) {
-            _ if both => KEPT_APART,
+        let short = match (large, cpu, memory) {
             (false, _, _) => "larger than every machine",
             (_, false, false) => "cpu and memory short on every machine",
             (_, false, true) => "cpu short on every machine",
             (_, true, false) => "memory short on every machine",
             (_, true, true) => "no machine has both the cpu and the memory",
-        }
+        };
+        (!both).then_some(short)
     }
 }
 
 const KEPT_APART: &str = "kept apart from the tasks of its job on every machine with room";
+
+const NOT_AS_REQUIRED: &str =
+    "no machine with room is what its job requires, and apart from its other tasks";
 
 /// How many units one of a trace becomes: a power of ten, so that its decimals stay exact.
 fn units(most: f64) -> f64 {
@@ -274,10 +299,7 @@ fn record(number: usize, machine: &TraceMachines, scale: (f64, f64)) -> MachineR
             port_first: 1,
             port_last: 0,
         },
-        facts: MachineFacts {
-            rack: machine.rack.clone(),
-            ..MachineFacts::default()
-        },
+        facts: machine.facts.clone(),
         drain: None,
         next_drain: None,
         flaps: None,

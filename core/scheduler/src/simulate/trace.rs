@@ -3,6 +3,9 @@
 //! A row that cannot be read is named with its line and why; whether the rest is used is the caller's choice.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tw_model::{MachineFacts, Requires, Spread};
 
 use super::rng::Rng;
 
@@ -14,8 +17,8 @@ const COUNT_MAX: u64 = 10_000_000;
 pub struct TraceMachines {
     pub cpu: f64,
     pub memory: f64,
-    /// Empty where the file names none.
-    pub rack: String,
+    /// What the machines say of themselves: of a file no more than their rack, empty where it names none.
+    pub facts: MachineFacts,
     pub count: u32,
 }
 
@@ -38,6 +41,10 @@ pub struct TraceTasks {
     pub memory: f64,
     pub count: u32,
     pub apart: Apart,
+    /// What the job requires of its machines. Files name nothing of the kind; none takes any machine.
+    pub requires: Option<Arc<Requires>>,
+    /// What the tasks of the job are spread over. Files name nothing of the kind.
+    pub spread: Option<Spread>,
     /// As the file says; tasks never end, so that nobody makes way for a higher one.
     pub priority: u32,
 }
@@ -89,7 +96,10 @@ pub fn read_machines(
         let machines = TraceMachines {
             cpu: positive(cells, cpu, "cpu")?,
             memory: positive(cells, memory, "memory")?,
-            rack: rack.map_or("", |rack| cell(cells, rack)).to_owned(),
+            facts: MachineFacts {
+                rack: rack.map_or("", |rack| cell(cells, rack)).to_owned(),
+                ..MachineFacts::default()
+            },
             count: many(cells, count)?,
         };
         Ok(Some(machines))
@@ -200,6 +210,8 @@ impl PlainTasks {
             memory: amount(cells, self.memory, "memory")?,
             count: many(cells, self.count)?,
             apart,
+            requires: None,
+            spread: None,
             priority,
         })
     }
@@ -248,6 +260,8 @@ mod events {
             job: jobs.number(job),
             count: 1,
             apart,
+            requires: None,
+            spread: None,
             priority: whole(cell(cells, PRIORITY), "priority")?,
         }))
     }
