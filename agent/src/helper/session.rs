@@ -1,9 +1,10 @@
 //! `tw-helper exec`: a second command in a running task, spoken to in the frames of a session.
 //!
 //! Descriptor 0 is a socket. It gives one Open frame with an [`ExecRequest`], then Stdin, StdinEnd,
-//! Resize and Signal; it takes Stdout, Stderr, and last Exit or Error. The agent joins it to the controller's
+//! Resize and Signal; it takes Stdout, Stderr, Credit, and last Exit or Error. The agent joins it to the controller's
 //! connection without looking into it.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -23,8 +24,12 @@ use super::record::{self, LAUNCH_FILE, LaunchRecord, STARTED_FILE, StartedRecord
 use crate::cgroup::{CgroupEntry, CgroupError, Limits};
 use crate::sandbox::{self, CommandSpec, Connection, DEFAULT_PATH, Entered, Stdio, Tools};
 
-/// How much input may wait for the command before no more is taken.
-const INPUT_BYTES_MAX: usize = 256 << 10;
+/// How much input may be on its way to the command. From a client that counts no more comes; else no more is read, and what
+/// follows waits behind it.
+const INPUT_BYTES_MAX: u64 = 1 << 20;
+
+/// How much of it is worth another grant.
+const GRANT_BYTES_MIN: u64 = INPUT_BYTES_MAX / 4;
 
 /// The largest frame.
 const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -38,6 +43,9 @@ pub struct ExecRequest {
     /// Where the machine's programs are wanted, as a debugger.
     #[serde(default)]
     pub debug: Option<DebugRequest>,
+    /// No more input comes than is granted.
+    #[serde(default)]
+    pub credit: bool,
 }
 
 /// What a debugger needs.
@@ -65,11 +73,17 @@ pub fn serve(folder: &Path, socket: UnixStream) -> io::Result<()> {
         socket,
         pending: Vec::new(),
     };
-    let served = session.open().and_then(|request| start(folder, &request));
+    let served = session.open().and_then(|request| {
+        if request.credit {
+            session.grant(INPUT_BYTES_MAX)?;
+        }
+        start(folder, &request)
+    });
     match served {
         Ok(mut running) => match session.relay(&mut running) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => hang_up(&running),
-            relayed => relayed,
+            Err(error) => hang_up(&running).and(Err(error)),
+            Ok(()) => Ok(()),
         },
         Err(error) => {
             let body = tw_api::ErrorBody::new(Code::TaskStartFailed, error.to_string());
@@ -83,7 +97,11 @@ struct Running {
     entered: Entered,
     stdin: Option<OwnedFd>,
     /// What was typed and the command has not taken yet.
-    input: Vec<u8>,
+    input: VecDeque<u8>,
+    /// How many bytes it has taken, or will never take.
+    taken: u64,
+    /// Up to where the client was told that it may send; none if it does not ask.
+    granted: Option<u64>,
     /// Whether nothing follows the input.
     input_ends: bool,
     outputs: Vec<(FrameKind, OwnedFd)>,
@@ -95,12 +113,15 @@ impl Running {
         entered: Entered,
         stdin: OwnedFd,
         outputs: Vec<(FrameKind, OwnedFd)>,
+        granted: Option<u64>,
     ) -> io::Result<Running> {
         rustix::fs::fcntl_setfl(&stdin, rustix::fs::OFlags::NONBLOCK)?;
         Ok(Running {
             entered,
             stdin: Some(stdin),
-            input: Vec::new(),
+            input: VecDeque::new(),
+            taken: 0,
+            granted,
             input_ends: false,
             outputs,
         })
@@ -111,17 +132,30 @@ impl Running {
         while let Some(stdin) = &self.stdin
             && !self.input.is_empty()
         {
-            match rustix::io::write(stdin, &self.input) {
-                Ok(count) => drop(self.input.drain(..count)),
-                Err(rustix::io::Errno::INTR) => {}
+            let (next, _) = self.input.as_slices();
+            let gone = match rustix::io::write(stdin, next) {
+                Ok(count) => count,
+                Err(rustix::io::Errno::INTR) => 0,
                 Err(rustix::io::Errno::AGAIN) => return,
                 // The command reads no more.
-                Err(_) => self.input.clear(),
-            }
+                Err(_) => self.input.len(),
+            };
+            self.input.drain(..gone);
+            self.taken += gone as u64;
         }
         if self.input_ends {
             self.stdin = None;
         }
+    }
+
+    /// Up to where the client may send now, where that is worth saying.
+    fn next_grant(&mut self) -> Option<u64> {
+        let granted = self.granted.as_mut()?;
+        let next = self.taken + INPUT_BYTES_MAX;
+        (next - *granted >= GRANT_BYTES_MIN).then(|| {
+            *granted = next;
+            next
+        })
     }
 
     /// Sends a signal to the command and what it has started. The command is a child that is not waited for yet, so that
@@ -152,6 +186,7 @@ fn start(folder: &Path, request: &ExecRequest) -> io::Result<Running> {
         .debug
         .as_ref()
         .map(|debug| Tools { base: &debug.base });
+    let granted = request.credit.then_some(INPUT_BYTES_MAX);
     let enter = |connection| {
         let helper = helper.as_ref();
         let sandbox = &launch.sandbox;
@@ -166,7 +201,12 @@ fn start(folder: &Path, request: &ExecRequest) -> io::Result<Running> {
                 .take()
                 .ok_or_else(|| io::Error::other("no terminal came"))?;
             let output = terminal.try_clone()?;
-            Running::new(entered, terminal, vec![(FrameKind::Stdout, output)])
+            Running::new(
+                entered,
+                terminal,
+                vec![(FrameKind::Stdout, output)],
+                granted,
+            )
         }
         None => {
             let pipe = || pipe_with(PipeFlags::CLOEXEC);
@@ -178,7 +218,7 @@ fn start(folder: &Path, request: &ExecRequest) -> io::Result<Running> {
                 stderr: stderr_in,
             }))?;
             let outputs = vec![(FrameKind::Stdout, stdout), (FrameKind::Stderr, stderr)];
-            Running::new(entered, stdin_in, outputs)
+            Running::new(entered, stdin_in, outputs, granted)
         }
     }
 }
@@ -245,7 +285,11 @@ impl Session {
         let mut has_ended = false;
         while !has_ended {
             running.feed();
-            let takes_more = match running.input.len() < INPUT_BYTES_MAX {
+            if let Some(grant) = running.next_grant() {
+                self.grant(grant)?;
+            }
+            // Of a client that counts all is read, so that nothing waits behind its input.
+            let takes_more = match running.input.len() as u64 <= INPUT_BYTES_MAX {
                 true => PollFlags::IN,
                 false => PollFlags::empty(),
             };
@@ -340,6 +384,11 @@ impl Session {
         Ok(Some((kind, bytes)))
     }
 
+    /// Tells the client up to where it may send, in bytes since the session began.
+    fn grant(&mut self, bytes: u64) -> io::Result<()> {
+        self.send(FrameKind::Credit, &bytes.to_be_bytes())
+    }
+
     fn send(&mut self, kind: FrameKind, bytes: &[u8]) -> io::Result<()> {
         let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
         let mut frame = vec![kind as u8];
@@ -351,7 +400,7 @@ impl Session {
 
 fn take_input(running: &mut Running, (kind, bytes): &SessionFrame) {
     if *kind == FrameKind::Stdin as u8 && running.stdin.is_some() {
-        running.input.extend_from_slice(bytes);
+        running.input.extend(bytes);
     } else if *kind == FrameKind::StdinEnd as u8 {
         running.input_ends = true;
     } else if *kind == FrameKind::Signal as u8

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tw_api::{
@@ -53,6 +53,7 @@ pub(super) async fn serve(agent: Arc<Agent>, dial: Dial) {
                 argv: request.argv.clone(),
                 terminal: request.terminal,
                 debug,
+                credit: request.credit,
             };
             let done = exec(&agent.helper, folder.path(), &request, &mut connection).await;
             if let Some(leaf) = leaf {
@@ -102,12 +103,31 @@ async fn exec(
     request: &ExecRequest,
     connection: &mut Connection,
 ) -> anyhow::Result<()> {
-    let (mut child, mut stream) = start_exec(helper, folder, request).await?;
-    let copied = tokio::io::copy_bidirectional(connection, &mut stream).await;
-    drop(stream);
+    let (mut child, stream) = start_exec(helper, folder, request).await?;
+    let relayed = relay(connection, stream).await;
     child.wait().await?;
-    copied?;
-    Ok(())
+    Ok(relayed?)
+}
+
+/// Carries bytes both ways until the helper has said its last.
+async fn relay(connection: &mut Connection, helper: UnixStream) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(connection);
+    let (mut from_helper, mut to_helper) = helper.into_split();
+    let up = async {
+        // A command may end before its input does: what comes of it tells how.
+        let _gone = tokio::io::copy(&mut from_client, &mut to_helper).await;
+        let _gone = to_helper.shutdown().await;
+        std::future::pending::<()>().await;
+    };
+    let down = async {
+        let copied = tokio::io::copy(&mut from_helper, &mut to_client).await;
+        to_client.shutdown().await?;
+        copied.map(drop)
+    };
+    tokio::select! {
+        () = up => Ok(()),
+        copied = down => copied,
+    }
 }
 
 /// Ends what a debugger has left.
@@ -128,6 +148,7 @@ pub(super) async fn command(helper: &Path, folder: &Path, argv: &[String]) -> Re
         argv: argv.to_vec(),
         terminal: None,
         debug: None,
+        credit: false,
     };
     let (_child, mut stream) = start_exec(helper, folder, &request)
         .await

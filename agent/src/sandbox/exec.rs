@@ -174,7 +174,11 @@ fn run(parts: EnterParts<'_>, tree: Option<OwnedFd>, report: &OwnedFd) -> ! {
     let sees = match (tools, &tree) {
         (Some(tools), Some(tree)) => unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)
             .at(Stage::Clone, "cannot make a mount namespace")
-            .and_then(|()| mounts::build_tools_root(tools.base, sandbox, tree)),
+            .and_then(|()| {
+                // Whoever started the agent decides about its own new files, not about the modes in a sandbox.
+                nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+                mounts::build_tools_root(tools.base, sandbox, tree)
+            }),
         _ => Ok(()),
     };
     // Only now: nobody of the task's users may be cloned into a cgroup of the host's.

@@ -229,6 +229,7 @@ async fn health_follows_the_answers_of_every_kind_of_check() {
             argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
             terminal: None,
             debug: false,
+            credit: false,
         })
     };
     machine.session("sick", exec("touch /tmp/sick"), &[]).await;
@@ -297,6 +298,7 @@ async fn people_can_run_commands_in_a_task() {
             .to_vec(),
         terminal: None,
         debug: false,
+        credit: false,
     };
     let typed = [
         Frame::new(FrameKind::Stdin, "typed\n"),
@@ -397,6 +399,7 @@ async fn a_lower_limit_that_a_task_is_too_large_for_is_told_until_it_holds() {
         argv: ["touch", "/tmp/enough"].map(str::to_owned).to_vec(),
         terminal: None,
         debug: false,
+        credit: false,
     };
     machine
         .session("release", SessionRequest::Exec(release), &[])

@@ -132,6 +132,7 @@ async fn a_file_of_metrics_may_be_anything_and_leads_nowhere() {
             argv: vec!["sh".to_owned(), "-c".to_owned(), script],
             terminal: None,
             debug: false,
+            credit: false,
         };
         let machine = &machine;
         async move {

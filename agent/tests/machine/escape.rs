@@ -116,6 +116,7 @@ async fn is_refused_everywhere(machine: &Machine, user: &str, left_out: &[&str])
         argv: attempts.iter().map(|word| (*word).to_owned()).collect(),
         terminal: None,
         debug: false,
+        credit: false,
     };
     let frames = machine
         .session(&format!("{user}-exec"), SessionRequest::Exec(request), &[])

@@ -19,27 +19,49 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn open(task: &Task, argv: &[&str], terminal: Option<(u16, u16)>) -> Session {
-        Session::begin(task, argv, terminal, None)
+        let request = ExecRequest {
+            terminal,
+            ..request(argv)
+        };
+        Session::begin(&[], task, &request)
     }
 
     /// With the machine's tools.
     fn debug(task: &Task, argv: &[&str]) -> Session {
+        Session::debug_by(&[], task, argv)
+    }
+
+    /// As [`Session::debug`], with these words before the helper's.
+    fn debug_by(start: &[&str], task: &Task, argv: &[&str]) -> Session {
         let debug = DebugRequest {
             base: task.launch.sandbox.base.clone(),
             leaf: "task.debug".to_owned(),
         };
-        Session::begin(task, argv, None, Some(debug))
+        let request = ExecRequest {
+            debug: Some(debug),
+            ..request(argv)
+        };
+        Session::begin(start, task, &request)
     }
 
-    fn begin(
-        task: &Task,
-        argv: &[&str],
-        terminal: Option<(u16, u16)>,
-        debug: Option<DebugRequest>,
-    ) -> Session {
+    /// Of a client that counts its input; how much it may send.
+    fn counted(task: &Task, argv: &[&str]) -> (Session, u64) {
+        let request = ExecRequest {
+            credit: true,
+            ..request(argv)
+        };
+        let mut session = Session::begin(&[], task, &request);
+        let (kind, bytes) = session.receive();
+        assert_eq!(kind, FrameKind::Credit as u8);
+        (session, u64::from_be_bytes(bytes.try_into().unwrap()))
+    }
+
+    fn begin(start: &[&str], task: &Task, request: &ExecRequest) -> Session {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
-        let helper = Command::new(env!("CARGO_BIN_EXE_tw-helper"))
+        let words = [start, &[env!("CARGO_BIN_EXE_tw-helper")]].concat();
+        let helper = Command::new(words[0])
+            .args(&words[1..])
             .arg("exec")
             .arg(&task.folder)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -49,13 +71,7 @@ impl Session {
             socket: ours,
             helper,
         };
-        let argv = argv.iter().map(|word| (*word).to_owned()).collect();
-        let request = ExecRequest {
-            argv,
-            terminal,
-            debug,
-        };
-        session.send(FrameKind::Open, &serde_json::to_vec(&request).unwrap());
+        session.send(FrameKind::Open, &serde_json::to_vec(request).unwrap());
         session
     }
 
@@ -100,7 +116,7 @@ impl Session {
                 stdout.push_str(&text);
             } else if kind == FrameKind::Stderr as u8 {
                 stderr.push_str(&text);
-            } else {
+            } else if kind != FrameKind::Credit as u8 {
                 assert!(self.helper.wait().unwrap().success());
                 return match kind == FrameKind::Exit as u8 {
                     true => Ok((stdout, stderr, serde_json::from_slice(&bytes).unwrap())),
@@ -108,6 +124,15 @@ impl Session {
                 };
             }
         }
+    }
+}
+
+fn request(argv: &[&str]) -> ExecRequest {
+    ExecRequest {
+        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+        terminal: None,
+        debug: None,
+        credit: false,
     }
 }
 
@@ -202,6 +227,78 @@ fn a_command_that_reads_nothing_ends_with_its_caller_all_the_same() {
     assert!(helper.wait().unwrap().success());
     task.wait_for(|_| (tree.usage("task").unwrap().pids == before).then_some(()));
     assert!(began.elapsed() < PATIENCE / 2, "it waited for the command");
+}
+
+/// Types as much as a client may that counts; none of it is taken.
+fn type_all_that_is_granted(session: &mut Session, granted: u64) {
+    session.wait_for("ready");
+    let chunk = [b'x'; 16 << 10];
+    for _ in 0..granted as usize / chunk.len() {
+        session.send(FrameKind::Stdin, &chunk);
+    }
+}
+
+#[test]
+fn a_signal_and_the_callers_end_overtake_input_that_nobody_takes() {
+    let mut task = Task::new(&["sleep", "60"]);
+    task.start();
+    let tree = task.subtree.open();
+    let before = tree.usage("task").unwrap().pids;
+    let script = "trap 'echo told; exit 7' TERM; echo ready; while :; do sleep 0.02; done";
+    let (mut session, granted) = Session::counted(&task, &["sh", "-c", script]);
+    type_all_that_is_granted(&mut session, granted);
+    session.send(FrameKind::Signal, &[15]);
+    let (stdout, _, exit) = session.end();
+    assert_eq!((stdout.as_str(), exit), ("told\n", code(7)));
+    let (mut session, granted) = Session::counted(&task, &["sh", "-c", "echo ready; sleep 61"]);
+    type_all_that_is_granted(&mut session, granted);
+    let Session { socket, mut helper } = session;
+    drop(socket);
+    assert!(helper.wait().unwrap().success());
+    task.wait_for(|_| (tree.usage("task").unwrap().pids == before).then_some(()));
+}
+
+#[test]
+fn what_is_granted_grows_as_the_command_takes_its_input() {
+    let mut task = Task::new(&["sleep", "60"]);
+    task.start();
+    let (mut session, mut granted) = Session::counted(&task, &["sh", "-c", "sleep 0.5; cat"]);
+    let input: Vec<u8> = (0..1_u32 << 20).flat_map(u32::to_be_bytes).collect();
+    assert!(input.len() as u64 > 3 * granted);
+    let mut typist = session.socket.try_clone().unwrap();
+    let (grants, granted_next) = std::sync::mpsc::channel();
+    let typed = input.clone();
+    let typing = std::thread::spawn(move || {
+        let mut frame = |kind: FrameKind, bytes: &[u8]| {
+            let length = (bytes.len() as u32).to_be_bytes();
+            let all = [&[kind as u8], &length[..], bytes].concat();
+            typist.write_all(&all).unwrap();
+        };
+        let mut sent = 0;
+        for chunk in typed.chunks(10_000) {
+            while sent + chunk.len() as u64 > granted {
+                granted = granted_next.recv().unwrap();
+            }
+            frame(FrameKind::Stdin, chunk);
+            sent += chunk.len() as u64;
+        }
+        frame(FrameKind::StdinEnd, &[]);
+    });
+    let mut printed = Vec::new();
+    let last = loop {
+        match session.receive() {
+            (kind, bytes) if kind == FrameKind::Stdout as u8 => printed.extend(bytes),
+            (kind, bytes) if kind == FrameKind::Credit as u8 => {
+                // The typist may have sent all.
+                let _done = grants.send(u64::from_be_bytes(bytes.try_into().unwrap()));
+            }
+            (kind, _) => break kind,
+        }
+    };
+    assert_eq!(last, FrameKind::Exit as u8);
+    assert!(printed == input, "{} bytes came back", printed.len());
+    typing.join().unwrap();
+    session.helper.wait().unwrap();
 }
 
 #[test]
@@ -314,6 +411,24 @@ fn a_debugger_brings_the_machines_tools_and_traces_the_task_and_nothing_else() {
     let tree = task.subtree.open();
     assert!(tree.leaves().unwrap().contains(&"task.debug".to_owned()));
     assert!(tree.is_empty("task.debug").unwrap());
+}
+
+#[test]
+fn a_debugger_writes_to_harmless_devices_whoever_started_the_agent() {
+    let mut task = Task::shell("echo ready; exec sleep 60");
+    task.start();
+    task.wait_for_stdout("ready");
+    // A helper has the mask of new files that its agent was started with.
+    let masked = "umask 077 && exec \"$0\" \"$@\"";
+    let script = "for name in null zero full tty; do test -r /dev/$name -a -w /dev/$name || echo $name; done; \
+                  echo x > /dev/null; ls /dev/pts > /dev/null && umask";
+    for start in [&["sh", "-c", masked][..], &[]] {
+        let session = Session::debug_by(start, &task, &["sh", "-c", script]);
+        let expected = ("0022\n".to_owned(), String::new(), code(0));
+        assert_eq!(session.end(), expected, "{start:?}");
+        let tree = task.subtree.open();
+        tree.remove("task.debug", PATIENCE).unwrap();
+    }
 }
 
 #[test]

@@ -102,6 +102,7 @@ impl Ordinary {
             argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
             terminal: None,
             debug: false,
+            credit: false,
         };
         let frames = self
             .0

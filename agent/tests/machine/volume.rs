@@ -372,6 +372,7 @@ async fn on_btrfs_what_a_task_writes_is_bounded_and_goes_with_it() {
             argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
             terminal: None,
             debug: false,
+            credit: false,
         });
         let machine = &machine;
         async move { machine.session(&session, request, &[]).await }

@@ -144,6 +144,7 @@ impl Place {
             argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
             terminal: None,
             debug: false,
+            credit: false,
         };
         let request = SessionRequest::Exec(request);
         let frames = self.machine.session("exec", request, &[]).await;

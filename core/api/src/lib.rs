@@ -6,6 +6,7 @@
 mod agent;
 mod client;
 mod error;
+mod input;
 mod jobs;
 mod review;
 mod session;
@@ -17,6 +18,7 @@ pub use agent::{
 };
 pub use client::{Client, ClientError, Connection, Endpoint as ApiEndpoint, EventStream};
 pub use error::ErrorBody;
+pub use input::{InputCredit, InputGrants, input_credit};
 pub use jobs::{
     AllowanceRequest, AllowancesReply, AppliedJob, ApplyReply, ApplyRequest, DrainReply,
     DrainRequest, DrainStart, EventsReply, FenceReply, HealthReply, JobHistory, JobStatus,

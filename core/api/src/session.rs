@@ -31,7 +31,7 @@ impl SessionRequest {
     }
 }
 
-/// A command in the namespaces of a running task. Answered by `Stdout`, `Stderr` and one `Exit` frame.
+/// A command in the namespaces of a running task. Answered by `Stdout`, `Stderr`, `Credit` and one `Exit` frame.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExecRequest {
     pub task: TaskId,
@@ -41,6 +41,9 @@ pub struct ExecRequest {
     /// See the machine's programs, with the task's root at `/task`, and trace the task's processes.
     #[serde(default)]
     pub debug: bool,
+    /// The client sends no more input than `Credit` frames allow.
+    #[serde(default)]
+    pub credit: bool,
 }
 
 /// The logs of a task, running or ended. Answered by `Log` frames.
@@ -101,13 +104,16 @@ pub enum FrameKind {
     End = 10,
     /// One byte, the number of a signal for the command and what it has started.
     Signal = 11,
+    /// A big-endian 64-bit number: how many bytes of `Stdin` may have been sent since the session began. Only to a client
+    /// that asked for it.
+    Credit = 12,
 }
 
 impl FrameKind {
     fn from_byte(byte: u8) -> Option<FrameKind> {
         use FrameKind::*;
         [
-            Open, Stdin, StdinEnd, Stdout, Stderr, Resize, Exit, Log, Error, End, Signal,
+            Open, Stdin, StdinEnd, Stdout, Stderr, Resize, Exit, Log, Error, End, Signal, Credit,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)

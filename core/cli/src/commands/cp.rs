@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::process::{ChildStdout, Command};
 use tw_api::{
-    Client, ErrorBody, ExecRequest, Frame, FrameKind, SessionRequest, read_frame, write_frame,
+    Client, ErrorBody, ExecRequest, Frame, FrameKind, SessionRequest, input_credit, read_frame,
+    write_frame,
 };
 use tw_archive::{Rules, UnpackError};
 use tw_model::{Exit, TaskId};
@@ -248,18 +249,22 @@ async fn exchange(
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),
         terminal: None,
         debug: false,
+        credit: true,
     };
     let session = client.session("/v1/session").await?;
     let (mut from, mut to) = tokio::io::split(session);
     let open = Frame::json(FrameKind::Open, &SessionRequest::Exec(request));
     write_frame(&mut to, &open).await?;
+    let (grants, mut credit) = input_credit();
     let feeding = tokio::spawn(async move {
         if let Some(mut input) = input {
             let mut buffer = vec![0; 64 * 1024];
             loop {
-                match input.read(&mut buffer).await? {
+                let room = credit.available().await.min(buffer.len());
+                match input.read(&mut buffer[..room]).await? {
                     0 => break,
                     count => {
+                        credit.spend(count);
                         let frame = Frame::new(FrameKind::Stdin, &buffer[..count]);
                         write_frame(&mut to, &frame).await?;
                     }
@@ -283,6 +288,7 @@ async fn exchange(
             FrameKind::Stderr if stderr.len() < STDERR_BYTES_MAX => {
                 stderr.push_str(&String::from_utf8_lossy(&frame.bytes));
             }
+            FrameKind::Credit => grants.take(&frame),
             FrameKind::Exit => break frame.parse()?,
             FrameKind::Error => return Err(frame.parse::<ErrorBody>()?.into()),
             _ => {}

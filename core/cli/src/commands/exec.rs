@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use nix::sys::termios::{self, SetArg, Termios};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tw_api::{ErrorBody, ExecRequest, Frame, FrameKind, SessionRequest, read_frame, write_frame};
+use tw_api::{
+    Client, Connection, ErrorBody, ExecRequest, Frame, FrameKind, InputCredit, InputGrants,
+    SessionRequest, input_credit, read_frame, write_frame,
+};
 use tw_model::Exit;
 
 use crate::context::{Context, TaskSelector};
@@ -32,6 +35,8 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         true => vec!["sh".to_owned()],
         false => args.command,
     };
+    // First, so that no signal leaves the terminal raw.
+    let mut signals = Signals::new()?;
     let terminal = RawTerminal::enter();
     let request = ExecRequest {
         task,
@@ -40,31 +45,58 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
             .as_ref()
             .and_then(|_| size(nix::libc::STDIN_FILENO)),
         debug: args.debug,
-    };
-    let session = client.session("/v1/session").await?;
-    let (mut from, mut to) = tokio::io::split(session);
-    write_frame(
-        &mut to,
-        &Frame::json(FrameKind::Open, &SessionRequest::Exec(request)),
-    )
-    .await?;
-    let has_terminal = terminal.is_some();
-    let left = async {
-        match send_input(&mut to, has_terminal).await {
-            Ok(signal) => signal,
-            // What became of the command is told by what comes.
-            Err(_connection_broke) => std::future::pending().await,
-        }
+        credit: true,
     };
     let exit = tokio::select! {
-        exit = receive_output(&mut from) => exit,
-        signal = left => Ok(Exit { signal: Some(signal), ..Exit::default() }),
+        signal = signals.next() => Ok(ended_by(signal)),
+        opened = open(&client, request) => match opened {
+            Ok(session) => follow(session, &mut signals, terminal.is_some()).await,
+            Err(cause) => Err(cause),
+        },
     };
     drop(terminal);
     exit.map(|exit| exit_code(&exit))
 }
 
-async fn receive_output(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> anyhow::Result<Exit> {
+async fn open(client: &Client, request: ExecRequest) -> anyhow::Result<Connection> {
+    let mut session = client.session("/v1/session").await?;
+    let request = SessionRequest::Exec(request);
+    write_frame(&mut session, &Frame::json(FrameKind::Open, &request)).await?;
+    Ok(session)
+}
+
+/// Passes on what is typed and what the command prints until one of the two ends the session.
+async fn follow(
+    session: Connection,
+    signals: &mut Signals,
+    has_terminal: bool,
+) -> anyhow::Result<Exit> {
+    let (mut from, mut to) = tokio::io::split(session);
+    let (grants, mut credit) = input_credit();
+    let left = async {
+        match send_input(&mut to, &mut credit, signals, has_terminal).await {
+            Ok(signal) => signal,
+            // What became of the command is told by what comes.
+            Err(_connection_broke) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        exit = receive_output(&mut from, &grants) => exit,
+        signal = left => Ok(ended_by(signal)),
+    }
+}
+
+fn ended_by(signal: SignalKind) -> Exit {
+    Exit {
+        signal: Some(signal.as_raw_value()),
+        ..Exit::default()
+    }
+}
+
+async fn receive_output(
+    from: &mut (impl tokio::io::AsyncRead + Unpin),
+    grants: &InputGrants,
+) -> anyhow::Result<Exit> {
     while let Some(frame) = read_frame(from).await? {
         match frame.kind {
             FrameKind::Stdout => {
@@ -73,6 +105,7 @@ async fn receive_output(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> anyho
                 stdout.flush()?;
             }
             FrameKind::Stderr => std::io::stderr().write_all(&frame.bytes)?,
+            FrameKind::Credit => grants.take(&frame),
             FrameKind::Exit => return Ok(frame.parse()?),
             FrameKind::Error => return Err(frame.parse::<ErrorBody>()?.into()),
             _ => {}
@@ -81,34 +114,49 @@ async fn receive_output(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> anyho
     anyhow::bail!("the connection ended before the command did")
 }
 
-/// Sends what is typed until a signal ends the session, and answers its number: the second of two without a terminal, as
-/// the first is passed on; with one the first, as the keys that make signals are typed to the command.
-async fn send_input(to: &mut (impl AsyncWrite + Unpin), has_terminal: bool) -> anyhow::Result<i32> {
+/// Sends what is typed until a signal ends the session, and answers which: the second of two without a terminal, as the
+/// first is passed on; with one the first, as the keys that make signals are typed to the command.
+async fn send_input(
+    to: &mut (impl AsyncWrite + Unpin),
+    credit: &mut InputCredit,
+    signals: &mut Signals,
+    has_terminal: bool,
+) -> anyhow::Result<SignalKind> {
     let mut resized = signal(SignalKind::window_change())?;
-    let mut signals = Signals::new()?;
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 16 * 1024];
     let (mut has_ended, mut is_asked) = (false, has_terminal);
     loop {
-        let frame = tokio::select! {
+        let typed = async {
+            let room = credit.available().await.min(buffer.len());
             // What cannot be read, such as a folder, has nothing to give.
-            read = stdin.read(&mut buffer), if !has_ended => match read.unwrap_or(0) {
+            stdin.read(&mut buffer[..room]).await.unwrap_or(0)
+        };
+        let frame = tokio::select! {
+            length = typed, if !has_ended => match length {
                 0 => {
                     has_ended = true;
                     Frame::new(FrameKind::StdinEnd, [])
                 }
-                length => Frame::new(FrameKind::Stdin, &buffer[..length]),
+                length => {
+                    credit.spend(length);
+                    Frame::new(FrameKind::Stdin, &buffer[..length])
+                }
             },
             _ = resized.recv() => match size(nix::libc::STDIN_FILENO) {
                 Some((rows, columns)) => Frame::new(FrameKind::Resize, [rows.to_be_bytes(), columns.to_be_bytes()].concat()),
                 None => continue,
             },
             signal = signals.next() => match std::mem::replace(&mut is_asked, true) {
-                true => return Ok(signal.as_raw_value()),
+                true => return Ok(signal),
                 false => Frame::new(FrameKind::Signal, [signal.as_raw_value() as u8]),
             },
         };
-        write_frame(to, &frame).await?;
+        tokio::select! {
+            written = write_frame(to, &frame) => written?,
+            // A connection that is stuck holds nobody here.
+            signal = signals.next(), if is_asked => return Ok(signal),
+        }
     }
 }
 

@@ -5,8 +5,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{OpenptyResult, Winsize, openpty};
@@ -149,6 +151,9 @@ fn a_command_has_the_terminal_and_the_signals_of_its_caller() {
     a_signal_gives_the_terminal_back(&cluster);
     signals_are_passed_on(&cluster);
     nothing_outlives_its_session(&cluster);
+    input_that_nobody_takes_holds_nothing_up(&cluster);
+    a_slow_reader_gets_every_byte(&cluster);
+    a_command_that_ends_before_its_input_says_how(&cluster);
 }
 
 fn on_a_terminal(cluster: &Cluster) {
@@ -240,4 +245,80 @@ fn nothing_outlives_its_session(cluster: &Cluster) {
     wait_until("what it has started has gone", || {
         !runs(&["sleep", "73737"])
     });
+}
+
+/// A command that takes none of its input, behind as much of it as `tw` takes.
+fn begin_stuffed(cluster: &Cluster) -> Child {
+    let script = "trap 'exit 7' TERM; while :; do sleep 0.747474; done";
+    let mut tw = cluster
+        .command(&["exec", "idle.0", "--", "sh", "-c", script])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let written = Arc::new(AtomicU64::new(0));
+    let (mut stdin, count) = (tw.stdin.take().unwrap(), Arc::clone(&written));
+    // It ends with `tw`.
+    std::thread::spawn(move || {
+        while stdin.write_all(&[b'y'; 4096]).is_ok() {
+            count.fetch_add(4096, Ordering::Relaxed);
+        }
+    });
+    wait_until("it sleeps", || runs(&["sleep", "0.747474"]));
+    let mut before = 0;
+    wait_until("nothing more can be written", || {
+        let now = written.load(Ordering::Relaxed);
+        now > 0 && std::mem::replace(&mut before, now) == now
+    });
+    assert!(before < 4 << 20, "{before} bytes are on their way");
+    tw
+}
+
+fn input_that_nobody_takes_holds_nothing_up(cluster: &Cluster) {
+    let mut told = begin_stuffed(cluster);
+    send(Signal::SIGTERM, &told);
+    assert_eq!(ended(&mut told), Some(7), "the command heard it");
+    let mut killed = begin_stuffed(cluster);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let began = Instant::now();
+    // A shell whose sleep has just ended has none for a moment.
+    wait_until("the command has gone", || {
+        let gone_for = (0..10).take_while(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            !runs(&["sleep", "0.747474"])
+        });
+        gone_for.count() == 10
+    });
+    assert!(began.elapsed() < PATIENCE / 4, "its end came late");
+}
+
+fn a_slow_reader_gets_every_byte(cluster: &Cluster) {
+    let mut tw = cluster
+        .command(&["exec", "idle.0", "--", "sh", "-c", "sleep 1; cat"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let input: Vec<u8> = (0..1_u32 << 20).flat_map(u32::to_be_bytes).collect();
+    let (mut stdin, typed) = (tw.stdin.take().unwrap(), input.clone());
+    let typing = std::thread::spawn(move || stdin.write_all(&typed).unwrap());
+    let mut printed = Vec::new();
+    let mut stdout = tw.stdout.take().unwrap();
+    stdout.read_to_end(&mut printed).unwrap();
+    assert_eq!(ended(&mut tw), Some(0));
+    assert!(printed == input, "{} bytes came back", printed.len());
+    typing.join().unwrap();
+}
+
+fn a_command_that_ends_before_its_input_says_how(cluster: &Cluster) {
+    for _ in 0..20 {
+        let mut tw = cluster
+            .command(&["exec", "idle.0", "--", "sh", "-c", "head -c 1; exit 5"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = tw.stdin.take().unwrap();
+        let typing = std::thread::spawn(move || while stdin.write_all(&[b'y'; 65536]).is_ok() {});
+        assert_eq!(ended(&mut tw), Some(5));
+        typing.join().unwrap();
+    }
 }

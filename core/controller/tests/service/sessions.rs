@@ -23,6 +23,7 @@ async fn open(server: &Server, task: &TaskId) -> Connection {
         argv: vec!["sh".to_owned()],
         terminal: None,
         debug: false,
+        credit: false,
     });
     write_frame(&mut session, &Frame::json(FrameKind::Open, &request))
         .await
