@@ -125,6 +125,8 @@ pub(crate) struct Placer {
     more: bool,
     /// How many machines the search has shown.
     looked: usize,
+    /// Whether nobody could make room for a task, and none was placed since. Who has no room promised needs not ask again.
+    pub(crate) helpless: bool,
 }
 
 impl Placer {
@@ -146,6 +148,7 @@ impl Placer {
             search: Search::new(&request),
             more: true,
             looked: 0,
+            helpless: false,
         }
     }
 
@@ -261,6 +264,7 @@ impl Placer {
     /// Notes that a task of the job is on a machine.
     fn count(&mut self, view: View, slot: Slot) {
         *self.on_machine.entry(slot).or_default() += 1;
+        self.helpless = false;
         let fleet = view.fleet;
         let ties = self.ties.iter_mut();
         ties.for_each(|tie| tie.count(fleet, slot));

@@ -507,11 +507,17 @@ impl<'a, 'b> DryRun<'a, 'b> {
     }
 
     /// Ends tasks of lower priority, if that gives the next task its room.
-    fn make_room(&mut self, index: u32, placer: &Placer) -> Option<Slot> {
+    fn make_room(&mut self, index: u32, placer: &mut Placer) -> Option<Slot> {
         let latest = self.draft.job(&self.id)?.latest(index);
         let waiting = latest.filter(|row| row.state == TaskState::Pending);
+        let promised = waiting.is_some_and(|row| row.meant_for.is_some());
+        if placer.helpless && !promised {
+            return None;
+        }
         let waiting = waiting.map(|row| row.id.clone());
-        let found = preempt::find(self.draft, &self.id, waiting.as_ref(), placer)?;
+        let found = preempt::find(self.draft, &self.id, waiting.as_ref(), placer);
+        placer.helpless = found.is_none() && !promised;
+        let found = found?;
         for task in found.tasks.iter().chain(&found.leaving) {
             if let Some(row) = self.draft.task(task).cloned() {
                 self.end(&row);

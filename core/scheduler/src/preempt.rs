@@ -62,8 +62,8 @@ impl Coming {
 struct Candidate {
     task: TaskId,
     priority: u32,
-    /// Whether its job has a budget to keep.
-    service: bool,
+    /// How many tasks its job can spare, if it has a budget to keep.
+    spare: Option<usize>,
     began: i64,
     held: Reserved,
 }
@@ -219,9 +219,12 @@ pub(crate) fn find(
     let lower = draft.base().placed.iter();
     let lower = lower.take_while(|(rank, _)| *rank < priority);
     let jobs = lower.filter_map(|(_, job)| draft.job(job));
-    let rows = jobs.flat_map(|job| job.tasks().map(move |row| (job, row)));
-    let placed = rows.filter(|(job, row)| gives_way(draft, job, row) && job.row.id != *id);
-    for (job, row) in placed.take(LOOKED_AT_MAX) {
+    let rows = jobs.filter(|job| job.row.id != *id).flat_map(|job| {
+        let spare = budget::spare(draft, job);
+        job.tasks().map(move |row| (job, spare, row))
+    });
+    let placed = rows.filter(|(job, spare, row)| gives_way(job, *spare, row));
+    for (job, spare, row) in placed.take(LOOKED_AT_MAX) {
         let held = job.reservation(row);
         let Some((machine, held)) = held else {
             continue;
@@ -232,7 +235,7 @@ pub(crate) fn find(
         on.entry(slot).or_default().push(Candidate {
             task: row.id.clone(),
             priority: job.spec().priority,
-            service: job.spec_of(row).kind != Kind::Batch,
+            spare: (job.spec_of(row).kind != Kind::Batch).then_some(spare),
             began: row.created_at.0,
             held,
         });
@@ -326,13 +329,13 @@ fn parts_of_waiting(
     placer.apart_within().map(parts_within).collect()
 }
 
-fn gives_way(draft: &Draft, job: &JobState, row: &TaskRecord) -> bool {
+fn gives_way(job: &JobState, spare: usize, row: &TaskRecord) -> bool {
     let runs = matches!(row.state, TaskState::Starting | TaskState::Running);
     let free = |row: &TaskRecord| {
         let spec = job.spec_of(row);
         spec.kind == Kind::Batch || !serves(job, row)
     };
-    runs && row.desired == Desired::Run && (free(row) || budget::spare(draft, job) > 0)
+    runs && row.desired == Desired::Run && (free(row) || spare > 0)
 }
 
 /// Which tasks of one machine have to go, if any of them are enough.
@@ -348,17 +351,16 @@ fn cheapest(
         let given = coming.held().chain(chosen);
         placer.would_fit(view, slot, given, &coming.promised)
     };
-    candidates.sort_by_key(|one| (one.priority, one.service, Reverse(one.began)));
+    candidates.sort_by_key(|one| (one.priority, one.spare.is_some(), Reverse(one.began)));
     let mut chosen: Vec<Candidate> = Vec::new();
     let mut spent: BTreeMap<JobId, usize> = BTreeMap::new();
     for one in candidates {
         if fits(chosen.iter().map(|one| &one.held).collect()) {
             break;
         }
-        if one.service {
-            let job = draft.job(&one.task.job)?;
+        if let Some(spare) = one.spare {
             let spent = spent.entry(one.task.job.clone()).or_default();
-            if *spent >= budget::spare(draft, job) {
+            if *spent >= spare {
                 continue;
             }
             *spent += 1;
@@ -379,7 +381,7 @@ fn cheapest(
         }
     }
     let highest = chosen.iter().map(|one| one.priority).max().unwrap_or(0);
-    let services = chosen.iter().filter(|one| one.service).count();
+    let services = chosen.iter().filter(|one| one.spare.is_some()).count();
     let cost = (highest, services, chosen.len(), slot);
     let tasks = chosen.into_iter().map(|one| one.task).collect();
     let eviction = Eviction {

@@ -463,7 +463,9 @@ fn place_pending(
                     }
                 });
                 let stays = spec.kind == Kind::Daemon || rollout::is_extra(job, &row);
-                if stays || !preempt::make_room(draft, &mut row, &open) {
+                let helpless = open.helpless && row.meant_for.is_none();
+                if stays || helpless || !preempt::make_room(draft, &mut row, &open) {
+                    open.helpless |= !stays;
                     wait(draft, row, reason);
                 } else {
                     // What was promised to it is none of the room of the others.

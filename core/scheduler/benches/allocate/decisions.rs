@@ -162,7 +162,7 @@ fn constrain(spec: &mut JobSpec) {
     spec.anti_affinity = serde_json::from_value(apart).expect(read);
 }
 
-fn submit(spec: &JobSpec) -> Event {
+pub(crate) fn submit(spec: &JobSpec) -> Event {
     let job = SubmittedJob {
         spec: spec.clone(),
         source: SourceRef::default(),

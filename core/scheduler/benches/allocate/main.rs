@@ -1,8 +1,8 @@
 //! How fast tasks are placed, and how full the machines get: the search alone, whole decisions, and what a large
-//! cluster costs at rest. One JSON line a figure.
+//! cluster at rest and tasks without room cost. One JSON line a figure.
 //!
 //! `TW_TRACES=DIR` names a folder with the Google 2011 files; without it only made-up machines and tasks are used.
-//! Names of parts after `--` (`trace`, `scale`, `decisions`, `rest`) run these alone.
+//! Names of parts after `--` (`trace`, `scale`, `decisions`, `rest`, `waiting`) run these alone.
 
 mod chance;
 mod choosy;
@@ -11,16 +11,18 @@ mod peers;
 mod rest;
 mod scale;
 mod trace;
+mod waiting;
 
 use std::io::Write;
 
 fn main() {
     tw_allocator::begin();
-    let parts: [(&str, fn()); 4] = [
+    let parts: [(&str, fn()); 5] = [
         ("trace", trace::run),
         ("scale", scale::run),
         ("decisions", decisions::run),
         ("rest", rest::run),
+        ("waiting", waiting::run),
     ];
     let asked: Vec<String> = std::env::args().skip(1).collect();
     let named = |name: &str| asked.iter().any(|arg| arg == name);

@@ -24,8 +24,7 @@ pub(crate) fn run() {
     for number in 0..jobs {
         let spec = Arc::new(decisions::job(u64::from(number), &mut chance));
         let first = number * decisions::TASKS_PER_JOB;
-        let mut ops = vec![Op::Put(Record::Version(version(&spec)))];
-        ops.push(Op::Put(Record::Job(job(&spec))));
+        let mut ops = header(&spec);
         ops.extend((0..decisions::TASKS_PER_JOB).map(|index| {
             let machine = &names[((first + index) % MACHINES) as usize];
             Op::Put(Record::Task(Arc::new(task(&spec, index, machine))))
@@ -50,6 +49,14 @@ pub(crate) fn run() {
     ));
 }
 
+/// The rows of a job without those of its tasks.
+pub(crate) fn header(spec: &Arc<JobSpec>) -> Vec<Op> {
+    vec![
+        Op::Put(Record::Version(version(spec))),
+        Op::Put(Record::Job(job(spec))),
+    ]
+}
+
 fn job(spec: &JobSpec) -> JobRecord {
     let value = serde_json::json!({
         "id": spec.id(), "version": 1, "stable_version": 1, "next_incarnation": 100, "next_event": 1,
@@ -66,7 +73,7 @@ fn version(spec: &Arc<JobSpec>) -> Arc<VersionRecord> {
     Arc::new(serde_json::from_value(value).expect("the row is right"))
 }
 
-fn task(spec: &JobSpec, index: u32, machine: &MachineId) -> TaskRecord {
+pub(crate) fn task(spec: &JobSpec, index: u32, machine: &MachineId) -> TaskRecord {
     TaskRecord {
         state: TaskState::Running,
         machine: Some(machine.clone()),
