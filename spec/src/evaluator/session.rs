@@ -97,6 +97,11 @@ fn attempt(means: Means<'_>, tree: &Snapshot<'_>, work: Work<'_>) -> Option<Atte
             let status = Status::at_the_end(status, silence)?;
             session.ended(&status, means.config)
         }
+        // Nor can a child be sealed whose zygote is just ending; one that lives tells of the child's end.
+        Ok(Some(last @ Said::Unsealed(_))) => {
+            let status = Status::at_the_end(status, silence)?;
+            session.concluded(Ok(last), &status, means.config)
+        }
         // A call that was denied before the last word was noted before it, too.
         Ok(Some(last)) => session.concluded(Ok(last), &Status::so_far(status), means.config),
         Err(cause) => session.concluded(Err(cause), &Status::so_far(status), means.config),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 use crate::support::{Repo, children_of, config, evaluator, own_evaluator};
@@ -260,13 +261,33 @@ fn the_environment_is_empty_behind_the_stand_ins() {
 fn a_killed_evaluator_is_started_again() {
     let repo = Repo::with(&[("hello.tw", HELLO)]);
     let evaluator = own_evaluator();
-    let before = evaluator.process_id().expect("a process");
-    kill(Pid::from_raw(before as i32), Signal::SIGKILL).expect("kill");
+    let before = Pid::from_raw(evaluator.process_id().expect("a process") as i32);
+    kill(before, Signal::SIGKILL).expect("kill");
+    // A child may do its job in the moment that the kernel takes.
+    let dead = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(before), dead).expect("it ends");
     let evaluation = evaluator
         .evaluate(&repo.work_tree(), "hello.tw", Detail::Places)
         .expect("an answer");
     assert_eq!(evaluation.error, None);
-    assert_ne!(evaluator.process_id().expect("a process"), before);
+    let after = evaluator.process_id().expect("a process");
+    assert_ne!(after, before.as_raw() as u32);
+}
+
+/// Whatever its first child was at: being made, being sealed, waiting or at work.
+#[test]
+fn an_evaluator_that_is_killed_as_it_comes_up_fails_no_spec() {
+    let repo = Repo::with(&[("hello.tw", HELLO)]);
+    for later in 0..20 {
+        let evaluator = own_evaluator();
+        let process = Pid::from_raw(evaluator.process_id().expect("a process") as i32);
+        std::thread::sleep(Duration::from_micros(100 * later));
+        kill(process, Signal::SIGKILL).expect("kill");
+        let evaluation = evaluator
+            .evaluate(&repo.work_tree(), "hello.tw", Detail::Places)
+            .expect("an answer");
+        assert_eq!(evaluation.error, None, "{later}");
+    }
 }
 
 /// Waits until the next child has been made.
