@@ -476,21 +476,23 @@ impl<'a, 'b> DryRun<'a, 'b> {
             *placer = self.placer()?;
             slot = placer.place(View::of(self.draft), wish);
         }
-        if slot.is_none() {
-            slot = self.make_room(index, placer);
-            if slot.is_some() {
-                // Who comes next finds what the tasks leave that have gone.
-                *placer = self.placer()?;
-            }
-        }
-        let Some(slot) = slot else {
+        let given = match slot {
+            Some(_) => None,
+            None => self.make_room(index, placer),
+        };
+        let Some(slot) = slot.or(given) else {
             self.unplaced += 1;
             if self.why.is_none() {
                 self.why = Some(why::no_room(self.draft, placer, None));
             }
             return None;
         };
-        self.begin_on_slot(index, slot)?.machine
+        let row = self.begin_on_slot(index, slot)?;
+        if given.is_some() {
+            // Who comes next finds what the tasks leave that have gone, and this one there.
+            *placer = self.placer()?;
+        }
+        row.machine
     }
 
     /// Gives an index a task of the wanted version on a machine.

@@ -329,3 +329,25 @@ fn who_may_not_be_near_its_own_job_waits_for_those_of_it_that_leave() {
         assert_eq!(running(&cluster, "sort"), 1, "{}", cluster.show());
     }
 }
+
+#[test]
+fn tasks_that_are_kept_apart_have_room_made_on_as_many_machines() {
+    let mut cluster = Cluster::new(&[(4, 8192), (4, 8192)]);
+    cluster.submit(&[sort(4, 20)]);
+    cluster.until("all is in use", |cluster| running(cluster, "sort") == 4);
+    let mut web = job("web", 2, 80);
+    web.resources.cpu = Cores(1000);
+    web.anti_affinity = vec![Affinity {
+        job: "web".parse().unwrap(),
+        within: Domain::Machine,
+        required: true,
+    }];
+    // Either of those that leave would have made room for both.
+    let plan = cluster.submit(&[web]);
+    assert_eq!(plan.jobs[0].verdict.preempts().len(), 2, "{plan:?}");
+    let sort_stops = cluster.job("sort").tasks();
+    let sort_stops = sort_stops.filter(|row| row.state == TaskState::Stopping);
+    assert_eq!(sort_stops.count(), 2, "{}", cluster.show());
+    cluster.settle("web");
+    assert_ne!(cluster.machine_of("web", 0), cluster.machine_of("web", 1));
+}
