@@ -381,6 +381,9 @@ pub struct TaskRecord {
     pub created_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
+    /// When it was asked to end, while or after it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_asked_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -423,6 +426,7 @@ impl TaskRecord {
             failures: 0,
             created_at: at,
             started_at: None,
+            stop_asked_at: None,
             ended_at: None,
             exit: None,
         }

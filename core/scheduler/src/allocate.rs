@@ -261,13 +261,29 @@ impl Placer {
         }
     }
 
+    /// Notes that a task of the job will be on a machine, on which room is made for it.
+    pub(crate) fn expect(&mut self, view: View, slot: Slot) {
+        self.count_neighbour(view, slot);
+        let spreads = self.spreads.iter_mut();
+        spreads.for_each(|spread| spread.expect(view.fleet, slot));
+    }
+
+    /// Whether the tasks that look for a place need only wait for those that room is made for.
+    pub(crate) fn is_about_to_open(&self) -> bool {
+        self.spreads.iter().any(Spreading::is_about_to_open)
+    }
+
+    fn count_neighbour(&mut self, view: View, slot: Slot) {
+        *self.on_machine.entry(slot).or_default() += 1;
+        let ties = self.ties.iter_mut();
+        ties.for_each(|tie| tie.count(view.fleet, slot));
+    }
+
     /// Notes that a task of the job is on a machine.
     fn count(&mut self, view: View, slot: Slot) {
-        *self.on_machine.entry(slot).or_default() += 1;
+        self.count_neighbour(view, slot);
         self.helpless = false;
         let fleet = view.fleet;
-        let ties = self.ties.iter_mut();
-        ties.for_each(|tie| tie.count(fleet, slot));
         let mut opened = false;
         for spread in &mut self.spreads {
             opened |= spread.count(fleet, slot);
@@ -399,12 +415,6 @@ impl Placer {
     pub(crate) fn opening(&self, fleet: &Fleet) -> impl Iterator<Item = Slot> {
         let ties = self.ties.iter().filter(|tie| tie.required);
         ties.flat_map(move |tie| tie.opening(fleet))
-    }
-
-    /// The kinds of parts of which each may hold one task of the job.
-    pub(crate) fn apart_within(&self) -> impl Iterator<Item = Domain> {
-        let ties = self.ties.iter().filter(|tie| tie.parts_own());
-        ties.map(|tie| tie.within)
     }
 
     /// How good a machine with this much room is.

@@ -213,12 +213,16 @@ impl<'a, 'b> DryRun<'a, 'b> {
 
     /// Indexes that have no task get one; tasks that wait are looked at again.
     fn start_missing(&mut self) {
-        let rows: Vec<(u32, Option<TaskRecord>)> = match self.draft.job(&self.id) {
-            Some(job) => (0..tasks_of(self.draft, &self.spec))
-                .map(|index| (index, job.latest(index).cloned()))
-                .collect(),
-            None => return,
+        let Some(job) = self.draft.job(&self.id) else {
+            return;
         };
+        let indexes = 0..tasks_of(self.draft, &self.spec);
+        let rows = indexes.map(|index| (index, job.latest(index).cloned()));
+        let mut rows: Vec<(u32, Option<TaskRecord>)> = rows.collect();
+        rows.sort_by_key(|(_, row)| {
+            let row = row.as_ref();
+            row.is_none_or(|row| preempt::claimed(job, row).is_none())
+        });
         let mut turns = self.spec.parallelism.unwrap_or(u32::MAX);
         let mut placer = self.placer();
         for (index, row) in rows {

@@ -257,6 +257,7 @@ pub(crate) fn carry_out(
             }
             SideEffect::AskAgent => {
                 row.desired = Desired::Stop;
+                row.stop_asked_at = Some(now);
                 row.reason = details.reason.clone();
             }
             SideEffect::NoteOverdue => row.overdue = true,

@@ -121,11 +121,6 @@ impl Tie {
         }
     }
 
-    /// Whether it keeps the tasks of the job that is placed apart from each other.
-    pub(crate) fn parts_own(&self) -> bool {
-        self.own && self.required && !self.near
-    }
-
     /// Whether nobody is there to be near to.
     pub(crate) fn is_alone(&self) -> bool {
         self.near && !self.own && self.parts.is_empty()
@@ -187,7 +182,7 @@ fn vacated(draft: &Draft, id: &JobId, within: Domain) -> BTreeMap<Part, Vec<Task
             continue;
         };
         let part = draft.fleet().part(within, slot);
-        let leaves = row.state == TaskState::Stopping && preempt::leaves_its_room(job, row);
+        let leaves = row.state == TaskState::Stopping && preempt::leaves_its_room(draft, job, row);
         match leaves {
             true => vacated.entry(part).or_default().push(row.id.clone()),
             false => {
@@ -206,6 +201,8 @@ pub(crate) struct Spreading {
     /// How many parts must have tasks, given how many tasks there are.
     pub(crate) needed: usize,
     counts: BTreeMap<Part, u32>,
+    /// Parts in which room is made for tasks that wait.
+    expected: BTreeSet<Part>,
 }
 
 impl Spreading {
@@ -235,12 +232,22 @@ impl Spreading {
             over,
             needed: needed as usize,
             counts,
+            expected: BTreeSet::new(),
         }
     }
 
-    /// Whether a machine is in a part that has tasks, while other parts must have some first.
+    /// Whether a machine is in a part that has tasks or is to have one, while other parts must have some first.
     pub(crate) fn is_crowded(&self, fleet: &Fleet, slot: Slot) -> bool {
-        self.counts.len() < self.needed && self.counts.contains_key(&fleet.part(self.over, slot))
+        let part = fleet.part(self.over, slot);
+        let used = || self.counts.contains_key(&part) || self.expected.contains(&part);
+        self.counts.len() < self.needed && used()
+    }
+
+    /// Whether enough parts will have tasks once those have come that room is made for.
+    pub(crate) fn is_about_to_open(&self) -> bool {
+        let has = self.counts.len();
+        let new = |part: &&Part| !self.counts.contains_key(*part);
+        has < self.needed && has + self.expected.iter().filter(new).count() >= self.needed
     }
 
     /// How many tasks of the job are in the part that a machine is in.
@@ -255,6 +262,11 @@ impl Spreading {
             true => 0,
             false => self.counts.values().copied().min().unwrap_or(0),
         }
+    }
+
+    /// Notes that a task waits for room that is made for it.
+    pub(crate) fn expect(&mut self, fleet: &Fleet, slot: Slot) {
+        self.expected.insert(fleet.part(self.over, slot));
     }
 
     /// Notes a task. True when enough parts have tasks from now on.

@@ -11,10 +11,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use tw_model::{Desired, Domain, JobId, Kind, MachineId, Millis, TaskId, TaskRecord, TaskState};
+use tw_model::{Desired, JobId, Kind, MachineId, Millis, TaskId, TaskRecord, TaskState};
 
 use crate::allocate::{Placer, View};
-use crate::domains::Part;
 use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::fleet::{Request, Reserved, Slot};
@@ -26,6 +25,9 @@ const LOOKED_AT_MAX: usize = 4096;
 
 /// Who may take longer to end is not waited for where others could make room.
 const LEAVES_WITHIN: Millis = Millis::minutes(1);
+
+/// How much longer than its own time to end a task may take before nobody counts on its end.
+const OVERDUE_AFTER: Millis = Millis::seconds(30);
 
 /// Tasks that make room together.
 pub(crate) struct Eviction {
@@ -132,19 +134,20 @@ pub(crate) fn promised(draft: &Draft, id: &JobId, priority: u32) -> BTreeMap<Slo
     promised
 }
 
-/// Asks tasks of lower priority to end where that gives a waiting task its room. True when room is on its way.
-pub(crate) fn make_room(draft: &mut Draft, row: &mut TaskRecord, placer: &Placer) -> bool {
-    let Some(job) = draft.job(&row.id.job) else {
-        return false;
-    };
-    let priority = job.spec().priority;
-    if is_coming(draft, row, placer) {
-        return true;
+/// Asks tasks of lower priority to end where that gives a waiting task its room. The machine on which room is on its way.
+pub(crate) fn make_room(draft: &mut Draft, row: &mut TaskRecord, placer: &Placer) -> Option<Slot> {
+    let priority = draft.job(&row.id.job)?.spec().priority;
+    if let Some(slot) = coming_to(draft, row, placer) {
+        return Some(slot);
     }
-    let found = find(draft, &row.id.job, Some(&row.id), placer);
+    // Who is only held off until others of its job have come takes nobody's place meanwhile.
+    let found = match placer.is_about_to_open() {
+        true => None,
+        false => find(draft, &row.id.job, Some(&row.id), placer),
+    };
     let Some(found) = found else {
         row.meant_for = None;
-        return false;
+        return None;
     };
     for task in &found.tasks {
         let Some(mut victim) = draft.task(task).cloned() else {
@@ -161,27 +164,23 @@ pub(crate) fn make_room(draft: &mut Draft, row: &mut TaskRecord, placer: &Placer
     row.reason = format!("waits for {} to make room on {machine}", names.join(", "));
     row.meant_for = Some(machine);
     draft.put_task(row.clone());
-    true
+    Some(found.slot)
 }
 
-/// Whether the room that a task was promised will be there once all that are asked to end have ended.
-fn is_coming(draft: &Draft, row: &TaskRecord, placer: &Placer) -> bool {
-    let Some(slot) = row
-        .meant_for
-        .as_ref()
-        .and_then(|machine| draft.slot(machine))
-    else {
-        return false;
-    };
+/// The machine on which a task was promised room, if that will be there once all that are asked to end have ended.
+fn coming_to(draft: &Draft, row: &TaskRecord, placer: &Placer) -> Option<Slot> {
+    let slot = draft.slot(row.meant_for.as_ref()?)?;
     let machine = &draft.machine_at(slot).id;
-    let ending = tasks_on(draft, machine).filter(|(_, row)| row.desired == Desired::Stop);
+    let ending = tasks_on(draft, machine)
+        .filter(|(job, row)| row.desired == Desired::Stop && !is_stuck(draft, job, row));
     let held: Vec<Reserved> = ending
         .filter_map(|(job, row)| Some(job.reservation(row)?.1))
         .collect();
     let promised = Request::default();
     let awaits = placer.leaving(draft.fleet(), slot).next().is_some();
     let waits = !held.is_empty() || awaits;
-    waits && placer.would_fit(View::of(draft), slot, held.iter(), &promised)
+    let comes = waits && placer.would_fit(View::of(draft), slot, held.iter(), &promised);
+    comes.then_some(slot)
 }
 
 fn tasks_on<'a>(
@@ -242,14 +241,7 @@ pub(crate) fn find(
     }
     let mut best: Option<(Cost, Eviction)> = None;
     let nothing = Coming::default();
-    let full = parts_of_waiting(draft, id, task, placer);
     for (slot, candidates) in on {
-        let is_in = |(within, parts): &(Domain, BTreeSet<Part>)| {
-            parts.contains(&draft.fleet().part(*within, slot))
-        };
-        if full.iter().any(is_in) {
-            continue;
-        }
         let coming = coming.get(&slot).unwrap_or(&nothing);
         let Some((cost, found)) = cheapest(draft, slot, candidates, coming, placer) else {
             continue;
@@ -262,10 +254,21 @@ pub(crate) fn find(
 }
 
 /// Whether a task that is asked to end leaves its room soon, and nothing comes after it there.
-pub(crate) fn leaves_its_room(job: &JobState, row: &TaskRecord) -> bool {
-    let stop = &job.spec_of(row).stop;
-    let soon = stop.drain + stop.grace <= LEAVES_WITHIN;
+pub(crate) fn leaves_its_room(draft: &Draft, job: &JobState, row: &TaskRecord) -> bool {
+    let soon = time_to_end(job, row) <= LEAVES_WITHIN && !is_stuck(draft, job, row);
     soon && (gave_way(row) || job.row.stopped || row.id.index >= job.wanted())
+}
+
+fn time_to_end(job: &JobState, row: &TaskRecord) -> Millis {
+    let stop = &job.spec_of(row).stop;
+    stop.drain + stop.grace
+}
+
+/// Whether a task should have ended long ago: it hangs in the kernel, or its machine cannot be reached.
+fn is_stuck(draft: &Draft, job: &JobState, row: &TaskRecord) -> bool {
+    let patience = time_to_end(job, row) + OVERDUE_AFTER;
+    let asked = row.stop_asked_at;
+    asked.is_some_and(|asked| draft.now.since(asked) > patience)
 }
 
 /// The machines on which tasks of lower priority or of the same job make room, or room is promised to tasks of the job.
@@ -287,7 +290,7 @@ fn coming(
         let stopping = job.tasks_where(|state| state == TaskState::Stopping);
         stopping.map(move |row| (job, row))
     });
-    for (job, row) in rows.filter(|(job, row)| leaves_its_room(job, row)) {
+    for (job, row) in rows.filter(|(job, row)| leaves_its_room(draft, job, row)) {
         let held = job.reservation(row);
         let found = held.and_then(|(machine, held)| Some((draft.slot(&machine)?, held)));
         if let Some((slot, held)) = found {
@@ -295,38 +298,15 @@ fn coming(
             leaving.push((row.id.clone(), held));
         }
     }
-    for (slot, job, row) in promised_to_own(draft, id, task) {
-        let promised = &mut coming.entry(slot).or_default().promised;
-        promised.add(&Request::of(job.spec_of(row)));
-    }
-    coming
-}
-
-/// The other tasks of a job that room is kept for, and where.
-fn promised_to_own<'a>(
-    draft: &'a Draft,
-    id: &JobId,
-    task: Option<&TaskId>,
-) -> impl Iterator<Item = (Slot, &'a JobState, &'a TaskRecord)> {
     let own = draft.job(id).into_iter();
     let own = own.flat_map(|job| waiting(job).map(move |row| (job, row)));
-    let others = own.filter(move |(_, row)| Some(&row.id) != task);
-    others.filter_map(|(job, row)| Some((draft.slot(kept_for(row)?)?, job, row)))
-}
-
-/// The parts of the fleet that will have the one task of a job that they may have.
-fn parts_of_waiting(
-    draft: &Draft,
-    id: &JobId,
-    task: Option<&TaskId>,
-    placer: &Placer,
-) -> Vec<(Domain, BTreeSet<Part>)> {
-    let parts_within = |within| {
-        let promised = promised_to_own(draft, id, task);
-        let parts = promised.map(|(slot, ..)| draft.fleet().part(within, slot));
-        (within, parts.collect())
-    };
-    placer.apart_within().map(parts_within).collect()
+    for (job, row) in own.filter(|(_, row)| Some(&row.id) != task) {
+        if let Some(slot) = kept_for(row).and_then(|machine| draft.slot(machine)) {
+            let promised = &mut coming.entry(slot).or_default().promised;
+            promised.add(&Request::of(job.spec_of(row)));
+        }
+    }
+    coming
 }
 
 fn gives_way(job: &JobState, spare: usize, row: &TaskRecord) -> bool {

@@ -13,7 +13,7 @@ use crate::allocate::{self, Placer, View, Wish};
 use crate::departure::{self, Departure};
 use crate::dependency;
 use crate::draft::Draft;
-use crate::fleet::Request;
+use crate::fleet::{Request, Slot};
 use crate::lifecycle::{self, Details, TaskEvent};
 use crate::reach::is_orphan;
 use crate::requires::unmet;
@@ -421,10 +421,11 @@ fn place_pending(
             )
         })
         .collect();
-    // Those that have a place to come back to keep it from those that look for one.
-    due.sort_by_key(|(_, wish)| wish.prefer.is_none());
+    // Those that have a place to come to keep it from those that look for one.
+    due.sort_by_key(|(row, wish)| (preempt::claimed(job, row).is_none(), wish.prefer.is_none()));
     let mut turns = turns_left(job);
     let mut placer: Option<Placer> = None;
+    let mut claimed: Vec<Slot> = Vec::new();
     // Says the same of all that look for the same room.
     let mut no_room: Option<(Arc<JobSpec>, String)> = None;
     for (mut row, wish) in due {
@@ -441,7 +442,12 @@ fn place_pending(
             wait(draft, row, &why::turn_reason(&spec));
             continue;
         }
-        let fresh = || Placer::of_job(draft, job, &spec);
+        let fresh = || {
+            let mut placer = Placer::of_job(draft, job, &spec);
+            let view = View::of(draft);
+            claimed.iter().for_each(|slot| placer.expect(view, *slot));
+            placer
+        };
         let same = placer.take().filter(|placer| placer.is_for(&spec));
         let mut open = same.unwrap_or_else(fresh);
         let slot = match spec.kind {
@@ -464,13 +470,19 @@ fn place_pending(
                 });
                 let stays = spec.kind == Kind::Daemon || rollout::is_extra(job, &row);
                 let helpless = open.helpless && row.meant_for.is_none();
-                if stays || helpless || !preempt::make_room(draft, &mut row, &open) {
-                    open.helpless |= !stays;
-                    wait(draft, row, reason);
-                } else {
-                    // What was promised to it is none of the room of the others.
-                    placer = None;
-                    continue;
+                let made = match stays || helpless {
+                    true => None,
+                    false => preempt::make_room(draft, &mut row, &open),
+                };
+                match made {
+                    Some(slot) => {
+                        open.expect(View::of(draft), slot);
+                        claimed.push(slot);
+                    }
+                    None => {
+                        open.helpless |= !stays;
+                        wait(draft, row, reason);
+                    }
                 }
             }
         }

@@ -79,7 +79,7 @@ impl Reviews {
                     coverage.count("plans confirmed");
                 }
                 as_submitted(&reviewed.submission, plan, txns)?;
-                stops_alone_what_it_names(state, &reviewed.submission, plan, txns)?;
+                stops_alone_what_it_names(state, plan, txns)?;
                 self.note(state, plan);
                 Ok(())
             }
@@ -225,18 +225,10 @@ fn as_submitted(submission: &Submission, plan: &Plan, txns: &[Txn]) -> Result<()
 }
 
 /// A submission stops no task of its jobs that its plan does not name, and of others no more than the plan says that make
-/// room: which of them is a forecast, as machines are. Where tasks have to be spread, those that come later may have to look
-/// for room where the plan had the first ones placed already: they may ask more.
-fn stops_alone_what_it_names(
-    state: &State,
-    submission: &Submission,
-    plan: &Plan,
-    txns: &[Txn],
-) -> Result<(), String> {
+/// room: which of them is a forecast, as machines are.
+fn stops_alone_what_it_names(state: &State, plan: &Plan, txns: &[Txn]) -> Result<(), String> {
     let preempts = plan.jobs.iter().map(|job| job.verdict.preempts().len());
     let (preempts, mut others) = (preempts.sum::<usize>(), 0);
-    let mut submitted = submission.jobs.iter();
-    let is_spread = submitted.any(|job| !job.spec.spread.is_empty());
     let stopped = tasks(txns).filter(|row| {
         let ran = state.task(&row.id).is_some_and(runs);
         // Whatever asks for a job to be looked at also ends what has to end for other reasons.
@@ -253,7 +245,7 @@ fn stops_alone_what_it_names(
             }
             None => {
                 others += 1;
-                others <= preempts || is_spread
+                others <= preempts
             }
         };
         if !named {

@@ -1,6 +1,8 @@
 //! Who goes first where there is not room for all, and who makes room.
 
-use tw_model::{Affinity, Cores, Domain, JobSpec, Kind, MachineFacts, Millis, TaskState};
+use tw_model::{
+    Affinity, Cores, Domain, JobSpec, Kind, MachineFacts, Millis, Spread, TaskRecord, TaskState,
+};
 use tw_scheduler::{Event, Verdict, why_pending};
 
 use crate::cluster::{Cluster, batch, id, service};
@@ -25,6 +27,14 @@ fn sort(replicas: u32, priority: u32) -> JobSpec {
 fn running(cluster: &Cluster, name: &str) -> usize {
     let tasks = cluster.job(name).tasks();
     tasks.filter(|row| row.state == TaskState::Running).count()
+}
+
+fn register_in(cluster: &mut Cluster, name: &str, rack: &str, cpu: u64) {
+    let facts = MachineFacts {
+        rack: rack.to_owned(),
+        ..MachineFacts::default()
+    };
+    cluster.register_as(name, "boot-1", (cpu, 8192), Vec::new(), facts);
 }
 
 #[test]
@@ -290,12 +300,8 @@ fn who_may_not_be_near_its_own_job_waits_for_those_of_it_that_leave() {
             ("m2", "c", 2),
             ("m3", "b", 3),
         ] {
-            let facts = MachineFacts {
-                rack: rack.to_owned(),
-                ..MachineFacts::default()
-            };
             if name != "m3" || within == Domain::Rack {
-                cluster.register_as(name, "boot-1", (cpu, 8192), Vec::new(), facts);
+                register_in(&mut cluster, name, rack, cpu);
             }
         }
         let web = |replicas: u32, cpu: u64| {
@@ -350,4 +356,55 @@ fn tasks_that_are_kept_apart_have_room_made_on_as_many_machines() {
     assert_eq!(sort_stops.count(), 2, "{}", cluster.show());
     cluster.settle("web");
     assert_ne!(cluster.machine_of("web", 0), cluster.machine_of("web", 1));
+}
+
+#[test]
+fn who_does_not_end_is_not_waited_for() {
+    let mut cluster = Cluster::new(&[(2, 4096), (2, 4096)]);
+    cluster.submit(&[sort(2, 20)]);
+    cluster.until("all is in use", |cluster| running(cluster, "sort") == 2);
+    cluster.submit(&[job("web", 1, 80)]);
+    let stuck = cluster.job("sort").tasks();
+    let stuck = stuck.filter(|row| row.state == TaskState::Stopping);
+    let stuck: Vec<TaskRecord> = stuck.cloned().collect();
+    assert_eq!(stuck.len(), 1, "{}", cluster.show());
+    // Its agent says nothing, and nobody takes its machine for lost.
+    let stop = &cluster.job("sort").spec().stop;
+    let own = stop.drain + stop.grace;
+    let machine = stuck[0].machine.clone().unwrap();
+    cluster.silent.push(machine.to_string());
+    cluster.pass(own);
+    assert_eq!(running(&cluster, "sort"), 1, "{}", cluster.show());
+    cluster.pass(Millis::minutes(1));
+    assert_eq!(running(&cluster, "web"), 1, "{}", cluster.show());
+    let still = cluster.task("sort", stuck[0].id.index);
+    assert_eq!(
+        (&still.id, still.state),
+        (&stuck[0].id, TaskState::Stopping)
+    );
+}
+
+#[test]
+fn who_is_held_off_until_a_second_rack_has_a_task_ends_nobody_meanwhile() {
+    let mut cluster = Cluster::new(&[]);
+    register_in(&mut cluster, "m0", "a", 4);
+    cluster.submit(&[sort(2, 20)]);
+    cluster.until("all is in use", |cluster| running(cluster, "sort") == 2);
+    register_in(&mut cluster, "m1", "b", 8);
+    let mut web = job("web", 4, 80);
+    web.resources.cpu = Cores(1500);
+    web.spread = vec![Spread {
+        over: Domain::Rack,
+        at_least: 2,
+    }];
+    let plan = cluster.submit(&[web]);
+    assert_eq!(plan.jobs[0].verdict.preempts().len(), 1, "{plan:?}");
+    cluster.settle("web");
+    assert_eq!(running(&cluster, "sort"), 2, "{}", cluster.show());
+    let sort = id("sort");
+    let events = cluster.state.events(&sort);
+    let gave_way = events.filter(|event| {
+        event.kind == "task.stopping" && event.message.starts_with("makes room for ")
+    });
+    assert_eq!(gave_way.count(), 1, "{}", cluster.show());
 }
