@@ -197,14 +197,13 @@ async fn ask(
                 session::command(&agent.helper, folder, &check.command.0).await?;
             }
             HealthCheck::Metric(check) => {
+                let Some(bound) = bound else { return Ok(None) };
                 let page = match (&check.port, &check.file) {
                     (Some(name), _) => page(port(assignment, name)?, &check.path).await?,
-                    (None, Some(file)) => metric::read_file(folder, &file.0).await?,
+                    (None, Some(file)) => bound.read_file(folder, &file.0).await?,
                     (None, None) => return Err("it names neither a page nor a file".to_owned()),
                 };
-                if let Some(bound) = bound {
-                    return bound.check(&page, Instant::now());
-                }
+                return bound.check(&page, Instant::now());
             }
         }
         Ok(None)
