@@ -61,8 +61,8 @@ impl Coming {
 }
 
 /// A task that may give way.
-struct Candidate {
-    task: TaskId,
+struct Candidate<'a> {
+    task: &'a TaskId,
     priority: u32,
     /// How many tasks its job can spare, if it has a budget to keep.
     spare: Option<usize>,
@@ -232,7 +232,7 @@ pub(crate) fn find(
             continue;
         };
         on.entry(slot).or_default().push(Candidate {
-            task: row.id.clone(),
+            task: &row.id,
             priority: job.spec().priority,
             spare: (job.spec_of(row).kind != Kind::Batch).then_some(spare),
             began: row.created_at.0,
@@ -243,6 +243,10 @@ pub(crate) fn find(
     let nothing = Coming::default();
     for (slot, candidates) in on {
         let coming = coming.get(&slot).unwrap_or(&nothing);
+        let bound = least_cost(slot, &candidates, coming);
+        if best.as_ref().is_some_and(|(least, _)| *least <= bound) {
+            continue;
+        }
         let Some((cost, found)) = cheapest(draft, slot, candidates, coming, placer) else {
             continue;
         };
@@ -318,6 +322,16 @@ fn gives_way(job: &JobState, spare: usize, row: &TaskRecord) -> bool {
     runs && row.desired == Desired::Run && (free(row) || spare > 0)
 }
 
+/// What giving way on a machine costs at least.
+fn least_cost(slot: Slot, candidates: &[Candidate], coming: &Coming) -> Cost {
+    if !coming.tasks().is_empty() {
+        return (0, 0, 0, slot);
+    }
+    let lowest = candidates.iter().map(|one| one.priority).min().unwrap_or(0);
+    let only_services = candidates.iter().all(|one| one.spare.is_some());
+    (lowest, usize::from(only_services), 1, slot)
+}
+
 /// Which tasks of one machine have to go, if any of them are enough.
 fn cheapest(
     draft: &Draft,
@@ -333,13 +347,13 @@ fn cheapest(
     };
     candidates.sort_by_key(|one| (one.priority, one.spare.is_some(), Reverse(one.began)));
     let mut chosen: Vec<Candidate> = Vec::new();
-    let mut spent: BTreeMap<JobId, usize> = BTreeMap::new();
+    let mut spent: BTreeMap<&JobId, usize> = BTreeMap::new();
     for one in candidates {
         if fits(chosen.iter().map(|one| &one.held).collect()) {
             break;
         }
         if let Some(spare) = one.spare {
-            let spent = spent.entry(one.task.job.clone()).or_default();
+            let spent = spent.entry(&one.task.job).or_default();
             if *spent >= spare {
                 continue;
             }
@@ -363,7 +377,7 @@ fn cheapest(
     let highest = chosen.iter().map(|one| one.priority).max().unwrap_or(0);
     let services = chosen.iter().filter(|one| one.spare.is_some()).count();
     let cost = (highest, services, chosen.len(), slot);
-    let tasks = chosen.into_iter().map(|one| one.task).collect();
+    let tasks = chosen.into_iter().map(|one| one.task.clone()).collect();
     let eviction = Eviction {
         slot,
         tasks,
