@@ -146,7 +146,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         counts: metrics::Counts::default(),
         grants: Grants::default(),
         mark,
-        endpoints: Endpoints::open(config.state.join("run"))?,
+        endpoints: Endpoints::default(),
         helper,
         tasks: Tasks::default(),
         client,
