@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use tw_model::MachineFacts;
 use tw_scheduler::simulate::{Apart, Fill, TraceMachines, TraceTasks};
 
 use crate::chance::Chance;
+use crate::choosy;
 
 /// Which machines are looked at for a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,29 +42,61 @@ pub(crate) struct Found {
     pub(crate) cut_off: bool,
 }
 
-struct Machines {
+struct Machines<'a> {
     free: Vec<(f64, f64)>,
     whole: Vec<(f64, f64)>,
+    facts: Vec<&'a MachineFacts>,
+    /// The number of each machine's rack.
+    racks: Vec<usize>,
 }
 
-impl Machines {
-    /// How many tasks of the job a machine holds, and what would be left unused there; none without room.
-    fn rank(
-        &self,
-        at: usize,
-        tasks: &TraceTasks,
-        of_job: &BTreeMap<usize, u32>,
-    ) -> Option<(u32, f64)> {
+/// Where the tasks of a job are, and where they may be.
+#[derive(Default)]
+struct Known {
+    on: BTreeMap<usize, u32>,
+    racks: BTreeMap<usize, u32>,
+    /// Which machines are what the job requires; empty where all are.
+    eligible: Vec<bool>,
+}
+
+/// How good a machine is; less is better: tasks of the job in its rack where it is spread over racks, tasks of the job on it,
+/// and what would be left unused.
+type Rank = (u32, u32, f64);
+
+impl Machines<'_> {
+    /// None where a task may not be, or has no room.
+    fn rank(&self, at: usize, tasks: &TraceTasks, known: &Known) -> Option<Rank> {
         let ((cpu, memory), whole) = (self.free[at], self.whole[at]);
         if cpu < tasks.cpu - 1e-9 || memory < tasks.memory - 1e-9 {
             return None;
         }
-        let same = of_job.get(&at).copied().unwrap_or(0);
+        if !known.eligible.is_empty() && !known.eligible[at] {
+            return None;
+        }
+        let same = known.on.get(&at).copied().unwrap_or(0);
+        let left = ((cpu - tasks.cpu) / whole.0).max((memory - tasks.memory) / whole.1);
         if same > 0 && tasks.apart != Apart::No {
             return None;
         }
-        let left = ((cpu - tasks.cpu) / whole.0).max((memory - tasks.memory) / whole.1);
-        Some((same, left))
+        if tasks.spread.is_none() && tasks.apart != Apart::Rack {
+            return Some((0, same, left));
+        }
+        let in_rack = known.racks.get(&self.racks[at]).copied().unwrap_or(0);
+        let needed = tasks.spread.as_ref();
+        let needed = needed.map_or(0, |spread| spread.at_least as usize);
+        let crowded = tasks.apart == Apart::Rack || known.racks.len() < needed;
+        (in_rack == 0 || !crowded).then_some((in_rack, same, left))
+    }
+
+    fn take(&mut self, at: usize, tasks: &TraceTasks, known: &mut Known) {
+        *known.on.entry(at).or_default() += 1;
+        *known.racks.entry(self.racks[at]).or_default() += 1;
+        self.free[at] = (self.free[at].0 - tasks.cpu, self.free[at].1 - tasks.memory);
+    }
+
+    fn eligible(&self, tasks: &TraceTasks) -> Vec<bool> {
+        let facts = self.facts.iter();
+        facts.map(|facts| choosy::satisfies(tasks, facts)).collect()
     }
 }
 
@@ -77,12 +111,22 @@ pub(crate) fn place(
         .iter()
         .flat_map(|machine| (0..machine.count).map(move |_| (machine.cpu, machine.memory)));
     let whole: Vec<(f64, f64)> = each.collect();
+    let facts = machines.iter();
+    let facts = facts.flat_map(|one| std::iter::repeat_n(&one.facts, one.count as usize));
+    let facts: Vec<&MachineFacts> = facts.collect();
+    let mut names: BTreeMap<&str, usize> = BTreeMap::new();
+    let racks = facts.iter().map(|facts| {
+        let next = names.len();
+        *names.entry(facts.rack.as_str()).or_insert(next)
+    });
     let mut all = Machines {
         free: whole.clone(),
         whole,
+        racks: racks.collect(),
+        facts,
     };
     let mut chance = Chance(88_172_645_463_325_252);
-    let mut jobs: BTreeMap<u32, BTreeMap<usize, u32>> = BTreeMap::new();
+    let mut jobs: BTreeMap<u32, Known> = BTreeMap::new();
     let mut cursor = 0;
     let mut cut_off = false;
     let mut decisions = Vec::new();
@@ -92,20 +136,23 @@ pub(crate) fn place(
         // A job that may share machines is spread among what it submits together only.
         let together =
             |last: &TraceTasks| (last.job, last.cpu, last.memory) == (one.job, one.cpu, one.memory);
-        if one.apart == Apart::No && !last.is_some_and(together) {
+        let alone = one.apart == Apart::No && one.spread.is_none();
+        if alone && !last.is_some_and(together) {
             jobs.remove(&one.job);
         }
         last = Some(one);
-        let of_job = jobs.entry(one.job).or_default();
+        let known = jobs.entry(one.job).or_default();
+        if one.requires.is_some() && known.eligible.is_empty() {
+            known.eligible = all.eligible(one);
+        }
         for _ in 0..one.count {
             let before = Instant::now();
-            let found = choose(peer, &all, one, of_job, &mut cursor, &mut chance);
+            let found = choose(peer, &all, one, known, &mut cursor, &mut chance);
             decisions.push(before.elapsed());
             let Some(at) = found else {
                 break 'tasks;
             };
-            *of_job.entry(at).or_default() += 1;
-            all.free[at] = (all.free[at].0 - one.cpu, all.free[at].1 - one.memory);
+            all.take(at, one, known);
         }
         if begun.elapsed() > time {
             cut_off = true;
@@ -127,19 +174,18 @@ fn choose(
     peer: Peer,
     all: &Machines,
     tasks: &TraceTasks,
-    of_job: &BTreeMap<usize, u32>,
+    known: &Known,
     cursor: &mut usize,
     chance: &mut Chance,
 ) -> Option<usize> {
     let count = all.free.len();
-    let mut best: Option<(u32, f64, usize)> = None;
+    let mut best: Option<(Rank, usize)> = None;
     let mut seen = 0;
     let mut look = |at: usize| {
-        let rank = all.rank(at, tasks, of_job);
-        if let Some((same, left)) = rank {
+        if let Some(rank) = all.rank(at, tasks, known) {
             seen += 1;
-            if best.is_none_or(|best| (same, left, at) < best) {
-                best = Some((same, left, at));
+            if best.is_none_or(|best| (rank, at) < best) {
+                best = Some((rank, at));
             }
         }
         seen
@@ -164,13 +210,13 @@ fn choose(
                 let turn = (0..count).map(|step| (*cursor + step) % count);
                 let found = turn
                     .into_iter()
-                    .find(|at| all.rank(*at, tasks, of_job).is_some());
+                    .find(|at| all.rank(*at, tasks, known).is_some());
                 *cursor = found.unwrap_or(*cursor);
                 return found;
             }
         }
     }
-    best.map(|(_, _, at)| at)
+    best.map(|(_, at)| at)
 }
 
 fn fill(all: &Machines, tasks: u64) -> Fill {
