@@ -125,7 +125,7 @@ pub(crate) struct Placer {
     more: bool,
     /// How many machines the search has shown.
     looked: usize,
-    /// Whether nobody could make room for a task, and none was placed since. Who has no room promised needs not ask again.
+    /// Whether nobody could make room for a task, and none was placed or promised room since. Who has no room promised needs not ask again.
     pub(crate) helpless: bool,
 }
 
@@ -274,6 +274,7 @@ impl Placer {
     }
 
     fn count_neighbour(&mut self, view: View, slot: Slot) {
+        self.helpless = false;
         *self.on_machine.entry(slot).or_default() += 1;
         let ties = self.ties.iter_mut();
         ties.for_each(|tie| tie.count(view.fleet, slot));
@@ -282,7 +283,6 @@ impl Placer {
     /// Notes that a task of the job is on a machine.
     fn count(&mut self, view: View, slot: Slot) {
         self.count_neighbour(view, slot);
-        self.helpless = false;
         let fleet = view.fleet;
         let mut opened = false;
         for spread in &mut self.spreads {
