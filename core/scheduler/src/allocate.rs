@@ -125,7 +125,8 @@ pub(crate) struct Placer {
     more: bool,
     /// How many machines the search has shown.
     looked: usize,
-    /// Whether nobody could make room for a task, and none was placed or promised room since. Who has no room promised needs not ask again.
+    /// Whether nobody could make room for a task, and none was placed or promised room since. Who has no room
+    /// promised needs not ask again.
     pub(crate) helpless: bool,
 }
 
