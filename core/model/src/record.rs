@@ -381,7 +381,7 @@ pub struct TaskRecord {
     pub created_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
-    /// When it was asked to end, while or after it ran.
+    /// When it was asked to end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_asked_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

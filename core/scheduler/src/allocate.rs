@@ -271,7 +271,8 @@ impl Placer {
 
     /// Whether the tasks that look for a place need only wait for those that room is made for.
     pub(crate) fn is_about_to_open(&self) -> bool {
-        self.spreads.iter().any(Spreading::is_about_to_open)
+        let short = || self.spreads.iter().filter(|spread| spread.is_short());
+        short().next().is_some() && short().all(Spreading::is_about_to_open)
     }
 
     fn count_neighbour(&mut self, view: View, slot: Slot) {
@@ -413,9 +414,9 @@ impl Placer {
     }
 
     /// The machines that only tasks keep the next one off which are about to leave.
-    pub(crate) fn opening(&self, fleet: &Fleet) -> impl Iterator<Item = Slot> {
+    pub(crate) fn opening<'a>(&'a self, fleet: &'a Fleet) -> impl Iterator<Item = Slot> + 'a {
         let ties = self.ties.iter().filter(|tie| tie.required);
-        ties.flat_map(move |tie| tie.opening(fleet))
+        ties.flat_map(|tie| tie.opening(fleet))
     }
 
     /// How good a machine with this much room is.

@@ -276,9 +276,9 @@ impl Backlog {
         if !draft.any_drains() {
             return backlog;
         }
-        for host in draft.fleet().hosts() {
-            let row = draft.machine(&host.row.id).unwrap_or(&host.row);
-            let drain = row.drain.as_ref();
+        for slot in 0..draft.fleet().len() as Slot {
+            let host = draft.fleet().host(slot);
+            let drain = draft.machine_at(slot).drain.as_ref();
             if let Some(deadline) = drain.and_then(|drain| drain.deadline) {
                 let load = backlog.0.entry(deadline).or_default();
                 load.machines += 1;

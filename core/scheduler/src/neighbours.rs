@@ -1,6 +1,7 @@
 //! Which tasks a task is to be near to, apart from, or spread among.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::sync::Arc;
 
 use tw_model::{Affinity, Desired, Domain, JobId, JobSpec, TaskId, TaskRecord, TaskState};
@@ -41,7 +42,7 @@ impl Tie {
                     let other = JobId::new(id.namespace.clone(), wish.job.clone());
                     Tie {
                         parts: parts_of(draft, &other, wish.within),
-                        vacated: match near {
+                        vacated: match near || !wish.required {
                             true => BTreeMap::new(),
                             false => vacated(draft, &other, wish.within),
                         },
@@ -110,14 +111,12 @@ impl Tie {
     }
 
     /// The machines that only tasks keep off which are about to leave.
-    pub(crate) fn opening(&self, fleet: &Fleet) -> Vec<Slot> {
+    pub(crate) fn opening<'a>(&'a self, fleet: &'a Fleet) -> Box<dyn Iterator<Item = Slot> + 'a> {
         let all = 0..fleet.len() as Slot;
         match (self.vacated.is_empty(), self.within) {
-            (true, _) => Vec::new(),
-            (false, Domain::Machine) => self.vacated.keys().copied().collect(),
-            (false, _) => all
-                .filter(|slot| !self.leaving(fleet, *slot).is_empty())
-                .collect(),
+            (true, _) => Box::new(iter::empty()),
+            (false, Domain::Machine) => Box::new(self.vacated.keys().copied()),
+            (false, _) => Box::new(all.filter(move |slot| !self.leaving(fleet, *slot).is_empty())),
         }
     }
 
@@ -240,14 +239,18 @@ impl Spreading {
     pub(crate) fn is_crowded(&self, fleet: &Fleet, slot: Slot) -> bool {
         let part = fleet.part(self.over, slot);
         let used = || self.counts.contains_key(&part) || self.expected.contains(&part);
-        self.counts.len() < self.needed && used()
+        self.is_short() && used()
+    }
+
+    /// Whether too few parts have tasks.
+    pub(crate) fn is_short(&self) -> bool {
+        self.counts.len() < self.needed
     }
 
     /// Whether enough parts will have tasks once those have come that room is made for.
     pub(crate) fn is_about_to_open(&self) -> bool {
-        let has = self.counts.len();
         let new = |part: &&Part| !self.counts.contains_key(*part);
-        has < self.needed && has + self.expected.iter().filter(new).count() >= self.needed
+        self.counts.len() + self.expected.iter().filter(new).count() >= self.needed
     }
 
     /// How many tasks of the job are in the part that a machine is in.

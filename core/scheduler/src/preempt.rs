@@ -29,6 +29,9 @@ const LEAVES_WITHIN: Millis = Millis::minutes(1);
 /// How much longer than its own time to end a task may take before nobody counts on its end.
 const OVERDUE_AFTER: Millis = Millis::seconds(30);
 
+/// How many of those that a task waits for are named.
+const NAMED_MAX: usize = 8;
+
 /// Tasks that make room together.
 pub(crate) struct Eviction {
     pub(crate) slot: Slot,
@@ -42,17 +45,16 @@ pub(crate) struct Eviction {
 #[derive(Default)]
 struct Coming {
     leaving: Vec<(TaskId, Reserved)>,
-    /// Those that the task may not be near to, on the machine or not.
-    neighbours: Vec<TaskId>,
+    /// Whether some leave, on the machine or not, that the task may not be near to.
+    opens: bool,
     /// What was promised to tasks of the same job.
     promised: Request,
 }
 
 impl Coming {
-    /// All that leave before the task comes.
-    fn tasks(&self) -> BTreeSet<TaskId> {
-        let leaving = self.leaving.iter().map(|(task, _)| task);
-        leaving.chain(&self.neighbours).cloned().collect()
+    /// Whether the task waits for some that leave anyhow.
+    fn awaits(&self) -> bool {
+        self.opens || !self.leaving.is_empty()
     }
 
     fn held(&self) -> impl Iterator<Item = &Reserved> {
@@ -140,12 +142,11 @@ pub(crate) fn make_room(draft: &mut Draft, row: &mut TaskRecord, placer: &Placer
     if let Some(slot) = coming_to(draft, row, placer) {
         return Some(slot);
     }
-    // Who is only held off until others of its job have come takes nobody's place meanwhile.
-    let found = match placer.is_about_to_open() {
-        true => None,
-        false => find(draft, &row.id.job, Some(&row.id), placer),
-    };
-    let Some(found) = found else {
+    // Who is only held off until others of its job have come takes nobody's place meanwhile, and keeps what it was promised.
+    if placer.is_about_to_open() {
+        return None;
+    }
+    let Some(found) = find(draft, &row.id.job, Some(&row.id), placer) else {
         row.meant_for = None;
         return None;
     };
@@ -158,7 +159,7 @@ pub(crate) fn make_room(draft: &mut Draft, row: &mut TaskRecord, placer: &Placer
         victim.comes_back = true;
         reconcile::tell(draft, &victim, TaskEvent::StopAsked, &why);
     }
-    let names = found.tasks.iter().chain(&found.leaving);
+    let names = found.tasks.iter().chain(&found.leaving).take(NAMED_MAX);
     let names: Vec<String> = names.map(TaskId::to_string).collect();
     let machine = draft.machine_at(found.slot).id.clone();
     row.reason = format!("waits for {} to make room on {machine}", names.join(", "));
@@ -209,11 +210,10 @@ pub(crate) fn find(
     let priority = draft.job(id)?.spec().priority;
     let mut coming = coming(draft, id, task, priority);
     for slot in placer.opening(draft.fleet()).take(LOOKED_AT_MAX) {
-        let neighbours = placer.leaving(draft.fleet(), slot).cloned();
-        coming.entry(slot).or_default().neighbours = neighbours.collect();
+        coming.entry(slot).or_default().opens = true;
     }
     let mut on: BTreeMap<Slot, Vec<Candidate>> = BTreeMap::new();
-    let leaving = coming.iter().filter(|(_, one)| !one.tasks().is_empty());
+    let leaving = coming.iter().filter(|(_, one)| one.awaits());
     on.extend(leaving.map(|(slot, _)| (*slot, Vec::new())));
     let lower = draft.base().placed.iter();
     let lower = lower.take_while(|(rank, _)| *rank < priority);
@@ -239,7 +239,7 @@ pub(crate) fn find(
             held,
         });
     }
-    let mut best: Option<(Cost, Eviction)> = None;
+    let mut best: Option<(Cost, Vec<TaskId>)> = None;
     let nothing = Coming::default();
     for (slot, candidates) in on {
         let coming = coming.get(&slot).unwrap_or(&nothing);
@@ -254,7 +254,16 @@ pub(crate) fn find(
             best = Some((cost, found));
         }
     }
-    best.map(|(_, found)| found)
+    let ((.., slot), tasks) = best?;
+    let on_it = coming.get(&slot).into_iter().flat_map(|one| &one.leaving);
+    let on_it = on_it.map(|(task, _)| task);
+    let leaving = on_it.chain(placer.leaving(draft.fleet(), slot)).cloned();
+    let leaving = leaving.collect();
+    Some(Eviction {
+        slot,
+        tasks,
+        leaving,
+    })
 }
 
 /// Whether a task that is asked to end leaves its room soon, and nothing comes after it there.
@@ -324,7 +333,7 @@ fn gives_way(job: &JobState, spare: usize, row: &TaskRecord) -> bool {
 
 /// What giving way on a machine costs at least.
 fn least_cost(slot: Slot, candidates: &[Candidate], coming: &Coming) -> Cost {
-    if !coming.tasks().is_empty() {
+    if coming.awaits() {
         return (0, 0, 0, slot);
     }
     let lowest = candidates.iter().map(|one| one.priority).min().unwrap_or(0);
@@ -339,7 +348,7 @@ fn cheapest(
     mut candidates: Vec<Candidate>,
     coming: &Coming,
     placer: &Placer,
-) -> Option<(Cost, Eviction)> {
+) -> Option<(Cost, Vec<TaskId>)> {
     let view = View::of(draft);
     let fits = |chosen: Vec<&Reserved>| {
         let given = coming.held().chain(chosen);
@@ -362,8 +371,7 @@ fn cheapest(
         chosen.push(one);
     }
     let enough = fits(chosen.iter().map(|one| &one.held).collect());
-    let leaving = coming.tasks();
-    if !enough || chosen.is_empty() && leaving.is_empty() {
+    if !enough || chosen.is_empty() && !coming.awaits() {
         return None;
     }
     // Those with more to lose stay where the others are enough.
@@ -378,10 +386,5 @@ fn cheapest(
     let services = chosen.iter().filter(|one| one.spare.is_some()).count();
     let cost = (highest, services, chosen.len(), slot);
     let tasks = chosen.into_iter().map(|one| one.task.clone()).collect();
-    let eviction = Eviction {
-        slot,
-        tasks,
-        leaving,
-    };
-    Some((cost, eviction))
+    Some((cost, tasks))
 }

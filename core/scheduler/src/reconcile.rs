@@ -421,8 +421,13 @@ fn place_pending(
             )
         })
         .collect();
-    // Those that have a place to come to keep it from those that look for one.
-    due.sort_by_key(|(row, wish)| (preempt::claimed(job, row).is_none(), wish.prefer.is_none()));
+    // Those that have a place to come to keep it from those that look for one: where their data is, where room is made for
+    // them, and where they were.
+    due.sort_by_key(|(row, wish)| {
+        let is_claimed = preempt::claimed(job, row).is_some();
+        let at_its_data = wish.bound && !is_claimed;
+        (!at_its_data, !is_claimed, wish.prefer.is_none())
+    });
     let mut turns = turns_left(job);
     let mut placer: Option<Placer> = None;
     let mut claimed: Vec<Slot> = Vec::new();
@@ -476,6 +481,7 @@ fn place_pending(
                 };
                 match made {
                     Some(slot) => {
+                        turns = turns.map(|turns| turns.saturating_sub(1));
                         open.expect(View::of(draft), slot);
                         claimed.push(slot);
                     }
