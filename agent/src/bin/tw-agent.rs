@@ -4,12 +4,16 @@ use std::io::{IsTerminal, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tw_agent::manager::volume::Volumes;
 use tw_agent::manager::{self, AgentConfig, ControllerAddress, Place, ordinary, upgrade};
 use tw_model::{Bytes, Cores, JobId, MachineId};
+
+/// How long work that is under way may take when the agent ends.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Runs the tasks that a controller assigns to this machine.
 #[derive(Debug, Parser)]
@@ -194,7 +198,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -213,7 +217,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             true => Err(begin_anew()),
             false => Ok(()),
         }
-    })
+    });
+    // What reads a file that never answers is not waited for.
+    runtime.shutdown_timeout(ENDS_WITHIN);
+    ended
 }
 
 fn check(state: &Path) -> anyhow::Result<()> {

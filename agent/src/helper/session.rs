@@ -6,9 +6,11 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -30,6 +32,9 @@ const INPUT_BYTES_MAX: u64 = 1 << 20;
 
 /// How much of it is worth another grant.
 const GRANT_BYTES_MIN: u64 = INPUT_BYTES_MAX / 4;
+
+/// How long input that comes after the command's end is taken.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// The largest frame.
 const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -323,7 +328,18 @@ impl Session {
         }
         self.forward_rest(running)?;
         let exit = exit_of(running)?;
-        self.send(FrameKind::Exit, &serde_json::to_vec(&exit)?)
+        self.send(FrameKind::Exit, &serde_json::to_vec(&exit)?)?;
+        self.finish()
+    }
+
+    /// Waits for the agent to hang up once it has read all, for a few seconds at most: a socket that is closed with input in it
+    /// takes what the agent has not read with it.
+    fn finish(&mut self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Write)?;
+        self.socket.set_read_timeout(Some(LINGER))?;
+        let mut rest = [0; 32 * 1024];
+        while !matches!(self.socket.read(&mut rest), Ok(0) | Err(_)) {}
+        Ok(())
     }
 
     fn forward(&mut self, running: &mut Running, ready: &[bool]) -> io::Result<()> {
@@ -434,7 +450,8 @@ fn hang_up(running: &Running) -> io::Result<()> {
 fn exit_of(running: &Running) -> io::Result<Exit> {
     let status = waitid(
         WaitId::PidFd(running.entered.pidfd.as_fd()),
-        WaitIdOptions::EXITED,
+        // Its number stays its own for as long as it may be sent a signal.
+        WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
     )?;
     Ok(Exit {
         code: status.as_ref().and_then(|status| status.exit_status()),

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tw_api::{
     Connection, Dial, ErrorBody, Frame, FrameKind, LogLine, LogsRequest, SessionRequest, Stream,
-    read_frame, write_frame,
+    discard, read_frame, write_frame,
 };
 use tw_model::{Code, Exit, Millis, Timestamp};
 
@@ -124,10 +124,13 @@ async fn relay(connection: &mut Connection, helper: UnixStream) -> io::Result<()
         to_client.shutdown().await?;
         copied.map(drop)
     };
-    tokio::select! {
+    let relayed = tokio::select! {
         () = up => Ok(()),
         copied = down => copied,
-    }
+    };
+    drop((from_helper, to_helper));
+    discard(&mut from_client).await;
+    relayed
 }
 
 /// Ends what a debugger has left.

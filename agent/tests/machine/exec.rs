@@ -1,6 +1,7 @@
 //! A second command inside a running task.
 
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -101,6 +102,12 @@ impl Session {
         }
     }
 
+    /// Hangs up, as whoever has heard all does. The helper ends at that.
+    fn close(&mut self) {
+        self.socket.shutdown(Shutdown::Both).unwrap();
+        assert!(self.helper.wait().unwrap().success());
+    }
+
     /// Everything that was printed, and how the command ended.
     pub(crate) fn end(self) -> (String, String, Exit) {
         self.outcome().unwrap_or_else(|words| panic!("{words}"))
@@ -117,7 +124,7 @@ impl Session {
             } else if kind == FrameKind::Stderr as u8 {
                 stderr.push_str(&text);
             } else if kind != FrameKind::Credit as u8 {
-                assert!(self.helper.wait().unwrap().success());
+                self.close();
                 return match kind == FrameKind::Exit as u8 {
                     true => Ok((stdout, stderr, serde_json::from_slice(&bytes).unwrap())),
                     false => Err(text.into_owned()),
@@ -207,7 +214,7 @@ fn a_command_that_prints_more_than_it_reads_takes_any_amount() {
     assert_eq!(last, FrameKind::Exit as u8);
     assert!(printed > 3 * typed_bytes, "{printed}");
     typed.join().unwrap();
-    session.helper.wait().unwrap();
+    session.close();
 }
 
 #[test]
@@ -298,7 +305,25 @@ fn what_is_granted_grows_as_the_command_takes_its_input() {
     assert_eq!(last, FrameKind::Exit as u8);
     assert!(printed == input, "{} bytes came back", printed.len());
     typing.join().unwrap();
-    session.helper.wait().unwrap();
+    session.close();
+}
+
+#[test]
+fn input_that_comes_after_the_end_cuts_off_nothing_that_was_said() {
+    let mut task = Task::new(&["sleep", "60"]);
+    task.start();
+    let mut session = Session::open(&task, &["sh", "-c", "exit 5"], None);
+    let said = loop {
+        let (kind, bytes) = session.receive();
+        if kind == FrameKind::Exit as u8 {
+            break bytes;
+        }
+    };
+    assert_eq!(serde_json::from_slice::<Exit>(&said).unwrap(), code(5));
+    session.send(FrameKind::Stdin, &[b'x'; 64 << 10]);
+    // Nothing was reset.
+    assert_eq!(session.socket.read(&mut [0]).unwrap(), 0);
+    session.close();
 }
 
 #[test]

@@ -13,8 +13,9 @@ use crate::{Frame, FrameKind};
 /// What a client may send before anything is granted, in bytes.
 const UNASKED_BYTES: u64 = 64 << 10;
 
-/// How long a client waits for the first grant. Who runs a command with an earlier release grants nothing, and takes what comes.
-const FIRST_GRANT_WITHIN: Duration = Duration::from_secs(2);
+/// How long a client waits for the first grant: longer than an agent may take to answer. Who runs a command with an earlier
+/// release grants nothing, and takes what comes.
+const FIRST_GRANT_WITHIN: Duration = Duration::from_secs(10);
 
 /// The two ends of a client's account, for a session that begins now: who reads its frames tells the one, who sends its input
 /// asks the other.

@@ -33,6 +33,6 @@ pub use review::{
 };
 pub use session::{
     ExecRequest, Frame, FrameError, FrameKind, LogLine, LogsRequest, SESSION_PROTOCOL,
-    SessionRequest, Stream, read_frame, write_frame,
+    SessionRequest, Stream, discard, read_frame, write_frame,
 };
 pub use sse::SseDecoder;

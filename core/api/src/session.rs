@@ -4,8 +4,11 @@
 //! joins it to the agent's connection. A frame is a kind (1 byte), a length (4 bytes, big endian) and that
 //! many bytes.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 use tw_model::{TaskId, Timestamp};
 
 /// The name in the `Upgrade` header.
@@ -13,6 +16,9 @@ pub const SESSION_PROTOCOL: &str = "tw-session";
 
 /// The largest frame, in bytes.
 const FRAME_BYTES_MAX: u32 = 1 << 20;
+
+/// How long what still comes is taken from a connection that is about to be closed.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// What a session is for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -192,6 +198,12 @@ pub async fn write_frame(
     to.write_all(&bytes).await?;
     to.flush().await?;
     Ok(())
+}
+
+/// Takes what still comes, for a few seconds at most: to close a connection that holds something unread cuts off what the
+/// other side has not read yet.
+pub async fn discard(from: &mut (impl AsyncRead + Unpin)) {
+    let _late = timeout(LINGER, tokio::io::copy(from, &mut tokio::io::sink())).await;
 }
 
 #[cfg(test)]

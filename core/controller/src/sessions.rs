@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tw_api::{
-    Dial, ErrorBody, Frame, FrameError, FrameKind, SessionRequest, read_frame, write_frame,
+    Dial, ErrorBody, Frame, FrameError, FrameKind, SessionRequest, discard, read_frame, write_frame,
 };
 use tw_model::{Code, Exit, MachineId, TaskId};
 
@@ -239,10 +239,13 @@ async fn relay(client: Connection, agent: Connection) -> Option<Exit> {
         let _gone = to_client.shutdown().await;
         exit
     };
-    tokio::select! {
+    let exit = tokio::select! {
         () = up => None,
         exit = down => exit,
-    }
+    };
+    drop((from_agent, to_agent));
+    discard(&mut from_client).await;
+    exit
 }
 
 /// The right to join an agent's connection to a session.

@@ -217,6 +217,9 @@ mod tests {
             let read = timeout(Duration::from_millis(20), file.read(slow())).await;
             assert!(read.is_err(), "it is stuck");
         }
+        while readers.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(readers.load(Ordering::Relaxed), 1);
         answers[0].send("old".to_owned()).unwrap();
         while file.reading.as_ref().is_some_and(|it| !it.is_finished()) {

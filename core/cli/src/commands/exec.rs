@@ -1,6 +1,7 @@
 //! `tw exec`
 
 use std::io::{IsTerminal, Write};
+use std::pin::pin;
 use std::process::ExitCode;
 
 use nix::sys::termios::{self, SetArg, Termios};
@@ -149,15 +150,28 @@ async fn send_input(
             },
             signal = signals.next() => match std::mem::replace(&mut is_asked, true) {
                 true => return Ok(signal),
-                false => Frame::new(FrameKind::Signal, [signal.as_raw_value() as u8]),
+                false => signal_frame(signal),
             },
         };
-        tokio::select! {
-            written = write_frame(to, &frame) => written?,
+        let mut next = Some(frame);
+        while let Some(frame) = next.take() {
+            let mut writing = pin!(write_frame(to, &frame));
             // A connection that is stuck holds nobody here.
-            signal = signals.next(), if is_asked => return Ok(signal),
+            loop {
+                tokio::select! {
+                    written = &mut writing => break written?,
+                    signal = signals.next() => match std::mem::replace(&mut is_asked, true) {
+                        true => return Ok(signal),
+                        false => next = Some(signal_frame(signal)),
+                    },
+                }
+            }
         }
     }
+}
+
+fn signal_frame(signal: SignalKind) -> Frame {
+    Frame::new(FrameKind::Signal, [signal.as_raw_value() as u8])
 }
 
 /// The signals with which people and programs end a command.

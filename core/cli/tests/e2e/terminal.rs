@@ -267,7 +267,7 @@ fn begin_stuffed(cluster: &Cluster) -> Child {
     let mut before = 0;
     wait_until("nothing more can be written", || {
         let now = written.load(Ordering::Relaxed);
-        now > 0 && std::mem::replace(&mut before, now) == now
+        std::mem::replace(&mut before, now) == now && now > 1 << 20
     });
     assert!(before < 4 << 20, "{before} bytes are on their way");
     tw
