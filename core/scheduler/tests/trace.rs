@@ -157,7 +157,7 @@ fn a_job_gets_the_machines_that_it_requires_and_is_spread() {
         labels.insert("disk".to_owned(), "ssd".to_owned());
     }
     let mut tasks = read_tasks(lines(
-        "job,cpu,memory,count\nweb,2,2,2\nweb,1,2,2\nweb,1,2,3",
+        "job,cpu,memory,count\nweb,2,2,2\nweb,2,2,2\nweb,2,2,3",
     ))
     .unwrap();
     let requires: Requires = serde_json::from_value(json!({"labels": {"disk": "ssd"}})).unwrap();
