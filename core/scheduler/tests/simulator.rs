@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tw_scheduler::simulate::{Coverage, Sabotage, SimulationConfig, run};
 
 /// How many histories every test run sees; `examples/simulate.rs` runs more.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 60;
 
 /// What the table allows and no controller asks or no agent says, or what these few histories need not have.
 const NEVER: [&str; 7] = [
