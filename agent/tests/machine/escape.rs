@@ -18,7 +18,7 @@ use tw_model::{Phase, TaskReport};
 
 use crate::common::{PATIENCE, Task, ended};
 use crate::exec::Session;
-use crate::machine::{Machine, assignment};
+use crate::machine::{Machine, assignment, install};
 use crate::ordinary::Ordinary;
 
 /// Makes every attempt, prints those that were not refused and how many it made, and fails where one was not refused.
@@ -417,7 +417,7 @@ async fn the_tasks_of_an_agent_with_root_have_users_of_their_own() {
 fn set_user_id_programs_of_a_package_give_no_rights() {
     let package = tempfile::tempdir().unwrap();
     let program = package.path().join("id");
-    fs::copy("/usr/bin/id", &program).unwrap();
+    install("/usr/bin/id".as_ref(), &program);
     fs::set_permissions(&program, fs::Permissions::from_mode(0o6755)).unwrap();
     let mut task = Task::shell("/packages/app/id -u; su -c true || echo refused")
         .bind(package.path(), "/packages/app");
@@ -516,6 +516,6 @@ fn image() -> tempfile::TempDir {
     for name in ["bin", "dev", "etc", "proc", "run", "tmp", "var"] {
         fs::create_dir(folder.path().join(name)).unwrap();
     }
-    fs::copy("/bin/busybox", folder.path().join("bin/busybox")).unwrap();
+    install("/bin/busybox".as_ref(), &folder.path().join("bin/busybox"));
     folder
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 use tw_agent::sandbox::image::{ImageError, check};
 
-use crate::machine::{Machine, assignment, code};
+use crate::machine::{Machine, assignment, code, install};
 
 /// What `tw-helper unpack` says of an archive; empty when it has unpacked it.
 fn unpack(archive: &Path, folder: &Path, bytes_max: u64) -> String {
@@ -215,7 +215,7 @@ async fn a_task_runs_on_an_image_with_a_runtime_beside_its_package() {
     for name in ["bin", "data"] {
         fs::create_dir_all(image.join(name)).unwrap();
     }
-    fs::copy("/bin/busybox", image.join("bin/sh")).unwrap();
+    install("/bin/busybox".as_ref(), &image.join("bin/sh"));
     let runtime = machine.folder.path().join("runtimes/hello/1.0/bin");
     fs::create_dir_all(&runtime).unwrap();
     fs::write(runtime.join("greet"), "#!/bin/sh\necho hello from $0\n").unwrap();

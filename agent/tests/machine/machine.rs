@@ -357,6 +357,14 @@ pub(crate) fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
+/// Puts a program into another place, by a process of its own: what this one has open for writing, a child of another
+/// test may have as well, and nobody can run it until that child runs its own program.
+pub(crate) fn install(program: &Path, place: &Path) {
+    let mut command = Command::new("install");
+    let status = command.arg(program).arg(place).status().unwrap();
+    assert!(status.success(), "install {program:?} {place:?}: {status}");
+}
+
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()

@@ -11,7 +11,7 @@ use tw_api::{AgentEvent, ExecRequest, FrameKind, SessionRequest};
 use tw_model::{Desired, TaskId};
 
 use crate::common::PATIENCE;
-use crate::machine::{Machine, assignment, code, shell};
+use crate::machine::{Machine, assignment, code, install, shell};
 
 /// A user that nobody on the machine is.
 const UID: u32 = 54_321;
@@ -36,11 +36,8 @@ impl Ordinary {
             env!("CARGO_BIN_EXE_tw-agent"),
             env!("CARGO_BIN_EXE_tw-helper"),
         ] {
-            fs::copy(
-                program,
-                programs.join(Path::new(program).file_name().unwrap()),
-            )
-            .unwrap();
+            let program = Path::new(program);
+            install(program, &programs.join(program.file_name().unwrap()));
         }
         fs::create_dir(machine.state()).unwrap();
         chown(machine.state(), Some(UID), Some(UID)).unwrap();

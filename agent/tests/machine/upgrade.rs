@@ -1,14 +1,16 @@
 //! An agent that makes room for another program, or does not.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tw_agent::helper::record::StartedRecord;
 use tw_api::Assignment;
 
-use crate::machine::{Machine, code, shell};
+use crate::machine::{Machine, code, install, shell};
+
+const AGENT: &str = env!("CARGO_BIN_EXE_tw-agent");
 
 /// A machine whose agent was started from a place of its own, with a task.
 struct Installed {
@@ -23,9 +25,12 @@ impl Installed {
         let mut machine = Machine::without_agent();
         let folder = machine.folder.path().join("bin");
         fs::create_dir(&folder).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_tw-helper"), folder.join("tw-helper")).unwrap();
+        install(
+            env!("CARGO_BIN_EXE_tw-helper").as_ref(),
+            &folder.join("tw-helper"),
+        );
         let program = folder.join("tw-agent");
-        fs::copy(env!("CARGO_BIN_EXE_tw-agent"), &program).unwrap();
+        install(AGENT.as_ref(), &program);
         machine.start_program(&program);
         let task = shell("lasting", "while :; do sleep 0.1; done");
         machine.snapshot(std::slice::from_ref(&task)).await;
@@ -41,9 +46,9 @@ impl Installed {
 
     /// Puts a script in the program's place.
     fn replace_by(&self, script: &str) {
-        fs::remove_file(&self.program).unwrap();
-        fs::write(&self.program, script).unwrap();
-        fs::set_permissions(&self.program, fs::Permissions::from_mode(0o755)).unwrap();
+        let written = self.machine.folder.path().join("script");
+        fs::write(&written, script).unwrap();
+        install(&written, &self.program);
     }
 
     fn pid(&self) -> u32 {
@@ -62,7 +67,7 @@ impl Installed {
             status,
             stdout,
             stderr,
-        } = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
+        } = Command::new(AGENT)
             .args(["upgrade", "--state"])
             .arg(self.machine.state())
             .output()
@@ -95,7 +100,7 @@ async fn an_agent_is_upgraded_in_place_and_its_tasks_go_on() {
     let installed = Installed::new().await;
     let (pid, old) = (installed.pid(), installed.running_inode());
     let newer = installed.program.with_extension("new");
-    fs::copy(env!("CARGO_BIN_EXE_tw-agent"), &newer).unwrap();
+    install(AGENT.as_ref(), &newer);
     let new = fs::metadata(&newer).unwrap().ino();
     fs::rename(&newer, &installed.program).unwrap();
     installed.machine.controller.forget_stream();
@@ -131,7 +136,7 @@ async fn an_agent_does_not_make_room_for_a_program_that_could_not_run() {
     let state = installed.machine.state().join("state.json");
     let known = fs::read_to_string(&state).unwrap();
     fs::write(&state, r#"{"format": 99}"#).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_tw-agent"), &installed.program).unwrap();
+    install(AGENT.as_ref(), &installed.program);
     installed.is_refused("older", "has format 99").await;
     fs::write(&state, known).unwrap();
 }
@@ -139,7 +144,7 @@ async fn an_agent_does_not_make_room_for_a_program_that_could_not_run() {
 #[test]
 fn nobody_is_upgraded_where_no_agent_runs() {
     let nobody = tempfile::tempdir().unwrap();
-    let refused = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
+    let refused = Command::new(AGENT)
         .args(["upgrade", "--state"])
         .arg(nobody.path())
         .output()

@@ -26,7 +26,7 @@ pub(crate) fn reconcile(draft: &mut Draft, id: &JobId) {
     lose_orphans(draft, id);
     stop_overdue(draft, id);
     runs::advance(draft, id);
-    rollout::begin_overlooked(draft, id);
+    rollout::begin_overlooked(draft, id, Vec::new());
     stop_surplus(draft, id);
     daemon::settle(draft, id);
     fill(draft, id);

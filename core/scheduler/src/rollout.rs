@@ -32,7 +32,7 @@ use crate::draft::Draft;
 use crate::endpoints::serves;
 use crate::escalate::escalate;
 use crate::lifecycle::{Details, TaskEvent};
-use crate::reconcile::{self, exhausted};
+use crate::reconcile::{self, Surplus, exhausted};
 use crate::{JobState, control};
 
 pub use order::RolloutOrder;
@@ -99,14 +99,14 @@ pub(crate) fn begin(draft: &mut Draft, id: &JobId, from: Version, moves: Vec<u32
 
 /// Begins the update of tasks that nothing brings to the version that is wanted. That is left where a job was begun
 /// again before all of its tasks had been stopped, and where a decision was cut short between the last step of an
-/// update and the rows that it changes.
-pub(crate) fn begin_overlooked(draft: &mut Draft, id: &JobId) {
+/// update and the rows that it changes. `moves` are the tasks that leave their machine, as far as a plan said so.
+pub(crate) fn begin_overlooked(draft: &mut Draft, id: &JobId, moves: Vec<u32>) {
     let found = draft.job(id).and_then(|job| {
         let mut wanted = job.wanted_rows().filter_map(|(_, row)| row);
         wanted.find(|row| is_overlooked(job, row))
     });
     if let Some(from) = found.map(|row| row.version) {
-        begin(draft, id, from, Vec::new(), false);
+        begin(draft, id, from, moves, false);
     }
 }
 
@@ -617,15 +617,23 @@ fn effect_now(
     rollout: &RolloutRecord,
     member: &Member,
 ) -> Option<Effect> {
-    if rollout.moves.contains(&member.row.id.index) {
-        return Some(member.effect.max(Effect::Move));
-    }
     let job = draft.job(id)?;
+    if rollout.moves.contains(&member.row.id.index) {
+        return (!is_shrinking(job)).then_some(member.effect.max(Effect::Move));
+    }
     let effect = escalate(member.effect, draft, job, &member.row, job.spec());
     let ends = effect.replaces_task() && !member.effect.replaces_task() && member.available;
     let waits = effect == Effect::Move && room_is_coming(draft, &member.row)
         || ends && awaited(draft, job, rollout).is_some();
     (!waits).then_some(effect)
+}
+
+/// Whether tasks are about to end that the job does not want any more. Where they leave room is where its plan sent those
+/// that move: who went before would take the room that others were to grow into.
+fn is_shrinking(job: &JobState) -> bool {
+    let surplus = Surplus::of(job);
+    job.tasks_where(|state| state == TaskState::Stopping)
+        .any(|row| surplus.holds(row))
 }
 
 /// Whether tasks on the machine of this one are about to end and give room.

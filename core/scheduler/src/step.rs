@@ -6,9 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use tw_model::{
-    Ailment, Approval, Capacity, Code, Effect, FittedRecord, JobId, Kind, MachineFacts, MachineId,
-    MachineIdentity, MachineRecord, MachineState, Millis, Name, Phase, RolloutState, ScaleRecord,
-    TaskId, TaskRecord, TaskReport, TaskState, Timestamp, Version,
+    Ailment, Approval, Capacity, Code, Desired, Effect, FittedRecord, JobId, Kind, MachineFacts,
+    MachineId, MachineIdentity, MachineRecord, MachineState, Millis, Name, Phase, RolloutState,
+    ScaleRecord, TaskId, TaskRecord, TaskReport, TaskState, Timestamp, Version,
 };
 
 use crate::allowance::{self, AllowanceOrder};
@@ -401,6 +401,10 @@ fn update(
     };
     let version = plan::write_version(draft, submitted, &wanted);
     let scheduled = submitted.spec.schedule.is_some();
+    if old.as_ref().is_some_and(|old| old.stopped) {
+        // Of a job that is begun again some tasks may run on that nobody has asked to end yet.
+        rollout::begin_overlooked(draft, id, plan.moves());
+    }
     if let Some(old) = old.filter(|old| !old.stopped && !scheduled) {
         // Where no task that runs is changed there is nothing to do by stages.
         match plan.effect <= Effect::Scale && old.rollout.is_none() {
@@ -440,11 +444,11 @@ fn adopt(draft: &mut Draft, id: &JobId, version: Version) {
     let Some(job) = draft.job(id) else {
         return;
     };
-    // What is not wanted any more ends as it is: it may have no room for what the others get.
+    // What is not wanted any more, or ends already, ends as it is: it may have no room for what the others get.
     let surplus = Surplus::of(job);
     let live = job
         .live()
-        .filter(|row| !surplus.holds(row))
+        .filter(|row| row.desired == Desired::Run && !surplus.holds(row))
         .map(|row| (row.clone(), task_effect(job, row, job.spec(), false)));
     let live: Vec<(TaskRecord, Effect)> = live.collect();
     for (mut row, effect) in live {

@@ -64,7 +64,11 @@ impl Cluster {
         std::fs::create_dir(&programs).unwrap();
         for name in ["tw", "tw-agent", "tw-helper", "tw-eval"] {
             let built = Path::new(TW).parent().unwrap().join(name);
-            std::fs::copy(built, programs.join(name)).unwrap();
+            // By a process of its own: what this one has open for writing, a child of another test may have as well,
+            // and nobody can run it until that child runs its own program.
+            let mut install = Command::new("install");
+            let status = install.arg(built).arg(programs.join(name)).status();
+            assert!(status.unwrap().success(), "{name}");
         }
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(cluster.folder.path(), open).unwrap();
