@@ -8,7 +8,9 @@ use super::super::agent::{Doing, Process};
 use super::super::client::{Promise, Request};
 use super::super::controller::{Controller, Waiter};
 use super::super::{Fault, Sabotage, checks, workload};
-use super::{Action, Outcome, World, limits};
+use super::agenda::Action;
+use super::control::limits;
+use super::{Outcome, World};
 use crate::{DrainOrder, Event, RolloutOrder};
 
 impl World {
