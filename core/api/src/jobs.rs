@@ -131,6 +131,10 @@ pub struct JobStatus {
     /// The newest runs of a job with a schedule, oldest first.
     #[serde(default)]
     pub runs: Vec<RunRecord>,
+    /// What should be known of the limits of its tasks, in words: one that a task is too large for, a leak, a trial that was
+    /// taken back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -365,7 +369,7 @@ pub struct UsageReply {
     #[serde(default)]
     pub replicas: u32,
     pub tasks: Vec<TaskUsage>,
-    /// What should be known of its limits: that it seems to leak, or that lower limits were taken back.
+    /// The same as [`JobStatus::notes`].
     #[serde(default)]
     pub notes: Vec<String>,
     /// What all machines reported of the job; none before the first report.

@@ -44,6 +44,7 @@ pub(crate) fn job(
             .flat_map(|runs| runs.newest.clone())
             .collect(),
         job: summary,
+        notes: Vec::new(),
     }
 }
 

@@ -133,6 +133,9 @@ fn print_job(status: &JobStatus) {
     for task in status.tasks.iter().filter(|task| !task.reason.is_empty()) {
         anstream::println!("{DIM}{}: {}{DIM:#}", task.id, task.reason);
     }
+    for note in &status.notes {
+        anstream::println!("{YELLOW}note{YELLOW:#}: {note}");
+    }
 }
 
 /// How many tasks there are for the load, and why.

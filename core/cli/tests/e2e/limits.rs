@@ -261,6 +261,43 @@ fn limits_rise_before_they_are_reached_without_a_controller_and_fall_after_the_p
     );
 }
 
+const LARGE: &str = r#"
+from tw import Job, MiB, Resources, export
+PROGRAM = "import time; held = bytearray(120 << 20); time.sleep(600)"
+export(Job(
+    name="large", command=["/usr/bin/python3", "-c", PROGRAM], resources=Resources(cpu=0.2, memory=256 * MiB),
+))
+"#;
+
+#[test]
+fn a_smaller_limit_that_a_task_does_not_fit_in_is_said_and_harms_nobody() {
+    let cluster = Cluster::start(1);
+    cluster.repository.write("config.tw", LARGE);
+    cluster.apply();
+    wait_for("it holds its memory", || {
+        let found = cluster.tw(&["status", "large", "--json"]).json();
+        let used = found["tasks"][0]["usage"]["memory"].as_u64()?;
+        (used > 110 << 20).then_some(())
+    });
+    cluster
+        .repository
+        .write("config.tw", &LARGE.replace("256", "64"));
+    cluster.apply();
+    let said = wait_for("it is said", || {
+        let said = cluster.tw(&["status", "large"]).exits(0).stdout;
+        said.contains("note: ").then_some(said)
+    });
+    assert!(
+        said.contains(
+            "large.0#1 keeps its memory limit of 256 MiB: 64 MiB cannot be had while it holds 1"
+        ),
+        "{said}"
+    );
+    let found = cluster.tw(&["status", "large", "--json"]).json();
+    assert_eq!(found["tasks"][0]["state"], "running");
+    assert_eq!(found["tasks"][0]["restarts"], 0);
+}
+
 const LEAK: &str = r#"
 from tw import SECOND, Job, Limits, MiB, Resources, Restart, export
 PROGRAM = """
@@ -292,8 +329,10 @@ fn a_leak_is_restarted_cleanly_and_reported_and_gets_no_more() {
         note,
         "looks like a leak: it ran out of memory after 2 raises, and gets no more"
     );
-    let said = cluster.tw(&["recommend", "leak"]).exits(0).stdout;
-    assert!(said.contains(&note), "{said}");
+    for command in ["recommend", "status"] {
+        let said = cluster.tw(&[command, "leak"]).exits(0).stdout;
+        assert!(said.contains(&note), "{said}");
+    }
     let failed = |event: &&Value| event["kind"] == "task.failed";
     let events = cluster.events("leak");
     let ends: Vec<&Value> = events.iter().filter(failed).collect();

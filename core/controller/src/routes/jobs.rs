@@ -52,7 +52,9 @@ pub(super) async fn status(
         let (record, job) = view.job(&id)?;
         Some(status::job(view, record, job, usage))
     });
-    Ok(Reply(status.ok_or_else(|| job_not_found(&id))?))
+    let mut status = status.ok_or_else(|| job_not_found(&id))?;
+    status.notes = app.hub.limit_notes(&id);
+    Ok(Reply(status))
 }
 
 pub(super) async fn why(
