@@ -1,11 +1,11 @@
 //! `tw exec`
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::pin::pin;
 use std::process::ExitCode;
 
 use nix::sys::termios::{self, SetArg, Termios};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tw_api::{
     Client, Connection, ErrorBody, ExecRequest, Frame, FrameKind, InputCredit, InputGrants,
@@ -98,14 +98,12 @@ async fn receive_output(
     from: &mut (impl tokio::io::AsyncRead + Unpin),
     grants: &InputGrants,
 ) -> anyhow::Result<Exit> {
+    // Who reads what is printed may stop reading: signals are heard meanwhile.
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     while let Some(frame) = read_frame(from).await? {
         match frame.kind {
-            FrameKind::Stdout => {
-                let mut stdout = std::io::stdout();
-                stdout.write_all(&frame.bytes)?;
-                stdout.flush()?;
-            }
-            FrameKind::Stderr => std::io::stderr().write_all(&frame.bytes)?,
+            FrameKind::Stdout => print(&mut stdout, &frame.bytes).await?,
+            FrameKind::Stderr => print(&mut stderr, &frame.bytes).await?,
             FrameKind::Credit => grants.take(&frame),
             FrameKind::Exit => return Ok(frame.parse()?),
             FrameKind::Error => return Err(frame.parse::<ErrorBody>()?.into()),
@@ -113,6 +111,11 @@ async fn receive_output(
         }
     }
     anyhow::bail!("the connection ended before the command did")
+}
+
+async fn print(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
 }
 
 /// Sends what is typed until a signal ends the session, and answers which: the second of two without a terminal, as the

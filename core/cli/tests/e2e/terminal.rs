@@ -129,6 +129,11 @@ fn printed(tw: &mut Child) -> Receiver<String> {
 }
 
 /// Whether a command with these words runs on this machine.
+/// How long a command of this run of the tests sleeps, in words that no other run has.
+fn seconds(whole: &str) -> String {
+    format!("{whole}{:07}", std::process::id())
+}
+
 fn runs(words: &[&str]) -> bool {
     let mut found = processes().into_iter();
     found.any(|process| {
@@ -152,6 +157,7 @@ fn a_command_has_the_terminal_and_the_signals_of_its_caller() {
     signals_are_passed_on(&cluster);
     nothing_outlives_its_session(&cluster);
     input_that_nobody_takes_holds_nothing_up(&cluster);
+    output_that_nobody_reads_holds_no_signal_up(&cluster);
     a_slow_reader_gets_every_byte(&cluster);
     a_command_that_ends_before_its_input_says_how(&cluster);
 }
@@ -173,26 +179,28 @@ fn on_a_terminal(cluster: &Cluster) {
         terminal.shows("read3");
         before.starts_with('0') || before.contains("differs0")
     });
-    terminal.types("sleep 71717\n");
-    wait_until("it sleeps", || runs(&["sleep", "71717"]));
+    let long = seconds("71717.");
+    terminal.types(&format!("sleep {long}\n"));
+    wait_until("it sleeps", || runs(&["sleep", &long]));
     terminal.types("\x03");
-    wait_until("Ctrl-C ends it", || !runs(&["sleep", "71717"]));
+    wait_until("Ctrl-C ends it", || !runs(&["sleep", &long]));
     terminal.types("exit 3\n");
     assert_eq!(ended(&mut terminal.tw), Some(3));
     assert!(terminal.edits_lines(), "the terminal is as it was");
 }
 
 fn a_signal_gives_the_terminal_back(cluster: &Cluster) {
+    let long = seconds("72727.");
     for signal in [Signal::SIGTERM, Signal::SIGHUP] {
-        let mut terminal = Terminal::begin(cluster, &["exec", "idle.0", "--", "sleep", "72727"]);
+        let mut terminal = Terminal::begin(cluster, &["exec", "idle.0", "--", "sleep", &long]);
         wait_until("it sleeps", || {
-            runs(&["sleep", "72727"]) && !terminal.edits_lines()
+            runs(&["sleep", &long]) && !terminal.edits_lines()
         });
         send(signal, &terminal.tw);
         let code = ended(&mut terminal.tw);
         assert_eq!(code, Some(128 + signal as i32), "{signal}");
         assert!(terminal.edits_lines(), "{signal}");
-        wait_until("the command has gone", || !runs(&["sleep", "72727"]));
+        wait_until("the command has gone", || !runs(&["sleep", &long]));
     }
 }
 
@@ -218,15 +226,16 @@ fn signals_are_passed_on(cluster: &Cluster) {
 
 fn nothing_outlives_its_session(cluster: &Cluster) {
     // Its first sleep ends with the signal, the second is there until the session ends.
-    let script = "trap 'echo deaf' TERM; echo ready; sleep 73737; sleep 73737";
+    let long = seconds("73737.");
+    let script = format!("trap 'echo deaf' TERM; echo ready; sleep {long}; sleep {long}");
     let begin = || {
         let mut tw = cluster
-            .command(&["exec", "idle.0", "--", "sh", "-c", script])
+            .command(&["exec", "idle.0", "--", "sh", "-c", &script])
             .spawn()
             .unwrap();
         let lines = printed(&mut tw);
         assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), "ready");
-        wait_until("it sleeps", || runs(&["sleep", "73737"]));
+        wait_until("it sleeps", || runs(&["sleep", &long]));
         (tw, lines)
     };
     // One that does not listen: the second signal ends the session.
@@ -236,22 +245,19 @@ fn nothing_outlives_its_session(cluster: &Cluster) {
     assert!(deaf.try_wait().unwrap().is_none());
     send(Signal::SIGTERM, &deaf);
     assert_eq!(ended(&mut deaf), Some(128 + 15));
-    wait_until("what it has started has gone", || {
-        !runs(&["sleep", "73737"])
-    });
+    wait_until("what it has started has gone", || !runs(&["sleep", &long]));
     let (mut killed, _lines) = begin();
     killed.kill().unwrap();
     killed.wait().unwrap();
-    wait_until("what it has started has gone", || {
-        !runs(&["sleep", "73737"])
-    });
+    wait_until("what it has started has gone", || !runs(&["sleep", &long]));
 }
 
 /// A command that takes none of its input, behind as much of it as `tw` takes.
 fn begin_stuffed(cluster: &Cluster) -> Child {
-    let script = "trap 'exit 7' TERM; while :; do sleep 0.747474; done";
+    let short = seconds("0.7");
+    let script = format!("trap 'exit 7' TERM; while :; do sleep {short}; done");
     let mut tw = cluster
-        .command(&["exec", "idle.0", "--", "sh", "-c", script])
+        .command(&["exec", "idle.0", "--", "sh", "-c", &script])
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
@@ -263,7 +269,7 @@ fn begin_stuffed(cluster: &Cluster) -> Child {
             count.fetch_add(4096, Ordering::Relaxed);
         }
     });
-    wait_until("it sleeps", || runs(&["sleep", "0.747474"]));
+    wait_until("it sleeps", || runs(&["sleep", &short]));
     let mut before = 0;
     wait_until("nothing more can be written", || {
         let now = written.load(Ordering::Relaxed);
@@ -274,6 +280,7 @@ fn begin_stuffed(cluster: &Cluster) -> Child {
 }
 
 fn input_that_nobody_takes_holds_nothing_up(cluster: &Cluster) {
+    let short = seconds("0.7");
     let mut told = begin_stuffed(cluster);
     send(Signal::SIGTERM, &told);
     assert_eq!(ended(&mut told), Some(7), "the command heard it");
@@ -285,11 +292,27 @@ fn input_that_nobody_takes_holds_nothing_up(cluster: &Cluster) {
     wait_until("the command has gone", || {
         let gone_for = (0..10).take_while(|_| {
             std::thread::sleep(Duration::from_millis(20));
-            !runs(&["sleep", "0.747474"])
+            !runs(&["sleep", &short])
         });
         gone_for.count() == 10
     });
     assert!(began.elapsed() < PATIENCE / 4, "its end came late");
+}
+
+fn output_that_nobody_reads_holds_no_signal_up(cluster: &Cluster) {
+    let mut tw = cluster
+        .command(&["exec", "idle.0", "--", "sh", "-c", "exec yes"])
+        .spawn()
+        .unwrap();
+    // Held and not read, it is full at once.
+    let _stdout = tw.stdout.take().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    // The command hears the first, but its end comes behind what it has printed.
+    send(Signal::SIGTERM, &tw);
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(tw.try_wait().unwrap().is_none());
+    send(Signal::SIGTERM, &tw);
+    assert_eq!(ended(&mut tw), Some(128 + 15));
 }
 
 fn a_slow_reader_gets_every_byte(cluster: &Cluster) {
