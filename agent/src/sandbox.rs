@@ -39,6 +39,7 @@ pub use command::Stdio;
 pub use exec::{Connection, Entered, Tools, enter};
 pub use init::Ended;
 pub use launcher::{Prepared, Started, spawn};
+pub(crate) use users::UserNamespace;
 pub use users::{UserMode, become_root_of_own};
 
 /// Everything that makes up one task's sandbox.

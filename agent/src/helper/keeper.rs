@@ -6,7 +6,7 @@ mod running;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +31,8 @@ use crate::failpoint;
 use crate::log::{LogError, LogWriter};
 use crate::process::{ProcessIdentity, now_us};
 use crate::sandbox::{
-    CommandSpec, Ended, Prepared, SandboxSpec, Stage, StartError, Started, UserMode, secrets,
+    CommandSpec, Ended, Prepared, SandboxSpec, Stage, StartError, Started, UserMode, UserNamespace,
+    secrets,
 };
 
 /// How long killed processes may take to be gone before their cgroup is left to the agent.
@@ -82,6 +83,8 @@ pub(super) struct Ready {
     pub(super) tree_path: TreePath,
     pub(super) tree: Arc<dyn CgroupTree>,
     pub(super) reserved: String,
+    /// Takes users whose task has gone, for the next spare.
+    pub(super) nursery: Arc<UnixDatagram>,
 }
 
 impl Ready {
@@ -154,6 +157,8 @@ pub(super) fn keep_with(
         listener,
         started_at_us: now_us(),
         main: None,
+        users: None,
+        nursery: ready.as_ref().map(|ready| Arc::clone(&ready.nursery)),
         joined: None,
         sidecars: Vec::new(),
         peers: VecDeque::new(),
@@ -315,6 +320,10 @@ struct Keeper {
     started_at_us: i64,
     /// The command, or a hook before or after it.
     main: Option<Main>,
+    /// The users of the last one that has ended.
+    users: Option<UserNamespace>,
+    /// Who takes users for the next task; none where this helper was no spare.
+    nursery: Option<Arc<UnixDatagram>>,
     /// A hook beside the command.
     joined: Option<JoinedHook>,
     sidecars: Vec<Sidecar>,

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,7 +29,7 @@ use super::diagnostics;
 use super::keeper::{CLEANUP_PATIENCE, HelperError, Ready, detach, keep_with, system};
 use crate::cgroup::{CgroupTree, TreePath};
 use crate::sandbox::seccomp::Filter;
-use crate::sandbox::{Fork, Prepared, UserMode, exit_now, fork, passing};
+use crate::sandbox::{Fork, Prepared, UserMode, UserNamespace, exit_now, fork, passing};
 
 /// How the names of reserved cgroups begin.
 const RESERVED: &str = "spare-";
@@ -260,8 +260,13 @@ pub fn serve_nursery(request: &SpareRequest, control: UnixStream) -> Result<(), 
     tree.join(&request.helpers_leaf)?;
     // Before the first fork, so that no spare makes it again.
     Filter::of_tasks();
+    // Users whose tasks have gone wait in here for the next; a helper does not wait where enough do.
+    let (free_users, nursery) = UnixDatagram::pair()
+        .and_then(|(free, nursery)| nursery.set_nonblocking(true).map(|()| (free, nursery)))
+        .map_err(system("make a socket pair"))?;
     let mut bytes = [0; 4];
     while let Some(theirs) = receive(&control, &mut bytes).map_err(system("hear the agent"))? {
+        let users = UserNamespace::receive(free_users.as_fd());
         // SAFETY: this process has one thread, and the child goes on to the end of the process.
         match unsafe { fork() }.map_err(system("fork a helper"))? {
             Fork::Parent { pid, process } => {
@@ -270,14 +275,14 @@ pub fn serve_nursery(request: &SpareRequest, control: UnixStream) -> Result<(), 
                     .map_err(system("tell the agent"))?;
             }
             Fork::Child => {
-                drop(control);
+                drop((control, free_users));
                 // The nursery's end is standard input as well: held by a spare, it would keep from the agent that the nursery
                 // has died, and an agent that waits for its answer would wait for ever.
                 leave_nursery().map_err(system("open /dev/null"))?;
                 // SAFETY: the default disposition runs no code of ours.
                 unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }
                     .map_err(system("wait for children"))?;
-                serve(request, tree, UnixStream::from(theirs))?;
+                serve(request, tree, users, nursery, UnixStream::from(theirs))?;
                 // What the nursery would do at its end is not its copy's to do.
                 exit_now(0);
             }
@@ -290,17 +295,20 @@ pub fn serve_nursery(request: &SpareRequest, control: UnixStream) -> Result<(), 
 fn serve(
     request: &SpareRequest,
     tree: Arc<dyn CgroupTree>,
+    users: Option<UserNamespace>,
+    nursery: UnixDatagram,
     control: UnixStream,
 ) -> Result<(), HelperError> {
     detach()?;
     let reserved = reserved(std::process::id().cast_signed());
     let procs = tree.reserve(&reserved)?;
     let ready = Ready {
-        prepared: Prepared::new(request.users, procs).map_err(HelperError::Spare)?,
+        prepared: Prepared::with_users(request.users, users, procs).map_err(HelperError::Spare)?,
         users: request.users,
         tree_path: request.tree.clone(),
         tree,
         reserved,
+        nursery: Arc::new(nursery),
     };
     let Ok(Some((folder, secrets))) = receive_task(&control) else {
         // The agent has gone.

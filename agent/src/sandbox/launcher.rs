@@ -52,6 +52,8 @@ pub struct Started {
     pub pidfd: OwnedFd,
     /// Gives two bytes when the command ends; end of file without them if the init was killed.
     pub status: OwnedFd,
+    /// The task's users, whom no other task is given while this is held.
+    pub(crate) users: Option<UserNamespace>,
 }
 
 /// What a start can have ready before it is known which task it is for.
@@ -66,11 +68,21 @@ impl Prepared {
     /// Prepares a start. `procs` are the files of the v1 groups that the task will be in, if it will be in any: a
     /// launcher joins them now, as that takes the kernel milliseconds. The caller must have one thread only.
     pub fn new(mode: UserMode, procs: Vec<OwnedFd>) -> Result<Prepared, StartError> {
+        Prepared::with_users(mode, None, procs)
+    }
+
+    /// As [`Prepared::new`], with users that a task before had, where there are some.
+    pub(crate) fn with_users(
+        mode: UserMode,
+        free: Option<UserNamespace>,
+        procs: Vec<OwnedFd>,
+    ) -> Result<Prepared, StartError> {
         let filter = Filter::of_tasks();
-        let users = match mode {
+        let users = match (mode, free) {
             // Whom a single user is mapped to depends on the task.
-            UserMode::Shared | UserMode::Single => None,
-            UserMode::Mapped => Some(UserNamespace::new()?),
+            (UserMode::Shared | UserMode::Single, _) => None,
+            (UserMode::Mapped, Some(free)) => Some(free),
+            (UserMode::Mapped, None) => Some(UserNamespace::new()?),
         };
         let launcher = match procs.is_empty() {
             true => None,
@@ -116,7 +128,12 @@ impl Prepared {
             Some(launcher) => launcher.give(spec, order, &report)?,
         };
         match read_report(report) {
-            Ok(()) => Ok(Started { pid, pidfd, status }),
+            Ok(()) => Ok(Started {
+                pid,
+                pidfd,
+                status,
+                users: self.users,
+            }),
             Err(error) => {
                 // It has reported and is ending, or hangs; either way it must be gone.
                 let _ended = pidfd_send_signal(&pidfd, KillSignal::KILL);

@@ -12,13 +12,15 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid, setfsgid, setfsuid};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with,
+};
 use serde::{Deserialize, Serialize};
 
 use super::clone::{CloneRequest, Never, Stack, exit_now, share_memory};
 use super::launcher::new_pipe;
 use super::user::Account;
-use super::{At, Stage, StartError};
+use super::{At, Stage, StartError, passing};
 
 /// How many users a task has.
 pub const USERS: u32 = 1 << 16;
@@ -47,7 +49,7 @@ pub enum UserMode {
 
 /// A user namespace that a task will live in.
 #[derive(Debug)]
-pub(super) struct UserNamespace {
+pub(crate) struct UserNamespace {
     handle: OwnedFd,
     kind: Kind,
 }
@@ -57,7 +59,7 @@ enum Kind {
     Range {
         host_first: u32,
         /// Keeps the range ours; none when no range was free.
-        _claim: Option<OwnedFd>,
+        claim: Option<OwnedFd>,
     },
     Single,
 }
@@ -77,10 +79,7 @@ impl UserNamespace {
             users: map.clone(),
             groups: map,
         };
-        let kind = Kind::Range {
-            host_first,
-            _claim: claim,
-        };
+        let kind = Kind::Range { host_first, claim };
         UserNamespace::with(&maps, kind)
     }
 
@@ -126,6 +125,35 @@ impl UserNamespace {
                 .at(Stage::Identity, "cannot map the task's users")?
                 .into(),
             kind,
+        })
+    }
+
+    /// Gives the namespace with its claim to whom `to` leads to, who [receives](UserNamespace::receive) it. No process may
+    /// be left in there. One without a claim is kept. The error of a full socket is `WouldBlock`, if the socket says so.
+    pub(crate) fn hand_on(&self, to: BorrowedFd<'_>) -> io::Result<()> {
+        match &self.kind {
+            Kind::Range {
+                host_first,
+                claim: Some(claim),
+            } => {
+                let descriptors = [self.handle(), claim.as_fd()];
+                passing::send(to, &host_first.to_ne_bytes(), &descriptors)
+            }
+            Kind::Range { claim: None, .. } | Kind::Single => Ok(()),
+        }
+    }
+
+    /// Receives what was [handed on](UserNamespace::hand_on) and waits there; none where nothing does.
+    pub(crate) fn receive(from: BorrowedFd<'_>) -> Option<UserNamespace> {
+        let mut host_first = [0; 4];
+        let (count, mut fds) = passing::receive(from, &mut host_first, RecvFlags::DONTWAIT).ok()?;
+        let (handle, claim) = (fds.pop_front()?, fds.pop_front()?);
+        (count == host_first.len()).then_some(UserNamespace {
+            handle,
+            kind: Kind::Range {
+                host_first: u32::from_ne_bytes(host_first),
+                claim: Some(claim),
+            },
         })
     }
 

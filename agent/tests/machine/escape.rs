@@ -1,5 +1,6 @@
 //! Ways out of a sandbox that have worked elsewhere, each refused.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -411,6 +412,50 @@ async fn the_tasks_of_an_agent_with_root_have_users_of_their_own() {
         .unwrap();
     let first: u32 = uid.split('\t').next().unwrap().parse().unwrap();
     assert!(first >= 1 << 30, "{uid}");
+}
+
+/// The first of a task's users, as the machine numbers them.
+fn first_user(init: i32) -> u32 {
+    let map = fs::read_to_string(format!("/proc/{init}/uid_map")).unwrap();
+    map.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn nobody_else_can_claim_the_users_of_a_task_that_runs() {
+    let mut task = Task::new(&["sleep", "60"]);
+    let started = task.start();
+    let range = (first_user(started.task.pid) - (1 << 30)) / 65536;
+    let claim = format!("@twill-users-{range}");
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+    let is_claimed = sockets.lines().any(|line| line.ends_with(&claim));
+    assert!(is_claimed, "{claim}");
+}
+
+#[tokio::test]
+async fn users_go_to_the_next_task_once_theirs_has_gone() {
+    let machine = Machine::new();
+    let lasting = assignment("lasting", json!({"command": ["sleep", "600"]}));
+    machine.assign(&lasting).await;
+    machine.running(&lasting.task.id).await;
+    let held = first_user(machine.started(&lasting.task.id).task.pid);
+    let mut given = Vec::new();
+    // More than there are spares, which have users of their own.
+    for number in 0..12 {
+        let task = assignment(
+            &format!("brief-{number}"),
+            json!({"command": ["sleep", "600"]}),
+        );
+        machine.assign(&task).await;
+        machine.running(&task.task.id).await;
+        let init = machine.started(&task.task.id).task;
+        given.push(first_user(init.pid));
+        let init = init.open().unwrap().unwrap();
+        rustix::process::pidfd_send_signal(&init, rustix::process::Signal::KILL).unwrap();
+        machine.exited(&task.task.id).await;
+    }
+    assert!(!given.contains(&held), "{held} of {given:?}");
+    let different: BTreeSet<u32> = given.iter().copied().collect();
+    assert!(different.len() < given.len(), "{given:?}");
 }
 
 #[test]

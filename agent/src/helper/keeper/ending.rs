@@ -39,6 +39,7 @@ impl Keeper {
         };
         let how = how_it_ended(&main.task);
         main.outputs.finish(&mut self.log);
+        self.users = main.task.users;
         how
     }
 
@@ -176,6 +177,7 @@ impl Keeper {
         self.term.iter().for_each(Term::release);
         self.remove_leaf()?;
         reach("helper.leaf_removed");
+        self.give_users_back();
         let done = match written {
             Ok(()) => Ok(()),
             Err(cause) => self.hold_record(record, cause),
@@ -183,6 +185,15 @@ impl Keeper {
         // The process ends now, and the kernel takes everything at once.
         std::mem::forget(self);
         done
+    }
+
+    /// Leaves the task's users to the next task. Behind the leaf, as that cannot be removed while anything of the task is
+    /// left: all of it was born in there.
+    fn give_users_back(&mut self) {
+        if let (Some(users), Some(nursery)) = (self.users.take(), &self.nursery) {
+            // A nursery that has enough of them, or has gone, makes others.
+            let _given = users.hand_on(nursery.as_fd());
+        }
     }
 
     /// Removes the leaf. All in it was killed before; what has come in since is killed now.
