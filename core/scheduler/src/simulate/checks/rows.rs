@@ -157,13 +157,17 @@ fn where_they_may(state: &State, job: &JobState, changed: &Changed) -> Result<()
         }
         for spread in &spec.spread {
             let needed = spread.at_least.min(spec.replicas) as usize;
-            // Tasks that leave, and those whose stop was held back, left before others were placed or after that.
-            let too_few = |with_leaving: bool, with_held_back: bool| {
-                let counted = live
-                    .iter()
-                    .filter(|(row, _)| with_held_back || !changed.held_back.contains(&row.id));
+            // Tasks that leave, and those whose stop was held back, left before others were placed or after that; those of
+            // other versions, which say themselves how they are spread, came before or after that.
+            let is_other =
+                |other: &TaskRecord| placed.contains(&other.id) && other.version != row.version;
+            let too_few = |with_leaving: bool, with_held_back: bool, with_others: bool| {
+                let counted = live.iter().filter(|(row, _)| {
+                    (with_held_back || !changed.held_back.contains(&row.id))
+                        && (with_others || !is_other(row))
+                });
                 let (new, old): (Vec<_>, Vec<_>) =
-                    counted.partition(|(row, _)| placed.contains(&row.id));
+                    counted.partition(|(row, _)| placed.contains(&row.id) && !is_other(row));
                 let mut all = if with_leaving {
                     leaving.clone()
                 } else {
@@ -174,11 +178,8 @@ fn where_they_may(state: &State, job: &JobState, changed: &Changed) -> Result<()
                 all.extend(new.iter().map(|(_, machine)| &machine.facts.rack));
                 all.len() < needed.min(had + new.len())
             };
-            let orders = [(true, true), (true, false), (false, true), (false, false)];
-            if orders
-                .into_iter()
-                .all(|(leaving, held)| too_few(leaving, held))
-            {
+            let mut orders = (0..8).map(|order| (order & 1 == 0, order & 2 == 0, order & 4 == 0));
+            if orders.all(|(leaving, held, others)| too_few(leaving, held, others)) {
                 let racks: Vec<String> = live
                     .iter()
                     .map(|(row, machine)| {
