@@ -408,3 +408,37 @@ fn who_is_held_off_until_a_second_rack_has_a_task_ends_nobody_meanwhile() {
     });
     assert_eq!(gave_way.count(), 1, "{}", cluster.show());
 }
+
+#[test]
+fn who_waits_for_room_takes_a_turn_of_those_that_may_run_at_the_same_time() {
+    let mut cluster = Cluster::new(&[(3, 8192), (3, 8192)]);
+    let database = |command| {
+        let mut database = service("database", 1, command);
+        database.resources.cpu = Cores(100);
+        database
+    };
+    let mut sort = sort(3, 80);
+    sort.depends_on = vec!["database".parse().unwrap()];
+    cluster.submit(&[job("low", 2, 20), database("sick"), sort.clone()]);
+    cluster.pass(Millis::seconds(5));
+    assert_eq!(running(&cluster, "low"), 2);
+    // All three wait for the database when only one of them may run at a time.
+    sort.parallelism = Some(1);
+    cluster.submit(&[sort]);
+    let waiting = |cluster: &Cluster| {
+        let tasks = cluster.job("sort").tasks();
+        tasks.filter(|row| row.state == TaskState::Pending).count()
+    };
+    assert_eq!(waiting(&cluster), 3);
+    cluster.submit(&[database("run")]);
+    cluster.until("one makes room", |cluster| {
+        cluster
+            .job("low")
+            .tasks()
+            .any(|row| row.state == TaskState::Stopping)
+    });
+    cluster.until("one of them runs", |cluster| running(cluster, "sort") == 1);
+    cluster.pass(Millis::seconds(30));
+    assert_eq!(running(&cluster, "low"), 1, "{}", cluster.show());
+    assert_eq!(running(&cluster, "sort"), 1, "{}", cluster.show());
+}
