@@ -77,7 +77,9 @@ class ArchiveImage(Spec):
 
 
 class OciImage(Spec):
-    """An image of a registry as the root file system."""
+    """An image of a registry as the root file system. This release fetches none: a plan refuses the job. Written to an archive,
+    as `docker export` does, it is an `ArchiveImage`.
+    """
 
     reference: str
     """Its name, with a tag or better a digest.

@@ -203,6 +203,9 @@ pub struct RolloutStatus {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TaskStatus {
     pub id: TaskId,
+    /// The task of the same index that was on a machine last, where this one has none yet: its logs are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<TaskId>,
     pub index: u32,
     pub version: Version,
     pub state: TaskState,

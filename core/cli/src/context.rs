@@ -133,8 +133,22 @@ impl TaskSelector {
         }
     }
 
+    /// As [`TaskSelector::resolve`], but that a task which has not started yet stands for the one before it, if there was one.
+    pub(crate) async fn resolve_started(&self, client: &Client) -> anyhow::Result<Vec<TaskId>> {
+        self.choose(client, |task| task.earlier.as_ref().unwrap_or(&task.id))
+            .await
+    }
+
     /// The tasks that are meant: one an index, or exactly the incarnation.
     pub(crate) async fn resolve(&self, client: &Client) -> anyhow::Result<Vec<TaskId>> {
+        self.choose(client, |task| &task.id).await
+    }
+
+    async fn choose(
+        &self,
+        client: &Client,
+        choice: impl Fn(&tw_api::TaskStatus) -> &TaskId,
+    ) -> anyhow::Result<Vec<TaskId>> {
         if let (Some(index), Some(incarnation)) = (self.index, self.incarnation) {
             return Ok(vec![TaskId::new(self.job.clone(), index, incarnation)]);
         }
@@ -143,15 +157,19 @@ impl TaskSelector {
             .tasks
             .iter()
             .filter(|task| self.index.is_none_or(|index| index == task.index))
-            .map(|task| task.id.clone())
+            .map(|task| choice(task).clone())
             .collect();
         match tasks.is_empty() {
             false => Ok(tasks),
-            true => Err(advice(
-                format!("job '{}' has no such task", self.job),
-                format!("`tw status {}` lists its tasks", self.job),
-            )),
+            true => Err(self.no_such_task()),
         }
+    }
+
+    pub(crate) fn no_such_task(&self) -> anyhow::Error {
+        advice(
+            format!("job '{}' has no such task", self.job),
+            format!("`tw status {}` lists its tasks", self.job),
+        )
     }
 }
 

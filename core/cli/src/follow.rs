@@ -9,7 +9,7 @@ use tw_model::{JobId, RolloutState, TaskState, Version};
 use crate::commands::events;
 use crate::context::job_path;
 use crate::failure::advice;
-use crate::text::{GREEN, RED, painted};
+use crate::text::{CYAN, GREEN, RED, painted};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -38,9 +38,7 @@ pub(crate) async fn until_settled(
             print_events(client, job, &mut next_event).await?;
             let followed = *followed.entry(job).or_insert(status.job.version);
             let standing = match status.job.version {
-                version if version != followed => Standing::Failed(format!(
-                    "version {followed} gave way to version {version} before it had settled"
-                )),
+                version if version != followed => Standing::Failed(gave_way(&status, followed)),
                 _ => standing(&status),
             };
             match standing {
@@ -48,6 +46,7 @@ pub(crate) async fn until_settled(
                 Standing::Settled => anstream::println!("{} {job}", painted(GREEN, "settled")),
                 Standing::Failed(why) => {
                     anstream::println!("{} {job}: {why}", painted(RED, "failed"));
+                    anstream::println!("  {CYAN}hint{CYAN:#}: {}", what_helps(job, &status));
                     all_well = false;
                 }
             }
@@ -77,18 +76,41 @@ async fn print_events<'a>(
     job: &'a JobId,
     next: &mut BTreeMap<&'a JobId, u64>,
 ) -> anyhow::Result<()> {
-    let after = next
-        .get(job)
-        .map(|seq| format!("?after={seq}"))
-        .unwrap_or_default();
+    let known = next.get(job);
+    let after = known.map(|seq| format!("?after={seq}")).unwrap_or_default();
     let reply: EventsReply = client
         .get(&format!("{}/events{after}", job_path(job)))
         .await?;
-    for event in &reply.events {
+    // What came before the newest submission is history.
+    let mut newest = reply.events.iter();
+    let newest = newest.rposition(|event| event.kind == "job.submitted");
+    let begin = newest.filter(|_| known.is_none()).unwrap_or(0);
+    for event in &reply.events[begin..] {
         anstream::println!("{}", events::line(event));
         next.insert(job, event.seq);
     }
     Ok(())
+}
+
+/// Why a version is not the wanted one any more.
+fn gave_way(status: &JobStatus, followed: Version) -> String {
+    let version = status.job.version;
+    match &status.job.rollout {
+        Some(rollout) if rollout.rollback => {
+            format!("version {followed} is rolled back: {}", rollout.reason)
+        }
+        _ => format!("version {followed} gave way to version {version} before it had settled"),
+    }
+}
+
+/// What someone may do about a job that has failed.
+fn what_helps(job: &JobId, status: &JobStatus) -> String {
+    let logs = format!("`tw logs {job}` shows what its tasks said");
+    let rollout = status.job.rollout.as_ref();
+    match rollout.is_some_and(|rollout| rollout.state == RolloutState::Halted) {
+        true => format!("{logs}; apply a cure, or go back with `tw rollout rollback {job}`"),
+        false => logs,
+    }
 }
 
 fn standing(status: &JobStatus) -> Standing {

@@ -36,7 +36,7 @@ pub(crate) fn job(
                 "daemon" => !row.retired || !row.state.is_terminal(),
                 _ => row.id.index < replicas || !row.state.is_terminal(),
             })
-            .map(|row| task(view, row, usage.get(&row.id)))
+            .map(|row| task(view, job, row, usage.get(&row.id)))
             .collect(),
         runs: record
             .runs
@@ -142,9 +142,15 @@ fn reason(rollout: &RolloutRecord) -> String {
     }
 }
 
-fn task(view: &View, row: &TaskRecord, usage: Option<&TaskUsage>) -> TaskStatus {
+fn task(view: &View, job: &JobView, row: &TaskRecord, usage: Option<&TaskUsage>) -> TaskStatus {
+    let mut others = job.tasks.values().rev();
+    let earlier = match row.machine {
+        Some(_) => None,
+        None => others.find(|other| other.id.index == row.id.index && other.machine.is_some()),
+    };
     TaskStatus {
         id: row.id.clone(),
+        earlier: earlier.map(|row| row.id.clone()),
         index: row.id.index,
         version: row.version,
         state: row.state,

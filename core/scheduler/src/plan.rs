@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tw_model::{
-    AllowanceUse, Approval, Cause, Change, ChangeKind, ChangedModule, Code, Domain, Effect,
+    AllowanceUse, Approval, Cause, Change, ChangeKind, ChangedModule, Code, Domain, Effect, Image,
     JobChange, JobId, JobSpec, Kind, MachineId, Millis, Name, PolicyReport, RolloutState,
     SourceRef, TaskId, Timestamp, Version, VersionRecord, diff_jobs, without_support,
 };
@@ -348,6 +348,12 @@ fn check(draft: &Draft, submission: &Submission) -> Result<(), Refusal> {
     }
     for submitted in &submission.jobs {
         let fields = without_support(&submitted.spec);
+        let hint = match submitted.spec.image {
+            Some(Image::Oci(_)) => {
+                "write the image to an archive in the repository, as `docker export` does, and name it as ArchiveImage"
+            }
+            _ => "leave it out for now: the job would run without it",
+        };
         if !fields.is_empty() {
             return Err(Refusal::new(
                 Code::SpecNotSupported,
@@ -356,7 +362,7 @@ fn check(draft: &Draft, submission: &Submission) -> Result<(), Refusal> {
                     submitted.spec.id(),
                     fields.join(", ")
                 ),
-                "leave it out for now: the job would run without it",
+                hint,
             ));
         }
     }

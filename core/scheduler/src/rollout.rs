@@ -415,8 +415,8 @@ fn failure(
     if row.failures >= FAILURES_TO_FAIL || exhausted(job, row) {
         let last = last_failure(job, row);
         return Some(format!(
-            "task {} failed {} times in a row at version {}: {last}",
-            row.id, row.failures, rollout.to
+            "task {} failed {} times in a row at version {}: {}",
+            last.id, row.failures, rollout.to, last.reason
         ));
     }
     let spec = job.spec();
@@ -460,11 +460,11 @@ fn take_back(draft: &mut Draft, id: &JobId, rollout: &RolloutRecord, reason: &st
     good.is_some()
 }
 
-/// How the newest ended task of an index ended.
-fn last_failure(job: &JobState, row: &TaskRecord) -> String {
+/// The newest task of an index that has failed: the one that others may look at.
+fn last_failure<'a>(job: &'a JobState, row: &'a TaskRecord) -> &'a TaskRecord {
     let mut ended = job.of_index(row.id.index).rev();
     let last = ended.find(|other| other.state == TaskState::Failed);
-    last.map_or_else(|| row.reason.clone(), |row| row.reason.clone())
+    last.unwrap_or(row)
 }
 
 enum Step {

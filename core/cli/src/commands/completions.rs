@@ -1,5 +1,6 @@
 //! `tw completions`
 
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Print a completion script for a shell
@@ -9,6 +10,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, mut command: clap::Command) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(args.shell, &mut command, "tw", &mut anstream::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "tw", &mut script);
+    anstream::stdout().write_all(&script)?;
     Ok(ExitCode::SUCCESS)
 }

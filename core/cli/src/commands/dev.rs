@@ -64,6 +64,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         anstream::println!("{machine} comes back");
         return Ok(ExitCode::SUCCESS);
     }
+    layout.prepare()?;
     supervisor::say_what_is_missing(&layout).await?;
     match args.detach {
         true => detach(&args, &layout, context).await,

@@ -9,6 +9,7 @@ use serde_json::json;
 use tw_import::{
     EntryKind, Format, INPUT_BYTES_MAX, ImportError, Imported, Input, NoteKind, Surroundings,
 };
+use tw_model::Image;
 
 use crate::failure::advice;
 use crate::text::{BOLD_RED, CYAN, DIM, GREEN, RED, YELLOW, count, painted};
@@ -298,5 +299,15 @@ fn print(imported: &Imported, output: Option<&Path>) -> anyhow::Result<()> {
         .map(|file| format!("{}: ", file.display()))
         .unwrap_or_default();
     anstream::eprintln!("{place}{}", parts.join(", "));
+    if imported
+        .jobs
+        .iter()
+        .any(|job| matches!(job.image, Some(Image::Oci(_))))
+    {
+        anstream::eprintln!(
+            "{CYAN}hint{CYAN:#}: `tw plan` refuses jobs with an image of a registry, as this release fetches none; docs/import.md \
+             says what to do"
+        );
+    }
     Ok(())
 }

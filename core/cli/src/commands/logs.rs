@@ -44,7 +44,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let client = context.client()?;
-    let tasks = args.task.resolve(&client).await?;
+    let tasks = args.task.resolve_started(&client).await?;
     let several = tasks.len() > 1;
     let (lines, mut received) = mpsc::channel(256);
     for task in tasks {
@@ -72,13 +72,17 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut all = Vec::new();
+    let (mut all, mut failure) = (Vec::new(), None);
     while let Some(line) = received.recv().await {
-        all.push(line?);
+        match line {
+            Ok(line) => all.push(line),
+            Err(cause) => failure = failure.or(Some(cause)),
+        }
     }
     all.sort_by_key(|(_, line)| line.at);
     all.iter().for_each(|(task, line)| show(task, line));
-    Ok(ExitCode::SUCCESS)
+    // What one of them does not say keeps nothing from the others.
+    failure.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 /// A moment, or how long ago one was.

@@ -5,15 +5,16 @@ use std::process::ExitCode;
 use tw_api::{Client, JobStatus, JobSummary, JobsReply, PlansReply, ScaleStatus, TaskStatus};
 use tw_model::{JobId, PlanState, RolloutState, RunOutcome, RunRecord, TaskState};
 
-use crate::context::{Context, job_path};
+use crate::context::{Context, TaskSelector, job_path};
 use crate::table::Table;
 use crate::text::{self, BOLD, DIM, GREEN, RED, YELLOW, painted};
 
 /// Show the jobs, or the tasks of one job
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The job, as NAME or NAMESPACE/NAME; without it all jobs are listed
-    job: Option<JobId>,
+    /// The job, as NAME or NAMESPACE/NAME, or one of its tasks, such as web.0; without it all jobs are listed
+    #[arg(value_name = "JOB|TASK")]
+    job: Option<TaskSelector>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -34,7 +35,12 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
             }
         }
         Some(job) => {
-            let status: JobStatus = client.get(&job_path(&job)).await?;
+            let mut status: JobStatus = client.get(&job_path(&job.job)).await?;
+            let is_meant = |task: &TaskStatus| job.index.is_none_or(|index| index == task.index);
+            status.tasks.retain(is_meant);
+            if status.tasks.is_empty() && job.index.is_some() {
+                return Err(job.no_such_task());
+            }
             match args.json {
                 true => anstream::println!("{}", serde_json::to_string_pretty(&status)?),
                 false => print_job(&status),

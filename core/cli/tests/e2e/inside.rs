@@ -301,3 +301,40 @@ fn events_and_machines(cluster: &Cluster) {
     });
     assert!(usage["memory"].as_u64().unwrap() > 0, "{usage}");
 }
+
+const CRASHING: &str = r#"
+from tw import MINUTE, Job, Restart, export
+export(Job(
+    name="crashing", command=["sh", "-c", "echo this is the cause; exit 1"],
+    restart=Restart(delay=10 * MINUTE, delay_max=10 * MINUTE),
+))
+"#;
+
+#[test]
+fn a_task_that_waits_to_begin_again_shows_what_the_one_before_it_said() {
+    let cluster = Cluster::start(1);
+    cluster.repository.write("config.tw", CRASHING);
+    cluster.apply();
+    let waits = || {
+        let found = cluster.tw(&["status", "crashing.0", "--json"]).json();
+        (found["tasks"][0]["state"] == "pending" && found["tasks"][0]["earlier"] == "crashing.0#1")
+            .then_some(())
+    };
+    wait_for("it waits", waits);
+    for name in ["crashing", "crashing.0"] {
+        let said = cluster.tw(&["logs", name]).exits(0).stdout;
+        assert_eq!(said, "this is the cause\n", "{name}");
+    }
+    let named = cluster.tw(&["logs", "crashing.0#2"]).exits(1);
+    assert!(
+        named.stderr.contains("has no machine yet"),
+        "{}",
+        named.stderr
+    );
+    let unknown = cluster.tw(&["status", "crashing.7"]).exits(1);
+    assert!(
+        unknown.stderr.contains("has no such task"),
+        "{}",
+        unknown.stderr
+    );
+}

@@ -66,7 +66,8 @@ spec! {
 }
 
 spec! {
-    /// An image of a registry as the root file system.
+    /// An image of a registry as the root file system. This release fetches none: a plan refuses the job. Written to an archive,
+    /// as `docker export` does, it is an `ArchiveImage`.
     pub struct OciImage {
         /// Its name, with a tag or better a digest.
         /// Example: `reference="docker.io/library/redis:7.2"`

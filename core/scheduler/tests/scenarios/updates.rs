@@ -106,8 +106,15 @@ fn a_version_that_keeps_failing_halts() {
     cluster.settle("web");
     for (version, command, says) in [(2, "crash", "exit code 1"), (3, "missing", "/bin/missing")] {
         cluster.submit(&[service("web", 3, command)]);
-        cluster.pass(Millis::seconds(30));
+        cluster.until("it halts", |cluster| {
+            let rollout = cluster.job("web").row().rollout.as_ref();
+            rollout.is_some_and(|rollout| rollout.state == RolloutState::Halted)
+        });
         let rollout = cluster.job("web").row().rollout.clone().expect("it halted");
+        let mut tasks = cluster.job("web").tasks();
+        let named = tasks.find(|row| rollout.reason.contains(&format!("task {} ", row.id)));
+        assert_eq!(named.map(|row| row.state), Some(TaskState::Failed));
+        cluster.pass(Millis::seconds(30));
         assert_eq!((rollout.state, rollout.to), (RolloutState::Halted, version));
         assert!(
             rollout.reason.contains("failed 3 times in a row"),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::Pid;
+use nix::unistd::{AccessFlags, Pid};
 
 use crate::failure::advice;
 
@@ -22,6 +22,23 @@ impl Layout {
 
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Makes the folder where it is missing, and sees that it can be written to.
+    pub(super) fn prepare(&self) -> anyhow::Result<()> {
+        let made = std::fs::create_dir_all(&self.root).and_then(|()| {
+            let writes = AccessFlags::W_OK | AccessFlags::X_OK;
+            Ok(nix::unistd::access(&self.root, writes)?)
+        });
+        made.map_err(|cause| {
+            advice(
+                format!(
+                    "the state folder {} cannot be written to: {cause}",
+                    self.root.display()
+                ),
+                "`--state DIR`, or TW_STATE, names another",
+            )
+        })
     }
 
     pub(super) fn log(&self, name: &str) -> PathBuf {
