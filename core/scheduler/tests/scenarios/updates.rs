@@ -111,8 +111,8 @@ fn a_version_that_keeps_failing_halts() {
             rollout.is_some_and(|rollout| rollout.state == RolloutState::Halted)
         });
         let rollout = cluster.job("web").row().rollout.clone().expect("it halted");
-        let mut tasks = cluster.job("web").tasks();
-        let named = tasks.find(|row| rollout.reason.contains(&format!("task {} ", row.id)));
+        let is_named = |row: &&TaskRecord| rollout.reason.contains(&format!("task {} ", row.id));
+        let named = cluster.job("web").tasks().find(is_named);
         assert_eq!(named.map(|row| row.state), Some(TaskState::Failed));
         cluster.pass(Millis::seconds(30));
         assert_eq!((rollout.state, rollout.to), (RolloutState::Halted, version));
