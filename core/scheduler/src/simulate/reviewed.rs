@@ -234,7 +234,7 @@ fn stops_alone_what_it_names(state: &State, plan: &Plan, txns: &[Txn]) -> Result
         // Whatever asks for a job to be looked at also ends what has to end for other reasons.
         let mut reasons = OF_SUBMISSIONS.iter();
         let asked = reasons.any(|words| row.reason.starts_with(words));
-        row.desired == Desired::Stop && ran && asked
+        row.desired == Desired::Stop && ran && asked && !is_for_what_was(state, plan, txns, row)
     });
     for row in stopped {
         let of_plan = plan.jobs.iter().find(|job| job.job == row.id.job);
@@ -256,6 +256,23 @@ fn stops_alone_what_it_names(state: &State, plan: &Plan, txns: &[Txn]) -> Result
         }
     }
     Ok(())
+}
+
+/// Whether a task makes room for one that is still of an earlier version than the plan's: whose turn in the update has not
+/// come, and which would have looked for room without it.
+fn is_for_what_was(state: &State, plan: &Plan, txns: &[Txn], row: &TaskRecord) -> bool {
+    let named = row.reason.strip_prefix("makes room for ");
+    let task = named.and_then(|text| text.split(',').next()?.parse::<TaskId>().ok());
+    let Some(task) = task else {
+        return false;
+    };
+    let written = tasks(txns).filter(|row| row.id == task).last();
+    let waits = written.or_else(|| state.task(&task));
+    let mut jobs = plan.jobs.iter();
+    let planned = jobs.find(|job| job.job == task.job);
+    waits
+        .zip(planned)
+        .is_some_and(|(waits, planned)| waits.version < planned.version)
 }
 
 /// Whether a task that is to change in place has the room for it on its machine and nothing else speaks for leaving
