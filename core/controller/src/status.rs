@@ -7,8 +7,8 @@ use tw_api::{
     ScheduleStatus, TaskStatus,
 };
 use tw_model::{
-    JobRecord, JobSpec, Kind, MachineRecord, Name, RolloutRecord, RolloutState, TaskId, TaskRecord,
-    TaskState, TaskUsage, Timestamp,
+    Incarnation, JobRecord, JobSpec, Kind, MachineRecord, Name, RolloutRecord, RolloutState,
+    TaskId, TaskRecord, TaskState, TaskUsage, Timestamp,
 };
 
 use tw_scheduler::{ailment, steadiness};
@@ -143,10 +143,12 @@ fn reason(rollout: &RolloutRecord) -> String {
 }
 
 fn task(view: &View, job: &JobView, row: &TaskRecord, usage: Option<&TaskUsage>) -> TaskStatus {
-    let mut others = job.tasks.values().rev();
+    let index = row.id.index;
+    let of_index = job.tasks.range((index, 0)..=(index, Incarnation::MAX));
+    let mut others = of_index.rev().map(|(_, other)| other);
     let earlier = match row.machine {
         Some(_) => None,
-        None => others.find(|other| other.id.index == row.id.index && other.machine.is_some()),
+        None => others.find(|other| other.machine.is_some()),
     };
     TaskStatus {
         id: row.id.clone(),

@@ -337,4 +337,9 @@ fn a_task_that_waits_to_begin_again_shows_what_the_one_before_it_said() {
         "{}",
         unknown.stderr
     );
+    let cured = CRASHING.replace("exit 1", "sleep 600");
+    cluster.repository.write("config.tw", &cured);
+    let said = cluster.tw(&["run", "--auto-approve", "."]).exits(0).stdout;
+    let is_of = |version| said.contains(&format!("version {version} by "));
+    assert!(is_of(2) && !is_of(1), "what came before is history: {said}");
 }
