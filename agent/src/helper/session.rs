@@ -19,12 +19,14 @@ use rustix::process::{
 };
 use rustix::termios::Winsize;
 use serde::{Deserialize, Serialize};
-use tw_api::FrameKind;
+use tw_api::{ErrorBody, FrameKind};
 use tw_model::{Code, Exit};
 
 use super::record::{self, LAUNCH_FILE, LaunchRecord, STARTED_FILE, StartedRecord};
 use crate::cgroup::{CgroupEntry, CgroupError, Limits};
-use crate::sandbox::{self, CommandSpec, Connection, DEFAULT_PATH, Entered, Stdio, Tools};
+use crate::sandbox::{
+    self, CommandSpec, Connection, DEFAULT_PATH, Entered, Stage, StartError, Stdio, Tools,
+};
 
 /// How much input may be on its way to the command. From a client that counts no more comes; else no more is read, and what
 /// follows waits behind it.
@@ -35,6 +37,10 @@ const GRANT_BYTES_MIN: u64 = INPUT_BYTES_MAX / 4;
 
 /// How long input that comes after the command's end is taken.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// The exit codes of shells for a command that is not there, and for one that cannot be run.
+const EXIT_NOT_FOUND: u8 = 127;
+const EXIT_NOT_EXECUTABLE: u8 = 126;
 
 /// The largest frame.
 const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -90,10 +96,26 @@ pub fn serve(folder: &Path, socket: UnixStream) -> io::Result<()> {
             Err(error) => hang_up(&running).and(Err(error)),
             Ok(()) => Ok(()),
         },
-        Err(error) => {
-            let body = tw_api::ErrorBody::new(Code::TaskStartFailed, error.to_string());
-            session.send(FrameKind::Error, &serde_json::to_vec(&body)?)
+        Err(error) => session.send(FrameKind::Error, &serde_json::to_vec(&refusal(&error))?),
+    }
+}
+
+/// Why nothing runs, in words, and as a shell would say it where that is the command's fault.
+fn refusal(error: &io::Error) -> ErrorBody {
+    let cause = error
+        .get_ref()
+        .and_then(|cause| cause.downcast_ref::<StartError>());
+    let (code, exit_code) = match cause.map(|cause| (cause.stage, cause.errno)) {
+        Some((Stage::Command, Some(libc::ENOENT))) => {
+            (Code::TaskCommandNotFound, Some(EXIT_NOT_FOUND))
         }
+        Some((Stage::Command, Some(_))) => (Code::TaskStartFailed, Some(EXIT_NOT_EXECUTABLE)),
+        _ => (Code::TaskStartFailed, None),
+    };
+    let body = ErrorBody::new(code, error.to_string());
+    match exit_code {
+        Some(exit_code) => body.with_exit_code(exit_code),
+        None => body,
     }
 }
 

@@ -1,13 +1,17 @@
 //! A second command inside a running task.
 
+use std::fs::{File, Metadata};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use tw_agent::helper::protocol::{Reply, Request};
 use tw_agent::helper::{DebugRequest, ExecRequest};
-use tw_api::FrameKind;
+use tw_api::{ErrorBody, FrameKind};
 use tw_model::Exit;
 
 use crate::common::{PATIENCE, Task};
@@ -380,20 +384,68 @@ fn a_command_ends_with_its_caller_and_the_task_goes_on() {
 
 #[test]
 fn a_missing_command_and_an_ended_task_are_refused_in_words() {
-    let mut task = Task::shell("sleep 0.5");
+    let mut task = Task::shell("sleep 1");
     task.start();
-    let (kind, bytes) = Session::open(&task, &["no-such-program"], None).receive();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    assert_eq!(kind, FrameKind::Error as u8);
-    assert!(
-        text.contains("'no-such-program' not found; looked for"),
-        "{text}"
-    );
+    let refused = |task: &Task, program| {
+        let (kind, bytes) = Session::open(task, &[program], None).receive();
+        assert_eq!(kind, FrameKind::Error as u8);
+        let body: ErrorBody = serde_json::from_slice(&bytes).unwrap();
+        (body.exit_code(), body.message)
+    };
+    for (program, code, words) in [
+        (
+            "no-such-program",
+            127,
+            "'no-such-program' not found; looked for",
+        ),
+        ("/etc/passwd", 126, "it is not executable"),
+        ("/tmp", 126, "it is a directory"),
+    ] {
+        let (found, message) = refused(&task, program);
+        assert_eq!(found, Some(code), "{message}");
+        assert!(message.contains(words), "{message}");
+    }
     task.exit();
-    let (kind, bytes) = Session::open(&task, &["true"], None).receive();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    assert_eq!(kind, FrameKind::Error as u8);
-    assert!(text.contains("has ended"), "{text}");
+    let (code, message) = refused(&task, "true");
+    assert_eq!(code, None);
+    assert!(message.contains("has ended"), "{message}");
+}
+
+/// The processes that live in a user namespace.
+fn living_in(users: &Metadata) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let lives_there = |folder: &Path| {
+        let is_there = std::fs::metadata(folder.join("ns/user"))
+            .is_ok_and(|found| (found.dev(), found.ino()) == (users.dev(), users.ino()));
+        let stat = std::fs::read_to_string(folder.join("stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        is_there && !state.starts_with(['Z', 'X', 'x'])
+    };
+    processes
+        .filter(|process| lives_there(&process.path()))
+        .map(|process| process.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+#[test]
+fn whoever_enters_the_users_of_a_task_goes_with_its_leaf() {
+    let mut task = Task::new(&["sleep", "60"]);
+    let started = task.start();
+    // Held open, so that its number is not another's when it has gone.
+    let users = File::open(format!("/proc/{}/ns/user", started.task.pid)).unwrap();
+    let users = users.metadata().map(|found| (users, found)).unwrap();
+    let before = living_in(&users.1).len();
+    // Whoever enters a namespace stays there for a while before it does anything else.
+    let slowly = "strace -f -o /dev/null -e trace=setns -e inject=setns:delay_exit=2000000";
+    let slowly: Vec<&str> = slowly.split(' ').collect();
+    let session = Session::begin(&slowly, &task, &request(&["sleep", "60"]));
+    task.wait_for(|_| (living_in(&users.1).len() > before).then_some(()));
+    assert_eq!(task.ask(&Request::Kill), Reply::Done);
+    let tree = task.subtree.open();
+    task.wait_for(|_| tree.id("task").is_err().then_some(()));
+    // From here on the namespace may be the next task's.
+    assert_eq!(living_in(&users.1), [""; 0]);
+    let _killed = session.outcome();
 }
 
 #[test]
@@ -469,5 +521,5 @@ fn a_debugger_stops_a_program_of_the_task_and_looks_at_it() {
         "{stdout}"
     );
     assert!(stdout.contains("cmdline = 'sleep 60'"), "{stdout}");
-    task.ask(&tw_agent::helper::protocol::Request::Kill);
+    task.ask(&Request::Kill);
 }

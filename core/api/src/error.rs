@@ -36,6 +36,16 @@ impl ErrorBody {
         self
     }
 
+    /// Of a command that could not be run: how a shell would end for that reason, in [`ErrorBody::details`].
+    pub fn with_exit_code(self, code: u8) -> ErrorBody {
+        self.with_details(serde_json::json!({ "exit_code": code }))
+    }
+
+    /// See [`ErrorBody::with_exit_code`].
+    pub fn exit_code(&self) -> Option<u8> {
+        self.details.get("exit_code")?.as_u64()?.try_into().ok()
+    }
+
     /// The HTTP status that goes with the code.
     pub fn status(&self) -> u16 {
         match self.code {

@@ -37,7 +37,8 @@ impl SessionRequest {
     }
 }
 
-/// A command in the namespaces of a running task. Answered by `Stdout`, `Stderr`, `Credit` and one `Exit` frame.
+/// A command in the namespaces of a running task. Answered by `Stdout`, `Stderr`, `Credit` and one `Exit` or
+/// `Error` frame.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExecRequest {
     pub task: TaskId,

@@ -53,8 +53,8 @@ impl Sessions {
                 .await
                 .map(drop),
             Ok((agent, Some(audit))) => {
-                let end = relay(client, agent).await;
-                audit.end(driver, end).await;
+                let how = relay(client, agent).await;
+                audit.end(driver, &how).await;
                 Ok(())
             }
             Err(refusal) => refuse(&mut client, &refusal).await,
@@ -96,7 +96,7 @@ impl Sessions {
             Ok(agent) => Ok((agent, audit)),
             Err(refusal) => {
                 if let Some(audit) = audit {
-                    audit.end(driver, None).await;
+                    audit.end(driver, &refusal.message).await;
                 }
                 Err(refusal)
             }
@@ -195,11 +195,7 @@ impl Audit {
             .await
     }
 
-    async fn end(&self, driver: &Driver, exit: Option<Exit>) {
-        let how = match exit {
-            Some(exit) => exit.to_string(),
-            None => "the connection ended first".to_owned(),
-        };
+    async fn end(&self, driver: &Driver, how: &str) {
         let message = format!("{}: {how}", self.what);
         let noted = driver.note(self.task.clone(), "task.exec_ended", message);
         if let Err(cause) = noted.await {
@@ -217,8 +213,8 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// Carries bytes both ways until the agent has said its last; answers how the command ended.
-async fn relay(client: Connection, agent: Connection) -> Option<Exit> {
+/// Carries bytes both ways until the agent has said its last; answers how the command ended, or why it did not begin.
+async fn relay(client: Connection, agent: Connection) -> String {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_agent, mut to_agent) = tokio::io::split(agent);
     let up = async {
@@ -228,24 +224,31 @@ async fn relay(client: Connection, agent: Connection) -> Option<Exit> {
         std::future::pending::<()>().await;
     };
     let down = async {
-        let mut exit = None;
+        let mut last = None;
         while let Ok(Some(frame)) = read_frame(&mut from_agent).await {
-            if frame.kind == FrameKind::Exit {
-                exit = frame.parse().ok();
-            }
+            last = ending_of(&frame);
             // A client that has gone: the agent ends the command and says so.
             let _gone = write_frame(&mut to_client, &frame).await;
         }
         let _gone = to_client.shutdown().await;
-        exit
+        last
     };
-    let exit = tokio::select! {
+    let last = tokio::select! {
         () = up => None,
-        exit = down => exit,
+        last = down => last,
     };
     drop((from_agent, to_agent));
     discard(&mut from_client).await;
-    exit
+    last.unwrap_or_else(|| "the connection ended first".to_owned())
+}
+
+/// What the last frame of a command says of it; none for frames before that.
+fn ending_of(frame: &Frame) -> Option<String> {
+    match frame.kind {
+        FrameKind::Exit => Some(frame.parse::<Exit>().ok()?.to_string()),
+        FrameKind::Error => Some(frame.parse::<ErrorBody>().ok()?.message),
+        _ => None,
+    }
 }
 
 /// The right to join an agent's connection to a session.

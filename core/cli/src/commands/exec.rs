@@ -14,6 +14,7 @@ use tw_api::{
 use tw_model::Exit;
 
 use crate::context::{Context, TaskSelector};
+use crate::failure;
 
 /// Run a command in a running task: its namespaces, its user, its limits
 #[derive(Debug, clap::Args)]
@@ -56,7 +57,22 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         },
     };
     drop(terminal);
-    exit.map(|exit| exit_code(&exit))
+    match exit {
+        Ok(exit) => Ok(exit_code(&exit)),
+        Err(cause) => match not_run(&cause) {
+            Some(code) => {
+                failure::report(&cause);
+                Ok(code.into())
+            }
+            None => Err(cause),
+        },
+    }
+}
+
+/// As a shell would say it: 127 for a command that is not there, 126 for one that cannot be run. None where the command is not
+/// what is wrong.
+fn not_run(cause: &anyhow::Error) -> Option<u8> {
+    cause.downcast_ref::<ErrorBody>()?.exit_code()
 }
 
 async fn open(client: &Client, request: ExecRequest) -> anyhow::Result<Connection> {

@@ -78,11 +78,13 @@ fn exec(cluster: &Cluster) {
         (apart.stdout.as_str(), apart.stderr.as_str()),
         ("out\n", "err\n")
     );
-    let absent = run(&["no-such-program"]);
+    let absent = run(&["no-such-program"]).exits(127).stderr;
     assert!(
-        absent.code != 0 && absent.stderr.contains("no-such-program"),
-        "{absent:?}"
+        absent.contains("'no-such-program' not found; looked for"),
+        "{absent}"
     );
+    let refused = run(&["/etc/passwd"]).exits(126).stderr;
+    assert!(refused.contains("it is not executable"), "{refused}");
     let folder = std::fs::File::open("/").unwrap();
     let words = ["exec", "ticker.0", "--", "timeout", "20", "cat"];
     let read = cluster.command(&words).stdin(folder).output().unwrap();
@@ -92,6 +94,8 @@ fn exec(cluster: &Cluster) {
         "task.exec ticker.0",
         "root ran `id -un`",
         "root ran `sh -c 'echo out; echo err >&2; exit 42'`: exit code 42",
+        "root ran `no-such-program`: command 'no-such-program' not found; looked for",
+        "root ran `/etc/passwd`: cannot run /etc/passwd: it is not executable",
     ] {
         assert!(audit.contains(words), "{audit}");
     }
