@@ -87,12 +87,19 @@ struct Agent {
     cores: WholeCores,
     endpoints: Endpoints,
     tasks: Tasks,
+    /// Those who read files of tasks for health checks.
+    file_readers: health::Readers,
 }
 
-/// Refuses what [`run`] would refuse of this program and the state folder, and changes nothing.
+/// Refuses what [`run`] would refuse of this program and the state folder, and leaves nothing changed.
 pub fn check_run(config: &AgentConfig) -> anyhow::Result<()> {
     state::check(&config.state, &config.name)?;
-    config::helper_program().map(drop)
+    let helper = config::helper_program()?;
+    // A folder that is not there yet is made by whoever runs in it.
+    if config.state.is_dir() {
+        config::find_features(&helper, &config.state)?;
+    }
+    Ok(())
 }
 
 /// Runs the agent until `shutdown` completes. Tasks go on without it; the next agent adopts them.
@@ -149,6 +156,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         endpoints: Endpoints::default(),
         helper,
         tasks: Tasks::default(),
+        file_readers: health::Readers::default(),
         client,
         tree,
         config,

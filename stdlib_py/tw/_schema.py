@@ -841,7 +841,8 @@ class HttpCheck(Spec):
     Example: `path="/healthz"`
     """
     every: float = 5 * SECOND
-    """The time between two checks. Five seconds notice a failure soon and cost next to nothing.
+    """The time between two checks; less until the first good one. Five seconds notice a failure soon and cost next to
+    nothing.
 
     A change: applied to running tasks.
     Example: `every=5 * SECOND`
@@ -882,7 +883,7 @@ class TcpCheck(Spec):
     Example: `port="http"`
     """
     every: float = 5 * SECOND
-    """The time between two checks.
+    """The time between two checks; less until the first good one.
 
     A change: applied to running tasks.
     Example: `every=5 * SECOND`
@@ -922,7 +923,7 @@ class CommandCheck(Spec):
     Example: `command=["redis-cli", "ping"]`
     """
     every: float = 5 * SECOND
-    """The time between two checks.
+    """The time between two checks; less until the first good one.
 
     A change: applied to running tasks.
     Example: `every=30 * SECOND`
@@ -1007,7 +1008,7 @@ class MetricCheck(Spec):
     Example: `remedy="restart"`
     """
     every: float = 5 * SECOND
-    """The time between two readings.
+    """The time between two readings; less until the first good one.
 
     A change: applied to running tasks.
     Example: `every=15 * SECOND`

@@ -144,9 +144,21 @@ impl AgentConfig {
     }
 }
 
+/// Finds out what a sandbox can have in `state`, and notes it for the day on which that cannot be found out.
+pub(super) fn features(helper: &Path, state: &Path) -> anyhow::Result<Features> {
+    let found = find_features(helper, state)?;
+    let last = record::read::<Features>(state, FEATURES_FILE).unwrap_or_default();
+    if last.as_ref() != Some(&found)
+        && let Err(cause) = record::write_durably(state, FEATURES_FILE, &found)
+    {
+        tracing::warn!(cause = %crate::error::chain(&cause), "what a sandbox can have here is not written down");
+    }
+    Ok(found)
+}
+
 /// Asks a process of its own what a sandbox can have in `state`. Where that cannot be found out now, as the disk is full,
 /// it is what was found out last: no task gets less because of the moment in which its agent began anew.
-pub(super) fn features(helper: &Path, state: &Path) -> anyhow::Result<Features> {
+pub(super) fn find_features(helper: &Path, state: &Path) -> anyhow::Result<Features> {
     let is_root = nix::unistd::geteuid().is_root();
     let words: &[&str] = match is_root {
         true => &["probe"],
@@ -157,13 +169,7 @@ pub(super) fn features(helper: &Path, state: &Path) -> anyhow::Result<Features> 
         .arg(state)
         .output()
         .with_context(|| format!("cannot run {}", helper.display()))?;
-    let last = record::read::<Features>(state, FEATURES_FILE).unwrap_or_default();
-    if let Ok(found) = serde_json::from_slice::<Features>(&said.stdout) {
-        if last.as_ref() != Some(&found)
-            && let Err(cause) = record::write_durably(state, FEATURES_FILE, &found)
-        {
-            tracing::warn!(cause = %crate::error::chain(&cause), "what a sandbox can have here is not written down");
-        }
+    if let Ok(found) = serde_json::from_slice(&said.stdout) {
         return Ok(found);
     }
     let words = String::from_utf8_lossy(&said.stderr);
@@ -171,6 +177,7 @@ pub(super) fn features(helper: &Path, state: &Path) -> anyhow::Result<Features> 
     // One that was killed has found nothing out either.
     let code = said.status.code();
     let is_undecided = code.is_none_or(|code| code == i32::from(UNDECIDED));
+    let last = record::read::<Features>(state, FEATURES_FILE).unwrap_or_default();
     // The folder may have been another user's.
     let last = last.filter(|last| (last.users != UserMode::Single) == is_root);
     match last.filter(|_| is_undecided) {

@@ -1,6 +1,8 @@
 //! Health checks: asked from outside the task, one loop a check, one verdict a task.
 
 mod metric;
+mod pace;
+mod slow_file;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use tw_model::{HealthCheck, Phase, Remedy};
 use super::disk::{self, Layers};
 use super::{Agent, session};
 use metric::Bound;
+use pace::Pace;
+pub(super) use slow_file::Readers;
 
 /// The most that is read of an HTTP answer; its status is in the first line.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
@@ -30,6 +34,7 @@ pub(super) async fn watch(agent: Arc<Agent>, assignment: Arc<Assignment>, folder
             let (folder, results) = (folder.clone(), results.clone());
             async move {
                 let mut bound = Bound::of(&check);
+                let mut pace = Pace::new(check.every().as_duration(), Instant::now());
                 loop {
                     let result = ask(&agent, &assignment, &check, &mut bound, &folder).await;
                     let autoscale = assignment.spec.autoscale.as_ref();
@@ -39,10 +44,11 @@ pub(super) async fn watch(agent: Arc<Agent>, assignment: Arc<Assignment>, folder
                     if let Some(number) = read {
                         agent.resources.follow(&assignment.task.id, number);
                     }
-                    if results.send((number, result)).await.is_err() {
+                    let counts = pace.counts(result.is_ok(), Instant::now());
+                    if counts && results.send((number, result)).await.is_err() {
                         return;
                     }
-                    tokio::time::sleep(check.every().as_duration()).await;
+                    tokio::time::sleep(pace.wait(Instant::now())).await;
                 }
             }
         },
@@ -200,7 +206,11 @@ async fn ask(
                 let Some(bound) = bound else { return Ok(None) };
                 let page = match (&check.port, &check.file) {
                     (Some(name), _) => page(port(assignment, name)?, &check.path).await?,
-                    (None, Some(file)) => bound.read_file(folder, &file.0).await?,
+                    (None, Some(file)) => {
+                        bound
+                            .read_file(&agent.file_readers, folder, &file.0)
+                            .await?
+                    }
                     (None, None) => return Err("it names neither a page nor a file".to_owned()),
                 };
                 return bound.check(&page, Instant::now());

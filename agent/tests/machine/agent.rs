@@ -237,6 +237,19 @@ async fn health_follows_the_answers_of_every_kind_of_check() {
 }
 
 #[tokio::test]
+async fn a_task_is_healthy_soon_after_it_can_be_however_seldom_it_is_checked() {
+    let machine = Machine::new();
+    let check = json!({"type": "command", "command": ["test", "-e", "/tmp/ready"], "every_ms": 600_000, "timeout_ms": 2000});
+    let script = "sleep 0.3; touch /tmp/ready; exec sleep 600";
+    let task = assignment(
+        "late",
+        json!({"command": ["sh", "-c", script], "health": [check]}),
+    );
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    machine.health(&task.task.id, true, "").await;
+}
+
+#[tokio::test]
 async fn a_check_that_is_refused_or_gets_no_answer_fails_in_words() {
     let machine = Machine::new();
     let deaf = "import socket, sys, time\n\

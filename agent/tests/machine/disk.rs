@@ -270,14 +270,24 @@ async fn an_agent_that_begins_on_a_full_disk_gives_tasks_what_it_gave_before() {
     let after = machine.controller.registration(2).await.facts.enforces;
     assert_eq!(after, before);
     machine.kill();
-    // Nobody knows what there was.
-    std::fs::remove_file(machine.state().join("features.json")).unwrap();
-    machine.start();
+    // As an agent asks before it makes room for another.
+    let check = &["--check"];
+    machine.start_saying(check);
     let words = last_words(&mut machine).await;
     assert!(
-        words.contains("cannot be found out") && words.contains("No space left on device"),
+        words.contains("found to be possible last") && !words.contains("no sandbox"),
         "{words}"
     );
+    // Nobody knows what there was.
+    std::fs::remove_file(machine.state().join("features.json")).unwrap();
+    for more in [&[][..], check] {
+        machine.start_saying(more);
+        let words = last_words(&mut machine).await;
+        assert!(
+            words.contains("cannot be found out") && words.contains("No space left on device"),
+            "{more:?}: {words}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ fn usual_start(job: &JobState) -> Option<Millis> {
     took.get(took.len() / 2).copied()
 }
 
-/// Checks begin with the task: the first good answer of all is there after the longest interval.
+/// Checks look soon again until they pass: a task that is ready within the longest interval is healthy by then.
 fn first_answer(spec: &JobSpec) -> Millis {
     let intervals = spec.health.iter().map(HealthCheck::every);
     intervals.max().unwrap_or(Millis::ZERO)

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
-use tokio::task::JoinHandle;
 use tw_model::{Autoscale, HealthCheck, MetricCheck, MetricSelector, Number, Remedy};
 
+use super::slow_file::{Readers, SlowFile};
 use crate::helper::record::{self, STARTED_FILE, StartedRecord};
 
 /// The most that is read of a page or a file.
@@ -56,9 +56,16 @@ impl Bound {
     }
 
     /// Reads a file as the task in `folder` sees it.
-    pub(super) async fn read_file(&mut self, folder: &Path, path: &str) -> Result<String, String> {
+    pub(super) async fn read_file(
+        &mut self,
+        readers: &Readers,
+        folder: &Path,
+        path: &str,
+    ) -> Result<String, String> {
         let (folder, file) = (folder.to_owned(), path.to_owned());
-        let read = self.file.read(move || read_in_task(&folder, &file));
+        let read = self
+            .file
+            .read(readers, move || read_in_task(&folder, &file));
         read.await.map_err(|cause| format!("{path}: {cause}"))
     }
 
@@ -132,31 +139,6 @@ fn rounded(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
 }
 
-/// A file that is on a file system which may not answer.
-#[derive(Debug, Default)]
-struct SlowFile {
-    /// Goes on when nobody waits for it any more.
-    reading: Option<JoinHandle<io::Result<String>>>,
-}
-
-impl SlowFile {
-    /// Has the file read by `read`. While an earlier reader is stuck it is waited for, and there is no second: each holds a
-    /// thread, of which the agent has a number for all tasks.
-    async fn read(
-        &mut self,
-        read: impl FnOnce() -> io::Result<String> + Send + 'static,
-    ) -> io::Result<String> {
-        // What came too late is old.
-        self.reading.take_if(|reading| reading.is_finished());
-        let reading = self
-            .reading
-            .get_or_insert_with(|| tokio::task::spawn_blocking(read));
-        let text = reading.await;
-        self.reading = None;
-        text?
-    }
-}
-
 /// No link and no device of the task is followed out of its root, nor waited for.
 fn read_in_task(folder: &Path, path: &str) -> io::Result<String> {
     let started: StartedRecord = record::read(folder, STARTED_FILE)
@@ -191,43 +173,7 @@ fn read_in_task(folder: &Path, path: &str) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use std::sync::mpsc;
-
-    use tokio::time::timeout;
-
     use super::*;
-
-    #[tokio::test]
-    async fn a_file_that_cannot_be_read_to_its_end_has_one_reader() {
-        let mut file = SlowFile::default();
-        let readers = Arc::new(AtomicU32::new(0));
-        let mut answers = Vec::new();
-        let mut slow = || {
-            let (answer, stuck) = mpsc::channel();
-            answers.push(answer);
-            let readers = Arc::clone(&readers);
-            move || {
-                readers.fetch_add(1, Ordering::Relaxed);
-                stuck.recv().map_err(io::Error::other)
-            }
-        };
-        for _ in 0..3 {
-            let read = timeout(Duration::from_millis(20), file.read(slow())).await;
-            assert!(read.is_err(), "it is stuck");
-        }
-        while readers.load(Ordering::Relaxed) == 0 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(readers.load(Ordering::Relaxed), 1);
-        answers[0].send("old".to_owned()).unwrap();
-        while file.reading.as_ref().is_some_and(|it| !it.is_finished()) {
-            tokio::task::yield_now().await;
-        }
-        let read = file.read(|| Ok("new".to_owned())).await;
-        assert_eq!(read.unwrap(), "new");
-    }
 
     fn bound(fields: serde_json::Value) -> Bound {
         let mut check = serde_json::json!({"type": "metric", "metric": "n", "file": "/tmp/n"});

@@ -35,7 +35,8 @@ spec! {
         /// The path to ask for.
         /// Example: `path="/healthz"`
         path: String = "/".to_owned() => in_place;
-        /// The time between two checks. Five seconds notice a failure soon and cost next to nothing.
+        /// The time between two checks; less until the first good one. Five seconds notice a failure soon and cost next to
+        /// nothing.
         /// Example: `every=5 * SECOND`
         every as "every_ms": Millis = Millis::seconds(5) => in_place;
         /// The time an answer may take.
@@ -54,7 +55,7 @@ spec! {
         /// The name of the port to connect to.
         /// Example: `port="http"`
         port: PortName => in_place;
-        /// The time between two checks.
+        /// The time between two checks; less until the first good one.
         /// Example: `every=5 * SECOND`
         every as "every_ms": Millis = Millis::seconds(5) => in_place;
         /// The time a connection may take.
@@ -73,7 +74,7 @@ spec! {
         /// The program and its arguments.
         /// Example: `command=["redis-cli", "ping"]`
         command: CommandLine => in_place;
-        /// The time between two checks.
+        /// The time between two checks; less until the first good one.
         /// Example: `every=30 * SECOND`
         every as "every_ms": Millis = Millis::seconds(5) => in_place;
         /// The time the command may take.
@@ -115,7 +116,7 @@ spec! {
         /// works. No more tasks are ended at once than `Rollout(max_unavailable=…)` allows, and each waits as after a failure.
         /// Example: `remedy="restart"`
         remedy: Option<Remedy> = None => in_place;
-        /// The time between two readings.
+        /// The time between two readings; less until the first good one.
         /// Example: `every=15 * SECOND`
         every as "every_ms": Millis = Millis::seconds(5) => in_place;
         /// The time a reading may take.
