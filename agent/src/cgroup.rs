@@ -157,7 +157,13 @@ pub trait CgroupTree: Send + Sync + fmt::Debug {
     /// The limits in force, as the kernel rounded them.
     fn memory_limit_bytes(&self, leaf: &str) -> Result<u64, CgroupError>;
 
+    /// What the leaf has used and what it holds now.
     fn usage(&self, leaf: &str) -> Result<Usage, CgroupError>;
+
+    /// As [`CgroupTree::usage`], with nothing of what it holds now: all there is to know of one whose processes have gone.
+    fn used(&self, leaf: &str) -> Result<Usage, CgroupError> {
+        self.usage(leaf)
+    }
 
     /// Reads the part of [`CgroupTree::usage`] that moves whenever anything in the leaf has run, again and again; none
     /// where that costs as much as all of it.

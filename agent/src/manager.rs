@@ -153,7 +153,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
         counts: metrics::Counts::default(),
         grants: Grants::default(),
         mark,
-        endpoints: Endpoints::default(),
+        endpoints: Endpoints::open(config.state.join("run"))?,
         helper,
         tasks: Tasks::default(),
         file_readers: health::Readers::default(),

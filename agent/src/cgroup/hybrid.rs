@@ -142,12 +142,13 @@ impl HybridTree {
         })
     }
 
-    fn set_cpu(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
+    fn set_shares(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
         let shares = (limits.cpu_millicores * 1024 / 1000).max(CPU_SHARES_MIN);
-        write(&self.file("cpu", leaf, "cpu.shares"), shares)?;
-        let quota_us = limits
-            .cpu_quota_millicores
-            .map(|millicores| (millicores * CPU_PERIOD_US / 1000).max(1000));
+        write(&self.file("cpu", leaf, "cpu.shares"), shares)
+    }
+
+    fn set_quota(&self, leaf: &str, millicores: Option<u64>) -> Result<(), CgroupError> {
+        let quota_us = millicores.map(|millicores| (millicores * CPU_PERIOD_US / 1000).max(1000));
         let quota = quota_us.map_or("-1".to_owned(), |us| us.to_string());
         write(&self.file("cpu", leaf, "cpu.cfs_quota_us"), quota)
     }
@@ -155,19 +156,24 @@ impl HybridTree {
     fn set_memory(&self, leaf: &str, bytes: u64, swap_bytes: u64) -> Result<(), CgroupError> {
         let memory = self.file("memory", leaf, "memory.limit_in_bytes");
         let with_swap = self.file("memory", leaf, "memory.memsw.limit_in_bytes");
-        let plain = (memory.clone(), bytes);
-        let both = (with_swap.clone(), bytes.saturating_add(swap_bytes));
-        // The sum may never be below the memory alone.
-        let files = match (with_swap.exists(), bytes >= number(&memory)?) {
-            (false, _) => vec![plain],
-            (true, true) => vec![both, plain],
-            (true, false) => vec![plain, both],
+        let set = |file: &Path, bytes: u64| {
+            try_write(file, bytes).map_err(|error| self.memory_refused(leaf, bytes, file, error))
         };
-        for (file, bytes) in files {
-            try_write(&file, bytes)
-                .map_err(|error| self.memory_refused(leaf, bytes, &file, error))?;
+        let set_sum = || match try_write(&with_swap, bytes.saturating_add(swap_bytes)) {
+            // A kernel that does not count swap.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(self.memory_refused(leaf, bytes, &with_swap, error)),
+            Ok(()) => Ok(()),
+        };
+        match try_write(&memory, bytes) {
+            Ok(()) => set_sum(),
+            // The sum may never be below the memory alone: what grows beyond it grows behind it.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                set_sum()?;
+                set(&memory, bytes)
+            }
+            Err(error) => Err(self.memory_refused(leaf, bytes, &memory, error)),
         }
-        Ok(())
     }
 
     fn memory_refused(
@@ -288,13 +294,18 @@ impl CgroupTree for HybridTree {
     }
 
     fn set_limits(&self, leaf: &str, limits: &Limits) -> Result<(), CgroupError> {
-        self.set_cpu(leaf, limits)?;
+        self.set_shares(leaf, limits)?;
+        // A new leaf has none.
+        if limits.cpu_quota_millicores.is_some() {
+            self.set_quota(leaf, limits.cpu_quota_millicores)?;
+        }
         self.set_memory(leaf, limits.memory_bytes_max, limits.swap_bytes_max)?;
         write(&self.file("pids", leaf, "pids.max"), limits.pids_max)
     }
 
     fn resize(&self, leaf: &str, limits: &Limits, _patience: Duration) -> Result<(), CgroupError> {
-        self.set_cpu(leaf, limits)?;
+        self.set_shares(leaf, limits)?;
+        self.set_quota(leaf, limits.cpu_quota_millicores)?;
         write(&self.file("pids", leaf, "pids.max"), limits.pids_max)?;
         self.set_memory(leaf, limits.memory_bytes_max, limits.swap_bytes_max)
     }
@@ -342,6 +353,15 @@ impl CgroupTree for HybridTree {
             &self.file("memory", leaf, "memory.stat"),
             "total_inactive_file",
         )?;
+        Ok(Usage {
+            memory_bytes,
+            memory_working_set_bytes: memory_bytes.saturating_sub(inactive_file_bytes),
+            pids: number(&self.file("pids", leaf, "pids.current"))?,
+            ..self.used(leaf)?
+        })
+    }
+
+    fn used(&self, leaf: &str) -> Result<Usage, CgroupError> {
         let cpu_usage_us = match self.has_unified {
             true => keyed(&self.cpu_time(leaf), "usage_usec")?,
             false => number(&self.cpu_time(leaf))? / 1000,
@@ -349,11 +369,9 @@ impl CgroupTree for HybridTree {
         Ok(Usage {
             cpu_usage_us,
             cpu_throttled_us: keyed(&self.file("cpu", leaf, "cpu.stat"), "throttled_time")? / 1000,
-            memory_bytes,
-            memory_working_set_bytes: memory_bytes.saturating_sub(inactive_file_bytes),
             memory_peak_bytes: number(&self.file("memory", leaf, "memory.max_usage_in_bytes"))?,
             oom_kills: keyed(&self.file("memory", leaf, "memory.oom_control"), "oom_kill")?,
-            pids: number(&self.file("pids", leaf, "pids.current"))?,
+            ..Usage::default()
         })
     }
 

@@ -253,20 +253,26 @@ impl CgroupTree for UnifiedTree {
     fn usage(&self, leaf: &str) -> Result<Usage, CgroupError> {
         let memory_bytes = number(&self.file(leaf, "memory.current"))?;
         let inactive_file_bytes = keyed(&self.file(leaf, "memory.stat"), "inactive_file")?;
-        let peak = self.file(leaf, "memory.peak");
+        Ok(Usage {
+            memory_bytes,
+            memory_working_set_bytes: memory_bytes.saturating_sub(inactive_file_bytes),
+            pids: number(&self.file(leaf, "pids.current"))?,
+            ..self.used(leaf)?
+        })
+    }
+
+    fn used(&self, leaf: &str) -> Result<Usage, CgroupError> {
+        // Kernels before 5.19 keep no peak.
+        let peak = match self.file(leaf, "memory.peak") {
+            peak if peak.exists() => peak,
+            _ => self.file(leaf, "memory.current"),
+        };
         Ok(Usage {
             cpu_usage_us: keyed(&self.file(leaf, "cpu.stat"), "usage_usec")?,
             cpu_throttled_us: keyed(&self.file(leaf, "cpu.stat"), "throttled_usec")?,
-            memory_bytes,
-            memory_working_set_bytes: memory_bytes.saturating_sub(inactive_file_bytes),
-            // Kernels before 5.19 keep no peak.
-            memory_peak_bytes: if peak.exists() {
-                number(&peak)?
-            } else {
-                memory_bytes
-            },
+            memory_peak_bytes: number(&peak)?,
             oom_kills: keyed(&self.file(leaf, "memory.events"), "oom_kill")?,
-            pids: number(&self.file(leaf, "pids.current"))?,
+            ..Usage::default()
         })
     }
 

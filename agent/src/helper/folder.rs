@@ -43,7 +43,7 @@ pub fn prepare_folder(folder: &Path, launch: &LaunchRecord) -> Result<(), Record
 pub(super) fn make_layers(folder: &Path) -> io::Result<()> {
     let make = |path: &Path, mode: u32| DirBuilder::new().recursive(true).mode(mode).create(path);
     make(folder, 0o700)?;
-    let layers = [(UPPER, 0o755), (WORK, 0o700), ("run", 0o755)];
+    let layers = [(UPPER, 0o755), (WORK, 0o700)];
     layers
         .into_iter()
         .try_for_each(|(name, mode)| make(&folder.join(name), mode))

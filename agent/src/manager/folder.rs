@@ -21,6 +21,9 @@ const ASSIGNMENT_FILE: &str = "assignment.json";
 /// What the records beside a task's own files and logs may take.
 const RECORDS_BYTES_MAX: u64 = 4 << 20;
 
+/// What the agent tells a task while it runs.
+pub(super) const RUN: &str = "run";
+
 /// A task's folder.
 #[derive(Clone, Debug)]
 pub(super) struct TaskFolder(PathBuf);
@@ -116,9 +119,9 @@ impl TaskFolder {
         &self.0
     }
 
-    /// Mounted read-only at `/run/twill` in the task.
+    /// Mounted read-only at `/run/twill` in a task whose job names services; others have none.
     pub(super) fn run(&self) -> PathBuf {
-        self.0.join("run")
+        self.0.join(RUN)
     }
 
     pub(super) fn write_assignment(&self, assignment: &Assignment) -> anyhow::Result<()> {

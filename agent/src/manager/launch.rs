@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tw_api::Assignment;
 use tw_model::{Code, CommandLine, Hook, JobId, JobSpec, Name, PortName, Template, TemplateValue};
 
+use super::folder::RUN;
 use super::{Agent, HELPERS_LEAF, root};
 use crate::cgroup::{Limits, TreeKind};
 use crate::helper::hook::{HookSet, HookSpec};
@@ -73,7 +74,7 @@ pub(super) fn record(
     let root = root::of(agent, spec)?;
     let mut binds = root.binds;
     binds.push(Bind {
-        source: folder.join("run"),
+        source: agent.endpoints.run_folder(spec, folder.join(RUN)),
         target: "/run/twill".into(),
         is_writable: false,
         is_optional: false,

@@ -342,7 +342,7 @@ impl Actor {
         failpoint::reach("agent.assignment_written");
         self.agent
             .endpoints
-            .write(&assignment.spec, &self.folder.run())
+            .begin(&assignment.spec, &self.folder.run())
             .map_err(|cause| Refusal::from(anyhow::Error::from(cause)))?;
         let handed_over = secrets.as_ref().map(AsFd::as_fd);
         let started = helper_link::start(&self.agent.spares, self.folder.path(), handed_over).await;

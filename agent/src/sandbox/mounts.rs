@@ -63,6 +63,9 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 /// The group that owns terminals.
 const TTY_GID: u32 = 5;
 
+/// What `/dev` may take beside the shared memory in it.
+const DEV_BYTES_MAX: u64 = 64 << 10;
+
 /// What a debugger may write, in memory.
 const TOOLS_BYTES_MAX: u64 = 256 << 20;
 
@@ -538,9 +541,10 @@ fn mount_dev(
     tty_gid: Option<u32>,
 ) -> Result<OwnedFd, StartError> {
     let text = str::to_owned;
+    let size = DEV_BYTES_MAX.saturating_add(shm_bytes_max).to_string();
     let dev = new_mount(
         "tmpfs",
-        &[("mode", text("755")), ("size", text("64k"))],
+        &[("mode", text("755")), ("size", size)],
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )
     .at(Stage::Mount, "cannot make /dev")?;
@@ -568,24 +572,21 @@ fn mount_dev(
         &options,
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     );
-    let shared_memory = new_mount(
-        "tmpfs",
-        &[("mode", text("1777")), ("size", shm_bytes_max.to_string())],
-        INERT,
-    );
-    for (name, made) in [("pts", terminals), ("shm", shared_memory)] {
-        made.and_then(|made| {
-            rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))?;
+    terminals
+        .and_then(|made| {
+            rustix::fs::mkdirat(&dev, "pts", Mode::from_raw_mode(0o755))?;
             let place = rustix::fs::openat(
                 &dev,
-                name,
+                "pts",
                 OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
                 Mode::empty(),
             )?;
             move_onto(made.as_fd(), place.as_fd())
         })
-        .at(Stage::Mount, format_args!("cannot make /dev/{name}"))?;
-    }
+        .at(Stage::Mount, "cannot make /dev/pts")?;
+    // No file system of its own, which would take longer: both are memory of the task's.
+    rustix::fs::mkdirat(&dev, "shm", Mode::from_raw_mode(0o1777))
+        .at(Stage::Mount, "cannot make /dev/shm")?;
     Ok(dev)
 }
 

@@ -63,6 +63,17 @@ async fn a_task_finds_its_package_ports_services_and_name_and_its_end_is_reporte
 }
 
 #[tokio::test]
+async fn a_task_that_names_no_service_finds_that_and_has_no_folder_for_it() {
+    let machine = Machine::new();
+    let task = shell("alone", "cat /run/twill/endpoints.json; sleep 2");
+    let id = &task.task.id;
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    machine.running(id).await;
+    assert!(!machine.task_folder(id).join("run").exists());
+    assert_eq!(machine.logs("until-it-ends", id, true).await, ["{}"]);
+}
+
+#[tokio::test]
 async fn a_killed_agent_loses_nothing() {
     let mut machine = Machine::new();
     let lasting = shell("lasting", "while :; do sleep 0.1; done");

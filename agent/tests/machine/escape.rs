@@ -551,6 +551,7 @@ fn on(image: &tempfile::TempDir) -> Task {
     task.launch.sandbox.is_root_writable = true;
     task.launch.sandbox.command.workdir = "/".into();
     let run = task.folder.join("run");
+    fs::create_dir_all(&run).unwrap();
     task.bind(&run, "/run/twill")
 }
 

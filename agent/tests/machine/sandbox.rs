@@ -238,6 +238,16 @@ fn the_end_of_a_task_does_not_write_out_the_file_system_of_its_layer() {
 }
 
 #[test]
+fn shared_memory_is_anybodys_and_bounded_and_runs_no_program() {
+    let script = "cp /bin/true /dev/shm/program && chmod 755 /dev/shm/program; /dev/shm/program; echo $?; \
+        head -c 15M /dev/zero > /dev/shm/within && echo within; \
+        head -c 17M /dev/zero > /dev/shm/beyond || echo bounded; stat -f -c %T /dev/shm";
+    let mut task = Task::shell(script);
+    task.run();
+    assert_eq!(task.stdout(), "126\nwithin\nbounded\ntmpfs\n");
+}
+
+#[test]
 fn what_covers_folders_of_proc_is_empty_and_closed_and_has_no_name() {
     let script = "for name in acpi asound scsi; do test -d /proc/$name || continue; \
         ls -A /proc/$name; touch /proc/$name/x 2>/dev/null && echo wrote; done; ls -A /dev";

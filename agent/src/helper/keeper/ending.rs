@@ -88,7 +88,7 @@ impl Keeper {
             was_killed: self.stop.was_killed,
             ..Stop::default()
         };
-        self.used = self.tree.usage(&self.launch.leaf).ok();
+        self.used = self.tree.used(&self.launch.leaf).ok();
         let prepared = self.renew_leaf().map_err(cgroup);
         let prepared = prepared.and_then(|()| prepare_in(&self.launch, self.tree.as_ref()));
         let command = hook::command_of(&self.launch, HookPoint::PostStop, hook, Some(how));
@@ -147,9 +147,7 @@ impl Keeper {
     }
 
     pub(super) fn exit_record(&self, outcome: Outcome, ended_at_us: i64) -> ExitRecord {
-        let usage = self
-            .used
-            .or_else(|| self.tree.usage(&self.launch.leaf).ok());
+        let usage = self.used.or_else(|| self.tree.used(&self.launch.leaf).ok());
         let usage = usage.unwrap_or_default();
         ExitRecord {
             proto: PROTO,
