@@ -1,5 +1,6 @@
 //! `tw dev`
 
+mod ending;
 mod layout;
 mod machine;
 mod supervisor;
@@ -24,9 +25,12 @@ pub(crate) struct Args {
     /// Return when it is ready; it goes on in the background. May be repeated
     #[arg(long, conflicts_with = "stop")]
     detach: bool,
-    /// End what runs in the background, and its tasks
+    /// End what runs in the background, and its tasks: each gets its grace, up to a minute
     #[arg(long)]
     stop: bool,
+    /// With --stop: kill the tasks, which then count as failed
+    #[arg(long, requires = "stop")]
+    now: bool,
     /// How many agents to run, each as if it were a machine of its own
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=50))]
     agents: u32,
@@ -50,7 +54,7 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let layout = Layout::new(context.state_dir()?);
     if args.stop {
-        return stop(&layout).await;
+        return stop(&layout, args.now, context).await;
     }
     if let Some(machine) = &args.take {
         layout.mark_taken(machine)?;
@@ -99,7 +103,9 @@ async fn foreground(args: &Args, layout: Layout, context: &Context) -> anyhow::R
         layout.root().to_owned(),
         context.clone(),
     ));
-    let supervisor = supervisor::run(layout, supervisor::Settings::new(args, context));
+    let settings = supervisor::Settings::new(args, context);
+    let client = context.client()?;
+    let supervisor = supervisor::run(layout, settings, &client);
     tokio::select! {
         ended = supervisor => ended?,
         failed = ready => failed.context("the wait for readiness ended")??,
@@ -126,7 +132,7 @@ async fn apply_specs(args: &Args, context: &Context) -> anyhow::Result<ExitCode>
     super::apply::apply(&args.specs, None, context).await
 }
 
-/// Waits until the controller answers and all machines are up.
+/// Waits until the controller answers, all machines are up, and they take tasks again that an end had drained.
 async fn wait_ready(
     agents: u32,
     context: &Context,
@@ -137,15 +143,10 @@ async fn wait_ready(
     loop {
         check()?;
         let machines = client.get::<MachinesReply>("/v1/machines").await;
-        let up = machines.as_ref().map_or(0, |reply| {
-            reply
-                .machines
-                .iter()
-                .filter(|machine| machine.connected)
-                .count()
-        });
+        let machines = machines.map_or(Vec::new(), |reply| reply.machines);
+        let up = machines.iter().filter(|machine| machine.connected).count();
         if up >= agents as usize {
-            return Ok(());
+            return ending::let_tasks_in(&client, &machines).await;
         }
         if begun.elapsed() > READY_WITHIN {
             let message = format!(
@@ -161,7 +162,7 @@ async fn wait_ready(
     }
 }
 
-async fn stop(layout: &Layout) -> anyhow::Result<ExitCode> {
+async fn stop(layout: &Layout, now: bool, context: &Context) -> anyhow::Result<ExitCode> {
     match layout.supervisor()? {
         None => {
             // The supervisor may have been killed: whatever it left behind is ended here.
@@ -169,6 +170,9 @@ async fn stop(layout: &Layout) -> anyhow::Result<ExitCode> {
             anstream::println!("Nothing runs in {}", layout.root().display());
         }
         Some(pid) => {
+            if !now {
+                ending::end_tasks_if_possible(&context.client()?).await;
+            }
             supervisor::end(layout, pid).await?;
             anstream::println!("Ended");
         }

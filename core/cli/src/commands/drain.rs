@@ -10,10 +10,11 @@ use tw_api::{
     Client, DrainReply, DrainRequest, DrainStart, JobStatus, JobSummary, JobsReply, MachineStatus,
     MachinesReply,
 };
-use tw_model::{JobId, MachineFacts, MachineId, Millis, Timestamp, nearest};
+use tw_model::{JobId, MachineFacts, MachineId, Millis, TaskId, Timestamp, nearest};
 
 use crate::context::{Context, job_path};
 use crate::failure::advice;
+use crate::text::count;
 
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
@@ -109,13 +110,23 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
             DrainStart::At(moment) => format!("at {moment}"),
             DrainStart::InMs(wait) => format!("in {}", Millis(wait)),
         };
+        let tasks = count(reply.tasks as usize, "task");
         anstream::println!(
-            "{names}: the drain begins {start}; {} tasks are there now, and `tw drain --cancel` takes it back",
-            reply.tasks
+            "{names}: the drain begins {start}; on them now: {tasks}. `tw drain --cancel` takes it back"
         );
         return Ok(ExitCode::SUCCESS);
     }
-    anstream::println!("{names}: {} tasks are to leave", reply.tasks);
+    let tasks = count(reply.tasks as usize, "task");
+    anstream::println!("{names}: {tasks} to leave");
+    if reply.tasks > 0 && !is_there_another(&client, &reply.machines).await? {
+        anstream::println!(
+            "  no other machine takes tasks: {}",
+            match args.deadline {
+                Some(_) => "what ends by the deadline waits until one does",
+                None => "they stay until one does, or end by a `--deadline`",
+            }
+        );
+    }
     if args.detach {
         return Ok(ExitCode::SUCCESS);
     }
@@ -203,6 +214,14 @@ fn no_machine(domain: &str, name: &str, mut known: BTreeSet<&str>) -> anyhow::Er
     )
 }
 
+/// Whether a machine takes tasks that is none of these.
+async fn is_there_another(client: &Client, machines: &[MachineId]) -> anyhow::Result<bool> {
+    let all: MachinesReply = client.get("/v1/machines").await?;
+    Ok(all.machines.iter().any(|machine| {
+        machine.connected && machine.drain.is_none() && !machines.contains(&machine.id)
+    }))
+}
+
 /// Says how far the drain is until nothing is left on the machines; false if someone cancelled it.
 async fn until_empty(client: &Client, machines: &[MachineId]) -> anyhow::Result<bool> {
     let mut said = u32::MAX;
@@ -220,7 +239,8 @@ async fn until_empty(client: &Client, machines: &[MachineId]) -> anyhow::Result<
             return Ok(true);
         }
         if ours.iter().all(|machine| machine.drain.is_none()) {
-            anstream::println!("someone cancelled the drain; {left} tasks are there");
+            let left = count(left as usize, "task");
+            anstream::println!("someone cancelled the drain; still there: {left}");
             return Ok(false);
         }
         let deadline = ours
@@ -228,7 +248,7 @@ async fn until_empty(client: &Client, machines: &[MachineId]) -> anyhow::Result<
             .filter_map(|machine| machine.drain.as_ref()?.deadline)
             .max();
         if left != said {
-            anstream::println!("{left} tasks left{}", by(deadline));
+            anstream::println!("{} left{}", count(left as usize, "task"), by(deadline));
             (said, changed, is_named) = (left, Instant::now(), false);
         }
         if !is_named && changed.elapsed() >= NAMED_AFTER {
@@ -250,24 +270,37 @@ fn by(deadline: Option<Timestamp>) -> String {
 
 /// The tasks that are on the machines, and what each waits for.
 async fn waited_for(client: &Client, machines: &[MachineId]) -> anyhow::Result<Vec<String>> {
-    let all: JobsReply = client.get("/v1/jobs").await?;
-    let mut lines = Vec::new();
-    for job in all.jobs {
-        let id = JobId::new(job.namespace.clone(), job.name.clone());
-        let status: JobStatus = client.get(&job_path(&id)).await?;
-        let here = |machine: &MachineId| machines.contains(machine);
-        let tasks = status
-            .tasks
-            .iter()
-            .filter(|task| !task.state.is_terminal() && task.machine.as_ref().is_some_and(here));
-        lines.extend(tasks.map(|task| format!("{}: {}", task.id, stays_because(&job))));
-    }
+    let tasks = tasks_on(client, machines).await?;
+    let lines = tasks.iter().flat_map(|(job, tasks)| {
+        let stays = stays_because(job);
+        tasks.iter().map(move |task| format!("{task}: {stays}"))
+    });
+    let mut lines: Vec<String> = lines.collect();
     let more = lines.len().saturating_sub(NAMED_MAX);
     lines.truncate(NAMED_MAX);
     if more > 0 {
         lines.push(format!("and {more} more"));
     }
     Ok(lines)
+}
+
+/// The tasks that are on these machines, by job.
+pub(super) async fn tasks_on(
+    client: &Client,
+    machines: &[MachineId],
+) -> anyhow::Result<Vec<(JobSummary, Vec<TaskId>)>> {
+    let all: JobsReply = client.get("/v1/jobs").await?;
+    let mut found = Vec::new();
+    for job in all.jobs {
+        let id = JobId::new(job.namespace.clone(), job.name.clone());
+        let status: JobStatus = client.get(&job_path(&id)).await?;
+        let here = |machine: &MachineId| machines.contains(machine);
+        let tasks = status.tasks.into_iter();
+        let tasks = tasks
+            .filter(|task| !task.state.is_terminal() && task.machine.as_ref().is_some_and(here));
+        found.push((job, tasks.map(|task| task.id).collect()));
+    }
+    Ok(found)
 }
 
 fn stays_because(job: &JobSummary) -> &'static str {

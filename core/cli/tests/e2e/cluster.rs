@@ -327,7 +327,7 @@ impl Drop for Cluster {
         if panicking {
             anstream::eprintln!("{}", self.describe());
         }
-        let stopped = self.by_its_user(&["dev", "--stop"]);
+        let stopped = self.by_its_user(&["dev", "--stop", "--now"]);
         // Who has let go of the lock may be in its last instructions.
         let deadline = Instant::now() + LAST_INSTRUCTIONS;
         let look = || probe::left_behind(&self.state(), &cgroup(&self.state()));

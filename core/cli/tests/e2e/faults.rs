@@ -177,6 +177,48 @@ fn a_machine_that_is_taken_away_loses_its_tasks_to_others_and_comes_back_empty()
 }
 
 #[test]
+fn an_end_of_tw_dev_asks_tasks_to_end_and_is_no_failure() {
+    let cluster = Cluster::start(1);
+    cluster.repository.write(
+        "config.tw",
+        r#"
+from tw import Job, export
+polite = "trap 'sleep 2; echo goodbye; exit 3' TERM; while true; do sleep 0.1; done"
+export(Job(name="sleeper", command=["sh", "-c", polite]))
+export(Job(name="crunch", kind="batch", command=["sleep", "1000"]))
+"#,
+    );
+    cluster.apply();
+    cluster.wait_settled("sleeper");
+    wait_until("the batch task runs", || {
+        cluster.task("crunch", 0)["state"] == "running"
+    });
+    let ended = cluster.tw(&["dev", "--stop"]).exits(0);
+    assert!(
+        ended.stderr.contains("Waiting for 1 task") && ended.stderr.contains("sleeper.0#1"),
+        "{}",
+        ended.stderr
+    );
+    cluster.dev().exits(0);
+    for job in ["sleeper", "crunch"] {
+        wait_until(&format!("{job} runs again"), || {
+            let status = cluster.try_status(job);
+            status.is_some_and(|status| status["tasks"][0]["state"] == "running")
+        });
+        assert_eq!(cluster.task(job, 0)["restarts"], 0, "{job}");
+        let events = cluster.events(job);
+        let kinds: Vec<&str> = events
+            .iter()
+            .filter_map(|one| one["kind"].as_str())
+            .collect();
+        assert!(kinds.contains(&"task.stopped"), "{kinds:?}");
+        assert!(!kinds.contains(&"task.failed"), "{kinds:?}");
+    }
+    let said = cluster.tw(&["logs", "sleeper.0#1"]).exits(0).stdout;
+    assert!(said.contains("goodbye"), "{said}");
+}
+
+#[test]
 fn a_damaged_store_is_named_and_left_as_it_is() {
     let cluster = sleeping(1);
     cluster.stop();

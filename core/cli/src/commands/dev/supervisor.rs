@@ -11,10 +11,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+use tw_api::Client;
 use tw_model::{LIBEXEC, companion_places};
 
 use super::layout::Layout;
-use super::{Args, machine};
+use super::{Args, ending, machine};
 use crate::context::{Context, SOCKET};
 use crate::failure::advice;
 
@@ -90,22 +91,33 @@ impl Kept {
     }
 }
 
-/// Supervises until SIGTERM or SIGINT, then ends everything it started.
-pub(super) async fn run(layout: Layout, settings: Settings) -> anyhow::Result<()> {
+/// Supervises until SIGTERM or SIGINT, and then ends everything it started: tasks in order, unless asked once more.
+/// SIGQUIT ends it without waiting for tasks.
+pub(super) async fn run(layout: Layout, settings: Settings, client: &Client) -> anyhow::Result<()> {
     let _lock = layout.lock()?;
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut kept = processes(&layout, &settings)?;
-    loop {
+    let in_order = loop {
         for process in &mut kept {
             look_after(process, &layout).await?;
         }
         tokio::select! {
-            _ = term.recv() => break,
-            _ = int.recv() => break,
+            _ = term.recv() => break true,
+            _ = int.recv() => break true,
+            _ = quit.recv() => break false,
             _ = hangup.recv() => {}
             () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    };
+    if in_order {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            _ = quit.recv() => {}
+            () = ending::end_tasks_if_possible(client) => {}
         }
     }
     for process in &mut kept {
@@ -383,9 +395,9 @@ pub(super) fn notify(layout: &Layout) -> anyhow::Result<()> {
     }
 }
 
-/// Asks the supervisor to end and waits until it has.
+/// Asks the supervisor to end at once and waits until it has.
 pub(super) async fn end(layout: &Layout, pid: Pid) -> anyhow::Result<()> {
-    kill(pid, Signal::SIGTERM)?;
+    kill(pid, Signal::SIGQUIT)?;
     let waiting = async {
         while layout.supervisor()?.is_some() {
             tokio::time::sleep(Duration::from_millis(50)).await;
