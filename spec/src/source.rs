@@ -189,6 +189,17 @@ impl Source {
         }
     }
 
+    /// The commit whose files these are: that of a revision, or the last one of a work tree in which nothing has changed
+    /// since. What git ignores does not count.
+    pub fn unchanged_commit(&self) -> Option<String> {
+        if self.edits.is_some() || matches!(self.tree, Tree::Revision(_)) {
+            return self.commit();
+        }
+        let head = Source::revision(&self.root, "HEAD").ok()?;
+        let changed = self.files_changed_since(&head, &|path| self.folder(path))?;
+        (changed == 0).then(|| head.commit()).flatten()
+    }
+
     /// The source as a message names it: `the work tree`, or `revision 1a2b3c4d5e6f`.
     pub fn describe(&self) -> String {
         match self.commit() {

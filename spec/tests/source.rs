@@ -65,6 +65,26 @@ fn both(folder: &TempDir) -> [Source; 2] {
 }
 
 #[test]
+fn a_work_tree_without_changes_is_its_commit() {
+    let folder = tree();
+    let commit = || {
+        let source = Source::work_tree(folder.path()).expect("a work tree");
+        source.unchanged_commit()
+    };
+    let [_, head] = both(&folder);
+    assert!(head.commit().is_some());
+    assert_eq!(commit(), head.commit());
+    assert_eq!(head.unchanged_commit(), head.commit());
+    write(folder.path(), "app/other.pyc", "ignored");
+    assert_eq!(commit(), head.commit());
+    write(folder.path(), "app/new.py", "");
+    assert_eq!(commit(), None, "a new file");
+    fs::remove_file(folder.path().join("app/new.py")).expect("remove");
+    write(folder.path(), "config.tw", "changed");
+    assert_eq!(commit(), None, "a changed file");
+}
+
+#[test]
 fn files_and_folders_are_read_alike() {
     let folder = tree();
     for source in both(&folder) {

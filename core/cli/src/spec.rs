@@ -142,14 +142,14 @@ pub(crate) fn from_root(source: &Source, paths: &[PathBuf]) -> anyhow::Result<Ve
         .collect()
 }
 
-/// A job as the controller takes it.
-pub(crate) fn submitted(job: &EvaluatedJob, source: &Source) -> SubmittedJob {
+/// A job as the controller takes it; the revision is empty where no commit has these files.
+pub(crate) fn submitted(job: &EvaluatedJob, revision: &str) -> SubmittedJob {
     SubmittedJob {
         spec: job.spec.clone(),
         source: SourceRef {
             file: job.source.file.clone(),
             line: job.source.line,
-            revision: source.commit().unwrap_or_default(),
+            revision: revision.to_owned(),
         },
     }
 }

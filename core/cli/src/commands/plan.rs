@@ -118,11 +118,10 @@ impl Planned {
             spec::print_errors(&rich.errors);
             return Ok(None);
         }
+        let revision = source.unchanged_commit().unwrap_or_default();
+        let submitted = jobs.iter().map(|job| spec::submitted(job, &revision));
         let mut request = PlanRequest {
-            jobs: jobs
-                .iter()
-                .map(|job| spec::submitted(job, &source))
-                .collect(),
+            jobs: submitted.collect(),
             remove: what.remove.clone(),
             policy: rich.report.clone(),
         };

@@ -204,3 +204,26 @@ fn what_the_plan_says_of_each_task_is_what_is_seen_of_it() {
         }
     }
 }
+
+#[test]
+fn a_plan_after_a_clean_work_tree_names_the_module_that_changed() {
+    let cluster = Cluster::start(1);
+    let repository = &cluster.repository;
+    repository.write("shared.py", "LEVEL = \"one\"\n");
+    repository.write(
+        "config.tw",
+        "from tw import Job, export\nfrom shared import LEVEL\nexport(Job(name=\"web\", command=[\"sleep\", \"1000\"], labels={\"level\": LEVEL}))\n",
+    );
+    repository.commit("begin");
+    cluster.apply();
+    let applied = cluster.tw(&["history", "web", "--applied"]).exits(0).stdout;
+    assert!(applied.contains(&repository.head()[..10]), "{applied}");
+
+    repository.write("shared.py", "LEVEL = \"two\"\n");
+    let plan = cluster.tw(&["plan", "."]).exits(2).stdout;
+    assert!(plan.contains("shared.py"), "{plan}");
+    // A change that is not committed is no commit's.
+    cluster.apply();
+    let applied = cluster.tw(&["history", "web", "--applied"]).exits(0).stdout;
+    assert!(applied.contains("not committed"), "{applied}");
+}
