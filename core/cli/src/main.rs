@@ -10,6 +10,7 @@ mod junit;
 mod log;
 mod plan_file;
 mod prices;
+mod reader;
 mod review;
 mod running;
 mod spec;

@@ -1,6 +1,5 @@
 //! `tw completions`
 
-use std::io::Write;
 use std::process::ExitCode;
 
 /// Print a completion script for a shell
@@ -12,6 +11,6 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, mut command: clap::Command) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "tw", &mut script);
-    anstream::stdout().write_all(&script)?;
+    anstream::print!("{}", String::from_utf8(script)?);
     Ok(ExitCode::SUCCESS)
 }

@@ -12,6 +12,7 @@ use tw_spec::visible;
 
 use crate::context::{Context, job_path};
 use crate::failure::advice;
+use crate::reader;
 use crate::text::{BOLD, DIM};
 
 /// How often what follows is looked for.
@@ -57,12 +58,13 @@ async fn of_job(job: &JobId, args: &Args, client: &Client) -> anyhow::Result<Exi
         return Ok(ExitCode::SUCCESS);
     }
     let mut last = reply.events.last().map(|event| event.seq);
-    loop {
+    while reader::is_there() {
         tokio::time::sleep(FOLLOW_EVERY).await;
         let reply: EventsReply = client.get(&after(&path, last)).await?;
         reply.events.iter().for_each(show);
         last = reply.events.last().map(|event| event.seq).or(last);
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// An event of a repository, as it is printed.
@@ -99,13 +101,14 @@ async fn of_repositories(args: &Args, client: &Client) -> anyhow::Result<ExitCod
         (one.repository.clone(), *at, kind.clone(), message.clone())
     };
     let mut shown: BTreeSet<_> = events.iter().map(key).collect();
-    loop {
+    while reader::is_there() {
         tokio::time::sleep(FOLLOW_EVERY).await;
         let events = repository_events(args, client).await?;
         let fresh = events.iter().filter(|event| !shown.contains(&key(event)));
         fresh.for_each(show);
         shown = events.iter().map(key).collect();
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What the controller keeps of repositories, in the order of time.

@@ -118,8 +118,12 @@ async fn receive_output(
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     while let Some(frame) = read_frame(from).await? {
         match frame.kind {
-            FrameKind::Stdout => print(&mut stdout, &frame.bytes).await?,
-            FrameKind::Stderr => print(&mut stderr, &frame.bytes).await?,
+            FrameKind::Stdout if !print(&mut stdout, &frame.bytes).await? => {
+                return Ok(ended_by(SignalKind::pipe()));
+            }
+            FrameKind::Stderr if !print(&mut stderr, &frame.bytes).await? => {
+                return Ok(ended_by(SignalKind::pipe()));
+            }
             FrameKind::Credit => grants.take(&frame),
             FrameKind::Exit => return Ok(frame.parse()?),
             FrameKind::Error => return Err(frame.parse::<ErrorBody>()?.into()),
@@ -129,9 +133,16 @@ async fn receive_output(
     anyhow::bail!("the connection ended before the command did")
 }
 
-async fn print(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
-    to.write_all(bytes).await?;
-    to.flush().await
+/// False where nobody reads it any more.
+async fn print(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<bool> {
+    let printed = async {
+        to.write_all(bytes).await?;
+        to.flush().await
+    };
+    match printed.await {
+        Err(cause) if cause.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true),
+    }
 }
 
 /// Sends what is typed until a signal ends the session, and answers which: the second of two without a terminal, as the

@@ -1,6 +1,5 @@
 //! `tw git-diff`, which git calls for each changed spec where `tw init` has set it up.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -43,7 +42,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(None) => {}
         Err(cause) => anstream::println!("{DIM}not evaluated: {cause:#}{DIM:#}"),
     }
-    std::io::stdout().flush()?;
     Ok(ExitCode::SUCCESS)
 }
 

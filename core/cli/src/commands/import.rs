@@ -254,10 +254,7 @@ fn print_json(imported: &Imported, output: Option<&Path>) -> anyhow::Result<()> 
 
 fn print(imported: &Imported, output: Option<&Path>) -> anyhow::Result<()> {
     if output.is_none() {
-        std::io::stdout()
-            .lock()
-            .write_all(imported.spec.as_bytes())
-            .context("the spec cannot be printed")?;
+        anstream::print!("{}", imported.spec);
     }
     for note in imported
         .notes

@@ -11,9 +11,12 @@ use tw_api::{
 use tw_model::{Millis, TaskId, Timestamp};
 
 use crate::context::{Context, TaskSelector};
+use crate::reader;
 use crate::text::CYAN;
 
 /// Show the output of tasks, also of tasks that have ended
+///
+/// What a task wrote to standard error comes on standard error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A job, a task such as web.0, or one incarnation of it such as web.0#3
@@ -69,6 +72,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         while let Some(line) = received.recv().await {
             let (task, line) = line?;
             show(&task, &line);
+            if !reader::is_there() {
+                break;
+            }
         }
         return Ok(ExitCode::SUCCESS);
     }

@@ -14,7 +14,8 @@ use crate::failure::advice;
 /// Bring a job back to how a commit of its branch has it
 ///
 /// The controller evaluates that commit and plans the job; the plan is shown, asked for, and applied like any other.
-/// The branch stays as it is: revert the commit there as well, or its next one brings the job forward again.
+/// The branch stays as it is: revert the commit there as well, or its next one brings the job forward again. A job that
+/// follows no branch goes back to a version that ran before with `tw rollout rollback`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The job, as NAME or NAMESPACE/NAME

@@ -24,6 +24,8 @@ enum Order {
     /// End the update where it is: some tasks have the new version, the others keep theirs
     Abort(Job),
     /// Go back to the last version that all tasks ran healthily, or to one that is named
+    ///
+    /// A job that follows a branch goes back to one of its commits with `tw rollback`.
     Rollback {
         #[command(flatten)]
         job: Job,

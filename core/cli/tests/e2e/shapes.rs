@@ -149,6 +149,29 @@ fn diff_between_revisions() {
 }
 
 #[test]
+fn a_command_whose_output_nobody_reads_ends_without_a_word() {
+    let cluster = Cluster::start(1);
+    cluster.repository.write(
+        "config.tw",
+        "from tw import Job, export\nexport(Job(name=\"chatty\", command=[\"sh\", \"-c\", \"while echo word; do sleep 0.1; done\"]))\n",
+    );
+    cluster.apply();
+    cluster.wait_settled("chatty");
+    for (words, code) in [
+        (&["completions", "bash"][..], 0),
+        (&["logs", "-f", "chatty"], 0),
+        (&["events", "-f", "chatty"], 0),
+        (&["exec", "chatty", "--", "yes"], 141),
+    ] {
+        let mut child = cluster.command(words).spawn().unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{words:?}");
+        assert_eq!(String::from_utf8_lossy(&ended.stderr), "", "{words:?}");
+    }
+}
+
+#[test]
 fn plan_and_status() {
     let cluster = Cluster::start(1);
     cluster.repository.write("config.tw", WEB);
