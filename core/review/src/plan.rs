@@ -142,6 +142,10 @@ fn does_not_fit(job: &JobPlan) -> Option<Line> {
     let Verdict::DoesNotFit { tasks, why, .. } = &job.verdict else {
         return None;
     };
+    let why = match tasks {
+        1 => why.to_string(),
+        _ => format!("{why:#}"),
+    };
     Some(
         Line::new(Tone::Danger)
             .quoted(name(&job.job))
@@ -149,7 +153,7 @@ fn does_not_fit(job: &JobPlan) -> Option<Line> {
                 " does not fit: {} would wait: ",
                 count(*tasks as usize, "task")
             ))
-            .quoted(why.to_string()),
+            .quoted(why),
     )
 }
 

@@ -292,6 +292,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
         let distances: Vec<Distance> = all.map(|row| distance(row.machine.as_ref())).collect();
         let tasks = tasks_of(self.draft, &self.spec);
         let stages = rollout::sizes(&self.spec, tasks, &distances);
+        let live_tasks = live.len();
         let live = live.into_iter();
         let mut live: Vec<Waiting> = live
             .map(|row| Waiting {
@@ -312,6 +313,7 @@ impl<'a, 'b> DryRun<'a, 'b> {
         let recreated = free.iter().any(|one| one.effect == Effect::Recreate);
         let replaces = |one: &Waiting| one.serves && one.effect.replaces_task();
         let surges = waiting.iter().any(replaces);
+        let adds = (live_tasks as u32) < tasks;
         self.stages = stages;
         for size in self.stages.clone() {
             let first = self.work.is_empty();
@@ -322,9 +324,14 @@ impl<'a, 'b> DryRun<'a, 'b> {
             self.work.push(StageWork {
                 rounds: u32::from(first && recreated) + u32::from(more),
                 in_place: false,
+                adds: first && adds,
+                bakes: false,
             });
             let left = tasks.saturating_sub(size) as usize;
             self.update_until(left, &mut waiting);
+            if let Some(work) = self.work.last_mut() {
+                work.bakes = !waiting.is_empty();
+            }
         }
         self.end_extra();
     }

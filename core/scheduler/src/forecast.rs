@@ -12,6 +12,10 @@ pub(crate) struct StageWork {
     pub(crate) rounds: u32,
     /// Whether a task changes while it runs.
     pub(crate) in_place: bool,
+    /// Whether tasks start for which none has to end.
+    pub(crate) adds: bool,
+    /// Whether tasks are left for a later stage: the last one has nothing to wait for once its tasks are healthy.
+    pub(crate) bakes: bool,
 }
 
 /// The expected duration of each stage. Tasks are taken to end as soon as they are asked.
@@ -30,11 +34,20 @@ pub(crate) fn stage_durations(
             true => spec.rollout.healthy_for + slowest_verdict(&spec.health),
             false => spec.rollout.healthy_for,
         };
-        match (stage.rounds, stage.in_place) {
+        let bake = match stage.bakes {
+            true => spec.rollout.bake,
+            false => Millis::ZERO,
+        };
+        let added = match stage.adds {
+            true => start + spec.rollout.healthy_for,
+            false => Millis::ZERO,
+        };
+        let work = match (stage.rounds, stage.in_place) {
             (0, false) => Millis::ZERO,
-            (0, true) => changed + spec.rollout.bake,
-            (rounds, _) => round * u64::from(rounds) + spec.rollout.bake,
-        }
+            (0, true) => changed,
+            (rounds, _) => round * u64::from(rounds),
+        };
+        work.max(added) + bake
     });
     durations.collect()
 }

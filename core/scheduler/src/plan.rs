@@ -624,7 +624,10 @@ impl fmt::Display for Verdict {
                 why,
                 preempts,
             } => {
-                write!(f, "does not fit: {tasks} tasks would wait, {why}")?;
+                match tasks {
+                    1 => write!(f, "does not fit: 1 task would wait, {why}")?,
+                    _ => write!(f, "does not fit: {tasks} tasks would wait, {why:#}")?,
+                }
                 match preempts.as_slice() {
                     [] => Ok(()),
                     preempts => write!(f, "; preempts {}", names(preempts)),

@@ -342,8 +342,13 @@ impl fmt::Display for Resource {
     }
 }
 
+/// `{:#}` speaks of several tasks that all wait for this: what is named would help one of them.
 impl fmt::Display for NoRoom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who = match f.alternate() {
+            true => "one of them",
+            false => "it",
+        };
         if self.machines == 0 {
             return match self.lost {
                 0 => f.write_str("there is no machine"),
@@ -382,13 +387,17 @@ impl fmt::Display for NoRoom {
                 has.map(|(resource, has)| format!("{resource} ≤ {}", amount(*resource, *has)));
             let has: Vec<String> = has.collect();
             let machine = &closest.machine;
-            write!(f, "; with {} it would fit on {machine}", has.join(" and "))?;
+            write!(
+                f,
+                "; with {} {who} would fit on {machine}",
+                has.join(" and ")
+            )?;
         }
         let mut freed = self.ruled_out.iter();
         if let Some((reason, machine)) =
             freed.find_map(|one| Some((&one.reason, one.fits_on.as_ref()?)))
         {
-            write!(f, "; without \"{reason}\" it would fit on {machine}")?;
+            write!(f, "; without \"{reason}\" {who} would fit on {machine}")?;
         }
         if self.never {
             f.write_str("; no machine is large enough even when empty")?;
@@ -397,6 +406,7 @@ impl fmt::Display for NoRoom {
     }
 }
 
+/// `{:#}` speaks of several tasks, as that of [`NoRoom`] does.
 impl fmt::Display for PendingWhy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -420,7 +430,10 @@ impl fmt::Display for PendingWhy {
                 )
             }
             PendingWhy::NoRoom(short) => short.fmt(f),
-            PendingWhy::GaveWay { reason, no_room } => write!(f, "{reason}; {no_room}"),
+            PendingWhy::GaveWay { reason, no_room } => {
+                write!(f, "{reason}; ")?;
+                no_room.fmt(f)
+            }
             PendingWhy::Soon => f.write_str("will be placed with the next tick"),
         }
     }

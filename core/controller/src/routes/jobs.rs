@@ -65,12 +65,16 @@ pub(super) async fn why(
     let mut waiting: Vec<WaitingTasks> = Vec::new();
     for (index, why) in app.driver.why(id.clone()).await? {
         let message = why.to_string();
-        match waiting.iter_mut().find(|other| other.message == message) {
-            Some(other) => other.indexes.push(index),
+        let data = json!(why);
+        match waiting.iter_mut().find(|other| other.why == data) {
+            Some(other) => {
+                other.indexes.push(index);
+                other.message = format!("{why:#}");
+            }
             None => waiting.push(WaitingTasks {
                 indexes: vec![index],
                 message,
-                why: json!(why),
+                why: data,
             }),
         }
     }

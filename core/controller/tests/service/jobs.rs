@@ -378,6 +378,13 @@ async fn why_tasks_wait_is_told_live() {
     agent.assigned(|one| one.task.desired == Desired::Run).await;
     let reply: tw_api::WhyReply = server.client.get(path).await.unwrap();
     assert!(reply.waiting.is_empty(), "{reply:?}");
+    let large = json!({"replicas": 2, "resources": {"cpu_millicores": 1_000_000}});
+    apply(&server.client, &[job("large", large)]).await;
+    let path = "/v1/jobs/default/large/why";
+    let reply: tw_api::WhyReply = server.client.get(path).await.unwrap();
+    let said = &reply.waiting[0].message;
+    assert_eq!(reply.waiting.len(), 1, "{reply:?}");
+    assert!(said.contains("one of them would fit on m1"), "{said}");
     let missing = server
         .client
         .get::<tw_api::WhyReply>("/v1/jobs/default/nothing/why")

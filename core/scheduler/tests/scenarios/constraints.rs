@@ -119,6 +119,20 @@ fn what_stands_in_the_way_is_counted_with_the_smallest_change() {
 }
 
 #[test]
+fn what_would_help_one_of_several_is_not_said_to_help_all() {
+    let mut cluster = cluster(&[facts("a", "debian-12", &[])]);
+    let mut web = service("web", 2, "x");
+    web.resources.memory = tw_model::Bytes::gib(9);
+    let plan = cluster.submit(&[web]);
+    let said = plan.jobs[0].verdict.to_string();
+    assert!(
+        said.contains("2 tasks would wait") && said.contains("one of them would fit on m0"),
+        "{said}"
+    );
+    assert!(why(&cluster, "web", 0).contains("it would fit on m0"));
+}
+
+#[test]
 fn tasks_are_spread_by_intent_also_after_failures() {
     let mut cluster = racks(&["a", "a", "a", "b", "c"]);
     let web = with(
@@ -170,7 +184,7 @@ fn a_spread_over_racks_that_do_not_exist_does_not_fit_and_says_so() {
     let plan = cluster.submit(&[web]);
     assert_eq!(
         plan.jobs[0].verdict.to_string(),
-        "does not fit: 1 tasks would wait, rack has its task, and 3 are to have one on 3; \
+        "does not fit: 1 task would wait, rack has its task, and 3 are to have one on 3; \
          without \"rack has its task, and 3 are to have one\" it would fit on m0"
     );
 }

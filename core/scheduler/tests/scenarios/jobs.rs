@@ -426,7 +426,7 @@ fn a_task_without_room_says_by_how_much() {
     let verdict = plan.jobs[0].verdict.to_string();
     assert_eq!(
         verdict,
-        "does not fit: 1 tasks would wait, cpu short on 2 of 2 by at least 1 core, \
+        "does not fit: 1 task would wait, cpu short on 2 of 2 by at least 1 core, \
          memory short on 1 of 2 by at least 512 MiB; with cpu ≤ 2 cores it would fit on m1; \
          no machine is large enough even when empty"
     );

@@ -14,6 +14,32 @@ use tw_scheduler::{
 };
 
 #[test]
+fn a_stage_that_only_adds_a_task_takes_its_time() {
+    let web = |replicas: u32, command: &str| {
+        let mut web = service("web", replicas, command);
+        web.rollout.bake = Millis::minutes(2);
+        web.rollout.healthy_for = Millis::seconds(20);
+        web
+    };
+    let mut cluster = Cluster::new(&[(8, 8192), (8, 8192), (8, 8192)]);
+    cluster.submit(&[web(3, "one")]);
+    cluster.settle("web");
+    // The task that is added is the first stage: it becomes healthy, and bakes.
+    let plan = cluster.submit(&[web(4, "two")]);
+    assert_eq!(plan.jobs[0].stages[0], 1);
+    let said = &plan.jobs[0].stage_durations_ms;
+    assert!(said[0] >= Millis::seconds(140), "{said:?}");
+    let whole = said.iter().fold(Millis::ZERO, |sum, stage| sum + *stage);
+    let begun = cluster.now;
+    cluster.settle("web");
+    let took = cluster.now.since(begun);
+    assert!(
+        took.0.abs_diff(whole.0) * 5 < took.0,
+        "{whole} were said, {took} it took: {said:?}"
+    );
+}
+
+#[test]
 fn an_update_goes_stage_by_stage_and_keeps_the_budget() {
     let mut cluster = Cluster::new(&[(8, 8192), (8, 8192), (8, 8192)]);
     cluster.submit(&[service("web", 6, "one")]);
