@@ -6,13 +6,13 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use tw_api::ErrorBody;
 use tw_model::Code;
 
 use crate::app::App;
-use crate::pass;
 use crate::reply::Refusal;
+use crate::{pages, pass};
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,11 +43,25 @@ pub(crate) async fn authorize(
     let allowed = match caller {
         None => Err(denied("the caller is unknown")),
         Some(Caller::Unix { uid }) => check_uid(uid, rustix::process::geteuid().as_raw()),
-        Some(Caller::Tcp) if may_be_browser(&request) => check_browser(&app, &request),
+        Some(Caller::Tcp) if may_be_browser(&request) => {
+            return Ok(to_browser(&app, request, next).await);
+        }
         Some(Caller::Tcp) => check_token(&app, &request),
     };
     allowed.map_err(Refusal)?;
     Ok(next.run(request).await)
+}
+
+/// What a browser gets, which shows a refusal as a page to whoever sits before it.
+async fn to_browser(app: &App, request: Request, next: Next) -> Response {
+    let mut response = match check_browser(app, &request) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => Refusal(refusal).into_response(),
+    };
+    match response.extensions_mut().remove::<ErrorBody>() {
+        Some(refusal) => (response.status(), pages::refusal(&refusal)).into_response(),
+        None => response,
+    }
 }
 
 fn check_uid(uid: u32, own: u32) -> Result<(), ErrorBody> {

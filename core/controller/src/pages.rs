@@ -12,8 +12,9 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::response::IntoResponse;
-use tw_api::{JobStatus, MachineStatus, TaskStatus};
+use tw_api::{ErrorBody, JobStatus, MachineStatus, RolloutStatus, TaskStatus};
 use tw_model::{Bytes, Cores, MachineState, RolloutState, TaskId, TaskState, TaskUsage};
+use tw_review::count;
 
 use crate::app::App;
 use crate::status;
@@ -56,6 +57,20 @@ fn answer(page: Html) -> impl IntoResponse {
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     (headers, page.0)
+}
+
+/// Why a browser gets nothing, and what helps. It may be one that gets no style either.
+pub(crate) fn refusal(body: &ErrorBody) -> impl IntoResponse + use<> {
+    let mut html = head("Refused", None);
+    html.raw("<h1>");
+    html.text(&body.message);
+    html.raw("</h1>\n");
+    if let Some(hint) = &body.hint {
+        html.raw("<p>");
+        html.text(hint);
+        html.raw("</p>\n");
+    }
+    answer(html)
 }
 
 /// The beginning of a page; one that shows what changes is loaded again every so many seconds.
@@ -172,15 +187,7 @@ fn job_section(html: &mut Html, job: &JobStatus) {
             RolloutState::Halted => "bad",
         };
         html.raw(&format!("<p class=\"{class}\">"));
-        html.text(&format!(
-            "update from {} to {}, stage {} of {}, {} tasks updated {}",
-            rollout.from,
-            rollout.to,
-            rollout.stage,
-            rollout.stages,
-            rollout.updated,
-            rollout.reason
-        ));
+        html.text(&rollout_line(rollout));
         html.raw("</p>\n");
     }
     html.table(
@@ -189,6 +196,26 @@ fn job_section(html: &mut Html, job: &JobStatus) {
         ],
         job.tasks.iter().map(task_row),
     );
+}
+
+fn rollout_line(rollout: &RolloutStatus) -> String {
+    let state = match rollout.state {
+        RolloutState::Running => "goes on",
+        RolloutState::Paused => "is paused",
+        RolloutState::Halted => "has halted",
+    };
+    let because = match rollout.reason.is_empty() {
+        true => String::new(),
+        false => format!(": {}", rollout.reason),
+    };
+    format!(
+        "The update from version {} to {} {state} in stage {} of {}, {} updated{because}",
+        rollout.from,
+        rollout.to,
+        rollout.stage,
+        rollout.stages,
+        count(rollout.updated as usize, "task"),
+    )
 }
 
 fn task_row(task: &TaskStatus) -> Vec<(String, &'static str)> {
@@ -307,7 +334,25 @@ impl Html {
 
 #[cfg(test)]
 mod tests {
-    use super::Html;
+    use super::{Html, RolloutState, RolloutStatus, rollout_line};
+
+    #[test]
+    fn an_update_that_has_halted_says_so() {
+        let halted = RolloutStatus {
+            from: 1,
+            to: 2,
+            state: RolloutState::Halted,
+            stage: 1,
+            stages: 3,
+            updated: 1,
+            reason: "web.0 failed".to_owned(),
+            rollback: false,
+        };
+        assert_eq!(
+            rollout_line(&halted),
+            "The update from version 1 to 2 has halted in stage 1 of 3, 1 task updated: web.0 failed"
+        );
+    }
 
     #[test]
     fn text_cannot_become_markup() {

@@ -34,7 +34,10 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status()).unwrap_or(StatusCode::BAD_REQUEST);
         tracing::debug!(code = %self.0.code, message = %self.0.message, "refused");
-        (status, axum::Json(self.0)).into_response()
+        let mut response = (status, axum::Json(&self.0)).into_response();
+        // For a browser it is written otherwise.
+        response.extensions_mut().insert(self.0);
+        response
     }
 }
 

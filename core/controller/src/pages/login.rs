@@ -63,7 +63,7 @@ pub(crate) async fn login(
     };
     let next = match query.plan.filter(|digest| is_digest(digest)) {
         Some(digest) => format!("/plans/{digest}"),
-        None => "/plans".to_owned(),
+        None => "/".to_owned(),
     };
     let mut html = Html(format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>Twill</title>\n\

@@ -69,10 +69,11 @@ async fn a_browser_looks_at_pages_with_a_code_that_is_good_once() {
         assert!(cookie.contains(word), "{cookie}");
     }
     let pass = cookie.split(';').next().unwrap();
-    assert_eq!(
-        status_of(&ask(address, login, &[])),
-        "403",
-        "a code is used up"
+    let used_up = ask(address, login, &[]);
+    assert_eq!(status_of(&used_up), "403");
+    assert!(
+        used_up.contains("content-type: text/html") && used_up.contains("<p>`tw page` prints"),
+        "{used_up}"
     );
 
     let path = format!("/plans/{digest}");
@@ -121,5 +122,10 @@ async fn a_browser_looks_at_pages_with_a_code_that_is_good_once() {
         &[("cookie", pass)],
     );
     assert_eq!(status_of(&unknown), "404");
+    assert!(unknown.contains("content-type: text/html"), "{unknown}");
+
+    let page: PageReply = server.client.post("/v1/page", &json!({})).await.unwrap();
+    let jobs = ask(address, &page.url["http://".len() + address.len()..], &[]);
+    assert!(jobs.contains("url=/\">"), "it leads to the jobs: {jobs}");
     server.stop().await;
 }
