@@ -62,9 +62,14 @@ class SpecError(TypeError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Returns the known name that looks most like `name`, or None if none comes near."""
-    found = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return found[0] if found else None
+    """Returns the known name that looks most like `name`, whatever its case, or None if none comes near."""
+    by_lower: dict[str, list[str]] = {}
+    for one in sorted(known):
+        by_lower.setdefault(one.lower(), []).append(one)
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    if not found:
+        return None
+    return difflib.get_close_matches(name, by_lower[found[0]], n=1, cutoff=0.0)[0]
 
 
 def _caller() -> Origin:

@@ -213,13 +213,17 @@ impl AuthorObject<'_> {
     }
 }
 
-/// The choice nearest to what was written, if any is near enough to be what was meant.
+/// The choice nearest to what was written, if any is near enough to be what was meant. Case tells only among equals.
 pub fn nearest<'a>(found: &str, choices: &[&'a str]) -> Option<&'a str> {
+    let lower = found.to_lowercase();
     choices
         .iter()
-        .map(|choice| (strsim::damerau_levenshtein(found, choice), *choice))
+        .map(|choice| {
+            let distance = strsim::damerau_levenshtein(&lower, &choice.to_lowercase());
+            (distance, *choice)
+        })
         .filter(|(distance, choice)| *distance <= (choice.len().max(found.len()) / 3).max(1))
-        .min_by_key(|(distance, _)| *distance)
+        .min_by_key(|(distance, choice)| (*distance, strsim::damerau_levenshtein(found, choice)))
         .map(|(_, choice)| choice)
 }
 
@@ -262,5 +266,19 @@ fn shorten(text: &str) -> String {
     match text.char_indices().nth(60) {
         Some((cut, _)) => format!("{}…", &text[..cut]),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_tells_only_among_names_that_are_equally_near() {
+        let checks = ["CommandCheck", "HttpCheck", "TcpCheck"];
+        assert_eq!(nearest("HTTPCheck", &checks), Some("HttpCheck"));
+        assert_eq!(nearest("HTTPChek", &checks), Some("HttpCheck"));
+        assert_eq!(nearest("WBE", &["web", "Web", "WEB"]), Some("WEB"));
+        assert_eq!(nearest("Replicas", &checks), None);
     }
 }

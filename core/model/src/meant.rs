@@ -22,6 +22,10 @@ pub(crate) fn meant(value: &Value, expected: &str) -> Option<String> {
             let whole = number.as_f64().filter(|number| number.fract() == 0.0)?;
             (whole.abs() < 1e15).then(|| format!("write {whole:.0}"))
         }
+        Value::String(text) if expected == "Package" => write(&package(text)),
+        Value::String(text) if expected == "a list of Package" => {
+            write(&format!("[{}]", package(text)))
+        }
         Value::String(text) if expected.starts_with("a list of ") => {
             write(&format!("[{}]", Value::from(text.as_str())))
         }
@@ -54,6 +58,11 @@ fn image(text: &str) -> String {
     } else {
         format!("OciImage(reference={quoted})")
     }
+}
+
+/// A folder of the repository by its path.
+fn package(path: &str) -> String {
+    format!("Package.folder({})", Value::from(path))
 }
 
 /// A dict of what is a list of `NAME=VALUE`, as in other files.
@@ -177,6 +186,14 @@ mod tests {
         assert_eq!(
             said(json!(["A=1", "B=x=y"]), "a dict with texts as keys"),
             "write {\"A\": \"1\", \"B\": \"x=y\"}"
+        );
+        assert_eq!(
+            said(json!("app"), "Package"),
+            "write Package.folder(\"app\")"
+        );
+        assert_eq!(
+            said(json!("app"), "a list of Package"),
+            "write [Package.folder(\"app\")]"
         );
         let images = "FolderImage or ArchiveImage or OciImage";
         assert_eq!(

@@ -221,10 +221,17 @@ impl SpecType for Name {
 
     fn from_author(value: &Value, at: &FieldPath, decoder: &mut Decoder) -> Option<Name> {
         let Some(text) = value.as_str() else {
-            let is_port = value.is_number() && at.as_str().starts_with("ports[");
-            let hint = is_port.then_some(
-                "name it, as in [\"http\"]: its number is chosen when a task starts, and {port:http} stands for it",
-            );
+            let hint = match at.as_str() {
+                _ if !value.is_number() => None,
+                list if list.starts_with("ports[") => Some(
+                    "name it, as in [\"http\"]: its number is chosen when a task starts, and {port:http} stands for it",
+                ),
+                one if one.ends_with(".port") => Some(
+                    "write the name of a port of the job, as in port=\"http\" where it has ports=[\"http\"]; \
+                     numbers are chosen when a task starts",
+                ),
+                _ => None,
+            };
             let message = format!("expected a name, found {}", describe(value));
             decoder.report(Code::SpecWrongType, at, message, hint.map(str::to_owned));
             return None;

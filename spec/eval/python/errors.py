@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import keyword
 import re
 import sys
-from collections.abc import Iterable
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 import tw
 from tw import SpecError
+from tw._runtime import nearest
 
 import _twill_host as host
 
 from . import sources, spans
-from .policy import ALLOWED
+from .policy import ALLOWED, DENIED
 
 _Calls = list[tuple[CodeType, int, FrameType]]
 
@@ -54,12 +53,6 @@ def at(frame: FrameType | None, code: str, message: str, hint: str | None) -> di
             calls.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return _error(code, message, hint, calls[::-1], None)
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    names = sorted(known)
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return found[0] if found else next((n for n in names if n.lower() == name.lower()), None)
 
 
 def _calls_of(traceback: TracebackType | None) -> _Calls:
@@ -306,10 +299,11 @@ def _name_hint(name: str, frame: FrameType) -> str | None:
         return f"add `import {name}`"
     known = {*frame.f_locals, *frame.f_globals, *frame.f_builtins}
     near = nearest(name, (known for known in known if not known.startswith("__")))
-    if near:
+    of_tw = nearest(name, tw.__all__)
+    is_better = of_tw is not None and of_tw.lower() == name.lower() and (near or "").lower() != name.lower()
+    if near and not is_better:
         return f"did you mean `{near}`?"
-    near = nearest(name, tw.__all__)
-    return f"did you mean `{near}`? add `from tw import {near}`" if near else None
+    return f"did you mean `{of_tw}`? add `from tw import {of_tw}`" if of_tw else None
 
 
 _CANNOT = re.compile(r"cannot import name '([^']+)' from (?:partially initialized module )?'([^']+)'")
@@ -323,5 +317,8 @@ def _cannot_import(error: ImportError) -> tuple[str, str, str | None]:
     message = f"`{module}` has no `{name}`"
     if "circular import" in str(error) or module in sources.loading:
         return "spec.import", message, "the modules import each other; move what both need into a third"
+    if name in ALLOWED or name in DENIED:
+        advice = f"; {DENIED[name][1]}" if name in DENIED else ""
+        return "spec.import", message, f"it is a module of Python's: `import {name}`{advice}"
     near = nearest(name, _safe_dir(sys.modules.get(module)))
     return "spec.import", message, f"did you mean `{near}`?" if near else None

@@ -31,6 +31,26 @@ golden!(
 );
 
 golden!(
+    a_name_in_another_case,
+    "config.tw": "from tw import HTTPCheck, Job, export\n"
+);
+
+golden!(
+    a_module_of_python_is_not_in_tw,
+    "config.tw": "from tw import os\n"
+);
+
+golden!(
+    a_port_by_its_number,
+    "config.tw": "from tw import HttpCheck, Job, export\n\nexport(Job(name=\"web\", command=[\"x\"], ports=[\"http\"], health=[HttpCheck(port=8080)]))\n"
+);
+
+golden!(
+    a_package_by_its_folder,
+    "config.tw": "from tw import Job, export\n\nexport(Job(name=\"web\", command=[\"x\"], packages=[\"app\"]))\n"
+);
+
+golden!(
     syntax_error_in_a_module,
     "shared/base.py": "def service(name:\n    pass\n",
     "config.tw": "from shared.base import service\n"
