@@ -92,6 +92,25 @@ fn values_of_secrets_are_nowhere() {
 }
 
 #[test]
+fn an_address_with_a_password_is_a_secret() {
+    let file = "services:\n  web:\n    image: acme/web:1\n    command: ./web\n    environment:\n      DATABASE_URL: postgres://app:hunter2@db.example.com:5432/app\n      FRONT: http://example.com/\n";
+    let imported = imported("compose.yaml", file);
+    assert!(!imported.spec.contains("hunter2"), "{}", imported.spec);
+    assert!(
+        imported.spec.contains(r#"Secret(name="database-url")"#)
+            && imported.spec.contains("http://example.com/"),
+        "{}",
+        imported.spec
+    );
+    let said = imported.notes.iter().any(|note| {
+        note.kind == NoteKind::ToDecide
+            && note.message.contains("there is a password in it")
+            && note.message.contains("/secrets/database-url")
+    });
+    assert!(said, "{:?}", imported.notes);
+}
+
+#[test]
 fn exactly_what_is_used_is_imported() {
     for (name, text) in [
         ("compose.yaml", COMPOSE),

@@ -13,7 +13,7 @@ pub(crate) fn secret_path(name: &Name) -> String {
     format!("/secrets/{name}")
 }
 
-/// Replaces variables that hold passwords, tokens and keys by secrets.
+/// Replaces variables that hold passwords, tokens and keys, or an address with a password in it, by secrets.
 pub(super) fn take_out(drafts: &mut [Draft], notes: &mut Notes) {
     // Name of the secret → its value, so that two jobs share a secret only if it is the same one.
     let mut values: BTreeMap<String, String> = BTreeMap::new();
@@ -34,26 +34,29 @@ pub(super) fn take_out_of(
     let mut secrets = Vec::new();
     let mut kept = Vec::new();
     for (key, value, item) in std::mem::take(&mut draft.env) {
-        if !holds_secret(&key, &value) {
-            if holds_password_in_url(&value) {
-                notes.changed(&item, "env", "a password in plain text, for all who read the repository; a Secret keeps it out of it");
-            }
+        let is_secret = holds_secret(&key, &value);
+        if !is_secret && !holds_password_in_url(&value) {
             kept.push((key, value, item));
             continue;
         }
         let name = secret_name(&key, &value, &job, values);
         let path = secret_path(&name);
         match suffix {
-            Some(suffix) => {
+            // Images read what they call a password from a file, and not an address.
+            Some(suffix) if is_secret => {
                 notes.changed(&item, "secrets", format!("the value stays out of the spec: the image reads the secret '{name}' by {key}{suffix}"));
                 kept.push((format!("{key}{suffix}"), path, item));
             }
-            None => {
+            _ => {
+                let why = match is_secret {
+                    true => "",
+                    false => ", for there is a password in it",
+                };
                 notes.decide(
                     &item,
                     "secrets",
                     format!(
-                        "the value stays out of the spec: have the program read {key} from {path}"
+                        "the value stays out of the spec{why}: have the program read {key} from {path}"
                     ),
                 );
             }
