@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help deps build demo up test test-long fuzz bench bench-eval bench-review bench-limits bench-allocate bench-start bench-burst lint lint-code docs
+.PHONY: help deps build demo up test test-long fuzz bench bench-eval bench-review bench-limits bench-allocate bench-start bench-burst release install lint lint-code docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,6 +13,14 @@ deps: ## Install what building and testing need
 
 build: deps ## Build every program
 	cargo build --workspace --bins
+
+release: deps ## Build every program for use, optimized, into target/twill
+	@.ci/release
+
+install: release ## Install the optimized programs below PREFIX=/usr/local
+	install -d "$(DESTDIR)$(or $(PREFIX),/usr/local)/bin" "$(DESTDIR)$(or $(PREFIX),/usr/local)/lib/twill"
+	install target/twill/bin/* "$(DESTDIR)$(or $(PREFIX),/usr/local)/bin"
+	install target/twill/lib/twill/* "$(DESTDIR)$(or $(PREFIX),/usr/local)/lib/twill"
 
 demo: build ## Run the whole loop once on this machine and check every step (root, about a minute)
 	@examples/demo/run
@@ -41,10 +49,9 @@ bench-review: deps ## Measure `tw diff` over the history that the tests review
 	@cargo build -q --release -p tw-eval --bins
 	@cargo bench -q -p tw --bench review
 
-bench: deps bench-eval bench-review ## Measure; one JSON line a figure
+bench: deps bench-eval bench-review bench-start ## Measure; one JSON line a figure
 	@cargo bench -q -p tw-store --bench commit
 	@cargo bench -q -p tw-scheduler --bench allocate
-	@cargo bench -q -p tw-agent --bench start
 
 bench-limits: deps ## Measure the replay of limits; TRACE=FILE replays a trace as well
 	@cargo bench -q -p tw-scheduler --bench limits
@@ -54,9 +61,9 @@ bench-allocate: deps ## Measure placement and durable placement; TW_TRACES=DIR a
 	@cargo bench -q -p tw-scheduler --bench allocate
 	@cargo bench -q -p tw-store --bench commit
 
-bench-start: deps ## Measure task starts beside other container runtimes (root, about two minutes)
+bench-start: release ## Measure task starts beside other container runtimes (root, about two minutes)
 	@.ci/bench-peers
-	@cargo bench -q -p tw-agent --bench start
+	@BENCH_PROGRAMS="$(CURDIR)/target/twill" cargo bench -q -p tw-agent --bench start
 
 bench-burst: deps ## Measure 1,000 tasks from `tw apply` until all run, through a controller and two agents (root)
 	@cargo build -q --release -p tw -p tw-agent -p tw-eval --bins

@@ -119,7 +119,8 @@ async fn start(
 ) -> io::Result<(Child, Controller)> {
     // As often as a real one.
     let controller = Controller::start_hearing(folder, Duration::from_secs(1));
-    let agent = Command::new(env!("CARGO_BIN_EXE_tw-agent"))
+    let program = crate::program("bin/tw-agent", env!("CARGO_BIN_EXE_tw-agent"));
+    let agent = Command::new(program)
         .args(["run", "--name", "bench", "--cgroup", cgroup, "--state"])
         .arg(folder.join("state"))
         .arg("--controller")

@@ -3,7 +3,8 @@
 //!
 //! One JSON line a figure. Needs root. Environment: `BENCH_STARTS` (starts measured one by one), `BENCH_BURST`
 //! (starts of the sustained rate), `BENCH_TASKS` (tasks held at once), `BENCH_ONLY` (parts to run, with commas
-//! between: start, assigned, peers, sustained, held, logs, idle); peers that are not installed are named.
+//! between: start, assigned, peers, sustained, held, logs, idle), `BENCH_PROGRAMS` (a folder that `make release` filled, for its
+//! programs instead of those that cargo built for this); peers that are not installed are named.
 
 mod agent;
 mod logs;
@@ -23,6 +24,7 @@ mod common {
 }
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -63,6 +65,12 @@ fn main() -> io::Result<()> {
         true => agent::idle_cost(100),
         false => Ok(()),
     }
+}
+
+/// The file of the folder `BENCH_PROGRAMS`, or what cargo has built.
+fn program(installed: &str, built: &str) -> PathBuf {
+    let folder = std::env::var_os("BENCH_PROGRAMS");
+    folder.map_or(built.into(), |folder| Path::new(&folder).join(installed))
 }
 
 fn setting(name: &str, default: usize) -> usize {

@@ -75,7 +75,7 @@ impl Bench {
             helpers_leaf: HELPERS_LEAF.to_owned(),
             users: UserMode::Mapped,
         };
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_tw-helper"));
+        let program = crate::program("lib/twill/tw-helper", env!("CARGO_BIN_EXE_tw-helper"));
         Ok(Bench {
             state,
             base,
