@@ -3,13 +3,16 @@
 .DEFAULT_GOAL := help
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help deps build demo up test test-long fuzz bench bench-eval bench-review bench-limits bench-allocate bench-start bench-burst release install lint lint-code docs
+.PHONY: help deps deps-tests build demo up test test-long fuzz bench bench-eval bench-review bench-limits bench-allocate bench-start bench-burst release install lint lint-code docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-deps: ## Install what building and testing need
+deps: ## Install what building and the demo need
 	@.ci/deps
+
+deps-tests: ## Install what testing needs as well
+	@.ci/deps tests
 
 build: deps ## Build every program
 	cargo build --workspace --bins
@@ -28,44 +31,44 @@ demo: build ## Run the whole loop once on this machine and check every step (roo
 up: build ## Start Twill with the shop running, and leave it running
 	@examples/demo/run --leave-running
 
-test: deps ## Run every test
+test: deps-tests ## Run every test
 	@.ci/test
 
-test-long: build ## Run the tests with full volumes: 200 kills under load, ten minutes without a controller, 10,000 quick exits, 20,000 starts, 1,000 simulator seeds
+test-long: deps-tests build ## Run the tests with full volumes: 200 kills under load, ten minutes without a controller, 10,000 quick exits, 20,000 starts, 1,000 simulator seeds
 	TW_QUICK_EXITS=10000 TW_SOAK_STARTS=20000 cargo test -p tw-agent --test machine endurance -- --nocapture
 	TW_FAULTS=200 cargo test -p tw --test e2e kills -- --nocapture
 	TW_CONTROLLER_AWAY=600 cargo test -p tw --test e2e limits_rise -- --nocapture
 	cargo run --release -p tw-scheduler --example simulate -- --seeds 1000
 
-fuzz: deps ## Fuzz what is made of the words of a sealed child; SECONDS_MAX=180
+fuzz: deps-tests ## Fuzz what is made of the words of a sealed child; SECONDS_MAX=180
 	@spec/fuzz/run $(or $(SECONDS_MAX),180)
 
-bench-eval: deps ## Measure evaluation: one spec, a repository of 10,000, and other languages
+bench-eval: deps-tests ## Measure evaluation: one spec, a repository of 10,000, and other languages
 	@cargo bench -q -p tw-eval --bench evaluate
 	@cargo bench -q -p tw-eval --bench repository
 	@spec/eval/benches/peers/run
 
-bench-review: deps ## Measure `tw diff` over the history that the tests review
+bench-review: deps-tests ## Measure `tw diff` over the history that the tests review
 	@cargo build -q --release -p tw-eval --bins
 	@cargo bench -q -p tw --bench review
 
-bench: deps bench-eval bench-review bench-start ## Measure; one JSON line a figure
+bench: deps-tests bench-eval bench-review bench-start ## Measure; one JSON line a figure
 	@cargo bench -q -p tw-store --bench commit
 	@cargo bench -q -p tw-scheduler --bench allocate
 
-bench-limits: deps ## Measure the replay of limits; TRACE=FILE replays a trace as well
+bench-limits: deps-tests ## Measure the replay of limits; TRACE=FILE replays a trace as well
 	@cargo bench -q -p tw-scheduler --bench limits
 	@if [ -n "$(TRACE)" ]; then cargo run -q --release -p tw -- replay "$(TRACE)"; fi
 
-bench-allocate: deps ## Measure placement and durable placement; TW_TRACES=DIR adds the Google 2011 trace
+bench-allocate: deps-tests ## Measure placement and durable placement; TW_TRACES=DIR adds the Google 2011 trace
 	@cargo bench -q -p tw-scheduler --bench allocate
 	@cargo bench -q -p tw-store --bench commit
 
-bench-start: release ## Measure task starts beside other container runtimes (root, about two minutes)
+bench-start: deps-tests release ## Measure task starts beside other container runtimes (root, about two minutes)
 	@.ci/bench-peers
 	@BENCH_PROGRAMS="$(CURDIR)/target/twill" cargo bench -q -p tw-agent --bench start
 
-bench-burst: deps ## Measure 1,000 tasks from `tw apply` until all run, through a controller and two agents (root)
+bench-burst: deps-tests ## Measure 1,000 tasks from `tw apply` until all run, through a controller and two agents (root)
 	@cargo build -q --release -p tw -p tw-agent -p tw-eval --bins
 	@core/cli/benches/burst/run
 

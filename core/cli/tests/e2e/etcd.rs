@@ -27,11 +27,14 @@ export(Job(
 ))
 "#;
 
-/// Where `TW_ALL_PROGRAMS` is set, every program that `.ci/deps` installs has to be there.
+/// Where `TW_ALL_PROGRAMS` is set, every program that `.ci/deps tests` installs has to be there.
 fn has_etcd() -> bool {
     let is_there = finds_etcd();
     let must_be = std::env::var_os("TW_ALL_PROGRAMS").is_some();
-    assert!(is_there || !must_be, "there is no etcd: run .ci/deps");
+    assert!(
+        is_there || !must_be,
+        "there is no etcd: run `.ci/deps tests`"
+    );
     is_there
 }
 
