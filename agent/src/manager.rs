@@ -36,6 +36,7 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
@@ -62,6 +63,10 @@ const HELPERS_LEAF: &str = "helpers";
 
 /// Helpers that wait for tasks.
 const SPARES: usize = 4;
+
+/// How long nothing may come of a controller that is connected: it answers at once, and its stream says something each 5 s. One
+/// whose machine or network has gone would be waited for without end.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// What every part of the agent may use.
 struct Agent {
@@ -121,7 +126,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> any
     make_tasks_folder(&tasks).with_context(|| format!("cannot make {}", tasks.display()))?;
     let tree: Arc<dyn CgroupTree> = Arc::from(config.tree().open()?);
     tree.create(HELPERS_LEAF)?;
-    let client = Client::new(config.controller.endpoint()?);
+    let client = Client::new(config.controller.endpoint()?).with_silence_max(SILENCE_MAX);
     let base = base::prepare(&config.state.join("base"))?;
     let helper = config::helper_program()?;
     let features = config::features(&helper, &config.state)?;

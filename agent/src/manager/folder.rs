@@ -140,6 +140,16 @@ impl TaskFolder {
         }
     }
 
+    /// As [`TaskFolder::remove_scratch`], while the agent goes on: a task may leave a million files, and a machine whose agent
+    /// says nothing for so long would be taken for lost.
+    pub(super) async fn remove_scratch_aside(&self) {
+        let folder = self.clone();
+        let removed = tokio::task::spawn_blocking(move || folder.remove_scratch());
+        if let Err(cause) = removed.await {
+            tracing::error!(folder = %self.0.display(), %cause, "the scratch space was not removed");
+        }
+    }
+
     pub(super) fn remove(&self) -> anyhow::Result<()> {
         self.remove_own_roots();
         remove_tree(&self.0).with_context(|| format!("cannot remove {}", self.0.display()))
@@ -159,4 +169,25 @@ pub(super) fn list(tasks: &Path) -> anyhow::Result<Vec<TaskId>> {
         .flatten()
         .filter_map(|entry| TaskId::from_folder_name(entry.file_name().to_str()?))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_agent_goes_on_while_the_scratch_space_of_a_task_is_removed() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = TaskFolder::of(state.path(), &"web.0#1".parse().unwrap());
+        fs::create_dir_all(folder.path().join(UPPER).join("tmp")).unwrap();
+        let went_on = Cell::new(false);
+        let removal = async {
+            folder.remove_scratch_aside().await;
+            assert!(went_on.get(), "nothing else was done meanwhile");
+        };
+        tokio::join!(removal, async { went_on.set(true) });
+        assert!(!folder.path().join(UPPER).exists());
+    }
 }

@@ -256,7 +256,7 @@ impl Actor {
         self.agent.resources.remove(&self.task);
         self.remove_leaf().await;
         self.agent.cores.take_back(&self.task);
-        self.folder.remove_scratch();
+        self.folder.remove_scratch_aside().await;
         failpoint::reach("agent.scratch_removed");
         self.wait_until_forgotten().await;
         if let Some(mut link) = unwritten {

@@ -261,6 +261,18 @@ async fn a_task_is_healthy_soon_after_it_can_be_however_seldom_it_is_checked() {
 }
 
 #[tokio::test]
+async fn a_controller_that_falls_silent_is_left_and_asked_again() {
+    let machine = Machine::new();
+    machine.controller.registration(1).await;
+    machine.controller.lose_next_heartbeat();
+    // The connection stays open, and its stream goes on.
+    machine.controller.registration(2).await;
+    let task = shell("next", "exit 3");
+    machine.snapshot(std::slice::from_ref(&task)).await;
+    assert_eq!(machine.exited(&task.task.id).await.0, code(3));
+}
+
+#[tokio::test]
 async fn a_check_that_is_refused_or_gets_no_answer_fails_in_words() {
     let machine = Machine::new();
     let deaf = "import socket, sys, time\n\

@@ -30,6 +30,9 @@ use crate::common::PATIENCE;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
+/// How often a stream says something when there is nothing to say.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
 /// What the test and the server share.
 #[derive(Default)]
 struct Shared {
@@ -45,6 +48,8 @@ struct Shared {
     secrets: HashMap<String, Vec<u8>>,
     sessions: HashMap<String, oneshot::Sender<Connection>>,
     heartbeat_every_ms: u64,
+    /// Whether the next heartbeat is never answered.
+    loses_heartbeat: bool,
 }
 
 pub(crate) struct Controller {
@@ -98,6 +103,11 @@ impl Controller {
     /// Answers heartbeats with grants from now on.
     pub(crate) fn grant(&self) {
         self.with(|shared| shared.grants = true);
+    }
+
+    /// Takes the next heartbeat and says nothing, as one whose machine goes in that moment.
+    pub(crate) fn lose_next_heartbeat(&self) {
+        self.with(|shared| shared.loses_heartbeat = true);
     }
 
     pub(crate) fn add_package(&self, archive: Vec<u8>) -> String {
@@ -215,6 +225,10 @@ async fn answer(
         return Ok(response.body(whole(Bytes::new())).unwrap());
     }
     let body = request.into_body().collect().await?.to_bytes();
+    let is_heartbeat = matches!(parts[..], ["agents", _, "heartbeat"]);
+    if is_heartbeat && std::mem::take(&mut shared.lock().unwrap().loses_heartbeat) {
+        std::future::pending::<()>().await;
+    }
     let mut shared = shared.lock().unwrap();
     Ok(match parts[..] {
         ["agents", "register"] => {
@@ -250,8 +264,10 @@ async fn answer(
             let (sender, receiver) = mpsc::unbounded_channel::<AgentEvent>();
             shared.stream = Some(sender);
             let events = stream::unfold(receiver, |mut receiver| async {
-                let event = receiver.recv().await?;
-                let data = format!("data: {}\n\n", serde_json::to_string(&event).unwrap());
+                let data = match tokio::time::timeout(KEEP_ALIVE, receiver.recv()).await {
+                    Ok(event) => format!("data: {}\n\n", serde_json::to_string(&event?).unwrap()),
+                    Err(_nothing_new) => ":\n\n".to_owned(),
+                };
                 Some((
                     Ok::<_, Infallible>(Frame::data(Bytes::from(data))),
                     receiver,

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -14,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
 use crate::{ErrorBody, SESSION_PROTOCOL, SseDecoder};
 
@@ -43,6 +45,8 @@ pub enum ClientError {
         endpoint: String,
         source: std::io::Error,
     },
+    #[error("nothing was heard of the controller for {0:?}")]
+    Silent(Duration),
     #[error("the connection to the controller broke")]
     Http(#[from] hyper::Error),
     #[error("the request cannot be written")]
@@ -72,11 +76,23 @@ pub type Connection = TokioIo<hyper::upgrade::Upgraded>;
 #[derive(Clone, Debug)]
 pub struct Client {
     endpoint: Endpoint,
+    /// The longest silence; none where a caller waits for as long as it takes.
+    silence_max: Option<Duration>,
 }
 
 impl Client {
     pub fn new(endpoint: Endpoint) -> Client {
-        Client { endpoint }
+        Client {
+            endpoint,
+            silence_max: None,
+        }
+    }
+
+    /// Gives a call up, and a stream of events, once nothing has come for so long. A controller whose machine or network has
+    /// gone ends no connection.
+    pub fn with_silence_max(mut self, longest: Duration) -> Client {
+        self.silence_max = Some(longest);
+        self
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -121,7 +137,7 @@ impl Client {
         match response.status() {
             StatusCode::OK => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
-            _ => accepted(response, StatusCode::OK).await.map(|_| true),
+            _ => self.accepted(response, StatusCode::OK).await.map(|_| true),
         }
     }
 
@@ -130,9 +146,9 @@ impl Client {
         let response = self
             .send(self.request(Method::GET, path).body(Full::default())?)
             .await?;
-        let response = accepted(response, StatusCode::OK).await?;
+        let response = self.accepted(response, StatusCode::OK).await?;
         Ok(EventStream {
-            body: response.into_body(),
+            body: self.body_of(response),
             decoder: SseDecoder::default(),
         })
     }
@@ -144,7 +160,10 @@ impl Client {
             .header(CONNECTION, "upgrade")
             .header(UPGRADE, SESSION_PROTOCOL)
             .body(Full::default())?;
-        let response = accepted(self.send(request).await?, StatusCode::SWITCHING_PROTOCOLS).await?;
+        let response = self.send(request).await?;
+        let response = self
+            .accepted(response, StatusCode::SWITCHING_PROTOCOLS)
+            .await?;
         Ok(TokioIo::new(hyper::upgrade::on(response).await?))
     }
 
@@ -153,8 +172,36 @@ impl Client {
             .request(method, path)
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
-        let response = accepted(self.send(request).await?, StatusCode::OK).await?;
-        Ok(response.into_body().collect().await?.to_bytes())
+        let response = self.send(request).await?;
+        let response = self.accepted(response, StatusCode::OK).await?;
+        self.body_of(response).all().await
+    }
+
+    /// The response if it has the expected status; what it says otherwise.
+    async fn accepted(
+        &self,
+        response: Response<Incoming>,
+        expected: StatusCode,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let status = response.status();
+        if status == expected {
+            return Ok(response);
+        }
+        let body = self.body_of(response).all().await?;
+        match serde_json::from_slice::<ErrorBody>(&body) {
+            Ok(refusal) => Err(ClientError::Refused(Box::new(refusal))),
+            Err(_) => Err(ClientError::Answer {
+                status,
+                body: String::from_utf8_lossy(&body).into_owned(),
+            }),
+        }
+    }
+
+    fn body_of(&self, response: Response<Incoming>) -> Body {
+        Body {
+            incoming: response.into_body(),
+            silence_max: self.silence_max,
+        }
     }
 
     fn request(&self, method: Method, path: &str) -> hyper::http::request::Builder {
@@ -169,6 +216,13 @@ impl Client {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        heard(self.silence_max, self.connect_and_send(request)).await?
+    }
+
+    async fn connect_and_send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let unreachable = |source| ClientError::Connect {
             endpoint: self.endpoint.to_string(),
             source,
@@ -218,22 +272,48 @@ where
     Ok(sender.send_request(request).await?)
 }
 
-/// The response if it has the expected status; what it says otherwise.
-async fn accepted(
-    response: Response<Incoming>,
-    expected: StatusCode,
-) -> Result<Response<Incoming>, ClientError> {
-    let status = response.status();
-    if status == expected {
-        return Ok(response);
+/// What `waiting` comes to, unless the silence is too long.
+async fn heard<T>(
+    silence_max: Option<Duration>,
+    waiting: impl Future<Output = T>,
+) -> Result<T, ClientError> {
+    match silence_max {
+        None => Ok(waiting.await),
+        Some(longest) => timeout(longest, waiting)
+            .await
+            .map_err(|_| ClientError::Silent(longest)),
     }
-    let body = response.into_body().collect().await?.to_bytes();
-    match serde_json::from_slice::<ErrorBody>(&body) {
-        Ok(refusal) => Err(ClientError::Refused(Box::new(refusal))),
-        Err(_) => Err(ClientError::Answer {
-            status,
-            body: String::from_utf8_lossy(&body).into_owned(),
-        }),
+}
+
+/// What comes behind the head of an answer.
+#[derive(Debug)]
+struct Body {
+    incoming: Incoming,
+    silence_max: Option<Duration>,
+}
+
+impl Body {
+    /// The next piece; none at its end.
+    async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        while let Some(frame) = heard(self.silence_max, self.incoming.frame()).await? {
+            if let Ok(piece) = frame?.into_data() {
+                return Ok(Some(piece));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn all(mut self) -> Result<Bytes, ClientError> {
+        let first = self.next().await?.unwrap_or_default();
+        let Some(second) = self.next().await? else {
+            return Ok(first);
+        };
+        let mut all = BytesMut::from(first);
+        all.extend_from_slice(&second);
+        while let Some(piece) = self.next().await? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.freeze())
     }
 }
 
@@ -244,7 +324,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ClientError> {
 /// A stream of server-sent events, each the JSON of one message.
 #[derive(Debug)]
 pub struct EventStream {
-    body: Incoming,
+    body: Body,
     decoder: SseDecoder,
 }
 
@@ -255,14 +335,60 @@ impl EventStream {
             if let Some(data) = self.decoder.next_event() {
                 return parse(data.as_bytes()).map(Some);
             }
-            match self.body.frame().await {
+            match self.body.next().await? {
                 None => return Ok(None),
-                Some(frame) => {
-                    if let Ok(bytes) = frame?.into_data() {
-                        self.decoder.push(&bytes);
-                    }
-                }
+                Some(piece) => self.decoder.push(&piece),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_millis(100);
+
+    /// A client of a controller that says `words` to each caller, and then nothing.
+    async fn client_of_one_that_says(words: &'static str) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((mut caller, _)) = listener.accept().await {
+                caller.write_all(words.as_bytes()).await.unwrap();
+                held.push(caller);
+            }
+        });
+        let token = "token".to_owned();
+        Client::new(Endpoint::Tcp { address, token }).with_silence_max(SILENCE)
+    }
+
+    fn is_silent<T>(answer: Result<T, ClientError>) -> bool {
+        matches!(answer, Err(ClientError::Silent(SILENCE)))
+    }
+
+    #[tokio::test]
+    async fn a_controller_that_falls_silent_is_given_up_wherever_it_does() {
+        let silent = client_of_one_that_says("").await;
+        assert!(is_silent(silent.get_bytes("/").await));
+        assert!(is_silent(silent.events("/").await));
+        assert!(is_silent(silent.session("/").await));
+        let half = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf";
+        assert!(is_silent(
+            client_of_one_that_says(half).await.get_bytes("/").await
+        ));
+        let refuses = "HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nhalf";
+        assert!(is_silent(
+            client_of_one_that_says(refuses).await.get_bytes("/").await
+        ));
+        let stream = "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\ndata: 1\n\n:keep-alive\n\n";
+        let client = client_of_one_that_says(stream).await;
+        let mut events = client.events("/").await.unwrap();
+        assert_eq!(events.next::<u32>().await.unwrap(), Some(1));
+        assert!(is_silent(events.next::<u32>().await));
     }
 }
