@@ -49,8 +49,12 @@ impl Packages {
 
     /// The folder of a package; it is fetched if it is not there.
     pub(super) async fn get(&self, digest: &Digest) -> anyhow::Result<PathBuf> {
-        let _one = self.fetching.lock().await;
         let folder = self.path(digest);
+        // Without the lock, too: what is here does not wait for what is being fetched for others.
+        if folder.is_dir() {
+            return Ok(folder);
+        }
+        let _one = self.fetching.lock().await;
         if folder.is_dir() {
             return Ok(folder);
         }
@@ -149,5 +153,32 @@ fn remove(path: &Path) -> std::io::Result<()> {
     match btrfs::is_subvolume(path) {
         true => btrfs::remove(path),
         false => remove_tree(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+    use tw_api::ApiEndpoint;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_package_that_is_here_does_not_wait_for_one_that_is_fetched() {
+        let state = tempfile::tempdir().unwrap();
+        let unpacking = Unpacking {
+            helper: "tw-helper".into(),
+            users: UserMode::Mapped,
+        };
+        let nobody = Client::new(ApiEndpoint::Unix(state.path().join("nobody.sock")));
+        let packages = Packages::open(state.path(), nobody, unpacking).unwrap();
+        let here = Digest("here".to_owned());
+        std::fs::create_dir(packages.path(&here)).unwrap();
+        let _another_is_fetched = packages.fetching.lock().await;
+        let within = Duration::from_secs(5);
+        let found = timeout(within, packages.get(&here)).await.unwrap();
+        assert_eq!(found.unwrap(), packages.path(&here));
     }
 }
