@@ -1,10 +1,12 @@
 //! What a task has written, counted where the file system does not bound it.
 
 use std::collections::HashSet;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use tw_model::Bytes;
 use walkdir::WalkDir;
 
@@ -16,6 +18,13 @@ use crate::cgroup::CpuMeter;
 const PAUSE_PER_COUNT: u32 = 100;
 const PAUSE_MIN: Duration = Duration::from_secs(10);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// Behind how many bytes a path begins anew, at a descriptor: the kernel takes none of more than 4,096, and a task can make
+/// longer ones, one name after the other.
+const PATH_BYTES_MAX: usize = 2048;
+
+/// How often it does. What is still deeper is more than anything needs, and counts as beyond the bound.
+const NESTED_MAX: u32 = 32;
 
 /// Whether what a task writes has to be counted, because the file system of its folder does not bound it.
 pub(super) fn is_to_count(folder: &Path) -> bool {
@@ -83,35 +92,66 @@ impl Layers {
 
 /// Stops at the first file beyond the bound. What vanishes meanwhile, or cannot be read, does not count.
 fn is_beyond(layers: &[PathBuf], most: Bytes) -> bool {
-    let mut bytes = 0;
-    let mut linked = HashSet::new();
-    let files = layers.iter().flat_map(|layer| {
-        let walk = WalkDir::new(layer).follow_links(false);
-        walk.same_file_system(true).into_iter().flatten()
-    });
-    for file in files {
-        let Ok(about) = file.metadata() else {
-            continue;
-        };
-        // A file of several names is one.
-        if about.is_file() && about.nlink() > 1 && !linked.insert(about.ino()) {
-            continue;
+    let mut count = Count {
+        most,
+        bytes: 0,
+        linked: HashSet::new(),
+    };
+    layers.iter().any(|layer| count.goes_beyond(layer, 0))
+}
+
+/// What was found so far.
+struct Count {
+    most: Bytes,
+    bytes: u64,
+    /// The files of several names.
+    linked: HashSet<u64>,
+}
+
+impl Count {
+    /// Adds what is below `root`, and answers whether that is too much. `nested` is how often a path began anew.
+    fn goes_beyond(&mut self, root: &Path, nested: u32) -> bool {
+        let walk = WalkDir::new(root).follow_links(false);
+        let mut files = walk.same_file_system(true).into_iter();
+        while let Some(file) = files.next() {
+            let Ok(file) = file else { continue };
+            if file.file_type().is_dir() && file.path().as_os_str().len() > PATH_BYTES_MAX {
+                files.skip_current_dir();
+                let Ok(folder) = open_folder(file.path()) else {
+                    continue;
+                };
+                let begun_anew = format!("/proc/self/fd/{}/.", folder.as_raw_fd());
+                if nested == NESTED_MAX || self.goes_beyond(begun_anew.as_ref(), nested + 1) {
+                    return true;
+                }
+            } else if let Ok(about) = file.metadata() {
+                // A file of several names is one.
+                let is_new =
+                    about.is_dir() || about.nlink() == 1 || self.linked.insert(about.ino());
+                self.bytes += if is_new { about.blocks() * 512 } else { 0 };
+                if self.bytes > self.most.0 {
+                    return true;
+                }
+            }
         }
-        bytes += about.blocks() * 512;
-        if bytes > most.0 {
-            return true;
-        }
+        false
     }
-    false
+}
+
+fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Write;
 
+    use rustix::fs::{Mode, OFlags};
     use tw_model::Bytes;
 
-    use super::Layers;
+    use super::{Layers, is_beyond, open_folder};
     use crate::cgroup::CpuMeter;
 
     #[tokio::test]
@@ -131,6 +171,28 @@ mod tests {
         fs::remove_file(folder.join("upper/file")).unwrap();
         fs::write(&usage, "102\n").unwrap();
         assert!(!layers.look().await);
+    }
+
+    #[test]
+    fn what_lies_behind_a_path_of_any_length_counts_once() {
+        let around = tempfile::tempdir().unwrap();
+        let layer = around.path().join("upper");
+        fs::create_dir(&layer).unwrap();
+        let name = "x".repeat(200);
+        let mut deepest = open_folder(&layer).unwrap();
+        for _ in 0..100 {
+            rustix::fs::mkdirat(&deepest, &name, Mode::from_raw_mode(0o755)).unwrap();
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            deepest = rustix::fs::openat(&deepest, &name, flags, Mode::empty()).unwrap();
+        }
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        let file = rustix::fs::openat(&deepest, "file", flags, Mode::from_raw_mode(0o644)).unwrap();
+        fs::File::from(file).write_all(&vec![1; 1 << 20]).unwrap();
+        // A folder takes a block of 4 KiB here, or nothing.
+        let with_folders = (1 << 20) + 101 * 4096;
+        assert!(is_beyond(std::slice::from_ref(&layer), Bytes(1 << 19)));
+        assert!(!is_beyond(&[layer], Bytes(with_folders)));
+        crate::removal::remove_tree(&around.keep()).unwrap();
     }
 
     #[tokio::test]
