@@ -77,8 +77,9 @@ async fn a_sidecar_has_the_volumes_that_it_names_and_no_others() {
     let machine = Machine::new();
     let script = "until [ -e /shared/answer ]; do echo question > /shared/asked; echo mine > /own/kept; sleep 0.05; done; \
                   cat /shared/answer; exit 3";
-    let beside = "until [ -e /shared/asked ]; do sleep 0.05; done; cp /shared/asked /shared/answer; \
-                  ls /own 2>/dev/null || echo hidden > /shared/own; exec sleep 60";
+    // The answer comes last and at once: with it the task ends, and its sidecar.
+    let beside = "ls /own 2>/dev/null || echo hidden > /shared/own; until [ -s /shared/asked ]; do sleep 0.05; done; \
+                  cp /shared/asked /shared/draft; mv /shared/draft /shared/answer; exec sleep 60";
     let task = assignment(
         "pair",
         json!({
