@@ -78,7 +78,7 @@ pub struct NoRoom {
     #[serde(default)]
     pub ruled_out: Vec<RuledOut>,
     pub closest: Option<Closest>,
-    /// Whether no machine that is up could hold the task even with nothing else on it.
+    /// Whether none of the machines that are there, drained ones included, could hold the task even with nothing else on it.
     pub never: bool,
 }
 
@@ -183,11 +183,11 @@ pub(crate) fn no_room(draft: &Draft, placer: &Placer, only: Option<Slot>) -> NoR
             *found.ailing.entry(one.what).or_default() += 1;
         }
         found.unsteady += u32::from(steadiness::is_unsteady(row, draft.now));
+        found.never &= !empty_room(row).holds(request);
         if !room.up {
             found.rule_out("drained".to_owned(), None);
             continue;
         }
-        found.never &= !empty_room(row).fits(request);
         match placer.obstacle(View::of(draft), slot) {
             None => {}
             Some(Obstacle::Room) => {

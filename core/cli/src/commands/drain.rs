@@ -112,7 +112,8 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         };
         let tasks = count(reply.tasks as usize, "task");
         anstream::println!(
-            "{names}: the drain begins {start}; on them now: {tasks}. `tw drain --cancel` takes it back"
+            "{names}: the drain begins {start}; on them now: {tasks}. `tw drain {} --cancel` takes it back",
+            words(&reply.machines)
         );
         return Ok(ExitCode::SUCCESS);
     }
@@ -132,7 +133,8 @@ pub(crate) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
     }
     Ok(match until_empty(&client, &reply.machines).await? {
         true => {
-            anstream::println!("empty; `tw drain --cancel` lets tasks in again");
+            let machines = words(&reply.machines);
+            anstream::println!("empty; `tw drain {machines} --cancel` lets tasks in again");
             ExitCode::SUCCESS
         }
         false => ExitCode::FAILURE,
@@ -256,12 +258,21 @@ async fn until_empty(client: &Client, machines: &[MachineId]) -> anyhow::Result<
                 anstream::println!("  {line}");
             }
             if deadline.is_none() {
-                anstream::println!("  `tw drain --deadline TIME` would end them by then");
+                let machines = words(machines);
+                anstream::println!(
+                    "  `tw drain {machines} --deadline TIME` would end them by then"
+                );
             }
             is_named = true;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Machines as this command takes them.
+fn words(machines: &[MachineId]) -> String {
+    let names: Vec<&str> = machines.iter().map(MachineId::as_str).collect();
+    names.join(" ")
 }
 
 fn by(deadline: Option<Timestamp>) -> String {

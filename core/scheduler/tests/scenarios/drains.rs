@@ -458,6 +458,15 @@ fn a_planned_drain_that_begins_late_has_all_of_its_time() {
 }
 
 #[test]
+fn a_drained_machine_that_is_large_enough_is_not_said_to_be_too_small() {
+    let mut cluster = Cluster::new(&[(8, 8192)]);
+    drain(&mut cluster, &["m0"], None);
+    let plan = cluster.submit(&[service("web", 1, "x")]);
+    let verdict = plan.jobs[0].verdict.to_string();
+    assert_eq!(verdict, "does not fit: 1 task would wait, drained on 1");
+}
+
+#[test]
 fn drains_at_times_that_cannot_be_meant_are_refused() {
     let mut cluster = Cluster::new(&[(8, 8192)]);
     let now = cluster.now;
